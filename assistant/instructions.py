@@ -1,0 +1,416 @@
+"""Instruction files: reading, validating and splitting them. Knows nothing of tokens or templates.
+
+Three row forms are read, from a JSON list or from JSONL:
+
+    {"instruction": "...", "input": "...", "output": "...", "category": "..."}      Alpaca; input, category optional
+    {"messages": [{"role": "user", "content": "..."}, ...]}                          chat messages
+    {"conversations": [{"from": "human", "value": "..."}, ...]}                      ShareGPT
+
+A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from assistant.errors import DataError, SettingsError
+
+SplitMethod = Literal["grouped", "book"]
+DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
+DEFAULT_SPLIT_SEED = 123
+ROW_FORMS = '"instruction" and "output", or "messages", or "conversations"'
+
+
+class Exchange(NamedTuple):
+    """One earlier turn of a conversation: what the user wrote and what the assistant answered."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One thing to learn: an instruction, its optional input, the reference answer, and where it stands."""
+
+    instruction: str
+    output: str
+    input: str = ""
+    history: tuple[Exchange, ...] = ()
+    category: str | None = None
+    source: str = ""
+    """Name of the file it was read from."""
+    row: int = 0
+    """Row of that file, counted from 1; in JSONL the line."""
+
+    @property
+    def where(self) -> str:
+        """`file, row N`, for messages."""
+        return f"{self.source}, row {self.row}"
+
+    def as_row(self) -> dict[str, Any]:
+        """The example as a row that `read_examples` reads back: Alpaca, or `messages` where it has a history."""
+        if not self.history:
+            row = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        else:
+            if self.input:
+                raise ValueError(f"{self.where}: a conversation has no input field, got {self.input!r}.")
+            turns = [*self.history, Exchange(self.instruction, self.output)]
+            row = {"messages": [m for turn in turns for m in _as_messages(turn)]}  # type: ignore[dict-item]
+        return row | ({"category": self.category} if self.category is not None else {})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Splits:
+    """The three parts of a data set, and how they were made."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    method: SplitMethod
+    seed: int
+
+    def part(self, name: str) -> tuple[Example, ...]:
+        """`train`, `validation` or `test`."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return parts[name]
+
+
+class Row(NamedTuple):
+    """A row as the file holds it: its number, counted from 1, and the parsed JSON value."""
+
+    number: int
+    value: Any
+
+
+# --- what a row may hold ------------------------------------------------------------------------------------------
+
+
+def _clean_text(text: str) -> str:
+    """Line ends become `\\n`; characters that no tokenizer can carry are refused."""
+    if "\x00" in text:
+        raise ValueError("must not contain NUL characters")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain half of a surrogate pair")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must contain more than white space")
+    return text
+
+
+Text = Annotated[str, Field(strict=True), AfterValidator(_clean_text)]
+FilledText = Annotated[Text, AfterValidator(_not_blank)]
+OptionalText = Annotated[Text, BeforeValidator(lambda value: "" if value is None else value)]
+
+
+class _AlpacaRow(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    instruction: FilledText
+    input: OptionalText = ""
+    output: FilledText
+    category: Text | None = None
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    role: Literal["system", "user", "assistant"]
+    content: FilledText
+
+
+class _MessagesRow(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    messages: Annotated[list[_Message], Field(min_length=2)]
+    category: Text | None = None
+
+
+class _ShareGptTurn(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    speaker: Annotated[Literal["system", "human", "user", "gpt", "assistant"], Field(alias="from")]
+    value: FilledText
+
+
+class _ShareGptRow(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    conversations: Annotated[list[_ShareGptTurn], Field(min_length=2)]
+    category: Text | None = None
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_examples(*paths: str | Path) -> list[Example]:
+    """Read and validate instruction files.
+
+    Raises:
+        DataError: naming every bad row of every file at once, by file, row number and field.
+    """
+    examples: list[Example] = []
+    problems: list[str] = []
+    for path in map(Path, paths):
+        for row in read_rows(path):
+            try:
+                examples += _examples_of(row, path.name)
+            except ValidationError as error:
+                problems += [_problem(path, row.number, detail) for detail in error.errors()]
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(problems)
+    if not examples:
+        names = ", ".join(str(path) for path in paths)
+        raise DataError(f"{names}: expected at least one row, got an empty list. Add rows with {ROW_FORMS}.")
+    return examples
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a JSON list or a JSONL file, each with its number, not validated further.
+
+    Raises:
+        DataError: the file is missing, empty, not UTF-8, or holds neither form.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    if path.suffix.lower() in {".jsonl", ".ndjson"}:
+        return _rows_of_lines(path, text)
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise DataError(f"{path}: expected a list of flat rows, got JSON that is nested too deeply.") from error
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return _rows_of_lines(path, text)
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: expected JSON, got {error.msg[0].lower()}"
+            f"{error.msg[1:]}. Correct the file there; if it has one object a line, name it .jsonl."
+        ) from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise DataError(f"{path}: expected JSON with text fields, got a value that cannot be read: {error}.") from error
+    if isinstance(value, dict):
+        keys = ", ".join(repr(key) for key in list(value)[:5])
+        raise DataError(
+            f"{path}: expected a list of rows, got one JSON object with the keys {keys or '(none)'}. "
+            f"Put the rows into a list: [{{...}}, {{...}}]."
+        )
+    if not isinstance(value, list):
+        raise DataError(f"{path}: expected a list of rows, got {_kind(value)}.")
+    return [Row(number, row) for number, row in enumerate(value, start=1)]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: expected an instruction file, got no such file. Check the path.") from error
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, got {error.strerror or error}.") from error
+    if not data.strip():
+        raise DataError(f"{path}: expected a list of rows, got an empty file.")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: expected UTF-8, got the byte 0x{data[error.start]:02x} at offset {error.start}. "
+            f"Save the file as UTF-8."
+        ) from error
+    if "\x00" in text:
+        raise DataError(f"{path}: expected text, got a NUL byte at character {text.index(chr(0))}. Is it a binary file?")
+    return text
+
+
+def _rows_of_lines(path: Path, text: str) -> list[Row]:
+    rows: list[Row] = []
+    problems: list[str] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(Row(number, json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            problems.append(f"{path}, row {number}: expected one JSON object on the line, got {reason[0].lower()}{reason[1:]}.")
+    if problems:
+        raise DataError(problems)
+    return rows
+
+
+def _examples_of(row: Row, source: str) -> list[Example]:
+    """The examples of one row. Raises pydantic's ValidationError, or DataError for a wrong order of turns."""
+    value = row.value
+    if isinstance(value, dict) and "messages" in value:
+        messages = _MessagesRow.model_validate(value)
+        turns = [(message.role, message.content) for message in messages.messages]
+        return _examples_of_turns(turns, messages.category, source, row.number, "messages")
+    if isinstance(value, dict) and "conversations" in value:
+        shared = _ShareGptRow.model_validate(value)
+        roles = {"human": "user", "gpt": "assistant"}
+        turns = [(roles.get(turn.speaker, turn.speaker), turn.value) for turn in shared.conversations]  # type: ignore[misc]
+        return _examples_of_turns(turns, shared.category, source, row.number, "conversations")
+    if not isinstance(value, dict):
+        raise DataError(f"{source}, row {row.number}: expected an object with {ROW_FORMS}, got {_kind(value)}.")
+    alpaca = _AlpacaRow.model_validate(value)
+    return [Example(**alpaca.model_dump(), source=source, row=row.number)]
+
+
+def _examples_of_turns(
+    turns: Sequence[tuple[str, str]], category: str | None, source: str, number: int, field: str
+) -> list[Example]:
+    system = ""
+    if turns[0][0] == "system":
+        # No GPT-2 template has a place for it, so it opens the first instruction.
+        system, turns = turns[0][1] + "\n\n", turns[1:]
+    roles = [role for role, _ in turns]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise DataError(
+            f'{source}, row {number}: "{field}" must be user and assistant in turn, ending with assistant '
+            f"(a system message may stand first), got {', '.join(roles) or 'only a system message'}."
+        )
+    texts = [text for _, text in turns]
+    exchanges = [Exchange(texts[i], texts[i + 1]) for i in range(0, len(texts), 2)]
+    exchanges[0] = Exchange(system + exchanges[0].user, exchanges[0].assistant)
+    return [
+        Example(
+            instruction=exchange.user,
+            output=exchange.assistant,
+            history=tuple(exchanges[:index]),
+            category=category,
+            source=source,
+            row=number,
+        )
+        for index, exchange in enumerate(exchanges)
+    ]
+
+
+def _as_messages(turn: Exchange) -> list[dict[str, str]]:
+    return [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _problem(path: Path, number: int, detail: Any) -> str:
+    """One of pydantic's findings as a sentence in the project's form."""
+    field = ".".join(str(part) for part in detail["loc"]) or "row"
+    kind, value = detail["type"], detail["input"]
+    if kind == "missing":
+        found = ", ".join(repr(str(key)[:40]) for key in list(value)[:8]) if isinstance(value, dict) else ""
+        wanted = f"is missing (the row has {found or 'no fields'})"
+    elif kind in {"string_type", "list_type", "model_type", "model_attributes_type"}:
+        wanted = f"must be {'a list' if kind == 'list_type' else 'an object' if 'model' in kind else 'text'}, got {_kind(value)}"
+    elif kind == "value_error":
+        wanted = f"{detail['ctx']['error']}, got {_shorten(value)}"
+    else:
+        message = detail["msg"]
+        wanted = f"{message[0].lower()}{message[1:]}, got {_shorten(value)}"
+    return f'{path}, row {number}: "{field}" {wanted}.'
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def dump_rows(examples: Iterable[Example]) -> str:
+    """The examples as the text of a JSON list that `read_examples` reads back."""
+    return json.dumps([example.as_row() for example in examples], ensure_ascii=False, indent=2) + "\n"
+
+
+# --- identity and splitting ---------------------------------------------------------------------------------------
+
+
+def normalise(text: str) -> str:
+    """Text reduced to what makes two prompts the same: Unicode NFKC, lower case, single spaces, no end punctuation."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.rstrip(" .!?:;,")
+
+
+def prompt_key(example: Example) -> tuple[str, ...]:
+    """What two examples must share to ask the same thing: the normalised instruction, input and history."""
+    history = [normalise(text) for exchange in example.history for text in exchange]
+    return (normalise(example.instruction), normalise(example.input), *history)
+
+
+def data_fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 (hex) of the examples' contents in order; file names and row numbers do not count."""
+    rows = [[e.instruction, e.input, e.output, [list(exchange) for exchange in e.history]] for e in examples]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
+
+
+def split_examples(
+    examples: Sequence[Example],
+    *,
+    method: SplitMethod = "grouped",
+    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
+    seed: int = DEFAULT_SPLIT_SEED,
+) -> Splits:
+    """Split into train, test and validation, in the shares of `fractions` (train, test, validation).
+
+    `grouped` shuffles with `seed` and keeps together the examples that share a normalised prompt or a row, so
+    nothing that is tested was learnt. `book` takes the file's order: the first 85 %, the next 10 %, the rest
+    (rasbt/LLMs-from-scratch, ch07), twins across the border included.
+    """
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
+    n_train, n_test = int(len(examples) * fractions[0]), int(len(examples) * fractions[1])
+    if method == "book":
+        train, test = examples[:n_train], examples[n_train : n_train + n_test]
+        validation = examples[n_train + n_test :]
+    else:
+        train, test, validation = _split_groups(examples, n_test, len(examples) - n_train - n_test, seed)
+    return Splits(train=tuple(train), validation=tuple(validation), test=tuple(test), method=method, seed=seed)
+
+
+def _split_groups(
+    examples: Sequence[Example], n_test: int, n_validation: int, seed: int
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Fill test, then validation, with whole groups in a seeded order; the rest is train. File order within each."""
+    groups = _groups(examples)
+    random.Random(seed).shuffle(groups)
+    chosen: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
+    for group in groups:
+        if len(chosen["test"]) + len(group) <= n_test:
+            chosen["test"] += group
+        elif len(chosen["validation"]) + len(group) <= n_validation:
+            chosen["validation"] += group
+        else:
+            chosen["train"] += group
+    train, test, validation = ([examples[i] for i in sorted(chosen[name])] for name in ("train", "test", "validation"))
+    return train, test, validation
+
+
+def _groups(examples: Sequence[Example]) -> list[list[int]]:
+    """Indices of the examples that belong together: the same prompt, or the same row of the same file."""
+    leader = list(range(len(examples)))
+
+    def find(index: int) -> int:
+        while leader[index] != index:
+            leader[index] = leader[leader[index]]
+            index = leader[index]
+        return index
+
+    first_of: dict[object, int] = {}
+    for index, example in enumerate(examples):
+        same_row = [(example.source, example.row)] if example.row else []
+        for key in (prompt_key(example), *same_row):
+            leader[find(index)] = find(first_of.setdefault(key, index))
+    groups: dict[int, list[int]] = {}
+    for index in range(len(examples)):
+        groups.setdefault(find(index), []).append(index)
+    return list(groups.values())
