@@ -1,0 +1,178 @@
+"""Examples to token rows, and token rows to padded batches. The shift by one and the mask are made here, nowhere else.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from assistant.config import TooLong, TrainOn
+from assistant.errors import DataError
+from assistant.instructions import Example
+from assistant.prompts import Template
+from assistant.tokenizer import Tokenizer
+
+IGNORE_INDEX = -100
+"""The target of a position that does not count; the default of torch's cross-entropy."""
+
+MEGA_BATCH = 50
+"""Micro-batches that are sorted by length together: enough to save the padding, few enough to keep the order random."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedExample:
+    """One row: prompt, response and EOS as ids. The first `prompt_length` ids are the prompt."""
+
+    input_ids: tuple[int, ...]
+    prompt_length: int
+    example: Example
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedRows:
+    """What became of a list of examples: the rows that are used, and those that had to be shortened or left out."""
+
+    rows: tuple[EncodedExample, ...]
+    truncated: tuple[Example, ...]
+    dropped: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """A padded batch. `targets` stand one ahead of `input_ids`; what does not count is IGNORE_INDEX."""
+
+    input_ids: Tensor
+    """(B, T) int64, filled with EOS behind each row's length."""
+    targets: Tensor
+    """(B, T) int64."""
+    lengths: Tensor
+    """(B,) int64: positions of each row that are real."""
+    n_tokens: int
+    """Real tokens of the rows, EOS counted."""
+    n_targets: int
+    """Positions that count in the loss."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            input_ids=self.input_ids.to(device),
+            targets=self.targets.to(device),
+            lengths=self.lengths.to(device),
+            n_tokens=self.n_tokens,
+            n_targets=self.n_targets,
+        )
+
+
+def encode_examples(
+    examples: Sequence[Example],
+    template: Template,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    too_long: TooLong = "truncate",
+) -> EncodedRows:
+    """Encode prompt and response apart, join them and append EOS by its id.
+
+    A row of n ids takes n - 1 positions. One that takes more than `max_length` is shortened in the user's last text
+    alone, so that template, response and EOS stay whole; it is left out where that is not enough.
+
+    Raises:
+        DataError: with `too_long="error"`, naming every row that is too long.
+    """
+    rows: list[EncodedExample] = []
+    truncated: list[Example] = []
+    dropped: list[Example] = []
+    problems: list[str] = []
+    for example in examples:
+        prompt_ids = tokenizer.encode(template.render(example.instruction, example.input, example.history))
+        response_ids = [*tokenizer.encode(example.output), tokenizer.eos_id]
+        excess = len(prompt_ids) + len(response_ids) - 1 - max_length
+        if excess > 0:
+            if too_long == "error":
+                problems.append(f"{example.where}: expected at most {max_length} positions, got {excess + max_length}.")
+                continue
+            shortened = None
+            if too_long == "truncate":
+                shortened = _shorten_prompt(example, template, tokenizer, max_length + 1 - len(response_ids))
+            if shortened is None:
+                dropped.append(example)
+                continue
+            truncated.append(example)
+            prompt_ids = shortened
+        rows.append(
+            EncodedExample(
+                input_ids=(*prompt_ids, *response_ids), prompt_length=len(prompt_ids), example=example
+            )
+        )
+    if problems:
+        problems.append("Shorten the rows, raise --max-length, or choose --too-long truncate or drop.")
+        raise DataError(problems)
+    return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
+
+
+def _shorten_prompt(example: Example, template: Template, tokenizer: Tokenizer, budget: int) -> list[int] | None:
+    """The prompt in at most `budget` ids with the end of the user's text cut off, or None if no text would be left."""
+    parts = template.parts(example.instruction, example.input, example.history)
+    around = len(tokenizer.encode(parts.before)) + len(tokenizer.encode(parts.after))
+    text_ids = tokenizer.encode(parts.user_text)
+    # Joining may merge tokens differently at the borders, so the count is tried, from the longest that can fit.
+    for keep in range(min(len(text_ids), budget - around + 4), 0, -1):
+        text = tokenizer.decode(text_ids[:keep]).rstrip("\ufffd").rstrip()
+        if not text:
+            return None
+        ids = tokenizer.encode(parts.before + text + parts.after)
+        if len(ids) <= budget:
+            return ids
+    return None
+
+
+def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response") -> Batch:
+    """Pad rows to the longest and shift by one: `input_ids` are all ids but the last, `targets` all but the first.
+
+    Padding is masked by length, never by value: EOS is a target, and the padding behind it has the same id. With
+    `train_on="response"` the first target is the response's first token, predicted at the prompt's last position.
+    """
+    lengths = [len(row.input_ids) - 1 for row in rows]
+    shape = (len(rows), max(lengths))
+    input_ids = torch.full(shape, pad_id, dtype=torch.int64)
+    targets = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
+    n_targets = 0
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        ids = torch.tensor(row.input_ids, dtype=torch.int64)
+        first = row.prompt_length - 1 if train_on == "response" else 0
+        input_ids[index, :length] = ids[:-1]
+        targets[index, first:length] = ids[first + 1 :]
+        n_targets += length - first
+    return Batch(
+        input_ids=input_ids,
+        targets=targets,
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        n_tokens=sum(lengths) + len(rows),
+        n_targets=n_targets,
+    )
+
+
+def plan_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Row indices of every batch of one epoch: random, but with rows of like length together.
+
+    The order depends on `seed` and `epoch` alone, so a run can be taken up anywhere. Rows are shuffled, sorted by
+    length within mega-batches, and the batches shuffled again, or the loss would follow the lengths. The batch with
+    the longest row comes first, so that a lack of memory shows at the first step. Every row is seen once.
+    """
+    generator = random.Random(f"batches {seed} {epoch}")
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), batch_size * MEGA_BATCH):
+        mega = sorted(order[start : start + batch_size * MEGA_BATCH], key=lambda index: -lengths[index])
+        batches += [mega[i : i + batch_size] for i in range(0, len(mega), batch_size)]
+    generator.shuffle(batches)
+    longest = max(range(len(batches)), key=lambda index: max(lengths[row] for row in batches[index]))
+    batches.insert(0, batches.pop(longest))
+    return batches
