@@ -68,7 +68,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     folder = Path(folder)
     _check_folder(folder)
     tokenizer = read_tokenizer(folder)
-    info = _read_info(folder)
+    info = load_info(folder)
     config = _read_config(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -112,7 +112,8 @@ def _check_folder(folder: Path) -> None:
         if any(name.endswith((".bin", ".pth", ".pt")) for name in found):
             hint = "Weights that are pickled are not loaded; save them as safetensors first."
         raise CheckpointError(
-            f"{folder}: expected a model folder, got no {' and no '.join(missing)} (found: {shown or 'nothing'}). {hint}"
+            f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
+            f"(found: {shown or 'nothing'}). {hint}"
         )
 
 
@@ -137,7 +138,9 @@ def _read_config(folder: Path) -> ModelConfig:
             f" (got {str(fault['input'])[:40]!r})"
             for fault in error.errors()
         ]
-        raise CheckpointError(f"{path}: expected a GPT-2 that this project can run, got {'; '.join(faults)}.") from error
+        raise CheckpointError(
+            f"{path}: expected a GPT-2 that this project can run, got {'; '.join(faults)}."
+        ) from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -162,7 +165,8 @@ def _compare_shapes(path: Path, expected: dict[str, tuple[int, ...]], weights: d
     if missing or extra:
         raise CheckpointError(
             f"{path}: expected the {len(expected)} tensors of {CONFIG_FILE}'s model, got {_few('no', missing)}"
-            f"{' and ' if missing and extra else ''}{_few('also', extra)}. Do {CONFIG_FILE} and the weights belong together?"
+            f"{' and ' if missing and extra else ''}{_few('also', extra)}. "
+            f"Do {CONFIG_FILE} and the weights belong together?"
         )
     for name, shape in expected.items():
         if tuple(weights[name].shape) != shape:
@@ -192,8 +196,9 @@ def _stored(model: GPT) -> dict[str, Tensor]:
     return {name: _linear_layout(name, value) for name, value in state.items()}
 
 
-def _read_info(folder: Path) -> ModelInfo | None:
-    path = folder / INFO_FILE
+def load_info(folder: str | Path) -> ModelInfo | None:
+    """A model folder's `assistant.json`, or None for a base model. Raises CheckpointError if it is damaged."""
+    path = Path(folder) / INFO_FILE
     if not path.exists():
         return None
     try:
@@ -263,7 +268,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the files of a model folder into `folder`, which must exist."""
     template, tokenizer, config = checkpoint.template, checkpoint.tokenizer, checkpoint.config
     weights = {name: value.detach().cpu().contiguous() for name, value in _stored(checkpoint.model).items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS_FILE)
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     # llama.cpp's converter reads n_ctx; transformers ties and names the class by `architectures`.
     own = {"architectures": ["GPT2LMHeadModel"], "n_ctx": config.n_positions, "dtype": "float32", **ids}
@@ -284,6 +289,12 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     if checkpoint.info is not None:
         _write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write safetensors, readable for whom the umask allows; the library itself leaves them to the owner alone."""
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o666 & ~_umask())
 
 
 @contextmanager

@@ -106,9 +106,7 @@ def encode_examples(
             truncated.append(example)
             prompt_ids = shortened
         rows.append(
-            EncodedExample(
-                input_ids=(*prompt_ids, *response_ids), prompt_length=len(prompt_ids), example=example
-            )
+            EncodedExample(input_ids=(*prompt_ids, *response_ids), prompt_length=len(prompt_ids), example=example)
         )
     if problems:
         problems.append("Shorten the rows, raise --max-length, or choose --too-long truncate or drop.")

@@ -77,6 +77,8 @@ class Splits:
     test: tuple[Example, ...]
     method: SplitMethod
     seed: int
+    data_fingerprint: str
+    """Of all examples in the order they were read."""
 
     def part(self, name: str) -> tuple[Example, ...]:
         """`train`, `validation` or `test`."""
@@ -226,7 +228,9 @@ def _read_text(path: Path) -> str:
             f"Save the file as UTF-8."
         ) from error
     if "\x00" in text:
-        raise DataError(f"{path}: expected text, got a NUL byte at character {text.index(chr(0))}. Is it a binary file?")
+        raise DataError(
+            f"{path}: expected text, got a NUL byte at character {text.index(chr(0))}. Is it a binary file?"
+        )
     return text
 
 
@@ -240,7 +244,9 @@ def _rows_of_lines(path: Path, text: str) -> list[Row]:
             rows.append(Row(number, json.loads(line)))
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            problems.append(f"{path}, row {number}: expected one JSON object on the line, got {reason[0].lower()}{reason[1:]}.")
+            problems.append(
+                f"{path}, row {number}: expected one JSON object on the line, got {reason[0].lower()}{reason[1:]}."
+            )
     if problems:
         raise DataError(problems)
     return rows
@@ -298,7 +304,14 @@ def _as_messages(turn: Exchange) -> list[dict[str, str]]:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
@@ -310,7 +323,8 @@ def _problem(path: Path, number: int, detail: Any) -> str:
         found = ", ".join(repr(str(key)[:40]) for key in list(value)[:8]) if isinstance(value, dict) else ""
         wanted = f"is missing (the row has {found or 'no fields'})"
     elif kind in {"string_type", "list_type", "model_type", "model_attributes_type"}:
-        wanted = f"must be {'a list' if kind == 'list_type' else 'an object' if 'model' in kind else 'text'}, got {_kind(value)}"
+        expected = "a list" if kind == "list_type" else "an object" if "model" in kind else "text"
+        wanted = f"must be {expected}, got {_kind(value)}"
     elif kind == "value_error":
         wanted = f"{detail['ctx']['error']}, got {_shorten(value)}"
     else:
@@ -374,7 +388,14 @@ def split_examples(
         validation = examples[n_train + n_test :]
     else:
         train, test, validation = _split_groups(examples, n_test, len(examples) - n_train - n_test, seed)
-    return Splits(train=tuple(train), validation=tuple(validation), test=tuple(test), method=method, seed=seed)
+    return Splits(
+        train=tuple(train),
+        validation=tuple(validation),
+        test=tuple(test),
+        method=method,
+        seed=seed,
+        data_fingerprint=data_fingerprint(examples),
+    )
 
 
 def _split_groups(

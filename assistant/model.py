@@ -26,7 +26,13 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, *, rows: int, slots: int, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        config: ModelConfig,
+        *,
+        rows: int,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         shape = (config.n_layer, rows, config.n_head, slots, config.head_size)
         self.keys = torch.empty(shape, device=device, dtype=dtype)

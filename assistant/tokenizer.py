@@ -180,5 +180,7 @@ def _split_tokenizer_json(text: str, where: str) -> tuple[str, str]:
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         vocab |= {token["content"]: token["id"] for token in whole.get("added_tokens", [])}
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{where}: expected a byte-level BPE of the tokenizers library, got {error!r}.") from error
+        raise CheckpointError(
+            f"{where}: expected a byte-level BPE of the tokenizers library, got {error!r}."
+        ) from error
     return json.dumps(vocab, ensure_ascii=False), "\n".join(["#version: 0.2", *merges, ""])

@@ -1,0 +1,301 @@
+"""The command `assistant`. Torch, Textual and the rest are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from assistant import __version__
+from assistant.config import FinetuneSettings, GenerationSettings, Precision, TooLong, TrainOn
+from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.errors import PrerequisiteError, SettingsError
+from assistant.instructions import DEFAULT_SPLIT_SEED, SplitMethod
+from assistant.settings import make_settings
+from assistant.terminal import EXIT_INTERRUPTED, note, run_front
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Fine-tune a GPT-2 to follow instructions, and talk with it. `evaluation` scores what it answers.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look after instruction files.")
+app.add_typer(data_app, name="data")
+
+DEFAULTS, ANSWER = FinetuneSettings(), GenerationSettings()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
+
+
+def main() -> None:
+    """The console script."""
+    run_front(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"assistant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    del version  # its callback has done the work
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the model and the report.")] = DEMO_FOLDER,
+    seed: Seed = DEFAULTS.seed,
+    as_json: Json = False,
+) -> None:
+    """The whole main job on the embedded default: train a small GPT, answer the test rows, score, report.
+
+    Example: `assistant demo`
+    """
+    sys.exit(run_demo(output, seed=seed, as_json=as_json))
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Argument(help="A model folder; the demo's where none is given.")] = None,
+    max_new_tokens: MaxNewTokens = ANSWER.max_new_tokens,
+    temperature: Temperature = ANSWER.temperature,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = ANSWER.seed,
+) -> None:
+    """Chat in the terminal.
+
+    Example: `assistant chat runs/mine --temperature 0.7`
+    """
+    from assistant.tui import run_chat
+
+    settings = make_settings(
+        GenerationSettings,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    sys.exit(run_chat(_model_or_demo(model), settings))
+
+
+@app.command()
+def ask(
+    model: Annotated[str | None, typer.Argument(help="A model folder; the demo's where none is given.")] = None,
+    text: Annotated[str | None, typer.Argument(help="The instruction; read from stdin where none is given.")] = None,
+    input_text: Annotated[str, typer.Option("--input", help="The text the instruction is about.")] = "",
+    max_new_tokens: MaxNewTokens = ANSWER.max_new_tokens,
+    temperature: Temperature = ANSWER.temperature,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = ANSWER.seed,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer one instruction and end, for scripts and pipes.
+
+    Example: `assistant ask runs/mine "Name a synonym of happy."`  or  `echo "Name a synonym of happy." | assistant ask`
+    """
+    if model is not None and text is None and not Path(model).is_dir() and not _looks_like_path(model):
+        model, text = None, model  # one argument that is no folder is the instruction
+    settings = make_settings(
+        GenerationSettings,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    folder = _model_or_demo(model)
+    text = _read_instruction() if text is None else text
+    if not text.strip():
+        raise SettingsError("instruction: expected some text, got nothing. Write it behind the model, or pipe it in.")
+
+    from assistant.escape import displayable
+    from assistant.session import Session
+
+    session = Session.load(folder, device=device)
+    safe = displayable if sys.stdout.isatty() else str  # a pipe gets the model's own words
+    if as_json:
+        reply = session.reply(text, input=input_text, settings=settings)
+        _print_json(reply.model_dump(mode="json"))
+        return
+    session.reply(text, input=input_text, settings=settings, on_text=lambda new: print(safe(new), end="", flush=True))
+    print()
+
+
+@app.command()
+def finetune(
+    data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    split: Annotated[
+        SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
+    ] = "grouped",
+    split_seed: Annotated[int, typer.Option(help="Of the grouped split.")] = DEFAULT_SPLIT_SEED,
+    epochs: Annotated[int, typer.Option(help="Times every training row is seen.")] = DEFAULTS.epochs,
+    max_steps: Annotated[int | None, typer.Option(help="Steps to do, whatever the epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows a micro-batch.")] = DEFAULTS.batch_size,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option(help="Micro-batches a step.")
+    ] = DEFAULTS.gradient_accumulation_steps,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = DEFAULTS.learning_rate,
+    warmup_steps: Annotated[int, typer.Option(help="At most a tenth of all.")] = DEFAULTS.warmup_steps,
+    weight_decay: Annotated[float, typer.Option(help="On matrices only.")] = DEFAULTS.weight_decay,
+    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are shortened to it.")] = 1.0,
+    train_on: Annotated[TrainOn, typer.Option(help="Which tokens count in the loss.")] = DEFAULTS.train_on,
+    template: Annotated[str, typer.Option(help="alpaca, alpaca-stanford or phi3.")] = DEFAULTS.template,
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")] = None,
+    too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = DEFAULTS.too_long,
+    precision: Annotated[Precision, typer.Option(help="Of the matrix products.")] = DEFAULTS.precision,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
+    ] = None,
+    seed: Seed = DEFAULTS.seed,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a GPT-2 on instruction files.
+
+    Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
+    """
+    settings = make_settings(
+        FinetuneSettings,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        train_on=train_on,
+        template=template,
+        max_length=max_length,
+        too_long=too_long,
+        precision=precision,
+        validate_every=validate_every,
+        seed=seed,
+    )
+    from assistant.finetune_command import Job, run_job
+
+    job = Job(
+        data=tuple(data),
+        model=model,
+        output=output,
+        split=split,
+        split_seed=split_seed,
+        settings=settings,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    result = run_job(job)
+    if as_json:
+        _print_json(result.as_json())
+    if result.stopped:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@data_app.command("split")
+def data_split(
+    data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for train.json, validation.json, test.json.")],
+    split: Annotated[
+        SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
+    ] = "grouped",
+    seed: Seed = DEFAULT_SPLIT_SEED,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the three files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Validate instruction files and write their three parts: the ones that `finetune` makes by itself.
+
+    Example: `assistant data split mine.json --output data/mine`
+    """
+    from assistant.instructions import dump_rows, read_examples, split_examples
+
+    splits = split_examples(read_examples(*data), method=split, seed=seed)
+    paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
+    existing = [str(path) for path in paths.values() if path.exists()]
+    if existing and not overwrite:
+        raise SettingsError(f"{output}: expected no earlier parts, got {', '.join(existing)}. Add --overwrite.")
+    output.mkdir(parents=True, exist_ok=True)
+    for part, path in paths.items():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(dump_rows(splits.part(part)), encoding="utf-8")
+        temporary.replace(path)
+    rows = {part: len(splits.part(part)) for part in paths}
+    if as_json:
+        _print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})
+    else:
+        for part, path in paths.items():
+            print(f"{part:<11} {rows[part]:>6} rows   {path}")
+
+
+@app.command()
+def doctor(
+    host: Annotated[str | None, typer.Option(help="Ollama's address; OLLAMA_HOST where none is given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is installed, what is reachable, and what to do next.
+
+    Example: `assistant doctor`
+    """
+    from assistant.doctor import examine
+
+    findings = examine(host)
+    if as_json:
+        _print_json({finding.name: {"ok": finding.ok, "found": finding.found} for finding in findings})
+        return
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{'ok' if finding.ok else '--'}  {finding.name:<{width}}  {finding.found}")
+        if finding.advice:
+            print(f"    {'':<{width}}  {finding.advice}")
+
+
+def _model_or_demo(model: str | None) -> str:
+    if model is not None:
+        return model
+    if not (DEMO_MODEL / "config.json").exists():
+        raise PrerequisiteError(
+            f"model: expected a folder, or the demo's in {DEMO_MODEL}, got neither. "
+            f"Run `assistant demo` first, or name a model folder."
+        )
+    note(f"Using the demo's model in {DEMO_MODEL}.")
+    return str(DEMO_MODEL)
+
+
+def _looks_like_path(text: str) -> bool:
+    """Whether a word that is no folder was surely meant as one: then the sentence is about a missing folder."""
+    return not any(character.isspace() for character in text) and ("/" in text or text.startswith("."))
+
+
+def _read_instruction() -> str:
+    if sys.stdin.isatty():
+        raise SettingsError("instruction: expected some text, got none. Write it behind the model, or pipe it in.")
+    return sys.stdin.read().strip("\n")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,485 @@
+"""Fine-tuning: one loop for every run on one machine. It reports through an `Observer` and prints nothing.
+
+The order of the rows, the schedule and the samples depend on the settings and the step alone, never on a global
+random generator. So a run can be taken up at any step, and looking at it does not change it.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from assistant import __version__
+from assistant.checkpoint import Checkpoint, template_record
+from assistant.collate import (
+    IGNORE_INDEX,
+    Batch,
+    EncodedExample,
+    EncodedRows,
+    collate,
+    encode_examples,
+    plan_batches,
+)
+from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo, Precision
+from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.generate import generate
+from assistant.instructions import Splits
+from assistant.model import GPT
+from assistant.prompts import get_template
+from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState
+
+ADAM_BETAS = (0.9, 0.999)
+FINAL_LEARNING_RATE = 0.1
+"""The schedule's end, as a share of its peak."""
+LARGEST_WARMUP = 0.1
+"""The warm-up's longest share of all steps: small data sets have few."""
+MOST_VALIDATIONS = 20
+"""Of a run that was not told how often to validate."""
+SAMPLE_ROWS, SAMPLE_TOKENS = 3, 48
+BFLOAT16_MIN_WIDTH = 512
+"""Measured on a CPU with AVX512_BF16: at width 128 bfloat16 takes 1.7 times as long as float32."""
+SAVE_SECONDS = 60.0
+"""Least time between two savings of the newest state, which for a large model take seconds themselves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run is going to do."""
+
+    total_steps: int
+    first_step: int
+    """Steps that an earlier start has already done."""
+    train: EncodedRows
+    validation: EncodedRows
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """One update of the weights."""
+
+    step: int
+    """Counted from 1."""
+    total_steps: int
+    epoch: int
+    loss: float
+    """Mean cross-entropy (nats) over the targets of the whole accumulation window."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    """Real tokens of the step's rows, EOS counted, padding not."""
+    supervised_tokens: int
+    """Targets that count in the loss."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What the model says, at this point, to a validation row."""
+
+    instruction: str
+    input: str
+    reference: str
+    response: str
+    stop_reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationReport:
+    """A look at the whole validation set behind step `step`; 0 is before training."""
+
+    step: int
+    validation_loss: float
+    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on."""
+    supervised_tokens: int
+    is_best: bool
+    samples: tuple[Sample, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneResult:
+    """How a run ended."""
+
+    output: Path
+    steps: int
+    total_steps: int
+    stopped: bool
+    """Whether it was asked to stop before its end."""
+    first_validation_loss: float | None
+    best_validation_loss: float | None
+    best_step: int | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"output": str(self.output)}
+
+
+class Observer(Protocol):
+    """Who watches a run. Called in the run's own thread."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """Before the first step."""
+
+    def on_step(self, report: StepReport) -> None:
+        """After every step."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """After every validation."""
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    splits: Splits,
+    settings: FinetuneSettings,
+    output: str | Path,
+    *,
+    data_files: Sequence[str],
+    observer: Observer,
+    should_stop: Callable[[], bool] = lambda: False,
+    resume_from: RunState | None = None,
+) -> FinetuneResult:
+    """Fine-tune `checkpoint` in place and leave the best and the last weights in the folder `output`.
+
+    `should_stop` is asked after every step; a run that stops keeps what it has and can be resumed. To resume, pass
+    the checkpoint of the run's `last` folder and the state that `RunFolder.read_state` gave.
+
+    Raises:
+        DataError: no row can be trained on, or a row is too long and `too_long` is "error".
+        SettingsError: the run to resume is another one.
+        AssistantError: the loss is no longer a number.
+    """
+    run = _Run(checkpoint, splits, settings, RunFolder(output), data_files, observer, resume_from)
+    return run.go(should_stop)
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        splits: Splits,
+        settings: FinetuneSettings,
+        folder: RunFolder,
+        data_files: Sequence[str],
+        observer: Observer,
+        resume_from: RunState | None,
+    ) -> None:
+        self.settings, self.folder, self.observer, self.splits = settings, folder, observer, splits
+        self.checkpoint = replace(checkpoint, template=get_template(settings.template))
+        self.device = next(checkpoint.model.parameters()).device
+        self.precision = pick_precision(settings.precision, self.device, checkpoint.config.n_embd)
+        self.train, self.validation = self._encode("train"), self._encode("validation")
+        if not self.train.rows:
+            raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
+        self.steps_per_epoch = math.ceil(len(self._batches(0)) / settings.gradient_accumulation_steps)
+        self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        self.optimizer = build_optimizer(checkpoint.model, settings)
+        self.state = RunState(
+            step=0,
+            settings=settings,
+            base_model=checkpoint.name,
+            data_files=tuple(data_files),
+            data_fingerprint=splits.data_fingerprint,
+            split_method=splits.method,
+            split_seed=splits.seed,
+            best_step=None,
+            best_validation_loss=None,
+            first_validation_loss=None,
+            seconds=0.0,
+        )
+        if resume_from is not None:
+            _check_same_run(self.state, resume_from, folder.path)
+            self.state = resume_from
+            folder.restore_optimizer(checkpoint, self.optimizer)
+        self.saved_at = time.monotonic()
+
+    def _encode(self, part: str) -> EncodedRows:
+        context_length = self.checkpoint.config.context_length
+        return encode_examples(
+            self.splits.part(part),
+            self.checkpoint.template,
+            self.checkpoint.tokenizer,
+            max_length=min(self.settings.max_length or context_length, context_length),
+            too_long=self.settings.too_long,
+        )
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        lengths = [len(row.input_ids) for row in self.train.rows]
+        return plan_batches(lengths, batch_size=self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
+
+    def go(self, should_stop: Callable[[], bool]) -> FinetuneResult:
+        first = self.state.step
+        if first:
+            self.folder.resume(first)
+        else:
+            self.folder.begin()
+        self.observer.on_plan(
+            Plan(
+                total_steps=self.total_steps,
+                first_step=first,
+                train=self.train,
+                validation=self.validation,
+                precision="bfloat16" if self.precision is torch.bfloat16 else "float32",
+                device=str(self.device),
+            )
+        )
+        if not first:
+            self._validate()
+        stopped = False
+        for epoch, window in self._windows(first):
+            self._step(epoch, window)
+            if self._validation_is_due():
+                self._validate()
+            stopped = self.state.step < self.total_steps and should_stop()
+            if stopped:
+                break
+            if time.monotonic() - self.saved_at >= SAVE_SECONDS:
+                self._save_last()
+        self._save_last()
+        self.folder.publish()
+        if not stopped:
+            self.folder.end()
+        return FinetuneResult(
+            output=self.folder.path,
+            steps=self.state.step,
+            total_steps=self.total_steps,
+            stopped=stopped,
+            first_validation_loss=self.state.first_validation_loss,
+            best_validation_loss=self.state.best_validation_loss,
+            best_step=self.state.best_step,
+            seconds=self.state.seconds,
+        )
+
+    def _windows(self, first_step: int) -> Iterator[tuple[int, list[list[int]]]]:
+        """The micro-batches of every step still to do, with their epoch. An epoch's last window may be smaller."""
+        epoch, step = first_step // self.steps_per_epoch, first_step
+        while step < self.total_steps:
+            batches, size = self._batches(epoch), self.settings.gradient_accumulation_steps
+            for place in range(step % self.steps_per_epoch, self.steps_per_epoch):
+                if step == self.total_steps:
+                    return
+                yield epoch, batches[place * size : (place + 1) * size]
+                step += 1
+            epoch += 1
+
+    def _step(self, epoch: int, window: list[list[int]]) -> None:
+        started = time.perf_counter()
+        step = self.state.step + 1
+        rate = learning_rate(step, self.total_steps, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batches = [self._collate([self.train.rows[index] for index in indices]) for indices in window]
+        n_targets = sum(batch.n_targets for batch in batches)
+        self.checkpoint.model.train()
+        total = 0.0
+        for batch in batches:
+            # Weighted by the targets of the whole window, so that accumulation equals one big batch.
+            loss = summed_loss(self.checkpoint.model, batch, self.precision) / n_targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        limit = self.settings.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.checkpoint.model.parameters(), limit).item()
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise AssistantError(
+                f"step {step}: expected a finite loss and gradient, got a loss of {total} and a norm of {norm}. "
+                f"Lower --learning-rate; the last good weights, if any were saved, are in {self.folder.last}."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - started
+        self._advance(step=step, seconds=self.state.seconds + seconds)
+        report = StepReport(
+            step=step,
+            total_steps=self.total_steps,
+            epoch=epoch,
+            loss=total,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=sum(batch.n_tokens for batch in batches),
+            supervised_tokens=n_targets,
+            seconds=seconds,
+        )
+        record = {name: getattr(report, name) for name in report.__slots__ if name != "total_steps"}
+        self.folder.record(METRICS_FILE, record)
+        self.observer.on_step(report)
+
+    def _collate(self, rows: Sequence[EncodedExample]) -> Batch:
+        pad_id = self.checkpoint.tokenizer.pad_id
+        return collate(rows, pad_id=pad_id, train_on=self.settings.train_on).to(self.device)
+
+    def _advance(self, **changes: float | int | None) -> None:
+        self.state = self.state.model_copy(update=changes)
+
+    def _validation_is_due(self) -> bool:
+        often = max(math.ceil(self.steps_per_epoch / 4), math.ceil(self.total_steps / MOST_VALIDATIONS))
+        every = self.settings.validate_every or often
+        return self.state.step % every == 0 or self.state.step == self.total_steps
+
+    def _validate(self) -> None:
+        if not self.validation.rows:
+            return
+        started = time.perf_counter()
+        model, step, best = self.checkpoint.model.eval(), self.state.step, self.state.best_validation_loss
+        rows = sorted(self.validation.rows, key=lambda row: len(row.input_ids))
+        total, n_targets = 0.0, 0
+        with torch.inference_mode():
+            for start in range(0, len(rows), self.settings.batch_size):
+                batch = collate(rows[start : start + self.settings.batch_size], pad_id=self.checkpoint.tokenizer.pad_id)
+                total += summed_loss(model, batch.to(self.device), self.precision).item()
+                n_targets += batch.n_targets
+        loss = total / n_targets
+        is_best = step > 0 and (best is None or loss < best)
+        if step == 0:
+            self._advance(first_validation_loss=loss)
+        if is_best:
+            self._advance(best_step=step, best_validation_loss=loss)
+            self.folder.save_best(self._described())
+        samples = self._samples()
+        seconds = time.perf_counter() - started
+        report = ValidationReport(
+            step=step,
+            validation_loss=loss,
+            supervised_tokens=n_targets,
+            is_best=is_best,
+            samples=samples,
+            seconds=seconds,
+        )
+        record = {"step": step, "validation_loss": loss, "supervised_tokens": n_targets, "seconds": seconds}
+        shown = [{name: getattr(sample, name) for name in sample.__slots__} for sample in samples]
+        self.folder.record(VALIDATION_FILE, record | {"samples": shown})
+        self.observer.on_validation(report)
+
+    def _samples(self) -> tuple[Sample, ...]:
+        """Greedy answers to the first validation rows, always the same ones."""
+        rows = self.validation.rows[:SAMPLE_ROWS]
+        tokenizer, samples = self.checkpoint.tokenizer, {}
+        settings = GenerationSettings(max_new_tokens=SAMPLE_TOKENS)
+        prompts = [row.input_ids[: row.prompt_length] for row in rows]
+        for generated in generate(self.checkpoint.model, prompts, settings, eos_id=tokenizer.eos_id):
+            example = rows[generated.index].example
+            samples[generated.index] = Sample(
+                instruction=example.instruction,
+                input=example.input,
+                reference=example.output,
+                response=tokenizer.decode(generated.token_ids),
+                stop_reason=generated.stop_reason,
+            )
+        return tuple(samples[index] for index in sorted(samples))
+
+    def _save_last(self) -> None:
+        self.folder.save_last(self._described(), self.optimizer, self.state)
+        self.saved_at = time.monotonic()
+
+    def _described(self) -> Checkpoint:
+        """The checkpoint with the story of this run, as it stands, in its info."""
+        state, splits = self.state, self.splits
+        info = ModelInfo(
+            base_model=state.base_model,
+            template=template_record(self.checkpoint.template),
+            finetune=self.settings,
+            data_files=state.data_files,
+            data_fingerprint=state.data_fingerprint,
+            split_method=splits.method,
+            split_seed=splits.seed,
+            rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+            metrics={
+                "step": state.step,
+                "total_steps": self.total_steps,
+                "first_validation_loss": state.first_validation_loss,
+                "best_validation_loss": state.best_validation_loss,
+                "best_step": state.best_step,
+                "seconds": state.seconds,
+            },
+            versions={
+                "assistant": __version__,
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("torch", "tiktoken", "safetensors")},
+            },
+        )
+        return replace(self.checkpoint, info=info)
+
+
+# --- the parts of a step ------------------------------------------------------------------------------------------
+
+
+def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
+    """Summed cross-entropy (a float32 scalar, nats) of a batch over the targets that count.
+
+    The head runs on those positions alone; the rest have no say in the loss. Divide by the targets of everything
+    that makes one update, not of this batch.
+    """
+    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+        counted = batch.targets != IGNORE_INDEX
+        logits = model.head(model(batch.input_ids)[counted])
+    return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
+
+
+def build_optimizer(model: GPT, settings: FinetuneSettings) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and embeddings only: biases and LayerNorms have no scale to keep small."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=ADAM_BETAS, fused=True)
+
+
+def learning_rate(step: int, total_steps: int, settings: FinetuneSettings) -> float:
+    """The rate of step 1 to `total_steps`: a linear warm-up that never is zero, then a cosine to a tenth."""
+    warmup = min(settings.warmup_steps, int(total_steps * LARGEST_WARMUP))
+    if step <= warmup:
+        return settings.learning_rate * step / warmup
+    share = (step - warmup) / max(1, total_steps - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return settings.learning_rate * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine)
+
+
+def pick_precision(name: Precision, device: torch.device, n_embd: int) -> torch.dtype:
+    """The dtype of the matrix products; weights stay float32.
+
+    `auto` is bfloat16 where the device computes in it and the model is wide enough for that to outweigh the casts.
+    """
+    if name == "float32":
+        return torch.float32
+    if name == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public, so it may go
+        has_units = device.type == "cpu" and probe is not None and bool(probe())
+    return torch.bfloat16 if has_units and n_embd >= BFLOAT16_MIN_WIDTH else torch.float32
+
+
+def _check_same_run(now: RunState, before: RunState, path: Path) -> None:
+    """Raise SettingsError unless a run would go on exactly as it was begun."""
+    for name in ("data_fingerprint", "split_method", "split_seed"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            raise SettingsError(
+                f"{path}: expected to resume with the same data and split, got another {name.replace('_', ' ')} "
+                f"({str(new)[:12]} instead of {str(old)[:12]}). Give the run its own data, or choose another --output."
+            )
+    for name in type(now.settings).model_fields:
+        old, new = getattr(before.settings, name), getattr(now.settings, name)
+        if old != new:
+            raise SettingsError(
+                f"{path}: expected to resume with {name.replace('_', '-')} {old}, got {new}. "
+                f"Leave the option as it was, or choose another --output."
+            )

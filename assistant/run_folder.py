@@ -1,0 +1,211 @@
+"""The folder a fine-tuning run writes: the model it makes, its records, and what it needs to be taken up again.
+
+    DIR/                 a model folder once the run has ended or was stopped: the weights of the best validation
+    DIR/metrics.jsonl    one line a step          DIR/validation.jsonl    one line a validation
+    DIR/last/            a model folder: the newest weights; last/training/ holds what --resume needs
+    DIR/best/            only while the run goes on: the best weights so far
+
+Model folders appear whole or not at all. `config.json` of DIR is put in place last, so DIR is a model folder only when
+everything else of it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from assistant.checkpoint import CONFIG_FILE, Checkpoint, new_folder, save_checkpoint, save_tensors, write_checkpoint
+from assistant.config import FinetuneSettings, Frozen
+from assistant.errors import CheckpointError, SettingsError
+
+METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
+STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
+RUN_NAMES = {METRICS_FILE, VALIDATION_FILE, PLOT_FILE, "last", "best"}
+"""What a run writes beside the model itself."""
+
+
+class RunState(Frozen):
+    """Where a run stands behind its step `step`. Batches and schedule follow from the settings and the step."""
+
+    step: int
+    settings: FinetuneSettings
+    base_model: str
+    data_files: tuple[str, ...]
+    data_fingerprint: str
+    split_method: str
+    split_seed: int
+    best_step: int | None
+    best_validation_loss: float | None
+    first_validation_loss: float | None
+    seconds: float
+
+
+class RunFolder:
+    """Reads and writes one run's folder. Nothing in it is touched before `begin`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def last(self) -> Path:
+        """The model folder of the newest weights."""
+        return self.path / "last"
+
+    @property
+    def best(self) -> Path:
+        """The model folder of the best weights so far; it becomes the run's own."""
+        return self.path / "best"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the folder is a model folder already."""
+        return (self.path / CONFIG_FILE).exists()
+
+    def check_free(self, *, overwrite: bool, resume: bool) -> None:
+        """Raise SettingsError if a new run would replace something that a person may want to keep.
+
+        With `resume` the remains of a run that was killed before its first saving may be replaced.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingsError(f"{self.path}: expected a folder or nothing, got a file. Choose another --output.")
+        found = (
+            {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+            if self.path.exists()
+            else set()
+        )
+        if overwrite or not found or (resume and found <= RUN_NAMES):
+            return
+        if (self.last / "training" / STATE_FILE).exists():
+            raise SettingsError(
+                f"{self.path}: expected a new folder, got an unfinished run. "
+                f"Go on with it by --resume, start anew with --overwrite, or choose another --output."
+            )
+        raise SettingsError(
+            f"{self.path}: expected a new or empty folder, got one with {', '.join(sorted(found)[:5])} in it. "
+            f"Replace its model with --overwrite, or choose another --output."
+        )
+
+    def begin(self) -> None:
+        """Start a new run: records of an earlier one go, its model stays until there is a better one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.recover()
+        for folder in (self.last, self.best):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in (METRICS_FILE, VALIDATION_FILE, PLOT_FILE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def recover(self) -> None:
+        """Clear up behind a run that was killed while it was saving."""
+        for folder in (self.last, self.best):
+            for remains in sorted(self.path.glob(f".{folder.name}.*")):
+                replaced = remains / folder.name  # the earlier folder, moved aside and not yet replaced
+                if replaced.is_dir() and not folder.exists():
+                    replaced.replace(folder)
+                shutil.rmtree(remains, ignore_errors=True)
+
+    def resume(self, step: int) -> None:
+        """Take a run up behind `step`: what was recorded later will be recorded again."""
+        for name in (METRICS_FILE, VALIDATION_FILE):
+            path = self.path / name
+            kept = [record for record in read_records(path) if record["step"] <= step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            temporary.replace(path)
+
+    def record(self, name: str, value: dict[str, Any]) -> None:
+        """Append one line to a record file."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+    # --- weights ---------------------------------------------------------------------------------------------------
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Keep these weights as the best so far."""
+        save_checkpoint(checkpoint, self.best)
+
+    def save_last(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+        """Keep these weights as the newest, and what a run needs to go on from here."""
+        with new_folder(self.last) as folder:
+            write_checkpoint(checkpoint, folder)
+            training = folder / "training"
+            training.mkdir()
+            save_tensors(_optimizer_tensors(checkpoint, optimizer), training / OPTIMIZER_FILE)
+            (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def publish(self) -> None:
+        """Make the run's folder a model folder of the best weights, or of the last where nothing was validated."""
+        if not self.best.exists():
+            if self.has_model:
+                return
+            with new_folder(self.best) as folder:
+                shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
+        (self.path / CONFIG_FILE).unlink(missing_ok=True)
+        for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+            path.replace(self.path / path.name)
+        self.best.rmdir()
+
+    def end(self) -> None:
+        """The run is done and cannot be resumed any more."""
+        shutil.rmtree(self.last / "training", ignore_errors=True)
+
+    # --- resuming --------------------------------------------------------------------------------------------------
+
+    def read_state(self) -> RunState | None:
+        """Where the run stands, or None if nothing was saved yet.
+
+        Raises:
+            CheckpointError: the state is damaged.
+        """
+        path = self.last / "training" / STATE_FILE
+        if not path.exists():
+            return None
+        try:
+            return RunState.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise CheckpointError(
+                f"{path}: expected the state of a run, got a file that cannot be used ({error}). "
+                f"Start anew with --overwrite."
+            ) from error
+
+    def restore_optimizer(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+        """Give a new optimizer the state it had when `last` was saved."""
+        path = self.last / "training" / OPTIMIZER_FILE
+        try:
+            tensors = load_file(path)
+            for name, parameter in checkpoint.model.named_parameters():
+                optimizer.state[parameter] = {
+                    key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        except (OSError, SafetensorError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: expected the optimizer's state, got {error!r}. Start anew with --overwrite."
+            ) from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a record file; a last line that was cut off while being written is left out."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _optimizer_tensors(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{key}.{name}": value.detach().cpu().contiguous()
+        for name, parameter in checkpoint.model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }

@@ -1,0 +1,203 @@
+"""What the command lines share: where text goes, how errors end, and how a fine-tuning run is shown.
+
+Answers and tables go to stdout; progress, notes and errors to stderr, so that a pipe carries results alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from assistant.errors import AssistantError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from assistant.finetune import FinetuneResult, Plan, StepReport, ValidationReport
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def run_front(app: Callable[[], object]) -> None:
+    """Run a command line: an AssistantError becomes one sentence on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except AssistantError as error:
+        sys.exit(fail(error))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output is gone; nothing more can be said, and flushing at exit would fail again.
+        sys.stdout = None
+        sys.exit(EXIT_FAILURE)
+
+
+def fail(error: AssistantError) -> int:
+    """Print an error and return its exit code."""
+    from assistant.escape import displayable
+
+    print(f"error: {displayable(str(error))}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILURE
+
+
+def note(text: str) -> None:
+    """One line beside the results."""
+    from assistant.escape import displayable
+
+    print(displayable(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether Ctrl-C was pressed. A second Ctrl-C interrupts as usual."""
+    pressed = False
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class RunView(Protocol):
+    """Shows a fine-tuning run; an `assistant.finetune.Observer`."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """Before the first step."""
+
+    def on_step(self, report: StepReport) -> None:
+        """After every step."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """After every validation."""
+
+
+@contextmanager
+def run_view() -> Iterator[RunView]:
+    """A progress bar on a terminal, plain lines elsewhere; both on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainView()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("fine-tuning"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[rate]} tokens/s"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        yield BarView(progress)
+
+
+def describe_plan(plan: Plan) -> list[str]:
+    """What a run is about to do, a sentence a line."""
+    train, validation = plan.train, plan.validation
+    lines = [
+        f"{len(train.rows)} training rows, {len(validation.rows)} validation rows, "
+        f"{plan.total_steps} steps, {plan.precision} on {plan.device}."
+    ]
+    if plan.first_step:
+        lines.append(f"Going on behind step {plan.first_step}.")
+    for verb, examples in (
+        ("Shortened the user's text of", (*train.truncated, *validation.truncated)),
+        ("Left out, because the answer alone does not fit,", (*train.dropped, *validation.dropped)),
+    ):
+        if examples:
+            places = "; ".join(example.where for example in examples[:10])
+            more = f"; and {len(examples) - 10} more" if len(examples) > 10 else ""
+            lines.append(f"{verb} {len(examples)} rows that are longer than the context: {places}{more}.")
+    return lines
+
+
+def describe_validation(report: ValidationReport) -> list[str]:
+    """A validation and its samples, a line each."""
+    when = "before training" if report.step == 0 else f"step {report.step}"
+    lines = [f"{when}: validation loss {report.validation_loss:.3f}{' (best so far)' if report.is_best else ''}"]
+    for sample in report.samples[:1] if report.step else ():
+        question = " ".join(f"{sample.instruction} {sample.input}".split())
+        answer = " ".join(sample.response.split()) or "(nothing)"
+        lines.append(f"    {question[:70]} -> {answer[:90]}")
+    return lines
+
+
+def describe_result(result: FinetuneResult) -> list[str]:
+    """How a run ended and what to do next."""
+    lines = []
+    if result.best_validation_loss is not None and result.first_validation_loss is not None:
+        lines.append(
+            f"Validation loss {result.first_validation_loss:.3f} before training, "
+            f"{result.best_validation_loss:.3f} at its best (step {result.best_step} of {result.total_steps})."
+        )
+    if result.stopped:
+        lines.append(
+            f"Stopped at step {result.steps} of {result.total_steps}. "
+            f"The same command with --resume goes on from there."
+        )
+    lines.append(f"The model is in {result.output}, its records in metrics.jsonl, validation.jsonl and loss.png there.")
+    lines.append(f"Next: assistant chat {result.output}")
+    return lines
+
+
+class BarView:
+    """A live bar, with notes above it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._rate = 0.0
+
+    def on_plan(self, plan: Plan) -> None:
+        for line in describe_plan(plan):
+            self._print(line)
+        self._task = self._progress.add_task("", total=plan.total_steps, completed=plan.first_step, loss="-", rate="-")
+
+    def on_step(self, report: StepReport) -> None:
+        if self._task is None:
+            return
+        rate = report.tokens / report.seconds
+        self._rate = rate if self._rate == 0 else 0.9 * self._rate + 0.1 * rate
+        self._progress.update(self._task, completed=report.step, loss=f"{report.loss:.3f}", rate=f"{self._rate:,.0f}")
+
+    def on_validation(self, report: ValidationReport) -> None:
+        for line in describe_validation(report):
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        from rich.text import Text
+
+        from assistant.escape import displayable
+
+        self._progress.console.print(Text(displayable(line)))
+
+
+class PlainView:
+    """A line now and then, for logs and pipes."""
+
+    def on_plan(self, plan: Plan) -> None:
+        for line in describe_plan(plan):
+            note(line)
+
+    def on_step(self, report: StepReport) -> None:
+        if report.step == 1 or report.step % max(1, report.total_steps // 10) == 0:
+            rate = report.tokens / report.seconds
+            note(f"step {report.step}/{report.total_steps}: loss {report.loss:.3f}, {rate:,.0f} tokens/s")
+
+    def on_validation(self, report: ValidationReport) -> None:
+        for line in describe_validation(report):
+            note(line)

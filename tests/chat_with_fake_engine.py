@@ -1,0 +1,71 @@
+"""The chat on a scripted model, for the tests that need a real terminal: `python -m tests.chat_with_fake_engine`.
+
+It answers with the instruction and then counts, slowly; `load SECONDS` makes loading take that long.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from assistant.config import GenerationSettings, Reply
+from assistant.instructions import Exchange
+from assistant.tui.app import ChatApp, run_app
+
+TOKEN_SECONDS = 0.03
+NUMBERS = 200
+
+
+class CountingSession:
+    """Repeats the instruction and counts to 200."""
+
+    name = "counting"
+    summary = "counting · 0.0M parameters · template alpaca · context 1024"
+    context_length = 1024
+
+    def reply(
+        self,
+        instruction: str,
+        *,
+        input: str = "",
+        history: Sequence[Exchange] = (),
+        settings: GenerationSettings,
+        on_text: Callable[[str], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """Answer one instruction."""
+        assert not input
+        assert not history
+        assert on_text is not None
+        assert should_stop is not None
+        pieces = [f"You said: {instruction}\n\n", *(f"{number} " for number in range(1, NUMBERS + 1))]
+        said: list[str] = []
+        start = time.monotonic()
+        while len(said) < min(len(pieces), settings.max_new_tokens) and not should_stop():
+            said.append(pieces[len(said)])
+            on_text(said[-1])
+            time.sleep(TOKEN_SECONDS)
+        return Reply(
+            prompt=instruction,
+            prompt_token_ids=(1,),
+            response="".join(said),
+            token_ids=tuple(range(len(said))),
+            stop_reason="eos" if len(said) == len(pieces) else "cancelled" if should_stop() else "length",
+            seconds=time.monotonic() - start,
+        )
+
+
+def main() -> int:
+    """Run the chat in this terminal."""
+    loading_seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+
+    def load() -> CountingSession:
+        time.sleep(loading_seconds)
+        return CountingSession()
+
+    return run_app(ChatApp(load=load, model_name="counting", settings=GenerationSettings()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

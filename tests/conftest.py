@@ -1,0 +1,87 @@
+"""What the tests share: a byte tokenizer, a tiny GPT, and the rule that nothing leaves this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from assistant.instructions import Example
+from assistant.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer, byte_characters
+
+# Read by the processes that tests start; the thread count also by torch in this one.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to other machines fail; loopback stays."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else ""
+        if self.family in (socket.AF_INET, socket.AF_INET6) and host not in {"127.0.0.1", "::1", "localhost"}:
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    for name in ("OLLAMA_HOST", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are computed many times faster by one thread on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def shared_file(name: str) -> Path:
+    """A file of the real inputs beside the checkout, or a skip with its reason."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Tokenizer:
+    """257 tokens: every byte, in order of value, and EOS."""
+    vocab = {character: byte for character, byte in byte_characters().items()}
+    return build_tokenizer(json.dumps(vocab | {EOS_TOKEN: 256}), "#version: 0.2\n", where="bytes")
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer() -> Tokenizer:
+    """The real GPT-2 vocabulary, where it is at hand."""
+    merges = shared_file("tiktoken-cache/6d1cbeee0f20b3d9449abfede4726ed8212e3aee").read_text(encoding="utf-8")
+    vocab = shared_file("tiktoken-cache/6c7ea1a7e38e3a7f062df639a5b80947f075ffe6").read_text(encoding="utf-8")
+    return build_tokenizer(vocab, merges, where="gpt2")
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    """Forty short rows, some with an input."""
+    words = ["red", "blue", "green", "gold", "pink", "grey", "black", "white", "brown", "teal"]
+    rows = [
+        Example(instruction=f"Say {word} {how}.", output=f"{word.upper()} {how}", input=word if how == "twice" else "")
+        for word in words
+        for how in ("once", "twice", "loudly", "softly")
+    ]
+    return [
+        Example(instruction=e.instruction, input=e.input, output=e.output, source="rows.json", row=number)
+        for number, e in enumerate(rows, start=1)
+    ]
