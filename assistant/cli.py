@@ -169,6 +169,7 @@ def finetune(
     ] = None,
     seed: Seed = DEFAULTS.seed,
     device: Device = "auto",
+    save_every: Annotated[float, typer.Option(help="Seconds that a killed run may lose.", min=0)] = 60.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")
     ] = False,
@@ -207,6 +208,7 @@ def finetune(
         split_seed=split_seed,
         settings=settings,
         device=device,
+        save_seconds=save_every,
         resume=resume,
         overwrite=overwrite,
     )

@@ -69,7 +69,7 @@ class FinetuneSettings(Frozen):
     too_long: TooLong = "truncate"
     precision: Precision = "auto"
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between validations; where none is given four times an epoch, but 20 times at most. Always after the last."""
+    """Steps between validations, and always after the last; if None four times an epoch, but 20 times at most."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
 
 

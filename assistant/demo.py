@@ -37,8 +37,8 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     data, base, model, run = shipped_data(), output / "base", output / "model", output / "run"
     _clear_folder(output)
     note(
-        "There is no pretrained model in this demo yet: it trains a small GPT from random weights on the project's\n"
-        f"own {data.name}, so it learns to answer in form, and hardly any fact. With a real GPT-2 the steps are the same."
+        f"There is no pretrained model in this demo yet: it trains a small GPT from random weights on the project's\n"
+        f"own {data.name}. It learns to answer in form, and hardly any fact. With a real GPT-2 the steps are the same."
     )
     _make_base(data, base, seed)
     steps = [

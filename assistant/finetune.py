@@ -151,11 +151,13 @@ def finetune(
     observer: Observer,
     should_stop: Callable[[], bool] = lambda: False,
     resume_from: RunState | None = None,
+    save_seconds: float = SAVE_SECONDS,
 ) -> FinetuneResult:
     """Fine-tune `checkpoint` in place and leave the best and the last weights in the folder `output`.
 
     `should_stop` is asked after every step; a run that stops keeps what it has and can be resumed. To resume, pass
-    the checkpoint of the run's `last` folder and the state that `RunFolder.read_state` gave.
+    the checkpoint of the run's `last` folder and the state that `RunFolder.read_state` gave. What a killed run loses
+    are the steps since its state was last saved, `save_seconds` ago at most.
 
     Raises:
         DataError: no row can be trained on, or a row is too long and `too_long` is "error".
@@ -163,7 +165,7 @@ def finetune(
         AssistantError: the loss is no longer a number.
     """
     run = _Run(checkpoint, splits, settings, RunFolder(output), data_files, observer, resume_from)
-    return run.go(should_stop)
+    return run.go(should_stop, save_seconds)
 
 
 class _Run:
@@ -222,7 +224,7 @@ class _Run:
         lengths = [len(row.input_ids) for row in self.train.rows]
         return plan_batches(lengths, batch_size=self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
 
-    def go(self, should_stop: Callable[[], bool]) -> FinetuneResult:
+    def go(self, should_stop: Callable[[], bool], save_seconds: float) -> FinetuneResult:
         first = self.state.step
         if first:
             self.folder.resume(first)
@@ -248,7 +250,7 @@ class _Run:
             stopped = self.state.step < self.total_steps and should_stop()
             if stopped:
                 break
-            if time.monotonic() - self.saved_at >= SAVE_SECONDS:
+            if time.monotonic() - self.saved_at >= save_seconds:
                 self._save_last()
         self._save_last()
         self.folder.publish()

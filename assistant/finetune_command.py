@@ -26,6 +26,7 @@ class Job:
     split_seed: int
     settings: FinetuneSettings
     device: str
+    save_seconds: float
     resume: bool
     overwrite: bool
 
@@ -57,6 +58,7 @@ def run_job(job: Job) -> FinetuneResult:
             observer=view,
             should_stop=should_stop,
             resume_from=state,
+            save_seconds=job.save_seconds,
         )
     plot_losses(job.output)
     for line in describe_result(result):

@@ -387,7 +387,8 @@ def split_examples(
         train, test = examples[:n_train], examples[n_train : n_train + n_test]
         validation = examples[n_train + n_test :]
     else:
-        train, test, validation = _split_groups(examples, n_test, len(examples) - n_train - n_test, seed)
+        n_validation = min(len(examples) - n_train - n_test, len(examples) - 1)  # the only row there is, is learnt
+        train, test, validation = _split_groups(examples, n_test, n_validation, seed)
     return Splits(
         train=tuple(train),
         validation=tuple(validation),

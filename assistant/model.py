@@ -22,7 +22,7 @@ class KVCache:
     """Keys and values of B rows, each filled to its own length. Allocated once.
 
     A row's tokens lie at slots 0 to length - 1, whatever the other rows hold: nothing is padded on the left, so the
-    position of a token is its slot. Slots behind a row's length hold rubbish and are never attended to.
+    position of a token is its slot. Slots behind a row's length get no weight, and hold finite numbers.
     """
 
     def __init__(
@@ -35,8 +35,9 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         shape = (config.n_layer, rows, config.n_head, slots, config.head_size)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
+        # Not `empty`: a weight of zero times a NaN that happened to lie in memory would be NaN.
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths: list[int] = [0] * rows
 
     @property

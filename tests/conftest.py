@@ -60,8 +60,7 @@ def shared_file(name: str) -> Path:
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> Tokenizer:
     """257 tokens: every byte, in order of value, and EOS."""
-    vocab = {character: byte for character, byte in byte_characters().items()}
-    return build_tokenizer(json.dumps(vocab | {EOS_TOKEN: 256}), "#version: 0.2\n", where="bytes")
+    return build_tokenizer(json.dumps(byte_characters() | {EOS_TOKEN: 256}), "#version: 0.2\n", where="bytes")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,227 @@
+"""The command `assistant` as it is typed: in processes of its own where signals or pipes matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from assistant.checkpoint import load_checkpoint
+from assistant.cli import app
+from assistant.instructions import Example, dump_rows
+from assistant.run_folder import read_records
+from assistant.terminal import fail, run_front
+from assistant.tokenizer import Tokenizer
+
+from .conftest import REPOSITORY
+from .models import save_tiny
+
+FINETUNE = ("--epochs", "2", "--learning-rate", "3e-3", "--precision", "float32")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a base model and an instruction file."""
+    save_tiny(tmp_path / "base", byte_tokenizer)
+    (tmp_path / "rows.json").write_text(dump_rows(examples))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def assistant(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "assistant", *words]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        command, input=text, stdin=None if text is not None else subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, env=environment,
+    )  # fmt: skip
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "assistant", *words]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while len(read_records(path)) < steps and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_finetune_then_ask(folder: Path) -> None:
+    done = assistant("finetune", "rows.json", "--model", "base", "--output", "out", *FINETUNE, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["best_validation_loss"] < result["first_validation_loss"]
+    assert "34 training rows, 2 validation rows, 10 steps, float32 on cpu." in done.stderr
+    assert "Next: assistant chat out" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / "out" / "loss.png").exists()
+
+    asked = assistant("ask", "out", "Say red once.", "--temperature", "0", "--max-new-tokens", "12", "--json")
+    reply = json.loads(asked.stdout)
+    assert reply.keys() >= {"prompt", "prompt_token_ids", "response", "token_ids", "stop_reason"}
+    assert reply["prompt"].endswith("### Instruction:\nSay red once.\n\n### Response:\n")
+
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(folder / "out").eval()
+    ids = torch.tensor([reply["prompt_token_ids"]])
+    tokens = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0].tolist()
+    expected = tokens[ids.shape[1] :]
+    assert reply["token_ids"] == (expected[: expected.index(256)] if 256 in expected else expected)
+
+    plain = assistant("ask", "out", "--max-new-tokens", "12", text="Say red once.\n")
+    assert plain.stdout == reply["response"] + "\n"
+
+
+def test_phi3_travels_with_the_model(folder: Path) -> None:
+    done = assistant("finetune", "rows.json", "-m", "base", "-o", "out", *FINETUNE, "--template", "phi3")
+    assert done.returncode == 0, done.stderr
+    reply = json.loads(assistant("ask", "out", "Say", "--input", "red", "--max-new-tokens", "1", "--json").stdout)
+    assert reply["prompt"] == "<|user|>\nSay\nred\n<|assistant|>:\n"
+    path = folder / "out" / "assistant.json"
+    path.write_text(
+        path.read_text().replace('"<|user|>\\n"', '"<|human|>\\n"').replace('"fingerprint": "3a', '"fingerprint": "4b')
+    )
+    refused = assistant("ask", "out", "Say")
+    assert refused.returncode == 1
+    assert "They differ in token 3 of the prompt: 'h' in training, 'u' now." in refused.stderr
+
+
+def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
+    """Killed, interrupted, killed again: the weights are those of the run that was left alone."""
+    moments = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
+    words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "150", "--batch-size", "2"]
+    words += ["--save-every", "0.05"]
+    whole = assistant(*words, "-o", "whole")
+    assert whole.returncode == 0, whole.stderr
+    steps = 10
+    for number, moment in enumerate(moments):
+        process = start(*words, "-o", "parts", *(["--resume"] if number else []))
+        wait_for_steps(folder / "parts" / "metrics.jsonl", steps, process)
+        process.send_signal(moment)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (130 if moment == signal.SIGINT else -signal.SIGKILL), errors
+        if moment == signal.SIGINT:
+            assert "The same command with --resume goes on from there." in errors
+            assert load_checkpoint(folder / "parts").info is not None
+        steps += 20
+    unfinished = assistant(*words, "-o", "parts")
+    assert unfinished.returncode == 2
+    resumed = assistant(*words, "-o", "parts", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("model.safetensors", "last/model.safetensors"):
+        assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    again = assistant(*words, "-o", "parts", "--resume", "--json")
+    assert "finished already" in again.stderr
+    assert json.loads(again.stdout)["steps"] == 150
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["finetune", "rows.json", "-m", "nowhere", "-o", "out"], 1, "nowhere: expected a model folder"),
+        (["finetune", "nothing.json", "-m", "base", "-o", "out"], 1, "got no such file"),
+        (["finetune", "bad.json", "-m", "base", "-o", "out"], 1, 'bad.json, row 17: "output" is missing'),
+        (["finetune", "rows.json", "-m", "base", "-o", "base"], 2, "expected a new or empty folder"),
+        (["finetune", "rows.json", "-m", "base", "-o", "out", "--epochs", "0"], 2, "--epochs: expected greater than"),
+        (["finetune", "rows.json", "-m", "base", "-o", "out", "--template", "x"], 2, "expected one of alpaca"),
+        (["finetune", "rows.json", "-m", "base", "-o", "out", "--device", "tpu"], 2, "device: expected one of auto"),
+        (
+            ["finetune", "long.json", "-m", "base", "-o", "out", "--too-long", "error", "--split", "book"],
+            1,
+            "expected at most 256",
+        ),
+        (["ask", "base", "x" * 400], 1, "which leaves the model no room to answer"),
+        (["ask", "base", "  "], 2, "instruction: expected some text"),
+        (["ask", "base", "x", "--temperature", "-1"], 2, "--temperature: expected greater than or equal to 0"),
+        (["ask", "./nowhere", "Hi"], 1, "nowhere: expected a model folder, got no such folder"),
+        (["ask", "Just a question?"], 1, "Run `assistant demo` first"),
+        (["chat"], 1, "Run `assistant demo` first"),
+        (["data", "split", "bad.json", "-o", "parts"], 1, "row 17"),
+        (["doctor", "--host", "a b"], 2, "--host: expected an address"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    folder: Path,
+    examples: list[Example],
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    sentence: str,
+) -> None:
+    rows = json.loads(dump_rows(examples))
+    (folder / "long.json").write_text(json.dumps([{"instruction": "x" * 500, "output": "y"}, *rows]))
+    del rows[16]["output"]
+    (folder / "bad.json").write_text(json.dumps(rows))
+    with pytest.raises(SystemExit) as ended:
+        run_front(lambda: app(words))
+    assert ended.value.code == code
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert sentence in errors
+    assert not (folder / "out").exists()
+
+
+def test_long_rows_are_named(folder: Path, examples: list[Example]) -> None:
+    rows = json.loads(dump_rows(examples))
+    rows += [{"instruction": "Say", "input": "x" * 3000, "output": "y"}, {"instruction": "Say", "output": "y" * 3000}]
+    (folder / "long.json").write_text(json.dumps(rows))
+    done = assistant(
+        "finetune", "long.json", "-m", "base", "-o", "out", *FINETUNE, "--split", "book", "--max-steps", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Shortened the user's text of 1 rows that are longer than the context: long.json, row 41." in done.stderr
+    assert "Left out, because the answer alone does not fit, 1 rows" in done.stderr
+
+
+def test_data_split(folder: Path) -> None:
+    found = CliRunner().invoke(app, ["data", "split", "rows.json", "-o", "parts", "--json"])
+    assert json.loads(found.stdout)["rows"] == {"train": 34, "validation": 2, "test": 4}
+    assert len(json.loads((folder / "parts" / "test.json").read_text())) == 4
+    again = assistant("data", "split", "rows.json", "-o", "parts")
+    assert again.returncode == 2
+    assert "Add --overwrite" in again.stderr
+
+
+def test_doctor_names_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    found = CliRunner().invoke(app, ["doctor"])
+    assert found.exit_code == 0
+    assert "--  ollama server" in found.stdout
+    assert "`ollama serve`" in found.stdout
+    as_json = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    assert as_json["ollama server"]["ok"] is False
+    assert as_json["torch"]["ok"] is True
+
+
+def test_help_has_an_example_everywhere() -> None:
+    for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"]):
+        found = CliRunner().invoke(app, [*words, "--help"])
+        assert "Example:" in found.stdout, words
+    assert CliRunner().invoke(app, ["--version"]).stdout.startswith("assistant 0.")
+
+
+def test_errors_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from assistant.errors import DataError
+
+    assert fail(DataError("bad \x1b[2J row")) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
+    command = f"{sys.executable} -m assistant ask {folder / 'base'} 'Say red once.' --json | true"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -1,0 +1,35 @@
+"""Nothing that a model or a file says may steer the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assistant.escape import displayable, one_line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\nhere", "plain\ttext\nhere"),
+        ("\x1b]52;c;aGk=\x07", "␛]52;c;aGk=␇"),
+        ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
+        ("\u202egnp.exe", "�gnp.exe"),
+        ("\x9b31m", "�31m"),
+        ("👩\u200d🚀 é", "👩\u200d🚀 é"),
+        ("\x7f", "␡"),
+    ],
+)
+def test_examples(text: str, shown: str) -> None:
+    assert displayable(text) == shown
+
+
+@given(st.text(alphabet=st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L", "P"])))
+def test_no_control_reaches_the_screen(text: str) -> None:
+    for character in displayable(text):
+        assert character in "\t\n" or unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"}
+        assert character not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    assert len(one_line(text).splitlines()) <= 1

@@ -1,0 +1,286 @@
+"""The training loop: it learns, loses nothing, and can be taken up at any step."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from assistant.checkpoint import load_checkpoint
+from assistant.collate import collate, encode_examples, plan_batches
+from assistant.config import FinetuneSettings
+from assistant.errors import AssistantError, CheckpointError, SettingsError
+from assistant.finetune import (
+    FinetuneResult,
+    Plan,
+    StepReport,
+    ValidationReport,
+    build_optimizer,
+    finetune,
+    learning_rate,
+    pick_precision,
+    summed_loss,
+)
+from assistant.instructions import Example, split_examples
+from assistant.plots import plot_losses
+from assistant.prompts import get_template
+from assistant.run_folder import RunFolder, read_records
+from assistant.tokenizer import Tokenizer
+
+from .models import tiny_checkpoint
+
+FAST = FinetuneSettings(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32")
+
+
+@dataclass
+class Watcher:
+    plans: list[Plan] = field(default_factory=list)
+    steps: list[StepReport] = field(default_factory=list)
+    validations: list[ValidationReport] = field(default_factory=list)
+
+    def on_plan(self, plan: Plan) -> None:
+        self.plans.append(plan)
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_validation(self, report: ValidationReport) -> None:
+        self.validations.append(report)
+
+
+def train(
+    tokenizer: Tokenizer,
+    examples: list[Example],
+    output: Path,
+    settings: FinetuneSettings = FAST,
+    *,
+    stop_at: int | None = None,
+    resume: bool = False,
+) -> tuple[FinetuneResult, Watcher]:
+    watcher = Watcher()
+    state = RunFolder(output).read_state() if resume else None
+    checkpoint = load_checkpoint(output / "last") if resume else tiny_checkpoint(tokenizer)
+    result = finetune(
+        checkpoint,
+        split_examples(examples),
+        settings,
+        output,
+        data_files=["rows.json"],
+        observer=watcher,
+        should_stop=lambda: len(watcher.steps) == stop_at,
+        resume_from=state,
+    )
+    return result, watcher
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_it_learns_and_leaves_a_model_with_its_records(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    output = tmp_path / "run"
+    settings = FAST.model_copy(update={"epochs": 12})
+    result, watcher = train(byte_tokenizer, examples, output, settings)
+    assert (result.steps, result.total_steps, result.stopped) == (60, 60, False)
+    assert result.best_validation_loss is not None
+    assert result.first_validation_loss is not None
+    assert result.best_validation_loss < 0.6 * result.first_validation_loss
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        "config.json", "generation_config.json", "model.safetensors", "vocab.json", "merges.txt",
+        "tokenizer_config.json", "assistant.json", "metrics.jsonl", "validation.jsonl", "last",
+    }  # fmt: skip
+    assert not (output / "last" / "training").exists()
+    records = read_records(output / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 61))
+    assert records[0].keys() >= {"step", "loss", "learning_rate", "tokens", "supervised_tokens", "seconds"}
+    rows = encode_examples(split_examples(examples).train, get_template("alpaca"), byte_tokenizer, max_length=256).rows
+    assert sum(record["tokens"] for record in records[:5]) == sum(len(row.input_ids) for row in rows)
+    assert sum(r["supervised_tokens"] for r in records[:5]) == sum(len(r.input_ids) - r.prompt_length for r in rows)
+    assert len(watcher.validations[-1].samples) == 2
+    info = load_checkpoint(output).info
+    assert info is not None
+    assert info.rows == {"train": 34, "validation": 2, "test": 4}
+    assert info.metrics["best_step"] == result.best_step
+    path = plot_losses(output)
+    assert path is not None
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_weights_are_kept_and_the_last(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    # Answers that follow from nothing: learning their letters helps, learning them by heart does not.
+    letters = random.Random(0)
+    riddles = [replace(e, output="".join(letters.choices("abcdef", k=12))) for e in examples]
+    settings = FAST.model_copy(update={"epochs": 20, "learning_rate": 0.02, "validate_every": 5})
+    result, watcher = train(byte_tokenizer, riddles, tmp_path / "run", settings)
+    losses = {report.step: report.validation_loss for report in watcher.validations if report.step}
+    assert result.best_step == min(losses, key=lambda step: losses[step])
+    assert result.best_step != result.steps
+
+    def validation_loss(folder: Path) -> float:
+        checkpoint = load_checkpoint(folder)
+        rows = encode_examples(
+            split_examples(riddles).validation, checkpoint.template, byte_tokenizer, max_length=256
+        ).rows
+        batch = collate(rows, pad_id=256)
+        with torch.inference_mode():
+            return (summed_loss(checkpoint.model, batch) / batch.n_targets).item()
+
+    assert validation_loss(tmp_path / "run") == pytest.approx(losses[result.best_step], rel=1e-5)
+    assert validation_loss(tmp_path / "run" / "last") == pytest.approx(losses[100], rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 7])
+def test_a_stopped_run_goes_on_to_the_very_same_weights(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int
+) -> None:
+    settings = FAST.model_copy(update={"gradient_accumulation_steps": 2, "batch_size": 4, "validate_every": 2})
+    whole, _ = train(byte_tokenizer, examples, tmp_path / "whole", settings)
+    stopped, _ = train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=stop_at)
+    assert stopped.stopped
+    assert load_checkpoint(tmp_path / "parts").info is not None  # what there is can be used
+    resumed, watcher = train(byte_tokenizer, examples, tmp_path / "parts", settings, resume=True)
+    assert watcher.plans[0].first_step == stop_at
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "parts" / "last") == weights(tmp_path / "whole" / "last")
+    assert (resumed.best_step, resumed.best_validation_loss) == (whole.best_step, whole.best_validation_loss)
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        ours, theirs = (
+            [{k: v for k, v in record.items() if k != "seconds"} for record in read_records(folder / name)]
+            for folder in (tmp_path / "parts", tmp_path / "whole")
+        )
+        assert ours == theirs
+
+
+def test_looking_does_not_touch(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    for name, every in (("often", 1), ("never", 1000)):
+        train(byte_tokenizer, examples, tmp_path / name, FAST.model_copy(update={"validate_every": every}))
+    assert weights(tmp_path / "often" / "last") == weights(tmp_path / "never" / "last")
+
+
+def test_another_run_is_not_resumed(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    train(byte_tokenizer, examples, tmp_path / "run", stop_at=2)
+    with pytest.raises(SettingsError, match=r"resume with learning-rate 0\.003, got 0\.5"):
+        train(byte_tokenizer, examples, tmp_path / "run", FAST.model_copy(update={"learning_rate": 0.5}), resume=True)
+    with pytest.raises(SettingsError, match="another data fingerprint"):
+        train(byte_tokenizer, examples[1:], tmp_path / "run", resume=True)
+    (tmp_path / "run" / "last" / "training" / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="expected the state of a run"):
+        RunFolder(tmp_path / "run").read_state()
+
+
+@pytest.mark.parametrize("train_on", ["response", "all"])
+def test_accumulation_equals_the_big_batch(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], train_on: str
+) -> None:
+    losses = []
+    for batch_size, accumulation in ((34, 1), (3, 12)):
+        settings = FAST.model_copy(
+            update={
+                "batch_size": batch_size, "gradient_accumulation_steps": accumulation, "train_on": train_on,
+                "epochs": 3, "warmup_steps": 0, "max_grad_norm": None,
+            }
+        )  # fmt: skip
+        _, watcher = train(byte_tokenizer, examples, tmp_path / str(batch_size), settings)
+        losses.append([report.loss for report in watcher.steps])
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=2e-6)
+
+
+def test_max_steps_wins_over_epochs(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    for steps in (3, 13):
+        result, watcher = train(
+            byte_tokenizer, examples, tmp_path / str(steps), FAST.model_copy(update={"max_steps": steps})
+        )
+        assert (result.steps, watcher.steps[-1].step, watcher.steps[-1].epoch) == (steps, steps, (steps - 1) // 5)
+
+
+def test_without_validation_rows_the_last_weights_are_the_model(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    result, watcher = train(byte_tokenizer, examples[:1], tmp_path / "run")
+    assert (result.best_step, watcher.validations) == (None, [])
+    assert weights(tmp_path / "run") == weights(tmp_path / "run" / "last")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    settings = FAST.model_copy(update={"learning_rate": 1e30, "max_grad_norm": None, "warmup_steps": 0})
+    with pytest.raises(AssistantError, match="expected a finite loss"):
+        train(byte_tokenizer, examples, tmp_path / "run", settings)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_schedule() -> None:
+    settings = FinetuneSettings(learning_rate=1.0, warmup_steps=20)
+    rates = [learning_rate(step, 100, settings) for step in range(1, 101)]
+    assert rates[:10] == pytest.approx([n / 10 for n in range(1, 11)])  # a tenth of the steps, not 20
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
+    assert rates[-1] == pytest.approx(0.1)
+    assert learning_rate(1, 1, settings) == pytest.approx(0.1)
+    assert learning_rate(1, 200, settings) == pytest.approx(1 / 20)
+
+
+def test_decay_is_on_matrices_only(byte_tokenizer: Tokenizer) -> None:
+    model = tiny_checkpoint(byte_tokenizer).model
+    optimizer = build_optimizer(model, FinetuneSettings(weight_decay=0.3))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in decayed) == (name.endswith("weight") and ".ln_" not in name), name
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_bfloat16_stays_near_float32(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        _, watcher = train(
+            byte_tokenizer, examples, tmp_path / precision, FAST.model_copy(update={"precision": precision})
+        )
+        assert watcher.plans[0].precision == precision
+        found[precision] = [report.loss for report in watcher.steps]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
+    assert found["bfloat16"] != found["float32"]
+    assert load_checkpoint(tmp_path / "bfloat16").model.transformer.wte.weight.dtype == torch.float32
+    assert pick_precision("auto", torch.device("cpu"), 64) is torch.float32
+
+
+def test_remains_of_a_killed_save_are_cleared_up(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "whole")
+    output = tmp_path / "run"
+    train(byte_tokenizer, examples, output, stop_at=3)
+    # Killed between the two renames of a save: the earlier folder stands aside, the new one is not yet in place.
+    (output / ".last.abc").mkdir()
+    (output / "last").rename(output / ".last.abc" / "last")
+    (output / ".best.half").mkdir()
+    RunFolder(output).recover()
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    train(byte_tokenizer, examples, output, resume=True)
+    assert weights(output / "last") == weights(tmp_path / "whole" / "last")
+
+
+def test_batches_follow_from_seed_and_epoch_alone() -> None:
+    lengths = [n % 40 + 5 for n in range(200)]
+    torch.manual_seed(1)
+    first = plan_batches(lengths, batch_size=8, seed=3, epoch=2)
+    torch.manual_seed(2)
+    assert plan_batches(lengths, batch_size=8, seed=3, epoch=2) == first
+    assert math.ceil(200 / 8) == len(first)
+
+
+def test_a_torn_record_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
+    assert read_records(path) == [{"step": 1}]

@@ -1,0 +1,124 @@
+"""Our GPT-2 against the one of transformers, and the cache against no cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from assistant.checkpoint import load_model
+from assistant.collate import EncodedExample, collate
+from assistant.config import ModelConfig
+from assistant.finetune import summed_loss
+from assistant.instructions import Example
+from assistant.model import GPT, KVCache
+from assistant.tokenizer import Tokenizer
+
+from .models import tiny_checkpoint
+
+
+@pytest.fixture
+def model(byte_tokenizer: Tokenizer) -> GPT:
+    return tiny_checkpoint(byte_tokenizer).model
+
+
+def random_ids(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 257, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_equal_those_of_transformers(tmp_path: Path, activation: str, tied: bool) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=300, n_positions=64, n_embd=48, n_layer=3, n_head=4, activation_function=activation,
+        tie_word_embeddings=tied, initializer_range=0.2, bos_token_id=299, eos_token_id=299,
+    )  # fmt: skip
+    theirs = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # biases and LayerNorms too, which start at 0 and 1
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    ids = random_ids(3, 64)
+    with torch.inference_mode():
+        difference = ours.head(ours(ids)) - theirs(ids).logits
+    assert difference.abs().max() < 1e-4
+    assert theirs(ids).logits.std() > 0.1  # something to differ in
+    assert ours.n_parameters == theirs.num_parameters()
+
+
+def test_gpt2s_own_sizes_have_gpt2s_parameter_counts() -> None:
+    with torch.device("meta"):
+        small, medium = GPT(ModelConfig()), GPT(ModelConfig(n_embd=1024, n_layer=24, n_head=16))
+    assert (small.n_parameters, medium.n_parameters) == (124_439_808, 354_823_168)
+
+
+def test_padding_on_the_right_changes_nothing(model: GPT) -> None:
+    ids = random_ids(1, 20)
+    padded = torch.cat([ids, torch.full((1, 9), 256)], dim=1)
+    assert torch.allclose(model(padded)[:, :20], model(ids), atol=1e-6)
+
+
+def test_a_ragged_batch_through_the_cache_equals_each_row_alone(model: GPT) -> None:
+    """Prefill of padded prompts, then chunks and single tokens, each row at its own position."""
+    lengths, total = [17, 5, 1], 30
+    rows = [random_ids(total, seed=seed) for seed in range(3)]
+    cache = KVCache(model.config, rows=3, slots=total, device=torch.device("cpu"))
+    prompts = torch.full((3, 17), 256)
+    for index, length in enumerate(lengths):
+        prompts[index, :length] = rows[index][:length]
+    with torch.inference_mode():
+        model(prompts, cache=cache, new_lengths=lengths)
+        for step in (3, 1, 1, 4):
+            chunk = torch.stack([row[n : n + step] for row, n in zip(rows, cache.lengths, strict=True)])
+            start = list(cache.lengths)
+            hidden = model(chunk, cache=cache)
+            for index, begin in enumerate(start):
+                alone = model(rows[index][None, : begin + step])[0, begin:]
+                assert torch.allclose(hidden[index], alone, atol=1e-5), (index, step)
+        cache.select([2, 0])
+        assert cache.lengths == [10, 26]
+        hidden = model(torch.stack([rows[2][10:11], rows[0][26:27]]), cache=cache)
+        assert torch.allclose(hidden[0, 0], model(rows[2][None, :11])[0, 10], atol=1e-5)
+        assert torch.allclose(hidden[1, 0], model(rows[0][None, :27])[0, 26], atol=1e-5)
+
+
+def test_the_selective_head_gives_the_plain_loss(model: GPT) -> None:
+    rows = [
+        EncodedExample(input_ids=tuple(random_ids(n, seed=n).tolist()), prompt_length=n // 2, example=Example(
+            instruction="x", output="y"))
+        for n in (12, 30, 7)
+    ]  # fmt: skip
+    for train_on in ("response", "all"):
+        batch = collate(rows, pad_id=256, train_on=train_on)
+        ours = summed_loss(model, batch)
+        logits = model.head(model(batch.input_ids))
+        plain = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100, reduction="sum")
+        assert torch.allclose(ours, plain, rtol=1e-5)
+        gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (ours, plain)]
+        for ours_, plain_ in zip(*gradients, strict=True):
+            assert torch.allclose(ours_, plain_, atol=1e-4)
+
+
+def test_doors(model: GPT) -> None:
+    with pytest.raises(ValueError, match=r"expected input_ids of shape \(B, T\)"):
+        model(random_ids(5))
+    with pytest.raises(ValueError, match="at most 256 positions, got 257"):
+        model(random_ids(1, 257))
+    cache = KVCache(model.config, rows=1, slots=8, device=torch.device("cpu"))
+    model(random_ids(1, 8), cache=cache)
+    with pytest.raises(ValueError, match="at most 8 positions, got 9"):
+        model(random_ids(1, 1), cache=cache)
+
+
+def test_initial_weights_follow_the_seed(byte_tokenizer: Tokenizer) -> None:
+    first, same, other = (tiny_checkpoint(byte_tokenizer, seed=seed).model for seed in (4, 4, 5))
+    assert torch.equal(first.transformer.h[1].mlp.c_fc.weight, same.transformer.h[1].mlp.c_fc.weight)
+    assert not torch.equal(first.transformer.wte.weight, other.transformer.wte.weight)
+    assert abs(first.transformer.h[0].attn.c_proj.weight.std().item() - 0.01) < 0.001

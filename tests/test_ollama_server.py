@@ -1,0 +1,69 @@
+"""Finding the server, and asking whether it is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from assistant.doctor import examine
+from assistant.errors import SettingsError
+from assistant.ollama_server import find_host, is_loopback, look
+
+from .ollama_double import OllamaDouble
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("localhost", "http://localhost:11434"),
+        (" '0.0.0.0' ", "http://127.0.0.1:11434"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        ('"192.168.1.5:99"', "http://192.168.1.5:99"),
+        ("http://box", "http://box:80"),
+        ("https://box/ollama/", "https://box:443/ollama"),
+        ("[::]:1234", "http://[::1]:1234"),
+        ("::1", "http://[::1]:11434"),
+    ],
+)
+def test_addresses_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch, value: str, url: str) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", value)
+    assert find_host() == url
+    monkeypatch.setenv("OLLAMA_HOST", "other:1")
+    assert find_host(value or None) == (url if value else "http://other:1")
+
+
+@pytest.mark.parametrize("value", ["localhost:99999", "ftp://x", "a b", "x:abc", "u:p@h", "h?q=1", "h:0"])
+def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    with pytest.raises(SettingsError, match="--host: expected an address such as"):
+        find_host(value)
+    monkeypatch.setenv("OLLAMA_HOST", value)
+    with pytest.raises(SettingsError, match="OLLAMA_HOST: expected an address such as"):
+        find_host()
+
+
+def test_loopback() -> None:
+    here = ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"]
+    assert [is_loopback(url) for url in [*here, "http://box:1"]] == [True, True, True, False]
+
+
+def test_looking_at_a_server_and_at_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not stand before this machine's own server
+    with OllamaDouble(models=("llama3.1:latest",)) as double:
+        status = look(double.url)
+        assert status.version
+        assert status.models == ("llama3.1:latest",)
+        findings = {finding.name: finding for finding in examine(double.url)}
+        assert findings["ollama server"].ok
+        assert "llama3.1" in findings["ollama models"].found
+    assert look(double.url).version is None
+    finding = examine(double.url)[-1]
+    assert not finding.ok
+    assert "`ollama serve`" in finding.advice
+    assert "`ollama pull llama3.1`" in finding.advice
+
+
+def test_a_server_without_models() -> None:
+    with OllamaDouble(models=()) as double:
+        finding = examine(double.url)[-1]
+    assert (finding.name, finding.ok, finding.found) == ("ollama models", False, "none")
+    assert "`ollama pull llama3.1`" in finding.advice

@@ -1,0 +1,31 @@
+"""Models without a past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from assistant.checkpoint import load_checkpoint, save_checkpoint
+from assistant.config import ModelConfig
+from assistant.instructions import Example
+from assistant.scratch import new_checkpoint
+
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}
+
+
+def test_a_new_model_is_a_model_folder(tmp_path: Path, examples: list[Example]) -> None:
+    config = ModelConfig.model_validate({**SHAPE, "vocab_size": 320})
+    checkpoint = new_checkpoint(examples, config, seed=3, name="new")
+    assert checkpoint.tokenizer.vocab_size == checkpoint.config.vocab_size == 320
+    assert checkpoint.tokenizer.eos_id == 319
+    save_checkpoint(checkpoint, tmp_path / "new")
+    save_checkpoint(new_checkpoint(examples, config, seed=3, name="new"), tmp_path / "again")
+    for path in (tmp_path / "new").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert load_checkpoint(tmp_path / "new").info is None
+
+
+def test_the_vocabulary_is_no_larger_than_its_text(examples: list[Example]) -> None:
+    config = ModelConfig.model_validate({**SHAPE, "vocab_size": 50_000})
+    checkpoint = new_checkpoint(examples, config, seed=3, name="new")
+    assert 257 < checkpoint.config.vocab_size < 1000
+    assert checkpoint.model.transformer.wte.num_embeddings == checkpoint.config.vocab_size
