@@ -18,8 +18,8 @@ from assistant.terminal import EXIT_FAILURE, note
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
 MARKER = "MADE_BY_DEMO.txt"
-MODEL_SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 192, "n_positions": 256, "vocab_size": 2048}
-FINETUNE_OPTIONS = ("--epochs", "30", "--batch-size", "16", "--learning-rate", "2e-3", "--train-on", "all")
+MODEL_SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 256, "n_positions": 256, "vocab_size": 1024}
+FINETUNE_OPTIONS = ("--epochs", "8", "--learning-rate", "1e-3")
 
 
 def shipped_data() -> Path:

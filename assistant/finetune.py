@@ -10,19 +10,15 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from assistant import __version__
 from assistant.checkpoint import Checkpoint, template_record
 from assistant.collate import (
-    IGNORE_INDEX,
     Batch,
     EncodedExample,
     EncodedRows,
@@ -30,115 +26,20 @@ from assistant.collate import (
     encode_examples,
     plan_batches,
 )
-from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo, Precision
+from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.generate import generate
 from assistant.instructions import Splits
-from assistant.model import GPT
 from assistant.prompts import get_template
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState
+from assistant.update import build_optimizer, learning_rate, pick_precision, summed_loss
+from assistant.watching import FinetuneResult, Observer, Plan, Sample, StepReport, ValidationReport
 
-ADAM_BETAS = (0.9, 0.999)
-FINAL_LEARNING_RATE = 0.1
-"""The schedule's end, as a share of its peak."""
-LARGEST_WARMUP = 0.1
-"""The warm-up's longest share of all steps: small data sets have few."""
 MOST_VALIDATIONS = 20
 """Of a run that was not told how often to validate."""
 SAMPLE_ROWS, SAMPLE_TOKENS = 3, 48
-BFLOAT16_MIN_WIDTH = 512
-"""Measured on a CPU with AVX512_BF16: at width 128 bfloat16 takes 1.7 times as long as float32."""
 SAVE_SECONDS = 60.0
 """Least time between two savings of the newest state, which for a large model take seconds themselves."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What a run is going to do."""
-
-    total_steps: int
-    first_step: int
-    """Steps that an earlier start has already done."""
-    train: EncodedRows
-    validation: EncodedRows
-    precision: str
-    device: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """One update of the weights."""
-
-    step: int
-    """Counted from 1."""
-    total_steps: int
-    epoch: int
-    loss: float
-    """Mean cross-entropy (nats) over the targets of the whole accumulation window."""
-    learning_rate: float
-    gradient_norm: float
-    """Before clipping."""
-    tokens: int
-    """Real tokens of the step's rows, EOS counted, padding not."""
-    supervised_tokens: int
-    """Targets that count in the loss."""
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """What the model says, at this point, to a validation row."""
-
-    instruction: str
-    input: str
-    reference: str
-    response: str
-    stop_reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ValidationReport:
-    """A look at the whole validation set behind step `step`; 0 is before training."""
-
-    step: int
-    validation_loss: float
-    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on."""
-    supervised_tokens: int
-    is_best: bool
-    samples: tuple[Sample, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneResult:
-    """How a run ended."""
-
-    output: Path
-    steps: int
-    total_steps: int
-    stopped: bool
-    """Whether it was asked to stop before its end."""
-    first_validation_loss: float | None
-    best_validation_loss: float | None
-    best_step: int | None
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"output": str(self.output)}
-
-
-class Observer(Protocol):
-    """Who watches a run. Called in the run's own thread."""
-
-    def on_plan(self, plan: Plan) -> None:
-        """Before the first step."""
-
-    def on_step(self, report: StepReport) -> None:
-        """After every step."""
-
-    def on_validation(self, report: ValidationReport) -> None:
-        """After every validation."""
 
 
 def finetune(
@@ -414,59 +315,6 @@ class _Run:
             },
         )
         return replace(self.checkpoint, info=info)
-
-
-# --- the parts of a step ------------------------------------------------------------------------------------------
-
-
-def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
-    """Summed cross-entropy (a float32 scalar, nats) of a batch over the targets that count.
-
-    The head runs on those positions alone; the rest have no say in the loss. Divide by the targets of everything
-    that makes one update, not of this batch.
-    """
-    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
-        counted = batch.targets != IGNORE_INDEX
-        logits = model.head(model(batch.input_ids)[counted])
-    return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
-
-
-def build_optimizer(model: GPT, settings: FinetuneSettings) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and embeddings only: biases and LayerNorms have no scale to keep small."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=ADAM_BETAS, fused=True)
-
-
-def learning_rate(step: int, total_steps: int, settings: FinetuneSettings) -> float:
-    """The rate of step 1 to `total_steps`: a linear warm-up that never is zero, then a cosine to a tenth."""
-    warmup = min(settings.warmup_steps, int(total_steps * LARGEST_WARMUP))
-    if step <= warmup:
-        return settings.learning_rate * step / warmup
-    share = (step - warmup) / max(1, total_steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * share))
-    return settings.learning_rate * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine)
-
-
-def pick_precision(name: Precision, device: torch.device, n_embd: int) -> torch.dtype:
-    """The dtype of the matrix products; weights stay float32.
-
-    `auto` is bfloat16 where the device computes in it and the model is wide enough for that to outweigh the casts.
-    """
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public, so it may go
-        has_units = device.type == "cpu" and probe is not None and bool(probe())
-    return torch.bfloat16 if has_units and n_embd >= BFLOAT16_MIN_WIDTH else torch.float32
 
 
 def _check_same_run(now: RunState, before: RunState, path: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from assistant.checkpoint import load_checkpoint, load_info
 from assistant.config import FinetuneSettings
-from assistant.finetune import FinetuneResult, finetune
+from assistant.finetune import finetune
 from assistant.instructions import SplitMethod, data_fingerprint, read_examples, split_examples
 from assistant.plots import plot_losses
 from assistant.run_folder import RunFolder
 from assistant.session import pick_device
 from assistant.terminal import describe_result, note, run_view, stop_on_interrupt
+from assistant.watching import FinetuneResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from assistant.errors import AssistantError, SettingsError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from assistant.finetune import FinetuneResult, Plan, StepReport, ValidationReport
+    from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -70,7 +70,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 class RunView(Protocol):
-    """Shows a fine-tuning run; an `assistant.finetune.Observer`."""
+    """Shows a fine-tuning run; an `assistant.watching.Observer`."""
 
     def on_plan(self, plan: Plan) -> None:
         """Before the first step."""

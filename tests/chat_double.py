@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Static
 
 from assistant.config import GenerationSettings, Reply
 from assistant.instructions import Exchange
-from assistant.tui import ChatApp
+from assistant.tui import ChatApp, engine
 from assistant.tui.engine import Load
 from assistant.tui.prompt import Prompt
 from assistant.tui.screen import ChatScreen
@@ -65,9 +67,7 @@ class ScriptedSession:
         try:
             said: list[str] = []
             for index, piece in enumerate(self.pieces):
-                while index == self.hold_at and not self.gate.wait(0.005):
-                    if should_stop() and not self.deaf:
-                        break
+                self._hold(index, should_stop)
                 if should_stop():
                     return self._reply(instruction, said, "cancelled")
                 said.append(piece)
@@ -77,6 +77,13 @@ class ScriptedSession:
             return self._reply(instruction, said, "eos")
         finally:
             self.running -= 1
+
+    def _hold(self, index: int, should_stop: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while index == self.hold_at and not self.gate.wait(0.005):
+            if should_stop() and not self.deaf:
+                return
+            assert time.monotonic() < deadline, "held for too long: nobody opened the gate, nobody asked to stop"
 
     def _reply(self, instruction: str, said: list[str], reason: Any) -> Reply:
         return Reply(
@@ -132,10 +139,26 @@ class Chat:
         """Put the text into the prompt at once, as typing would."""
         self.prompt.insert(text)
 
+    async def press(self, *keys: str) -> None:
+        """Press keys as a terminal sends them: all at once, not each after the effects of the one before."""
+        for key in keys:
+            self.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until what was under way between the app, the screens and the prompt has arrived.
+
+        Pilot's own pause waits for an idle processor, which on a busy machine takes most of a test's time.
+        """
+        for pump in (self.app, self.prompt, self.app.screen, self.screen) * 2:
+            arrived = asyncio.Event()
+            if pump.call_later(arrived.set):
+                await arrived.wait()
+
     async def send(self, text: str) -> None:
         """Type a message and press Enter."""
         self.type(text)
-        await self.pilot.press("enter")
+        await self.press("enter")
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until the condition holds."""
@@ -143,8 +166,8 @@ class Chat:
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {PATIENCE_SECONDS} s in vain; the screen says:\n{self.visible()}")
-            await self.pilot.pause(0.005)
-        await self.pilot.pause()
+            await asyncio.sleep(0.005)
+        await self.settle()
 
     async def until_idle(self) -> None:
         """Wait for the reply to be over."""
@@ -167,18 +190,25 @@ async def chat(
     model_name: str = "toy",
     settings: GenerationSettings | None = None,
     size: tuple[int, int] = (80, 24),
+    every_piece: bool = False,
 ) -> AsyncIterator[Chat]:
-    """A chat on a scripted model, ready to be typed into; with `load` it is not waited for."""
+    """A chat on a scripted model, ready to be typed into; with `load` it is not waited for.
+
+    With `every_piece` text is not gathered: what was said before a hold is on the screen.
+    """
     app = ChatApp(
         load=load or (lambda: session or ScriptedSession("Hello.")),
         model_name=model_name,
         settings=settings or GenerationSettings(max_new_tokens=32),
     )
-    async with app.run_test(size=size, notifications=True) as pilot:
-        running = Chat(app, pilot)
-        if load is None:
-            await running.until_idle()
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        if every_piece:
+            patch.setattr(engine, "FLUSH_SECONDS", 0.0)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            running = Chat(app, pilot)
+            if load is None:
+                await running.until_idle()
+            yield running
 
 
 def text_of(widget: Widget) -> str:

@@ -1,10 +1,12 @@
 """The chat on a scripted model, for the tests that need a real terminal: `python -m tests.chat_with_fake_engine`.
 
-It answers with the instruction and then counts, slowly; `load SECONDS` makes loading take that long.
+An argument is how long loading takes, in seconds; `block` loads for a second and lets no other thread run
+meanwhile, as an import may.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +24,6 @@ class CountingSession:
 
     name = "counting"
     summary = "counting · 0.0M parameters · template alpaca · context 1024"
-    context_length = 1024
 
     def reply(
         self,
@@ -39,7 +40,7 @@ class CountingSession:
         assert not history
         assert on_text is not None
         assert should_stop is not None
-        pieces = [f"You said: {instruction}\n\n", *(f"{number} " for number in range(1, NUMBERS + 1))]
+        pieces = [f"You said: {instruction}.\n\n", *(f"{number} " for number in range(1, NUMBERS + 1))]
         said: list[str] = []
         start = time.monotonic()
         while len(said) < min(len(pieces), settings.max_new_tokens) and not should_stop():
@@ -58,10 +59,13 @@ class CountingSession:
 
 def main() -> int:
     """Run the chat in this terminal."""
-    loading_seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+    loading = sys.argv[1] if len(sys.argv) > 1 else "0"
 
     def load() -> CountingSession:
-        time.sleep(loading_seconds)
+        if loading == "block":
+            ctypes.PyDLL(None).sleep(1)  # PyDLL keeps the interpreter's lock
+        else:
+            time.sleep(float(loading))
         return CountingSession()
 
     return run_app(ChatApp(load=load, model_name="counting", settings=GenerationSettings()))

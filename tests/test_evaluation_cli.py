@@ -201,6 +201,7 @@ def test_every_row_ends_scored_or_with_a_reason_and_a_second_run_asks_only_for_w
     first_question = asked(double)[0]
     double.requests.clear()
     again = score(answers, double)
+    assert (f"note: {reason} may pass" in done.err) == (reason in TRANSIENT)
     if reason in TRANSIENT:
         assert asked(double) == [first_question]
         assert (again.json["unscored"], again.json["scored"]) == ({}, 12)

@@ -16,22 +16,14 @@ from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
 from assistant.config import FinetuneSettings
 from assistant.errors import AssistantError, CheckpointError, SettingsError
-from assistant.finetune import (
-    FinetuneResult,
-    Plan,
-    StepReport,
-    ValidationReport,
-    build_optimizer,
-    finetune,
-    learning_rate,
-    pick_precision,
-    summed_loss,
-)
+from assistant.finetune import finetune
 from assistant.instructions import Example, split_examples
 from assistant.plots import plot_losses
 from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
 from assistant.tokenizer import Tokenizer
+from assistant.update import build_optimizer, learning_rate, pick_precision, summed_loss
+from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
 from .models import tiny_checkpoint
 

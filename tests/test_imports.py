@@ -20,7 +20,7 @@ FLOORS: list[list[str]] = [
         "evaluation.rubric", "evaluation.ledger", "evaluation.judge",
     ],
     ["assistant.model", "assistant.collate", "assistant.checkpoint"],
-    ["assistant.generate", "assistant.run_folder", "assistant.finetune", "assistant.scratch", "assistant.plots"],
+    ["assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder", "assistant.finetune", "assistant.scratch", "assistant.plots"],
     ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report"],
     [
         "assistant.terminal", "assistant.doctor", "assistant.finetune_command", "assistant.demo", "assistant.tui",

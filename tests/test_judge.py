@@ -329,6 +329,13 @@ def test_a_model_that_cannot_be_loaded_stops_the_run(double: OllamaDouble) -> No
             judge.load()
 
 
+def test_an_odd_end_of_the_load_says_nothing_about_the_rows(double: OllamaDouble) -> None:
+    double.enqueue_load(NoDone("x"))
+    with judge_at(double.url) as judge:
+        judge.connect()
+        judge.load()
+
+
 # --- one row ------------------------------------------------------------------------------------------------------
 
 
@@ -394,6 +401,19 @@ FAILURES: dict[str, tuple[list[Scripted], str]] = {
     "an error in the stream, twice": ([StreamError(CUT_JSON)] * 2, "server_error"),
     "a stream without done": ([NoDone(CUT_JSON)], "incomplete"),
     "a whole verdict without done": ([NoDone('{"analysis": "a", "score": 5}')], "incomplete"),
+    "a verdict that says stop but not done": (
+        [
+            Stream(
+                {
+                    "model": "llama3.1",
+                    "message": {"role": "assistant", "content": '{"analysis": "a", "score": 5}'},
+                    "done": False,
+                    "done_reason": "stop",
+                }
+            )
+        ],
+        "incomplete",
+    ),
     "a verdict cut by num_predict": ([Truncated(CUT_JSON)], "incomplete"),
     "a whole verdict, but not stopped by itself": ([Truncated('{"analysis": "a", "score": 5}')], "incomplete"),
     "a stream cut, twice": ([Cut(CUT_JSON, at=300)] * 2, "incomplete"),

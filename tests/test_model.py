@@ -12,10 +12,10 @@ from torch import Tensor
 from assistant.checkpoint import load_model
 from assistant.collate import EncodedExample, collate
 from assistant.config import ModelConfig
-from assistant.finetune import summed_loss
 from assistant.instructions import Example
 from assistant.model import GPT, KVCache
 from assistant.tokenizer import Tokenizer
+from assistant.update import summed_loss
 
 from .models import tiny_checkpoint
 

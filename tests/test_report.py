@@ -203,6 +203,19 @@ def test_categories_stand_beside_each_other_with_their_own_interval(tmp_path: Pa
     assert make_report(make_run(tmp_path / "run", FOUR).folder).categories == ()
 
 
+def test_a_bootstrap_of_few_rows_is_told_or_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [("x", f"y{number}", "small" if number < 3 else "large") for number in range(14)])
+    judge_rows(run, {number: scored(number % 6) for number in range(14)})
+    report = make_report(run.folder)
+    assert [(found.name, found.interval is None) for found in report.categories] == [("large", False), ("small", True)]
+    assert "No interval below 10 rows." in on_screen(report)
+    assert "No interval below 10 rows." in as_markdown(report)
+    assert not any("too narrow" in note for note in report.notes)
+    few = make_run(tmp_path / "run", FOUR)
+    judge_rows(few, {0: scored(5, "exact"), 1: scored(0), 2: scored(0, "empty"), 3: scored(4)})
+    assert any("Only 4 rows have a score" in note for note in make_report(few.folder).notes)
+
+
 def test_the_ceiling_check_is_no_part_of_the_mean(tmp_path: Path) -> None:
     run = make_run(tmp_path, [("x", "x")] * 15 + [("x", "y")])
     sample = ceiling_sample(run)

@@ -1,0 +1,98 @@
+"""What a fine-tuning run tells those who watch it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from assistant.collate import EncodedRows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run is going to do."""
+
+    total_steps: int
+    first_step: int
+    """Steps that an earlier start has already done."""
+    train: EncodedRows
+    validation: EncodedRows
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """One update of the weights."""
+
+    step: int
+    """Counted from 1."""
+    total_steps: int
+    epoch: int
+    loss: float
+    """Mean cross-entropy (nats) over the targets of the whole accumulation window."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    """Real tokens of the step's rows, EOS counted, padding not."""
+    supervised_tokens: int
+    """Targets that count in the loss."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What the model says, at this point, to a validation row."""
+
+    instruction: str
+    input: str
+    reference: str
+    response: str
+    stop_reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationReport:
+    """A look at the whole validation set behind step `step`; 0 is before training."""
+
+    step: int
+    validation_loss: float
+    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on."""
+    supervised_tokens: int
+    is_best: bool
+    samples: tuple[Sample, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneResult:
+    """How a run ended."""
+
+    output: Path
+    steps: int
+    total_steps: int
+    stopped: bool
+    """Whether it was asked to stop before its end."""
+    first_validation_loss: float | None
+    best_validation_loss: float | None
+    best_step: int | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"output": str(self.output)}
+
+
+class Observer(Protocol):
+    """Who watches a run. Called in the run's own thread."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """Before the first step."""
+
+    def on_step(self, report: StepReport) -> None:
+        """After every step."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """After every validation."""

@@ -1,0 +1,321 @@
+"""The command `evaluation`: answer a test set, score the answers, show the report. The only place that prints.
+
+Heavy packages are imported by the command that needs them, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from assistant.errors import AssistantError, DataError, SettingsError
+from evaluation.escape import visible
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from assistant.session import Session
+    from evaluation.judgement import JudgeSettings
+    from evaluation.report import Report
+    from evaluation.responses import Run
+
+Value = TypeVar("Value", bound="BaseModel")
+
+
+class Commands(TyperGroup):
+    """Turns what a person can cause into one sentence on stderr: exit code 2 for an option, 1 for the rest."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except AssistantError as error:
+            _say("error: " + str(error))
+            raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from error
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            _say(f"error: {where}{error.strerror or error}.")
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="evaluation",
+    help="Score what an instruction model answers: deterministic metrics, and a local judge where one is named.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+@app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
+def respond(
+    model: Annotated[str, typer.Argument(help="Folder of the model.", metavar="MODEL")],
+    data: Annotated[list[Path], typer.Option("--data", help="File of instructions; may be repeated.", metavar="FILE")],
+    run: Annotated[Path, typer.Option("--run", help="Folder for the answers.", metavar="DIR")],
+    part: Annotated[
+        Literal["auto", "test", "validation", "train", "all"],
+        typer.Option(help="Rows to answer. auto: the test part if the model was trained on these files, else all."),
+    ] = "auto",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0)] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that add up to p.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows answered together.", min=1)] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a test set with a model.
+
+    Stopped at any moment, the same command goes on where it was.
+    """
+    from assistant.config import GenerationSettings
+    from assistant.instructions import read_examples
+    from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
+
+    settings = _checked(
+        GenerationSettings,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    if temperature == 0 and (top_k is not None or top_p is not None):
+        _say("note: --top-k and --top-p do nothing at --temperature 0.")
+    examples = read_examples(*data)
+    session = load_session(model)
+    chosen = choose_part(examples, part, session.info)
+    _say(f"rows: {chosen.reason}.")
+    begin_run(run, describe_model_run(session, model, [str(path) for path in data], chosen, settings))
+    before = count_answered(run)
+    if before:
+        _say(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
+    try:
+        with _progress("answered", len(chosen.examples), start=before) as show:
+            for _record in answer(session, chosen.examples, run, settings, batch_size=batch_size):
+                show()
+    except KeyboardInterrupt:
+        _say(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to go on.")
+        raise typer.Exit(130) from None
+    _tell_answered(run, before, as_json)
+
+
+@app.command(epilog="Example: evaluation score answers.json --run runs/mine --judge llama3.1")
+def score(
+    path: Annotated[Path, typer.Argument(help="Run folder, or a file of answers (JSON or JSONL).", metavar="PATH")],
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Folder for the scores of a file; runs/<its name> by default.", metavar="DIR"),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Ollama model that judges.", metavar="MODEL")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; OLLAMA_HOST or this machine by default.", metavar="URL")
+    ] = None,
+    num_ctx: Annotated[int, typer.Option(help="The judge's context, in tokens.", min=512)] = 4096,
+    timeout: Annotated[float, typer.Option(help="Longest silence of the judge, in seconds.", min=0.1)] = 300.0,
+    retry_unscored: Annotated[
+        bool, typer.Option("--retry-unscored", help="Ask again for every row without a score.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score answers and show the report.
+
+    A file of answers has the fields instruction, input, output and model_response. Metrics are always computed; the
+    judge is asked where one is named, and only for what it has not scored yet.
+    """
+    from evaluation.judgement import TRANSIENT
+    from evaluation.responses import read_run
+    from evaluation.scoring import write_metrics
+
+    settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
+    if settings is None and (host is not None or retry_unscored):
+        _say("note: --host and --retry-unscored do nothing without --judge.")
+    folder = _run_folder(path, run)
+    stored = read_run(folder)
+    write_metrics(stored)
+    failure: AssistantError | None = None
+    interrupted = False
+    if settings is not None:
+        try:
+            _ask_judge(stored, settings, retry_unscored)
+        except AssistantError as error:
+            failure = error
+        except KeyboardInterrupt:
+            interrupted = True
+    found = _reported(folder)
+    _show(found, folder, as_json)
+    if interrupted:
+        _say(f"interrupted: {folder} keeps what was judged. Give the same command again to go on.")
+        raise typer.Exit(130)
+    if failure is not None:
+        raise failure
+    if settings is not None and (passing := TRANSIENT & set(found.unscored)):
+        _say(f"note: {', '.join(sorted(passing))} may pass; the same command asks only for these rows again.")
+
+
+@app.command(epilog="Example: evaluation report runs/mine")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder that was scored.", metavar="DIR")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the report of a scored run, and write it to report.json and report.md in its folder."""
+    _show(_reported(folder), folder, as_json)
+
+
+def load_session(model: str) -> Session:
+    """The model, loaded. Torch comes in here and nowhere earlier."""
+    from assistant.session import Session
+
+    return Session.load(model)
+
+
+# --- parts of the commands ----------------------------------------------------------------------------------------
+
+
+def _checked(kind: type[Value], **values: object) -> Value:
+    """Settings from options. Raises SettingsError that names the option."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = "--" + "-".join(str(part).replace("_", "-") for part in fault["loc"])
+        message = fault["msg"][0].lower() + fault["msg"][1:]
+        raise SettingsError(f"{option}: {message}, got {fault['input']!r}.") from error
+
+
+def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) -> JudgeSettings:
+    import os
+
+    from evaluation.host import judge_url
+    from evaluation.judgement import JudgeSettings
+
+    if not model.strip():
+        raise SettingsError(f"--judge: expected the name of an Ollama model, got {model!r}. Try: --judge llama3.1")
+    url = judge_url(host, os.environ)
+    return _checked(
+        JudgeSettings,
+        model=model.strip(),
+        url=url,
+        num_ctx=num_ctx,
+        silence_timeout_s=timeout,
+        deadline_s=3 * timeout,
+    )
+
+
+def _run_folder(path: Path, run: Path | None) -> Path:
+    """The run folder that PATH is, or the one made of the file that it is."""
+    from evaluation.responses import RESPONSES_FILE, RUN_FILE, import_answers
+
+    if not path.exists():
+        raise DataError(f"{path}: expected a run folder or a file of answers, got nothing there. Check the path.")
+    if path.name == RESPONSES_FILE and (path.parent / RUN_FILE).exists():
+        path = path.parent
+    if path.is_dir():
+        if run is not None and run.resolve() != path.resolve():
+            raise SettingsError(f"--run: expected none, got {str(run)!r}: {path} is a run folder itself. Leave it out.")
+        return path
+    folder = run if run is not None else Path("runs") / path.stem
+    import_answers(path, folder)
+    return folder
+
+
+def _ask_judge(run: Run, settings: JudgeSettings, retry_unscored: bool) -> None:
+    from evaluation.judge import Judge
+    from evaluation.scoring import judge_run
+
+    with Judge(settings) as judge:
+        steps = judge_run(run, judge, retry_unscored=retry_unscored)
+        total = next(steps).total
+        if total == 0:
+            _say(f"judge {settings.model}: nothing left to ask.")
+            return
+        _say(f"judge {settings.model} at {settings.url}: {total} to ask; the first answer waits for the model to load.")
+        with _progress("judged", total) as show:
+            for _step in steps:
+                show()
+
+
+def _reported(folder: Path) -> Report:
+    from evaluation.render import as_markdown
+    from evaluation.report import make_report, write_report
+
+    found = make_report(folder)
+    write_report(folder, found, as_markdown(found))
+    return found
+
+
+# --- showing ------------------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    """Lines on stderr; what a file or a server put into them cannot steer the terminal."""
+    typer.echo("\n".join(visible(line) for line in text.split("\n")), err=True)
+
+
+def _show(found: Report, folder: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from evaluation.render import terminal
+
+    Console(highlight=False).print(terminal(found))
+    _say(f"written: {folder / 'report.md'}, {folder / 'report.json'}")
+
+
+def _tell_answered(run: Path, before: int, as_json: bool) -> None:
+    from evaluation.responses import read_run
+
+    responses = read_run(run).responses
+    refused = sum(record.response is None for record in responses)
+    if as_json:
+        counts = {"run": str(run), "rows": len(responses), "new": len(responses) - before, "without_response": refused}
+        typer.echo(json.dumps(counts, indent=2))
+        return
+    without = f", {refused} without a response" if refused else ""
+    typer.echo(f"{run}: {len(responses)} rows answered, {len(responses) - before} of them now{without}.")
+    typer.echo(f"Next: evaluation score {run}")
+
+
+@contextmanager
+def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[], None]]:
+    """Yields what to call after each row. A bar on a terminal; in a pipe a line every tenth."""
+    if not sys.stderr.isatty():
+        done = start
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            if done == total or done * 10 // total > (done - 1) * 10 // total:
+                _say(f"{verb} {done} of {total}")
+
+        yield count
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=total, completed=start)
+        yield lambda: bar.advance(task)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="evaluation")

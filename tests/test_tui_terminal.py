@@ -1,0 +1,130 @@
+"""The chat in a real terminal: what Pilot cannot see, which is key order, drawing and the end of the process."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+TMUX = shutil.which("tmux")
+PATIENCE_SECONDS = 15.0
+
+pytestmark = pytest.mark.skipif(TMUX is None, reason="tmux is not installed")
+
+
+class Terminal:
+    """A program in a tmux server of its own."""
+
+    def __init__(self, command: str, width: int = 80, height: int = 24) -> None:
+        self._server = f"chat-{uuid.uuid4().hex[:8]}"
+        size = ["-x", str(width), "-y", str(height)]
+        # The shell outlives the program, so that its exit code and last words can be read.
+        shell = f"cd '{REPOSITORY}' && TERM=xterm-256color {command}; echo exit code $?; sleep 60"
+        self._tmux("-f", "/dev/null", "new-session", "-d", *size, shell)
+        self._tmux("set-option", "-s", "set-clipboard", "on")
+
+    def _tmux(self, *arguments: str) -> str:
+        assert TMUX is not None
+        done = subprocess.run([TMUX, "-L", self._server, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def type(self, text: str) -> None:
+        """Send characters and, in the same write, a following Enter where the text ends in a line feed."""
+        self._tmux("send-keys", "-l", text.replace("\n", "\r"))
+
+    def press(self, *keys: str) -> None:
+        """Send keys by tmux's names."""
+        self._tmux("send-keys", *keys)
+
+    def screen(self) -> str:
+        """What the terminal shows."""
+        return self._tmux("capture-pane", "-p")
+
+    def clipboard(self) -> str:
+        """What programs have put into the terminal's clipboard."""
+        return self._tmux("show-buffer")
+
+    def until(self, condition: Callable[[str], object]) -> str:
+        """Wait until the screen fulfils the condition."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition(screen := self.screen()):
+            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s in vain; the terminal shows:\n{screen}"
+            time.sleep(0.02)
+        return screen
+
+    def close(self) -> None:
+        """End the server and all in it."""
+        self._tmux("kill-server")
+
+
+@pytest.fixture
+def open_chat() -> Iterator[Callable[..., Terminal]]:
+    """Opens chats with a counting model, and closes them."""
+    terminals: list[Terminal] = []
+
+    def open_chat(loading: str = "0", **size: int) -> Terminal:
+        terminals.append(Terminal(f"'{sys.executable}' -m tests.chat_with_fake_engine {loading}", **size))
+        return terminals[-1]
+
+    yield open_chat
+    for terminal in terminals:
+        terminal.close()
+
+
+def test_a_conversation(open_chat: Callable[..., Terminal]) -> None:
+    terminal = open_chat()
+    terminal.until(lambda screen: "ready · counting" in screen)
+    for number in range(5):
+        # Enter right behind the text: with a priority binding it overtakes the last characters.
+        line = f"line {number} [with brackets and no word lost on the way to the end"
+        terminal.type(f"{line}\n")
+        terminal.until(lambda screen, line=line: f"You said: {line}." in screen)
+        terminal.press("Escape")
+        terminal.until(lambda screen: "ready · counting" in screen and "stopped by you" in screen)
+    terminal.type("a")
+    terminal.press("C-j")
+    terminal.type("b\n")
+    screen = terminal.until(lambda screen: "You said: a\n   b." in screen)
+    rows = screen.splitlines()
+    assert [row[:1] for row in rows[-5:-2]] == ["╭", "│", "╰"]
+    assert "writing" in rows[-2]
+    assert "ctrl" not in rows[-1]
+    assert "Send" in rows[-1]
+
+    terminal.press("Escape")
+    terminal.until(lambda screen: "ready" in screen)
+    terminal.press("C-y")
+    terminal.until(lambda screen: "clipboard" in screen)
+    assert terminal.clipboard().startswith("You said: a\nb.")
+
+    terminal.type("more\n")
+    terminal.until(lambda screen: "You said: more" in screen)
+    start = time.monotonic()
+    terminal.press("C-q")
+    screen = terminal.until(lambda screen: "exit code" in screen)
+    assert time.monotonic() - start < 2
+    assert [row for row in screen.splitlines() if row] == ["exit code 0"]
+
+
+def test_it_paints_before_loading_starts(open_chat: Callable[..., Terminal]) -> None:
+    terminal = open_chat("block", width=40, height=12)
+    parts = ("assistant · counting", "Type an instruction", "Type a message", "loading counting")
+    terminal.until(lambda screen: all(part in screen for part in parts))
+    terminal.until(lambda screen: "ready · counting" in screen)
+
+
+def test_it_quits_while_loading(open_chat: Callable[..., Terminal]) -> None:
+    terminal = open_chat("60")
+    terminal.until(lambda screen: "loading counting" in screen)
+    start = time.monotonic()
+    terminal.press("C-q")
+    screen = terminal.until(lambda screen: "exit code" in screen)
+    assert time.monotonic() - start < 2
+    assert [row for row in screen.splitlines() if row] == ["exit code 0"]
