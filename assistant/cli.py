@@ -13,11 +13,14 @@ from assistant import __version__
 from assistant.config import FinetuneSettings, GenerationSettings, Precision, TooLong, TrainOn
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import PrerequisiteError, SettingsError
-from assistant.instructions import DEFAULT_SPLIT_SEED, SplitMethod
+from assistant.escape import displayable
+from assistant.files import write_whole
 from assistant.settings import make_settings
-from assistant.terminal import EXIT_INTERRUPTED, note, run_front
+from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
+from assistant.terminal import EXIT_INTERRUPTED, Commands, note
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -40,7 +43,7 @@ Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
 
 def main() -> None:
     """The console script."""
-    run_front(app)
+    app(prog_name="assistant")
 
 
 def _version(wanted: bool) -> None:
@@ -66,7 +69,7 @@ def demo(
 
     Example: `assistant demo`
     """
-    sys.exit(run_demo(output, seed=seed, as_json=as_json))
+    raise typer.Exit(run_demo(output, seed=seed, as_json=as_json))
 
 
 @app.command()
@@ -92,7 +95,7 @@ def chat(
         top_p=top_p,
         seed=seed,
     )
-    sys.exit(run_chat(_model_or_demo(model), settings))
+    raise typer.Exit(run_chat(_model_or_demo(model), settings))
 
 
 @app.command()
@@ -127,7 +130,6 @@ def ask(
     if not text.strip():
         raise SettingsError("instruction: expected some text, got nothing. Write it behind the model, or pipe it in.")
 
-    from assistant.escape import displayable
     from assistant.session import Session
 
     session = Session.load(folder, device=device)
@@ -216,7 +218,7 @@ def finetune(
     if as_json:
         _print_json(result.as_json())
     if result.stopped:
-        sys.exit(EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 @data_app.command("split")
@@ -234,18 +236,16 @@ def data_split(
 
     Example: `assistant data split mine.json --output data/mine`
     """
-    from assistant.instructions import dump_rows, read_examples, split_examples
+    from assistant.instructions import dump_rows, read_examples
+    from assistant.splits import split_examples
 
     splits = split_examples(read_examples(*data), method=split, seed=seed)
     paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
     existing = [str(path) for path in paths.values() if path.exists()]
     if existing and not overwrite:
         raise SettingsError(f"{output}: expected no earlier parts, got {', '.join(existing)}. Add --overwrite.")
-    output.mkdir(parents=True, exist_ok=True)
     for part, path in paths.items():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(dump_rows(splits.part(part)), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, dump_rows(splits.part(part)))
     rows = {part: len(splits.part(part)) for part in paths}
     if as_json:
         _print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})

@@ -86,8 +86,9 @@ def _clear_folder(output: Path) -> None:
 def _make_base(data: Path, base: Path, seed: int) -> None:
     from assistant.checkpoint import save_checkpoint
     from assistant.config import ModelConfig
-    from assistant.instructions import read_examples, split_examples
+    from assistant.instructions import read_examples
     from assistant.scratch import new_checkpoint
+    from assistant.splits import split_examples
 
     train = split_examples(read_examples(data)).train
     checkpoint = new_checkpoint(train, ModelConfig.model_validate(MODEL_SHAPE), seed=seed, name=base.name)

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
-# Controls (tab and line feed are harmless), characters that reorder or hide their neighbours, and halves of
-# surrogate pairs, which no terminal can be sent. The joiners U+200C and U+200D stay: scripts and emoji need them.
-UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
+# Controls, formats (which reorder or hide their neighbours), halves of surrogate pairs, line and paragraph separators.
+_NOT_SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Joiners shape Persian, Hindi and emoji; they neither reorder nor hide text.
+_HARMLESS_FORMAT = {"\u200c", "\u200d"}
+_LINE_ENDS = ("\r\n", "\r", "\u2028", "\u2029")
 _CONTROL_PICTURES = 0x2400
-_LINE_ENDS = {"\r", "\u2028", "\u2029"}
 
 
 def displayable(text: str) -> str:
-    """The text with every unsafe character made visible: `␛` for an escape, `�` for what has no picture."""
-    return UNSAFE.sub(_picture, text.replace("\r\n", "\n"))
+    """The text with every character shown instead of obeyed, but for line ends and tabs.
+
+    Control characters become their pictures (`␛`), anything else that would be invisible its code (`\\u202e`).
+    """
+    for line_end in _LINE_ENDS:
+        text = text.replace(line_end, "\n")
+    return "".join(character if character in "\n\t" else _shown(character) for character in text)
 
 
 def one_line(text: str) -> str:
-    """Displayable text for places that have a single line."""
+    """Displayable text for places that have a single line; runs of white space become one blank."""
     return " ".join(displayable(text).split())
 
 
-def _picture(match: re.Match[str]) -> str:
-    character = match.group()
-    if character in _LINE_ENDS:
-        return "\n"
-    if character < " ":
-        return chr(_CONTROL_PICTURES + ord(character))
-    return "\N{SYMBOL FOR DELETE}" if character == "\x7f" else "\N{REPLACEMENT CHARACTER}"
+def visible(text: str) -> str:
+    """The text on one line with every character shown, a line end as `↵`."""
+    return "".join({"\n": "↵", "\t": " "}.get(character) or _shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in _NOT_SHOWN or character in _HARMLESS_FORMAT:
+        return character
+    code = ord(character)
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    if code == 0x7F:
+        return "␡"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -29,9 +29,9 @@ from assistant.collate import (
 from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.generate import generate
-from assistant.instructions import Splits
 from assistant.prompts import get_template
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState
+from assistant.splits import Splits
 from assistant.update import build_optimizer, learning_rate, pick_precision, summed_loss
 from assistant.watching import FinetuneResult, Observer, Plan, Sample, StepReport, ValidationReport
 

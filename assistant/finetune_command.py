@@ -8,10 +8,11 @@ from pathlib import Path
 from assistant.checkpoint import load_checkpoint, load_info
 from assistant.config import FinetuneSettings
 from assistant.finetune import finetune
-from assistant.instructions import SplitMethod, data_fingerprint, read_examples, split_examples
+from assistant.instructions import read_examples
 from assistant.plots import plot_losses
 from assistant.run_folder import RunFolder
 from assistant.session import pick_device
+from assistant.splits import SplitMethod, data_fingerprint, split_examples
 from assistant.terminal import describe_result, note, run_view, stop_on_interrupt
 from assistant.watching import FinetuneResult
 

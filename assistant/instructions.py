@@ -1,4 +1,4 @@
-"""Instruction files: reading, validating and splitting them. Knows nothing of tokens or templates.
+"""Instruction files: reading, validating and writing them. Knows nothing of tokens or templates.
 
 Three row forms are read, from a JSON list or from JSONL:
 
@@ -11,10 +11,7 @@ A conversation of n exchanges becomes n examples, each with the earlier exchange
 
 from __future__ import annotations
 
-import hashlib
 import json
-import random
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +19,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from assistant.errors import DataError, SettingsError
+from assistant.errors import DataError
 
-SplitMethod = Literal["grouped", "book"]
-DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
-DEFAULT_SPLIT_SEED = 123
 ROW_FORMS = '"instruction" and "output", or "messages", or "conversations"'
 
 
@@ -66,24 +60,6 @@ class Example:
             turns = [*self.history, Exchange(self.instruction, self.output)]
             row = {"messages": [m for turn in turns for m in _as_messages(turn)]}  # type: ignore[dict-item]
         return row | ({"category": self.category} if self.category is not None else {})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Splits:
-    """The three parts of a data set, and how they were made."""
-
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
-    method: SplitMethod
-    seed: int
-    data_fingerprint: str
-    """Of all examples in the order they were read."""
-
-    def part(self, name: str) -> tuple[Example, ...]:
-        """`train`, `validation` or `test`."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return parts[name]
 
 
 class Row(NamedTuple):
@@ -164,7 +140,7 @@ def read_examples(*paths: str | Path) -> list[Example]:
             try:
                 examples += _examples_of(row, path.name)
             except ValidationError as error:
-                problems += [_problem(path, row.number, detail) for detail in error.errors()]
+                problems += [row_fault(path, row.number, detail) for detail in error.errors()]
             except DataError as error:
                 problems += error.problems
     if problems:
@@ -213,7 +189,7 @@ def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: expected an instruction file, got no such file. Check the path.") from error
+        raise DataError(f"{path}: expected a file of rows, got no such file. Check the path.") from error
     except OSError as error:
         raise DataError(f"{path}: expected a readable file, got {error.strerror or error}.") from error
     if not data.strip():
@@ -315,8 +291,8 @@ def _kind(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _problem(path: Path, number: int, detail: Any) -> str:
-    """One of pydantic's findings as a sentence in the project's form."""
+def row_fault(path: Path, number: int, detail: Any) -> str:
+    """One of pydantic's findings in a row as a sentence that names file, row and field."""
     field = ".".join(str(part) for part in detail["loc"]) or "row"
     kind, value = detail["type"], detail["input"]
     if kind == "missing":
@@ -344,95 +320,3 @@ def _shorten(value: object) -> str:
 def dump_rows(examples: Iterable[Example]) -> str:
     """The examples as the text of a JSON list that `read_examples` reads back."""
     return json.dumps([example.as_row() for example in examples], ensure_ascii=False, indent=2) + "\n"
-
-
-# --- identity and splitting ---------------------------------------------------------------------------------------
-
-
-def normalise(text: str) -> str:
-    """Text reduced to what makes two prompts the same: Unicode NFKC, lower case, single spaces, no end punctuation."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.rstrip(" .!?:;,")
-
-
-def prompt_key(example: Example) -> tuple[str, ...]:
-    """What two examples must share to ask the same thing: the normalised instruction, input and history."""
-    history = [normalise(text) for exchange in example.history for text in exchange]
-    return (normalise(example.instruction), normalise(example.input), *history)
-
-
-def data_fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 (hex) of the examples' contents in order; file names and row numbers do not count."""
-    rows = [[e.instruction, e.input, e.output, [list(exchange) for exchange in e.history]] for e in examples]
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
-
-
-def split_examples(
-    examples: Sequence[Example],
-    *,
-    method: SplitMethod = "grouped",
-    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
-    seed: int = DEFAULT_SPLIT_SEED,
-) -> Splits:
-    """Split into train, test and validation, in the shares of `fractions` (train, test, validation).
-
-    `grouped` shuffles with `seed` and keeps together the examples that share a normalised prompt or a row, so
-    nothing that is tested was learnt. `book` takes the file's order: the first 85 %, the next 10 %, the rest
-    (rasbt/LLMs-from-scratch, ch07), twins across the border included.
-    """
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
-    n_train, n_test = int(len(examples) * fractions[0]), int(len(examples) * fractions[1])
-    if method == "book":
-        train, test = examples[:n_train], examples[n_train : n_train + n_test]
-        validation = examples[n_train + n_test :]
-    else:
-        n_validation = min(len(examples) - n_train - n_test, len(examples) - 1)  # the only row there is, is learnt
-        train, test, validation = _split_groups(examples, n_test, n_validation, seed)
-    return Splits(
-        train=tuple(train),
-        validation=tuple(validation),
-        test=tuple(test),
-        method=method,
-        seed=seed,
-        data_fingerprint=data_fingerprint(examples),
-    )
-
-
-def _split_groups(
-    examples: Sequence[Example], n_test: int, n_validation: int, seed: int
-) -> tuple[list[Example], list[Example], list[Example]]:
-    """Fill test, then validation, with whole groups in a seeded order; the rest is train. File order within each."""
-    groups = _groups(examples)
-    random.Random(seed).shuffle(groups)
-    chosen: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
-    for group in groups:
-        if len(chosen["test"]) + len(group) <= n_test:
-            chosen["test"] += group
-        elif len(chosen["validation"]) + len(group) <= n_validation:
-            chosen["validation"] += group
-        else:
-            chosen["train"] += group
-    train, test, validation = ([examples[i] for i in sorted(chosen[name])] for name in ("train", "test", "validation"))
-    return train, test, validation
-
-
-def _groups(examples: Sequence[Example]) -> list[list[int]]:
-    """Indices of the examples that belong together: the same prompt, or the same row of the same file."""
-    leader = list(range(len(examples)))
-
-    def find(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
-        return index
-
-    first_of: dict[object, int] = {}
-    for index, example in enumerate(examples):
-        same_row = [(example.source, example.row)] if example.row else []
-        for key in (prompt_key(example), *same_row):
-            leader[find(index)] = find(first_of.setdefault(key, index))
-    groups: dict[int, list[int]] = {}
-    for index in range(len(examples)):
-        groups.setdefault(find(index), []).append(index)
-    return list(groups.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
+from assistant.files import write_whole
 from assistant.run_folder import METRICS_FILE, PLOT_FILE, VALIDATION_FILE, read_records
 
 
@@ -47,9 +49,9 @@ def plot_losses(folder: Path) -> Path | None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / PLOT_FILE
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
     return path
 
 

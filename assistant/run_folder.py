@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from assistant.checkpoint import CONFIG_FILE, Checkpoint, new_folder, save_checkpoint, save_tensors, write_checkpoint
 from assistant.config import FinetuneSettings, Frozen
 from assistant.errors import CheckpointError, SettingsError
+from assistant.files import write_whole
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
@@ -115,9 +116,7 @@ class RunFolder:
         for name in (METRICS_FILE, VALIDATION_FILE):
             path = self.path / name
             kept = [record for record in read_records(path) if record["step"] <= step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def record(self, name: str, value: dict[str, Any]) -> None:
         """Append one line to a record file."""

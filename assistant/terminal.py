@@ -10,9 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+from typer.core import TyperGroup
 
 from assistant.errors import AssistantError, SettingsError
+from assistant.escape import displayable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,33 +26,30 @@ if TYPE_CHECKING:
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def run_front(app: Callable[[], object]) -> None:
-    """Run a command line: an AssistantError becomes one sentence on stderr and an exit code, never a traceback."""
-    try:
-        app()
-    except AssistantError as error:
-        sys.exit(fail(error))
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output is gone; nothing more can be said, and flushing at exit would fail again.
-        sys.stdout = None
-        sys.exit(EXIT_FAILURE)
+class Commands(TyperGroup):
+    """Ends what a person can cause with one sentence on stderr and an exit code, never with a traceback."""
 
-
-def fail(error: AssistantError) -> int:
-    """Print an error and return its exit code."""
-    from assistant.escape import displayable
-
-    print(f"error: {displayable(str(error))}", file=sys.stderr)
-    return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILURE
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except AssistantError as error:
+            note(f"error: {error}")
+            code = EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILURE
+            raise typer.Exit(code) from error
+        except BrokenPipeError:
+            raise  # the reader of our output is gone; click ends in silence
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            note(f"error: {where}{error.strerror or error}.")
+            raise typer.Exit(EXIT_FAILURE) from error
+        except KeyboardInterrupt:
+            note("Interrupted.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def note(text: str) -> None:
     """One line beside the results."""
-    from assistant.escape import displayable
-
     print(displayable(text), file=sys.stderr, flush=True)
 
 
@@ -180,8 +181,6 @@ class BarView:
 
     def _print(self, line: str) -> None:
         from rich.text import Text
-
-        from assistant.escape import displayable
 
         self._progress.console.print(Text(displayable(line)))
 

@@ -10,42 +10,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from assistant.errors import AssistantError, DataError, SettingsError
-from evaluation.escape import visible
+from assistant.terminal import EXIT_INTERRUPTED, Commands, note
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from assistant.session import Session
     from evaluation.judgement import JudgeSettings
     from evaluation.report import Report
     from evaluation.responses import Run
-
-Value = TypeVar("Value", bound="BaseModel")
-
-
-class Commands(TyperGroup):
-    """Turns what a person can cause into one sentence on stderr: exit code 2 for an option, 1 for the rest."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was typed."""
-        try:
-            return super().invoke(ctx)
-        except AssistantError as error:
-            _say("error: " + str(error))
-            raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from error
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            _say(f"error: {where}{error.strerror or error}.")
-            raise typer.Exit(1) from error
-
 
 app = typer.Typer(
     cls=Commands,
@@ -83,9 +59,10 @@ def respond(
     """
     from assistant.config import GenerationSettings
     from assistant.instructions import read_examples
+    from assistant.settings import make_settings
     from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
 
-    settings = _checked(
+    settings = make_settings(
         GenerationSettings,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -94,22 +71,22 @@ def respond(
         seed=seed,
     )
     if temperature == 0 and (top_k is not None or top_p is not None):
-        _say("note: --top-k and --top-p do nothing at --temperature 0.")
+        note("note: --top-k and --top-p do nothing at --temperature 0.")
     examples = read_examples(*data)
     session = load_session(model)
     chosen = choose_part(examples, part, session.info)
-    _say(f"rows: {chosen.reason}.")
+    note(f"rows: {chosen.reason}.")
     begin_run(run, describe_model_run(session, model, [str(path) for path in data], chosen, settings))
     before = count_answered(run)
     if before:
-        _say(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
+        note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
     try:
         with _progress("answered", len(chosen.examples), start=before) as show:
             for _record in answer(session, chosen.examples, run, settings, batch_size=batch_size):
                 show()
     except KeyboardInterrupt:
-        _say(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to go on.")
-        raise typer.Exit(130) from None
+        note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     _tell_answered(run, before, as_json)
 
 
@@ -142,7 +119,7 @@ def score(
 
     settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
     if settings is None and (host is not None or retry_unscored):
-        _say("note: --host and --retry-unscored do nothing without --judge.")
+        note("note: --host and --retry-unscored do nothing without --judge.")
     folder = _run_folder(path, run)
     stored = read_run(folder)
     write_metrics(stored)
@@ -158,12 +135,12 @@ def score(
     found = _reported(folder)
     _show(found, folder, as_json)
     if interrupted:
-        _say(f"interrupted: {folder} keeps what was judged. Give the same command again to go on.")
-        raise typer.Exit(130)
+        note(f"interrupted: {folder} keeps what was judged. Give the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED)
     if failure is not None:
         raise failure
     if settings is not None and (passing := TRANSIENT & set(found.unscored)):
-        _say(f"note: {', '.join(sorted(passing))} may pass; the same command asks only for these rows again.")
+        note(f"note: {', '.join(sorted(passing))} may pass; the same command asks only for these rows again.")
 
 
 @app.command(epilog="Example: evaluation report runs/mine")
@@ -185,29 +162,15 @@ def load_session(model: str) -> Session:
 # --- parts of the commands ----------------------------------------------------------------------------------------
 
 
-def _checked(kind: type[Value], **values: object) -> Value:
-    """Settings from options. Raises SettingsError that names the option."""
-    from pydantic import ValidationError
-
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        option = "--" + "-".join(str(part).replace("_", "-") for part in fault["loc"])
-        message = fault["msg"][0].lower() + fault["msg"][1:]
-        raise SettingsError(f"{option}: {message}, got {fault['input']!r}.") from error
-
-
 def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) -> JudgeSettings:
-    import os
-
-    from evaluation.host import judge_url
+    from assistant.ollama_server import find_host
+    from assistant.settings import make_settings
     from evaluation.judgement import JudgeSettings
 
     if not model.strip():
         raise SettingsError(f"--judge: expected the name of an Ollama model, got {model!r}. Try: --judge llama3.1")
-    url = judge_url(host, os.environ)
-    return _checked(
+    url = find_host(host)
+    return make_settings(
         JudgeSettings,
         model=model.strip(),
         url=url,
@@ -242,9 +205,9 @@ def _ask_judge(run: Run, settings: JudgeSettings, retry_unscored: bool) -> None:
         steps = judge_run(run, judge, retry_unscored=retry_unscored)
         total = next(steps).total
         if total == 0:
-            _say(f"judge {settings.model}: nothing left to ask.")
+            note(f"judge {settings.model}: nothing left to ask.")
             return
-        _say(f"judge {settings.model} at {settings.url}: {total} to ask; the first answer waits for the model to load.")
+        note(f"judge {settings.model} at {settings.url}: {total} to ask; the first answer waits for the model to load.")
         with _progress("judged", total) as show:
             for _step in steps:
                 show()
@@ -262,11 +225,6 @@ def _reported(folder: Path) -> Report:
 # --- showing ------------------------------------------------------------------------------------------------------
 
 
-def _say(text: str) -> None:
-    """Lines on stderr; what a file or a server put into them cannot steer the terminal."""
-    typer.echo("\n".join(visible(line) for line in text.split("\n")), err=True)
-
-
 def _show(found: Report, folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
@@ -276,7 +234,7 @@ def _show(found: Report, folder: Path, as_json: bool) -> None:
     from evaluation.render import terminal
 
     Console(highlight=False).print(terminal(found))
-    _say(f"written: {folder / 'report.md'}, {folder / 'report.json'}")
+    note(f"written: {folder / 'report.md'}, {folder / 'report.json'}")
 
 
 def _tell_answered(run: Path, before: int, as_json: bool) -> None:
@@ -303,7 +261,7 @@ def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[],
             nonlocal done
             done += 1
             if done == total or done * 10 // total > (done - 1) * 10 // total:
-                _say(f"{verb} {done} of {total}")
+                note(f"{verb} {done} of {total}")
 
         yield count
         return

@@ -1,43 +1,16 @@
-"""Text that a model or a file wrote, made safe to show. Nothing of it may steer a terminal or a Markdown reader."""
+"""Text that a model or a file wrote, made safe for Markdown and for files; for the terminal see `assistant.escape`."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 
-# Joiners shape Persian, Hindi and emoji; they neither reorder nor hide text.
-_HARMLESS_FORMAT = {"\u200c", "\u200d"}
-_NOT_SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+from assistant.escape import visible
 
 # Every character that opens something in CommonMark or in GitHub's dialect within a line: code, emphasis, links,
 # images, strikethrough, tables, formulas and HTML. "@", "://" and "www." would become links by themselves.
 _MARKDOWN = re.compile(r"[\\`*_\[\]|~#!$]")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _AUTOLINK = re.compile(r"(://)|(www)\.", re.IGNORECASE)
-
-
-def visible(text: str) -> str:
-    """`text` on one line, with every control, format and direction character shown instead of obeyed.
-
-    Control characters become their pictures (`␛`, `␍`), a line end `↵`, anything else that would be invisible its
-    code (`\\u202e`).
-    """
-    return "".join(map(_visible_character, text))
-
-
-def _visible_character(character: str) -> str:
-    if character == "\n":
-        return "↵"
-    if character == "\t":
-        return " "
-    if unicodedata.category(character) not in _NOT_SHOWN or character in _HARMLESS_FORMAT:
-        return character
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def encodable(text: str) -> str:

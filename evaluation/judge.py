@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from assistant.config import Frozen
 from assistant.errors import JudgeError, PrerequisiteError
+from assistant.ollama_server import is_loopback
 from evaluation.escape import encodable
-from evaluation.host import is_loopback
 from evaluation.judgement import LEAST_CONTEXT, TRANSIENT, Attempt, JudgeIdentity, JudgeSettings, Reason
 from evaluation.rubric import SCHEMA, Material, VerdictError, build_prompt, parse_verdict, rubric_hash
 

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from assistant.config import Frozen
-from assistant.instructions import normalise
+from assistant.splits import normalise
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.chrf import CHRF

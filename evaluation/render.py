@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.escape import markdown, shorten, visible
+from assistant.escape import visible
+from evaluation.escape import markdown, shorten
 from evaluation.report import FEW_ROWS, WORST, Category, Mean, Report, ShownRow
 from evaluation.statistics import Interval
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from assistant.config import Frozen
+from assistant.files import write_whole
 from evaluation.judgement import REASONS, JudgeIdentity, Reason
-from evaluation.ledger import JudgeLine, Judgement, Key, Ledger, Source, read_ledger, write_whole
+from evaluation.ledger import JudgeLine, Judgement, Key, Ledger, Source, read_ledger
 from evaluation.metrics import Metrics
 from evaluation.responses import ResponseRecord, Run, read_run
 from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics

@@ -22,20 +22,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 import assistant
 from assistant.config import Frozen, GenerationSettings, Reply, StopReason
 from assistant.errors import DataError, SettingsError
-from assistant.instructions import (
-    DEFAULT_SPLIT_SEED,
-    Example,
-    Exchange,
-    FilledText,
-    OptionalText,
-    SplitMethod,
-    Text,
-    _problem,
-    data_fingerprint,
-    read_rows,
-    split_examples,
-)
-from evaluation.ledger import AppendOnly, now, read_lines, write_whole
+from assistant.files import write_whole
+from assistant.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
+from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod, data_fingerprint, split_examples
+from evaluation.ledger import AppendOnly, now, read_lines
 
 if TYPE_CHECKING:
     from assistant.config import ModelInfo
@@ -318,7 +308,7 @@ def _read_answers(path: Path) -> tuple[list[Example], list[str]]:
         try:
             found = _AnswerRow.model_validate(row.value)
         except ValidationError as error:
-            problems += [_problem(path, row.number, detail) for detail in error.errors()]
+            problems += [row_fault(path, row.number, detail) for detail in error.errors()]
             continue
         fields = found.model_dump(exclude={"model_response"})
         examples.append(Example(**fields, source=path.name, row=row.number))

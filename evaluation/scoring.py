@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from assistant.errors import DataError, JudgeError
+from assistant.files import write_whole
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, Reason
 from evaluation.ledger import (
@@ -31,7 +32,6 @@ from evaluation.ledger import (
     now,
     read_ledger,
     read_lines,
-    write_whole,
 )
 from evaluation.metrics import Metrics, is_exact, measure
 from evaluation.responses import ResponseRecord, Run

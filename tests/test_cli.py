@@ -18,7 +18,6 @@ from assistant.checkpoint import load_checkpoint
 from assistant.cli import app
 from assistant.instructions import Example, dump_rows
 from assistant.run_folder import read_records
-from assistant.terminal import fail, run_front
 from assistant.tokenizer import Tokenizer
 
 from .conftest import REPOSITORY
@@ -155,7 +154,6 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
 def test_mistakes_get_one_sentence(
     folder: Path,
     examples: list[Example],
-    capsys: pytest.CaptureFixture[str],
     words: list[str],
     code: int,
     sentence: str,
@@ -164,10 +162,9 @@ def test_mistakes_get_one_sentence(
     (folder / "long.json").write_text(json.dumps([{"instruction": "x" * 500, "output": "y"}, *rows]))
     del rows[16]["output"]
     (folder / "bad.json").write_text(json.dumps(rows))
-    with pytest.raises(SystemExit) as ended:
-        run_front(lambda: app(words))
-    assert ended.value.code == code
-    errors = capsys.readouterr().err
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == code
+    errors = done.stderr
     assert errors.startswith("error: ")
     assert sentence in errors
     assert not (folder / "out").exists()
@@ -212,11 +209,11 @@ def test_help_has_an_example_everywhere() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("assistant 0.")
 
 
-def test_errors_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from assistant.errors import DataError
-
-    assert fail(DataError("bad \x1b[2J row")) == 1
-    assert "\x1b" not in capsys.readouterr().err
+def test_errors_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a\\u001b[2J": 1}')
+    done = CliRunner().invoke(app, ["data", "split", str(tmp_path / "x.json"), "-o", str(tmp_path / "\x1b[2J")])
+    assert done.exit_code == 1
+    assert "\x1b" not in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:

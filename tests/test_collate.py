@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from assistant.collate import IGNORE_INDEX, EncodedExample, collate, encode_examples, plan_batches
 from assistant.errors import DataError
-from assistant.instructions import Example, read_examples, split_examples
+from assistant.instructions import Example, read_examples
 from assistant.prompts import get_template, render_example
+from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 
 from .conftest import shared_file

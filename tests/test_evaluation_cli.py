@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from assistant.instructions import Example, dump_rows, split_examples
+from assistant.instructions import Example, dump_rows
+from assistant.splits import split_examples
 from evaluation import cli
 from evaluation.judgement import TRANSIENT
 from evaluation.ledger import AppendOnly, read_ledger
@@ -530,8 +531,8 @@ def test_another_run_in_the_same_folder_is_usage(data: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--top-p", "0"], "--top-p: input should be greater than 0, got 0.0"),
-        (["--temperature", "inf"], "--temperature: input should be a finite number, got inf"),
+        (["--top-p", "0"], "--top-p: expected greater than 0, got 0.0"),
+        (["--temperature", "inf"], "--temperature: expected a finite number, got inf"),
         (["--part", "test"], "--part: expected rows in 'test', got none of 3"),
     ],
 )

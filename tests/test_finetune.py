@@ -17,10 +17,11 @@ from assistant.collate import collate, encode_examples, plan_batches
 from assistant.config import FinetuneSettings
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
-from assistant.instructions import Example, split_examples
+from assistant.instructions import Example
 from assistant.plots import plot_losses
 from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
+from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 from assistant.update import build_optimizer, learning_rate, pick_precision, summed_loss
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport

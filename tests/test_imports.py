@@ -14,17 +14,21 @@ from .conftest import REPOSITORY
 # A module imports only from floors below its own, or from a module named earlier on its floor.
 FLOORS: list[list[str]] = [
     [
-        "assistant", "assistant.errors", "assistant.escape", "assistant.config", "assistant.instructions",
-        "assistant.prompts", "assistant.tokenizer", "assistant.ollama_server", "assistant.settings",
-        "evaluation", "evaluation.escape", "evaluation.metrics", "evaluation.statistics", "evaluation.judgement",
-        "evaluation.rubric", "evaluation.ledger", "evaluation.judge",
+        "assistant", "assistant.errors", "assistant.escape", "assistant.files", "assistant.config",
+        "assistant.instructions", "assistant.splits", "assistant.prompts", "assistant.tokenizer",
+        "assistant.ollama_server", "assistant.settings",
+        "evaluation", "evaluation.escape", "evaluation.metrics", "evaluation.statistics", "evaluation.rubric",
+        "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
     ["assistant.model", "assistant.collate", "assistant.checkpoint"],
-    ["assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder", "assistant.finetune", "assistant.scratch", "assistant.plots"],
-    ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report"],
+    [
+        "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder", "assistant.finetune",
+        "assistant.scratch", "assistant.plots",
+    ],
+    ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report", "evaluation.render"],
     [
         "assistant.terminal", "assistant.doctor", "assistant.finetune_command", "assistant.demo", "assistant.tui",
-        "assistant.cli", "assistant.__main__", "evaluation.render", "evaluation.cli", "evaluation.__main__",
+        "assistant.cli", "assistant.__main__", "evaluation.cli", "evaluation.__main__",
     ],
 ]  # fmt: skip
 ORDER = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.errors import DataError, SettingsError
-from assistant.instructions import (
-    Example,
-    Exchange,
-    data_fingerprint,
-    dump_rows,
-    prompt_key,
-    read_examples,
-    split_examples,
-)
+from assistant.instructions import Example, Exchange, dump_rows, read_examples
+from assistant.splits import data_fingerprint, prompt_key, split_examples
 
 from .conftest import shared_file
 

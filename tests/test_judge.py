@@ -17,8 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.errors import AssistantError, JudgeError, PrerequisiteError, SettingsError
-from evaluation.host import is_loopback, judge_url
+from assistant.errors import AssistantError, JudgeError, PrerequisiteError
 from evaluation.judge import Judge, was_cut
 from evaluation.judgement import REASONS, TRANSIENT, Attempt, JudgeSettings
 from evaluation.rubric import (
@@ -189,50 +188,6 @@ def test_reading_a_verdict_raises_nothing_else(content: str) -> None:
 
 
 # --- the address --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "url"),
-    [
-        ("", "http://127.0.0.1:11434"),
-        ("  ", "http://127.0.0.1:11434"),
-        ("1.2.3.4", "http://1.2.3.4:11434"),
-        (":56789", "http://127.0.0.1:56789"),
-        ("example.com:56789/", "http://example.com:56789"),
-        ("http://example.com", "http://example.com:80"),
-        ("https://example.com/ollama/", "https://example.com:443/ollama"),
-        ("0.0.0.0", "http://127.0.0.1:11434"),
-        ("http://0.0.0.0:8080", "http://127.0.0.1:8080"),
-        ("[::]:11434", "http://[::1]:11434"),
-        ("::1", "http://[::1]:11434"),
-        ('"http://127.0.0.1:11434"', "http://127.0.0.1:11434"),
-        ("' example.com '", "http://example.com:11434"),
-    ],
-)
-def test_ollama_host_is_read_as_ollama_reads_it(value: str, url: str) -> None:
-    assert judge_url(None, {"OLLAMA_HOST": value}) == url
-    assert judge_url(value, {"OLLAMA_HOST": "abc:99999"}) == url
-
-
-@pytest.mark.parametrize(
-    "value", ["abc:99999", "abc:port", "http://", "ftp://host", "http://a b", "user:secret@host", "http://[::1", "a:0"]
-)
-def test_an_unreadable_address_is_a_sentence(value: str) -> None:
-    if value == "http://":  # no host at all means this machine
-        assert judge_url(value, {}) == "http://127.0.0.1:80"
-        return
-    with pytest.raises(SettingsError, match=r"^--host: expected an address .*, got .*\. Correct it"):
-        judge_url(value, {})
-    with pytest.raises(SettingsError, match=r"^OLLAMA_HOST: "):
-        judge_url(None, {"OLLAMA_HOST": value})
-
-
-def test_loopback_is_recognised() -> None:
-    assert is_loopback("http://127.0.0.1:1")
-    assert is_loopback("http://[::1]:1")
-    assert is_loopback("http://localhost:1")
-    assert not is_loopback("http://10.0.0.1:1")
-    assert not is_loopback("http://example.com:1")
 
 
 def test_a_malformed_ollama_host_does_not_crash_the_import() -> None:

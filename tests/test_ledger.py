@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 
 from assistant.config import Frozen
 from assistant.errors import DataError, PrerequisiteError
+from assistant.files import write_whole
 from evaluation.judgement import JudgeIdentity
-from evaluation.ledger import AppendOnly, JudgeLine, Judgement, now, read_ledger, read_lines, sound_length, write_whole
+from evaluation.ledger import AppendOnly, JudgeLine, Judgement, now, read_ledger, read_lines, sound_length
 
 
 class Note(Frozen):

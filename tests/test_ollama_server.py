@@ -23,6 +23,10 @@ from .ollama_double import OllamaDouble
         ("https://box/ollama/", "https://box:443/ollama"),
         ("[::]:1234", "http://[::1]:1234"),
         ("::1", "http://[::1]:11434"),
+        (":56789", "http://127.0.0.1:56789"),
+        ("example.com:56789/", "http://example.com:56789"),
+        ("http://0.0.0.0:8080", "http://127.0.0.1:8080"),
+        ('"http://127.0.0.1:11434"', "http://127.0.0.1:11434"),
     ],
 )
 def test_addresses_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch, value: str, url: str) -> None:
@@ -32,7 +36,9 @@ def test_addresses_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch, value: 
     assert find_host(value or None) == (url if value else "http://other:1")
 
 
-@pytest.mark.parametrize("value", ["localhost:99999", "ftp://x", "a b", "x:abc", "u:p@h", "h?q=1", "h:0"])
+@pytest.mark.parametrize(
+    "value", ["localhost:99999", "ftp://x", "a b", "x:abc", "u:p@h", "h?q=1", "h:0", "http://[::1"]
+)
 def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     with pytest.raises(SettingsError, match="--host: expected an address such as"):
         find_host(value)

@@ -19,7 +19,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from assistant.errors import DataError
-from evaluation.escape import encodable, markdown, shorten, visible
+from assistant.escape import visible
+from evaluation.escape import encodable, markdown, shorten
 from evaluation.judgement import JudgeIdentity
 from evaluation.ledger import AppendOnly, JudgeLine, Judgement, now
 from evaluation.render import as_markdown, terminal

@@ -12,8 +12,9 @@ import pytest
 
 from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo, Reply, TemplateRecord
 from assistant.errors import ContextError, DataError, PrerequisiteError, SettingsError
-from assistant.instructions import Example, Exchange, data_fingerprint, split_examples
+from assistant.instructions import Example, Exchange
 from assistant.prompts import TEMPLATES, Template
+from assistant.splits import data_fingerprint, split_examples
 from evaluation.ledger import AppendOnly
 from evaluation.responses import (
     RESPONSES_FILE,

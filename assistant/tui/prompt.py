@@ -15,34 +15,29 @@ from textual.widgets import TextArea
 from assistant.tui.inputs import InputHistory
 from assistant.tui.text import displayable
 
+# What is another key here. TextArea has its redo on ctrl+y, with which the screen copies the reply.
+TAKEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}
 
-class Prompt(TextArea):
+
+class Prompt(TextArea, inherit_bindings=False):
     """Enter sends, ctrl+j is a new line, up and down at the edges recall earlier inputs.
 
-    The keys are handled in `_on_key`, in this widget's own queue. A binding would run in another queue, where an
-    Enter overtakes the characters typed just before it and a truncated message is sent. The bindings below exist
-    for the footer and the help; `enter` and the like reach them only through a click on the footer.
+    These keys are handled in `_on_key`, in this widget's own queue. A priority binding would run in the app's queue,
+    where an Enter overtakes the characters typed just before it and a truncated message is sent. The bindings below
+    name the keys for the footer and the help, and catch what `_on_key` lets pass.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Send", tooltip="Send the message", key_display="enter", id="prompt.send"),
-        Binding("ctrl+j", "newline", "New line", tooltip="Start a new line", key_display="ctrl+j", id="prompt.newline"),
+        Binding("enter", "submit", "Send", tooltip="Send the message", key_display="enter"),
+        Binding("ctrl+j", "newline", "New line", tooltip="Start a new line"),
         Binding("up", "earlier", "Earlier", tooltip="In the first line: the message before", show=False),
         Binding("down", "later", "Later", tooltip="In the last line: the message after, then your draft", show=False),
-        Binding("pageup", "screen.scroll_conversation(-1)", "Scroll up", tooltip="Scroll the conversation up", show=False),
+        Binding("pageup", "screen.scroll_conversation(-1)", "Up", tooltip="Scroll the conversation up", show=False),
         Binding(
-            "pagedown", "screen.scroll_conversation(1)", "Scroll down", tooltip="Scroll the conversation down", show=False
+            "pagedown", "screen.scroll_conversation(1)", "Down", tooltip="Scroll the conversation down", show=False
         ),
-        # TextArea has its redo on ctrl+y, which would keep the screen's binding from ever being asked.
-        Binding(
-            "ctrl+y",
-            "screen.copy_reply",
-            "Copy reply",
-            tooltip="Copy the last reply to the terminal's clipboard",
-            key_display="ctrl+y",
-            id="chat.copy",
-        ),
-        Binding("ctrl+shift+z,super+shift+z", "redo", "Redo", show=False),
+        Binding("ctrl+shift+z,super+y", "redo", "Redo", show=False),
+        *(binding for binding in TextArea.BINDINGS if isinstance(binding, Binding) and binding.key not in TAKEN),
     ]
 
     locked: var[bool] = var(False)
@@ -87,7 +82,7 @@ class Prompt(TextArea):
             event.stop()
             event.prevent_default()
 
-    def _on_paste(self, event: events.Paste) -> None:
+    async def _on_paste(self, event: events.Paste) -> None:
         # TextArea's own handler follows and inserts event.text; an escape sequence in it would reach the terminal.
         event.text = displayable(event.text)
 
@@ -123,7 +118,7 @@ class Prompt(TextArea):
         return True
 
     def _newline(self) -> bool:
-        self.insert("\n")
+        self.replace("\n", *self.selection, maintain_selection_offset=False)
         self.scroll_cursor_visible()
         return True
 

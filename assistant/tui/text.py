@@ -1,4 +1,4 @@
-"""What may reach the screen. Text from models, files and pastes is not trusted; everything shown passes through here."""
+"""What may reach the screen. Text from models, files and pastes is not trusted; all of it passes through here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,44 @@
+# make demo   the whole main job on the embedded default      make test   linter, type checker, tests
+# make chat   talk with the demo's model                      make setup  the virtual environment alone
+#
+# Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make must be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup demo chat test lint clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps llms-from-scratch
+	@touch $@
+
+demo: setup
+	@$(BIN)/assistant demo
+
+chat: setup
+	@test -e demo/model/config.json || $(BIN)/assistant demo
+	@$(BIN)/assistant chat
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
