@@ -1,7 +1,7 @@
 """The chat on a scripted model, for the tests that need a real terminal: `python -m tests.chat_with_fake_engine`.
 
-An argument is how long loading takes, in seconds; `block` loads for a second and lets no other thread run
-meanwhile, as an import may.
+An argument says how it loads: `block` takes a second and lets no other thread run meanwhile, as an import may;
+`torch PATH` makes the file once it computes with torch, and never ends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from assistant.config import GenerationSettings, Reply
 from assistant.instructions import Exchange
@@ -59,13 +60,17 @@ class CountingSession:
 
 def main() -> int:
     """Run the chat in this terminal."""
-    loading = sys.argv[1] if len(sys.argv) > 1 else "0"
+    how = sys.argv[1:]
 
     def load() -> CountingSession:
-        if loading == "block":
+        if how[:1] == ["block"]:
             ctypes.PyDLL(None).sleep(1)  # PyDLL keeps the interpreter's lock
-        else:
-            time.sleep(float(loading))
+        elif how[:1] == ["torch"]:
+            import torch
+
+            Path(how[1]).touch()
+            while True:
+                torch.randn(200, 200) @ torch.randn(200, 200)
         return CountingSession()
 
     return run_app(ChatApp(load=load, model_name="counting", settings=GenerationSettings()))

@@ -237,6 +237,10 @@ async def test_the_conversation_follows_until_it_is_scrolled() -> None:
         await c.press("pagedown", "pagedown", "pagedown", "pagedown")
         await c.until(lambda: view.is_vertical_scroll_end)
         await c.press("pageup")
+        session.gate.clear()
         await c.send("again")  # whoever sends wants to see the reply
+        await c.until(lambda: "item 19" in c.visible())
+        await c.press("pagedown")  # already there: must not let go either
+        session.gate.set()
         await c.until(lambda: len(c.screen.query(ReplyMessage)) == 2 and c.idle)
-        await c.until(lambda: view.is_vertical_scroll_end)
+        await c.until(lambda: "item 29" in c.visible() and view.is_vertical_scroll_end)

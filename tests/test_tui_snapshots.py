@@ -29,7 +29,7 @@ REPLY = (
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the terminal the tests are started in shows in the pictures."""
-    for name in ("NO_COLOR", "TEXTUAL_THEME", "TEXTUAL_ANIMATIONS", "TEXTUAL_COLOR_SYSTEM"):
+    for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_COLOR_SYSTEM"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,7 +41,10 @@ def app(session: ScriptedSession | AssistantError) -> ChatApp:
             raise session
         return session
 
-    return ChatApp(load=load, model_name="toy", settings=GenerationSettings(max_new_tokens=64, temperature=0.7, seed=7))
+    settings = GenerationSettings(max_new_tokens=64, temperature=0.7, seed=7)
+    made = ChatApp(load=load, model_name="toy", settings=settings)
+    made.theme = "textual-dark"
+    return made
 
 
 def after(message: str = "", *keys: str) -> Callable[[Pilot[None]], Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Terminal:
     """A program in a tmux server of its own."""
 
     def __init__(self, command: str, width: int = 80, height: int = 24) -> None:
-        self._server = f"chat-{uuid.uuid4().hex[:8]}"
+        self._folder = tempfile.mkdtemp(prefix="chat")
         size = ["-x", str(width), "-y", str(height)]
         # The shell outlives the program, so that its exit code and last words can be read.
         shell = f"cd '{REPOSITORY}' && TERM=xterm-256color {command}; echo exit code $?; sleep 60"
@@ -32,8 +32,8 @@ class Terminal:
 
     def _tmux(self, *arguments: str) -> str:
         assert TMUX is not None
-        done = subprocess.run([TMUX, "-L", self._server, *arguments], capture_output=True, text=True, check=True)
-        return done.stdout
+        command = [TMUX, "-u", "-S", f"{self._folder}/socket", *arguments]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
     def type(self, text: str) -> None:
         """Send characters and, in the same write, a following Enter where the text ends in a line feed."""
@@ -62,6 +62,7 @@ class Terminal:
     def close(self) -> None:
         """End the server and all in it."""
         self._tmux("kill-server")
+        shutil.rmtree(self._folder)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def open_chat() -> Iterator[Callable[..., Terminal]]:
     """Opens chats with a counting model, and closes them."""
     terminals: list[Terminal] = []
 
-    def open_chat(loading: str = "0", **size: int) -> Terminal:
+    def open_chat(loading: str = "", **size: int) -> Terminal:
         terminals.append(Terminal(f"'{sys.executable}' -m tests.chat_with_fake_engine {loading}", **size))
         return terminals[-1]
 
@@ -120,9 +121,11 @@ def test_it_paints_before_loading_starts(open_chat: Callable[..., Terminal]) -> 
     terminal.until(lambda screen: "ready · counting" in screen)
 
 
-def test_it_quits_while_loading(open_chat: Callable[..., Terminal]) -> None:
-    terminal = open_chat("60")
-    terminal.until(lambda screen: "loading counting" in screen)
+def test_it_quits_while_loading(open_chat: Callable[..., Terminal], tmp_path: Path) -> None:
+    """An interpreter that shuts down while a thread is inside torch aborts: exit code 134 and a core dump."""
+    computing = tmp_path / "computing"
+    terminal = open_chat(f"torch '{computing}'")
+    terminal.until(lambda screen: "loading counting" in screen and computing.exists())
     start = time.monotonic()
     terminal.press("C-q")
     screen = terminal.until(lambda screen: "exit code" in screen)

@@ -62,7 +62,12 @@ def check_terminal() -> None:
 
 
 def run_chat(model: str, settings: GenerationSettings) -> int:
-    """Chat with a model folder until the user quits. Returns the exit code."""
+    """Chat with a model folder until the user quits. Returns the exit code.
+
+    Raises:
+        PrerequisiteError: there is no terminal to draw on or to read keys from.
+    """
+    check_terminal()
 
     def load() -> SessionLike:
         from assistant.session import Session  # imports torch
@@ -73,12 +78,12 @@ def run_chat(model: str, settings: GenerationSettings) -> int:
 
 
 def run_app(app: ChatApp) -> int:
-    """Run the chat and return the exit code; does not return while a model is loading."""
+    """Run the chat and return the exit code. Ends the process itself where a model is still loading."""
     app.run()
     code = app.return_code or 0
     if app.is_loading:
-        # The thread is somewhere inside torch. An interpreter that shuts down under it may crash, and nothing of
-        # it needs an end in good order.
+        # The thread may be anywhere inside torch, and an interpreter that shuts down under it aborts with a core
+        # dump ("terminate called without an active exception"). Nothing of it needs an end in good order.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

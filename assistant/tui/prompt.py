@@ -12,8 +12,8 @@ from textual.message import Message
 from textual.reactive import var
 from textual.widgets import TextArea
 
+from assistant.escape import displayable
 from assistant.tui.inputs import InputHistory
-from assistant.tui.text import displayable
 
 # What is another key here. TextArea has its redo on ctrl+y, with which the screen copies the reply.
 TAKEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}

@@ -19,6 +19,7 @@ from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
 from assistant.config import GenerationSettings
+from assistant.escape import one_line
 from assistant.tui.engine import (
     Load,
     ModelFailed,
@@ -33,7 +34,6 @@ from assistant.tui.engine import (
 from assistant.tui.help import HelpScreen
 from assistant.tui.prompt import Prompt
 from assistant.tui.status import StatusLine
-from assistant.tui.text import one_line
 from assistant.tui.turns import ErrorCard, ReplyMessage, UserMessage, Welcome, describe_end
 
 RETRY = "Press ctrl+l to try loading again."
@@ -224,7 +224,7 @@ class ChatScreen(Screen[None]):
         if self.turn is not None and self.turn.reply is not None:
             reply, text = self.turn.reply, self.turn.user.text
             self._end_turn()
-            await reply.break_off()
+            await (reply.break_off() if reply.text else reply.remove())
             await self._add(ErrorCard(event.problem, self._give_back(text)))
             self._show_state()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.timer import Timer
 from textual.widgets import Static
 
-from assistant.tui.text import one_line
+from assistant.escape import one_line
 
 NOTICE_SECONDS = 5.0
 

@@ -6,10 +6,11 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownBlock, MarkdownFence, MarkdownStream
+from textual.widgets.markdown import MarkdownStream
 
 from assistant.config import GenerationSettings, Reply
-from assistant.tui.text import displayable, markdown_parser
+from assistant.escape import displayable
+from assistant.tui.markdown import ReplyMarkdown
 
 WELCOME = (
     "Type an instruction, then press Enter:\n"
@@ -90,29 +91,6 @@ class ReplyMessage(Vertical):
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.stop()
-
-
-class ReplyFence(MarkdownFence):
-    """A code block that is coloured only if it names its language: guessing asks every lexer, for every new token."""
-
-    @classmethod
-    def highlight(cls, code: str, language: str, ansi: bool = False, dark: bool = False) -> Content:
-        """Colour the code by the first word of its info string."""
-        name = language.split()[0] if language.split() else "text"
-        return MarkdownFence.highlight(code, name, ansi=ansi, dark=dark)
-
-
-class ReplyMarkdown(Markdown):
-    """Markdown that hides nothing and opens no links."""
-
-    BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012  declared as an instance variable by Markdown
-        **Markdown.BLOCKS,
-        "fence": ReplyFence,
-        "code_block": ReplyFence,
-    }
-
-    def __init__(self) -> None:
-        super().__init__(parser_factory=markdown_parser, open_links=False)
 
 
 class ErrorCard(Static):

@@ -1,0 +1,116 @@
+"""Every command that README shows is run, in its order, on a tiny model; and the demo, whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assistant.instructions import Example, dump_rows, read_examples
+from assistant.tokenizer import Tokenizer
+
+from .conftest import REPOSITORY
+from .models import save_tiny
+from .ollama_double import OllamaDouble, hashed_verdict
+
+PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")
+
+
+def commands(page: str) -> list[str]:
+    """The lines of a page's `sh` blocks, without comments and continuation marks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.S | re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").split("\n")
+    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def run(command: str, folder: Path, double: OllamaDouble) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OLLAMA_HOST": double.url}
+    command = re.sub(r"\b(assistant|evaluation)\b(?= )", rf"{shlex.quote(sys.executable)} -m \1", command)
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_commands_of_the_readme_work(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    save_tiny(tmp_path / "gpt2", byte_tokenizer)
+    (tmp_path / "mine.json").write_text(dump_rows(examples))
+    answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    ran = []
+    with OllamaDouble(models=("llama3.1:latest",), default=hashed_verdict) as double:
+        for command in commands("README.md"):
+            if re.match(r"make |git |cd |ollama |hf |pip |python|assistant (chat|demo)", command):
+                continue  # set-up, other programs, what needs a terminal; the demo has a test of its own
+            done = run(command, tmp_path, double)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            ran.append(command)
+    text = "\n".join(ran)
+    for words in ("assistant finetune", "assistant ask", "assistant data split", "assistant doctor"):
+        assert words in text
+    for words in ("evaluation respond", "evaluation score", "evaluation report", "--judge llama3.1"):
+        assert words in text
+    report = json.loads((tmp_path / "runs" / "answers-of-mine" / "report.json").read_text())
+    assert report["score"] == "judge"
+    assert report["n"] == 4
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_that_pages_show_exist(page: str) -> None:
+    """Commands that are not run are at least spelt right."""
+    shown = re.findall(r"\b(assistant|evaluation) (data split|\w+)((?: [^\n`|]*)?)", "\n".join(commands(page)))
+    options: dict[tuple[str, str], str] = {}
+    for program, name, rest in shown:
+        if (program, name) not in options:
+            call = [sys.executable, "-m", program, *name.split(), "--help"]
+            environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
+            done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
+            assert done.returncode == 0, f"{page}: {program} {name}"
+            options[program, name] = done.stdout
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
+            assert option in options[program, name], f"{page}: {program} {name} {option}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (*PAGES, "data/README.md"):
+        path = REPOSITORY / page
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{page}: {target}"
+
+
+def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
+    """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
+    program = (
+        "import sys; from pathlib import Path; import assistant.demo as demo\n"
+        "demo.shipped_data = lambda: Path('few.json')\n"
+        "demo.MODEL_SHAPE |= {'n_embd': 32, 'n_layer': 1}; demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
+        "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"
+    )
+    few = read_examples(REPOSITORY / "data" / "instructions.json")[:60]
+    (tmp_path / "few.json").write_text(dump_rows(few))
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+    def demo(*words: str) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-c", program, *words]
+        return subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    done = demo("--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["report"]["n"] == 6
+    for words in ("$ assistant finetune few.json", "$ evaluation respond demo/model", "$ evaluation score demo/run"):
+        assert words in done.stderr
+    assert "assistant chat demo/model" in done.stderr
+    again = demo()  # its own folder may be replaced
+    assert again.returncode == 0, again.stderr
+    assert "Score " in again.stdout
+    (tmp_path / "demo" / "MADE_BY_DEMO.txt").unlink()
+    assert "expected an empty folder or an earlier demo's" in demo().stderr
