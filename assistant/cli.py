@@ -10,12 +10,23 @@ from typing import Annotated, Any
 import typer
 
 from assistant import __version__
-from assistant.config import FinetuneSettings, GenerationSettings, Precision, TooLong, TrainOn
+from assistant.config import FinetuneSettings, Precision, TooLong, TrainOn
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import PrerequisiteError, SettingsError
 from assistant.escape import displayable
 from assistant.files import write_whole
-from assistant.settings import make_settings
+from assistant.settings import (
+    ANSWER,
+    Device,
+    Json,
+    MaxNewTokens,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    generation_settings,
+    make_settings,
+)
 from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
 from assistant.terminal import EXIT_INTERRUPTED, Commands, note
 
@@ -30,15 +41,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Look after instruction files.")
 app.add_typer(data_app, name="data")
 
-DEFAULTS, ANSWER = FinetuneSettings(), GenerationSettings()
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
+DEFAULTS = FinetuneSettings()
 
 
 def main() -> None:
@@ -87,14 +90,7 @@ def chat(
     """
     from assistant.tui import run_chat
 
-    settings = make_settings(
-        GenerationSettings,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
+    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
     raise typer.Exit(run_chat(_model_or_demo(model), settings))
 
 
@@ -117,14 +113,7 @@ def ask(
     """
     if model is not None and text is None and not Path(model).is_dir() and not _looks_like_path(model):
         model, text = None, model  # one argument that is no folder is the instruction
-    settings = make_settings(
-        GenerationSettings,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
+    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
     folder = _model_or_demo(model)
     text = _read_instruction() if text is None else text
     if not text.strip():

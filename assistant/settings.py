@@ -1,15 +1,41 @@
-"""Options of a command line as validated settings."""
+"""Options of the command lines: those that several commands share, and how options become validated settings."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import typer
 from pydantic import BaseModel, ValidationError
 
+from assistant.config import GenerationSettings
 from assistant.errors import SettingsError
 from assistant.prompts import get_template
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+ANSWER = GenerationSettings()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
+
+
+def generation_settings(
+    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+) -> GenerationSettings:
+    """How to decode, from the options above. Raises SettingsError that names every wrong one."""
+    return make_settings(
+        GenerationSettings,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
 
 
 def make_settings(kind: type[Settings], **values: object) -> Settings:

@@ -15,6 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.settings import (
+    ANSWER,
+    Json,
+    MaxNewTokens,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    generation_settings,
+    make_settings,
+)
 from assistant.terminal import EXIT_INTERRUPTED, Commands, note
 
 if TYPE_CHECKING:
@@ -33,8 +44,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-
 
 @app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
 def respond(
@@ -45,31 +54,22 @@ def respond(
         Literal["auto", "test", "validation", "train", "all"],
         typer.Option(help="Rows to answer. auto: the test part if the model was trained on these files, else all."),
     ] = "auto",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0)] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that add up to p.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    max_new_tokens: MaxNewTokens = ANSWER.max_new_tokens,
+    temperature: Temperature = ANSWER.temperature,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = ANSWER.seed,
     batch_size: Annotated[int, typer.Option(help="Rows answered together.", min=1)] = 32,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Answer a test set with a model.
 
     Stopped at any moment, the same command goes on where it was.
     """
-    from assistant.config import GenerationSettings
     from assistant.instructions import read_examples
-    from assistant.settings import make_settings
     from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
 
-    settings = make_settings(
-        GenerationSettings,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
+    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
     if temperature == 0 and (top_k is not None or top_p is not None):
         note("note: --top-k and --top-p do nothing at --temperature 0.")
     examples = read_examples(*data)
@@ -106,7 +106,7 @@ def score(
     retry_unscored: Annotated[
         bool, typer.Option("--retry-unscored", help="Ask again for every row without a score.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Score answers and show the report.
 
@@ -146,7 +146,7 @@ def score(
 @app.command(epilog="Example: evaluation report runs/mine")
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder that was scored.", metavar="DIR")],
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Show the report of a scored run, and write it to report.json and report.md in its folder."""
     _show(_reported(folder), folder, as_json)
@@ -164,7 +164,6 @@ def load_session(model: str) -> Session:
 
 def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) -> JudgeSettings:
     from assistant.ollama_server import find_host
-    from assistant.settings import make_settings
     from evaluation.judgement import JudgeSettings
 
     if not model.strip():

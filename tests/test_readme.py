@@ -37,9 +37,7 @@ def run(command: str, folder: Path, double: OllamaDouble) -> subprocess.Complete
     )
 
 
-def test_the_commands_of_the_readme_work(
-    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
-) -> None:
+def test_the_commands_of_the_readme_work(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     save_tiny(tmp_path / "gpt2", byte_tokenizer)
     (tmp_path / "mine.json").write_text(dump_rows(examples))
     answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
