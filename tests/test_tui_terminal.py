@@ -25,8 +25,9 @@ class Terminal:
     def __init__(self, command: str, width: int = 80, height: int = 24) -> None:
         self._folder = tempfile.mkdtemp(prefix="chat")
         size = ["-x", str(width), "-y", str(height)]
-        # The shell outlives the program, so that its exit code and last words can be read.
-        shell = f"cd '{REPOSITORY}' && TERM=xterm-256color {command}; echo exit code $?; sleep 60"
+        # The shell outlives the program, so that its exit code and last words can be read. COLUMNS and LINES, where
+        # the test run has them, would hide the terminal's own size.
+        shell = f"unset COLUMNS LINES; cd '{REPOSITORY}' && TERM=xterm-256color {command}; echo exit code $?; sleep 60"
         self._tmux("-f", "/dev/null", "new-session", "-d", *size, shell)
         self._tmux("set-option", "-s", "set-clipboard", "on")
 
@@ -117,7 +118,8 @@ def test_a_conversation(open_chat: Callable[..., Terminal]) -> None:
 def test_it_paints_before_loading_starts(open_chat: Callable[..., Terminal]) -> None:
     terminal = open_chat("block", width=40, height=12)
     parts = ("assistant · counting", "Type an instruction", "Type a message", "loading counting")
-    terminal.until(lambda screen: all(part in screen for part in parts))
+    screen = terminal.until(lambda screen: all(part in screen for part in parts))
+    assert max(len(row) for row in screen.splitlines()) == 40
     terminal.until(lambda screen: "ready · counting" in screen)
 
 
