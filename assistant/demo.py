@@ -35,7 +35,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
         SettingsError: `output` holds something that is not from an earlier demo, which would be replaced.
     """
     data, base, model, run = shipped_data(), output / "base", output / "model", output / "run"
-    _clear_folder(output)
+    clear_folder(output)
     note(
         f"There is no pretrained model in this demo yet: it trains a small GPT from random weights on the project's\n"
         f"own {data.name}. It learns to answer in form, and hardly any fact. With a real GPT-2 the steps are the same."
@@ -68,7 +68,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     return 0
 
 
-def _clear_folder(output: Path) -> None:
+def clear_folder(output: Path) -> None:
     """Remove what an earlier demo left in `output`, and nothing else."""
     marker = output / MARKER
     if output.exists() and not marker.exists() and any(output.iterdir()):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from typer.testing import CliRunner
 
 from assistant.checkpoint import load_checkpoint
@@ -42,6 +43,11 @@ def assistant(*words: str, text: str | None = None) -> subprocess.CompletedProce
         command, input=text, stdin=None if text is not None else subprocess.DEVNULL, capture_output=True, text=True,
         check=False, env=environment,
     )  # fmt: skip
+
+
+def invoke(*words: str) -> Result:
+    """The same in this process, which is quicker."""
+    return CliRunner().invoke(app, words)
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -83,23 +89,25 @@ def test_finetune_then_ask(folder: Path) -> None:
     assert plain.stdout == reply["response"] + "\n"
 
 
-def test_phi3_travels_with_the_model(folder: Path) -> None:
-    done = assistant("finetune", "rows.json", "-m", "base", "-o", "out", *FINETUNE, "--template", "phi3")
-    assert done.returncode == 0, done.stderr
-    reply = json.loads(assistant("ask", "out", "Say", "--input", "red", "--max-new-tokens", "1", "--json").stdout)
+@pytest.mark.usefixtures("folder")
+def test_phi3_travels_with_the_model() -> None:
+    done = invoke("finetune", "rows.json", "-m", "base", "-o", "out", *FINETUNE, "--template", "phi3")
+    assert done.exit_code == 0, done.stderr
+    reply = json.loads(invoke("ask", "out", "Say", "--input", "red", "--max-new-tokens", "1", "--json").stdout)
     assert reply["prompt"] == "<|user|>\nSay\nred\n<|assistant|>:\n"
-    path = folder / "out" / "assistant.json"
-    path.write_text(
+    path = Path("out/assistant.json")
+    info = (
         path.read_text().replace('"<|user|>\\n"', '"<|human|>\\n"').replace('"fingerprint": "3a', '"fingerprint": "4b')
     )
-    refused = assistant("ask", "out", "Say")
-    assert refused.returncode == 1
+    path.write_text(info)
+    refused = invoke("ask", "out", "Say")
+    assert refused.exit_code == 1
     assert "They differ in token 3 of the prompt: 'h' in training, 'u' now." in refused.stderr
 
 
 def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
-    """Killed, interrupted, killed again: the weights are those of the run that was left alone."""
-    moments = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
+    """Killed, then interrupted: the weights are those of the run that was left alone."""
+    moments = [signal.SIGKILL, signal.SIGINT]
     words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "150", "--batch-size", "2"]
     words += ["--save-every", "0.05"]
     whole = assistant(*words, "-o", "whole")
@@ -115,13 +123,12 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
             assert "The same command with --resume goes on from there." in errors
             assert load_checkpoint(folder / "parts").info is not None
         steps += 20
-    unfinished = assistant(*words, "-o", "parts")
-    assert unfinished.returncode == 2
+    assert invoke(*words, "-o", "parts").exit_code == 2  # not without saying what shall become of it
     resumed = assistant(*words, "-o", "parts", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     for name in ("model.safetensors", "last/model.safetensors"):
         assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
-    again = assistant(*words, "-o", "parts", "--resume", "--json")
+    again = invoke(*words, "-o", "parts", "--resume", "--json")
     assert "finished already" in again.stderr
     assert json.loads(again.stdout)["steps"] == 150
 
@@ -162,7 +169,7 @@ def test_mistakes_get_one_sentence(
     (folder / "long.json").write_text(json.dumps([{"instruction": "x" * 500, "output": "y"}, *rows]))
     del rows[16]["output"]
     (folder / "bad.json").write_text(json.dumps(rows))
-    done = CliRunner().invoke(app, words)
+    done = invoke(*words)
     assert done.exit_code == code
     errors = done.stderr
     assert errors.startswith("error: ")
@@ -183,35 +190,35 @@ def test_long_rows_are_named(folder: Path, examples: list[Example]) -> None:
 
 
 def test_data_split(folder: Path) -> None:
-    found = CliRunner().invoke(app, ["data", "split", "rows.json", "-o", "parts", "--json"])
+    found = invoke("data", "split", "rows.json", "-o", "parts", "--json")
     assert json.loads(found.stdout)["rows"] == {"train": 34, "validation": 2, "test": 4}
     assert len(json.loads((folder / "parts" / "test.json").read_text())) == 4
-    again = assistant("data", "split", "rows.json", "-o", "parts")
-    assert again.returncode == 2
+    again = invoke("data", "split", "rows.json", "-o", "parts")
+    assert again.exit_code == 2
     assert "Add --overwrite" in again.stderr
 
 
 def test_doctor_names_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
-    found = CliRunner().invoke(app, ["doctor"])
+    found = invoke("doctor")
     assert found.exit_code == 0
     assert "--  ollama server" in found.stdout
     assert "`ollama serve`" in found.stdout
-    as_json = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    as_json = json.loads(invoke("doctor", "--json").stdout)
     assert as_json["ollama server"]["ok"] is False
     assert as_json["torch"]["ok"] is True
 
 
 def test_help_has_an_example_everywhere() -> None:
     for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"]):
-        found = CliRunner().invoke(app, [*words, "--help"])
+        found = invoke(*words, "--help")
         assert "Example:" in found.stdout, words
-    assert CliRunner().invoke(app, ["--version"]).stdout.startswith("assistant 0.")
+    assert invoke("--version").stdout.startswith("assistant 0.")
 
 
 def test_errors_cannot_steer_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a\\u001b[2J": 1}')
-    done = CliRunner().invoke(app, ["data", "split", str(tmp_path / "x.json"), "-o", str(tmp_path / "\x1b[2J")])
+    done = invoke("data", "split", str(tmp_path / "x.json"), "-o", str(tmp_path / "\x1b[2J"))
     assert done.exit_code == 1
     assert "\x1b" not in done.stderr
 

@@ -11,7 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import assistant.cli
+import evaluation.cli
+from assistant.demo import MARKER, clear_folder
+from assistant.errors import SettingsError
 from assistant.instructions import Example, dump_rows, read_examples
 from assistant.tokenizer import Tokenizer
 
@@ -29,26 +34,34 @@ def commands(page: str) -> list[str]:
     return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def run(command: str, folder: Path, double: OllamaDouble) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OLLAMA_HOST": double.url}
-    command = re.sub(r"\b(assistant|evaluation)\b(?= )", rf"{shlex.quote(sys.executable)} -m \1", command)
-    return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+def run(command: str) -> tuple[int, str]:
+    """Run a command in this process, or in a shell's if it needs one: exit code, and what it said."""
+    program, *words = shlex.split(command)
+    if program in {"assistant", "evaluation"} and "|" not in words:
+        done = CliRunner().invoke({"assistant": assistant.cli.app, "evaluation": evaluation.cli.app}[program], words)
+        return done.exit_code, done.output
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    line = re.sub(r"\b(assistant|evaluation)\b(?= )", rf"{shlex.quote(sys.executable)} -m \1", command)
+    shell = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
+    return shell.returncode, shell.stdout + shell.stderr
 
 
-def test_the_commands_of_the_readme_work(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+def test_the_commands_of_the_readme_work(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "gpt2", byte_tokenizer)
     (tmp_path / "mine.json").write_text(dump_rows(examples))
     answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
     (tmp_path / "answers.json").write_text(json.dumps(answers))
     ran = []
     with OllamaDouble(models=("llama3.1:latest",), default=hashed_verdict) as double:
+        monkeypatch.setenv("OLLAMA_HOST", double.url)
         for command in commands("README.md"):
             if re.match(r"make |git |cd |ollama |hf |pip |python|assistant (chat|demo)", command):
                 continue  # set-up, other programs, what needs a terminal; the demo has a test of its own
-            done = run(command, tmp_path, double)
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            code, said = run(command)
+            assert code == 0, f"{command}\n{said}"
             ran.append(command)
     text = "\n".join(ran)
     for words in ("assistant finetune", "assistant ask", "assistant data split", "assistant doctor"):
@@ -96,19 +109,23 @@ def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     (tmp_path / "few.json").write_text(dump_rows(few))
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
-    def demo(*words: str) -> subprocess.CompletedProcess[str]:
-        call = [sys.executable, "-c", program, *words]
-        return subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    done = demo("--json")
+    call = [sys.executable, "-c", program, "--json"]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["report"]["n"] == 6
     for words in ("$ assistant finetune few.json", "$ evaluation respond demo/model", "$ evaluation score demo/run"):
         assert words in done.stderr
     assert "assistant chat demo/model" in done.stderr
-    again = demo()  # its own folder may be replaced
-    assert again.returncode == 0, again.stderr
-    assert "Score " in again.stdout
-    (tmp_path / "demo" / "MADE_BY_DEMO.txt").unlink()
-    assert "expected an empty folder or an earlier demo's" in demo().stderr
+
+
+def test_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("mine")
+    with pytest.raises(SettingsError, match="expected an empty folder or an earlier demo's"):
+        clear_folder(tmp_path)
+    assert (tmp_path / "model" / "config.json").read_text() == "mine"
+    (tmp_path / MARKER).touch()
+    (tmp_path / "notes.txt").write_text("mine")
+    clear_folder(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {MARKER, "notes.txt"}
