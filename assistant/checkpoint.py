@@ -119,8 +119,8 @@ def _check_folder(folder: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON, got {error}. Take the file from the original again.") from error
 
 
@@ -176,6 +176,8 @@ def _compare_shapes(path: Path, expected: dict[str, tuple[int, ...]], weights: d
             )
         if not weights[name].is_floating_point():
             raise CheckpointError(f"{path}: expected {name} to hold floating-point numbers, got {weights[name].dtype}.")
+        if not torch.isfinite(weights[name].float()).all():
+            raise CheckpointError(f"{path}: expected finite numbers, got NaN or infinity in {name}. Train it again.")
 
 
 def _few(word: str, names: list[str]) -> str:
@@ -292,8 +294,15 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write safetensors, readable for whom the umask allows; the library itself leaves them to the owner alone."""
-    save_file(tensors, path, metadata={"format": "pt"})
+    """Write safetensors, readable for whom the umask allows; the library itself leaves them to the owner alone.
+
+    Raises:
+        CheckpointError: the file cannot be written, as on a full disk.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what the library makes of an OSError
+        raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error
     path.chmod(0o666 & ~_umask())
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from assistant import __version__
 from assistant.config import FinetuneSettings, Precision, TooLong, TrainOn
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
-from assistant.errors import PrerequisiteError, SettingsError
-from assistant.escape import displayable
+from assistant.errors import DataError, PrerequisiteError, SettingsError
+from assistant.escape import displayable, one_line
 from assistant.files import write_whole
 from assistant.settings import (
     ANSWER,
@@ -28,7 +28,7 @@ from assistant.settings import (
     make_settings,
 )
 from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
-from assistant.terminal import EXIT_INTERRUPTED, Commands, note
+from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
 
 app = typer.Typer(
     cls=Commands,
@@ -72,6 +72,7 @@ def demo(
 
     Example: `assistant demo`
     """
+    make_settings(FinetuneSettings, seed=seed)
     raise typer.Exit(run_demo(output, seed=seed, as_json=as_json))
 
 
@@ -111,8 +112,8 @@ def ask(
 
     Example: `assistant ask runs/mine "Name a synonym of happy."`  or  `echo "Name a synonym of happy." | assistant ask`
     """
-    if model is not None and text is None and not Path(model).is_dir() and not _looks_like_path(model):
-        model, text = None, model  # one argument that is no folder is the instruction
+    if model is not None and text is None and len(model.split()) > 1 and not os.path.isdir(model):  # noqa: PTH112
+        model, text = None, model  # a sentence that stands alone is the instruction; pathlib cannot ask for long ones
     settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
     folder = _model_or_demo(model)
     text = _read_instruction() if text is None else text
@@ -122,10 +123,11 @@ def ask(
     from assistant.session import Session
 
     session = Session.load(folder, device=device)
-    safe = displayable if sys.stdout.isatty() else str  # a pipe gets the model's own words
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    safe = displayable if on_terminal else str  # a pipe gets the model's own words
     if as_json:
         reply = session.reply(text, input=input_text, settings=settings)
-        _print_json(reply.model_dump(mode="json"))
+        print_json(reply.model_dump(mode="json"))
         return
     session.reply(text, input=input_text, settings=settings, on_text=lambda new: print(safe(new), end="", flush=True))
     print()
@@ -149,7 +151,7 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = DEFAULTS.learning_rate,
     warmup_steps: Annotated[int, typer.Option(help="At most a tenth of all.")] = DEFAULTS.warmup_steps,
     weight_decay: Annotated[float, typer.Option(help="On matrices only.")] = DEFAULTS.weight_decay,
-    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are shortened to it.")] = 1.0,
+    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")] = 1.0,
     train_on: Annotated[TrainOn, typer.Option(help="Which tokens count in the loss.")] = DEFAULTS.train_on,
     template: Annotated[str, typer.Option(help="alpaca, alpaca-stanford or phi3.")] = DEFAULTS.template,
     max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")] = None,
@@ -180,7 +182,7 @@ def finetune(
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
+        max_grad_norm=max_grad_norm or None,
         train_on=train_on,
         template=template,
         max_length=max_length,
@@ -205,7 +207,7 @@ def finetune(
     )
     result = run_job(job)
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     if result.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
 
@@ -237,7 +239,7 @@ def data_split(
         write_whole(path, dump_rows(splits.part(part)))
     rows = {part: len(splits.part(part)) for part in paths}
     if as_json:
-        _print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})
+        print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})
     else:
         for part, path in paths.items():
             print(f"{part:<11} {rows[part]:>6} rows   {path}")
@@ -256,11 +258,11 @@ def doctor(
 
     findings = examine(host)
     if as_json:
-        _print_json({finding.name: {"ok": finding.ok, "found": finding.found} for finding in findings})
+        print_json({finding.name: {"ok": finding.ok, "found": finding.found} for finding in findings})
         return
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        print(f"{'ok' if finding.ok else '--'}  {finding.name:<{width}}  {finding.found}")
+        print(f"{'ok' if finding.ok else '--'}  {finding.name:<{width}}  {one_line(finding.found)}")
         if finding.advice:
             print(f"    {'':<{width}}  {finding.advice}")
 
@@ -277,16 +279,10 @@ def _model_or_demo(model: str | None) -> str:
     return str(DEMO_MODEL)
 
 
-def _looks_like_path(text: str) -> bool:
-    """Whether a word that is no folder was surely meant as one: then the sentence is about a missing folder."""
-    return not any(character.isspace() for character in text) and ("/" in text or text.startswith("."))
-
-
 def _read_instruction() -> str:
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise SettingsError("instruction: expected some text, got none. Write it behind the model, or pipe it in.")
-    return sys.stdin.read().strip("\n")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: expected UTF-8, got {error.reason} at byte {error.start}.") from error

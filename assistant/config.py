@@ -60,7 +60,8 @@ class FinetuneSettings(Frozen):
     """At most a tenth of all steps is used."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """On matrices only; not on biases and LayerNorms."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
+    """Longer gradients are shortened to it; None leaves them."""
     train_on: TrainOn = "response"
     """Whether the prompt's tokens are masked out of the loss."""
     template: str = "alpaca"
@@ -79,14 +80,14 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     model_type: Literal["gpt2"] = "gpt2"
-    vocab_size: Annotated[int, Field(ge=1)] = 50257
-    n_positions: Annotated[int, Field(ge=1)] = 1024
-    n_embd: Annotated[int, Field(ge=1)] = 768
-    n_layer: Annotated[int, Field(ge=1)] = 12
-    n_head: Annotated[int, Field(ge=1)] = 12
-    n_inner: Annotated[int, Field(ge=1)] | None = None
+    vocab_size: Annotated[int, Field(ge=1, le=2**24)] = 50257
+    n_positions: Annotated[int, Field(ge=1, le=2**20)] = 1024
+    n_embd: Annotated[int, Field(ge=1, le=2**16)] = 768
+    n_layer: Annotated[int, Field(ge=1, le=2**12)] = 12
+    n_head: Annotated[int, Field(ge=1, le=2**12)] = 12
+    n_inner: Annotated[int, Field(ge=1, le=2**18)] | None = None
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu"] = "gelu_new"
-    layer_norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    layer_norm_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
     tie_word_embeddings: bool = True
     # Variants of GPT-2 that would need other arithmetic; a model that uses one is refused rather than run wrong.
     scale_attn_weights: Literal[True] = True

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from assistant.errors import SettingsError
-from assistant.terminal import EXIT_FAILURE, note
+from assistant.terminal import EXIT_FAILURE, note, stop_on_interrupt
 
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
@@ -50,10 +50,11 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     for number, step in enumerate(steps):
         last = number == len(steps) - 1
         note(f"\n$ {shlex.join(step)}")
-        command = [sys.executable, "-m", *step, *(["--json"] if last and as_json else [])]
-        done = subprocess.run(
-            command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if as_json else None, text=True
-        )
+        command = [sys.executable, "-P", "-m", *step, *(["--json"] if last and as_json else [])]
+        with stop_on_interrupt():  # Ctrl-C reaches the step itself, which ends in good order
+            done = subprocess.run(
+                command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if as_json else None, text=True
+            )
         if done.returncode != 0:
             note(f"The demo ended early: `{shlex.join(step)}` failed.")
             return done.returncode if done.returncode > 0 else EXIT_FAILURE
@@ -61,9 +62,9 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
         print(json.dumps({"model": str(model), "run": str(run), "report": json.loads(done.stdout)}, indent=2))
     note(
         f"\nNext, type one of these:\n"
-        f"  assistant chat {model}\n"
-        f'  assistant ask {model} "What is the opposite of hot?"\n'
-        f"  evaluation score {run} --judge llama3.1      (with `ollama serve` running)"
+        f"  assistant chat {shlex.quote(str(model))}\n"
+        f'  assistant ask {shlex.quote(str(model))} "What is the opposite of hot?"\n'
+        f"  evaluation score {shlex.quote(str(run))} --judge llama3.1      (with `ollama serve` running)"
     )
     return 0
 

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
+def shown_path(path: Path) -> str:
+    """A path as text that any file can hold: bytes of a name that are no UTF-8 are spelt out."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file in one step, its folder made where it is missing: a reader sees the old content or the new one.
 

@@ -66,7 +66,15 @@ def finetune(
         AssistantError: the loss is no longer a number.
     """
     run = _Run(checkpoint, splits, settings, RunFolder(output), data_files, observer, resume_from)
-    return run.go(should_stop, save_seconds)
+    try:
+        return run.go(should_stop, save_seconds)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise AssistantError(
+            f"step {run.state.step + 1}: expected enough memory for a batch of {settings.batch_size}, got none left. "
+            f"Lower --batch-size (and raise --gradient-accumulation-steps), or --max-length."
+        ) from error
 
 
 class _Run:
@@ -86,6 +94,12 @@ class _Run:
         self.checkpoint = replace(checkpoint, template=get_template(settings.template))
         self.device = next(checkpoint.model.parameters()).device
         self.precision = pick_precision(settings.precision, self.device, checkpoint.config.n_embd)
+        context_length = checkpoint.config.context_length
+        self.max_length = settings.max_length or context_length
+        if self.max_length > context_length:
+            raise SettingsError(
+                f"--max-length: expected at most {context_length}, the model's context, got {self.max_length}."
+            )
         self.train, self.validation = self._encode("train"), self._encode("validation")
         if not self.train.rows:
             raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
@@ -112,12 +126,11 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def _encode(self, part: str) -> EncodedRows:
-        context_length = self.checkpoint.config.context_length
         return encode_examples(
             self.splits.part(part),
             self.checkpoint.template,
             self.checkpoint.tokenizer,
-            max_length=min(self.settings.max_length or context_length, context_length),
+            max_length=self.max_length,
             too_long=self.settings.too_long,
         )
 
@@ -137,6 +150,7 @@ class _Run:
                 first_step=first,
                 train=self.train,
                 validation=self.validation,
+                max_length=self.max_length,
                 precision="bfloat16" if self.precision is torch.bfloat16 else "float32",
                 device=str(self.device),
             )
@@ -154,7 +168,7 @@ class _Run:
             if time.monotonic() - self.saved_at >= save_seconds:
                 self._save_last()
         self._save_last()
-        self.folder.publish()
+        self.folder.publish(use_last=self.state.best_step is None)
         if not stopped:
             self.folder.end()
         return FinetuneResult(
@@ -246,6 +260,8 @@ class _Run:
                 total += summed_loss(model, batch.to(self.device), self.precision).item()
                 n_targets += batch.n_targets
         loss = total / n_targets
+        if not math.isfinite(loss):
+            raise AssistantError(f"step {step}: expected a finite validation loss, got {loss}. Lower --learning-rate.")
         is_best = step > 0 and (best is None or loss < best)
         if step == 0:
             self._advance(first_validation_loss=loss)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from assistant.checkpoint import load_checkpoint, load_info
 from assistant.config import FinetuneSettings
+from assistant.errors import SettingsError
+from assistant.files import shown_path
 from assistant.finetune import finetune
 from assistant.instructions import read_examples
 from assistant.plots import plot_losses
 from assistant.run_folder import RunFolder
 from assistant.session import pick_device
-from assistant.splits import SplitMethod, data_fingerprint, split_examples
+from assistant.splits import SplitMethod, Splits, split_examples
 from assistant.terminal import describe_result, note, run_view, stop_on_interrupt
 from assistant.watching import FinetuneResult
 
@@ -35,17 +37,26 @@ class Job:
 
 def run_job(job: Job) -> FinetuneResult:
     """Read, fine-tune, draw the losses; Ctrl-C ends the run in good order."""
+    if job.resume and job.overwrite:
+        raise SettingsError("--resume: expected without --overwrite, got both. Go on with the run, or start it anew.")
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed)
     folder = RunFolder(job.output)
     state = None
     if job.resume:
         folder.recover()
-        if finished := _finished_result(job, data_fingerprint(examples)):
+        if finished := _finished_result(job, splits):
             note(f"{job.output}: this run is finished already; there is nothing to resume.")
             return finished
         state = folder.read_state()
+    if state is not None and state.base_model != _model_name(job):
+        raise SettingsError(
+            f"{job.output}: expected to resume with the model {state.base_model}, got {_model_name(job)}. "
+            f"Leave the option as it was, or choose another --output."
+        )
     if state is None:
+        if job.model.resolve() in {folder.last.resolve(), folder.best.resolve()}:
+            raise SettingsError(f"--output: expected another folder than the one --model {job.model} lies in.")
         folder.check_free(overwrite=job.overwrite, resume=job.resume)
         if job.resume:
             note(f"{job.output}: nothing was saved yet, so the run starts at its beginning.")
@@ -56,7 +67,7 @@ def run_job(job: Job) -> FinetuneResult:
             splits,
             job.settings,
             job.output,
-            data_files=[path.name for path in job.data],
+            data_files=[shown_path(Path(path.name)) for path in job.data],
             observer=view,
             should_stop=should_stop,
             resume_from=state,
@@ -68,13 +79,20 @@ def run_job(job: Job) -> FinetuneResult:
     return result
 
 
-def _finished_result(job: Job, data_fingerprint: str) -> FinetuneResult | None:
-    """The result of the very same run, if it has come to its end before."""
+def _model_name(job: Job) -> str:
+    return job.model.resolve().name
+
+
+def _finished_result(job: Job, splits: Splits) -> FinetuneResult | None:
+    """The result of a run of the same settings, data, split and model, if it has come to its end before."""
     folder = RunFolder(job.output)
     if not folder.has_model or folder.read_state() is not None:
         return None
     info = load_info(folder.last)
-    if info is None or info.finetune != job.settings or info.data_fingerprint != data_fingerprint:
+    wanted = (job.settings, splits.data_fingerprint, splits.method, splits.seed, _model_name(job))
+    if info is None:
+        return None
+    if (info.finetune, info.data_fingerprint, info.split_method, info.split_seed, info.base_model) != wanted:
         return None
     number = {name: value for name, value in info.metrics.items() if isinstance(value, int)}
     if number.get("step") != number.get("total_steps"):

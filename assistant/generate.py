@@ -18,6 +18,9 @@ from assistant.config import GenerationSettings, StopReason
 from assistant.errors import ContextError
 from assistant.model import GPT, KVCache
 
+COLDEST = 1e-4
+"""Below this temperature float32 cannot tell sampling from taking the likeliest token."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated:
@@ -159,7 +162,7 @@ def _finished(rows: list[_Row], start: float) -> Iterator[Generated]:
 
 def sample(logits: Tensor, settings: GenerationSettings, generators: Sequence[torch.Generator]) -> list[int]:
     """The next id of every row from logits (B, V) float32 on the CPU. Greedy at temperature 0."""
-    if settings.temperature == 0:
+    if settings.temperature < COLDEST:
         greedy: list[int] = logits.argmax(dim=-1).tolist()
         return greedy
     logits = logits / settings.temperature

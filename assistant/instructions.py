@@ -12,7 +12,7 @@ A conversation of n exchanges becomes n examples, each with the earlier exchange
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from assistant.errors import DataError
+from assistant.files import shown_path
 
 ROW_FORMS = '"instruction" and "output", or "messages", or "conversations"'
 
@@ -41,7 +42,7 @@ class Example:
     history: tuple[Exchange, ...] = ()
     category: str | None = None
     source: str = ""
-    """Name of the file it was read from."""
+    """The file it was read from, as it was named."""
     row: int = 0
     """Row of that file, counted from 1; in JSONL the line."""
 
@@ -50,6 +51,11 @@ class Example:
         """`file, row N`, for messages."""
         return f"{self.source}, row {self.row}"
 
+    @property
+    def turns(self) -> tuple[Exchange, ...]:
+        """The conversation up to and with this example."""
+        return (*self.history, Exchange(self.instruction, self.output))
+
     def as_row(self) -> dict[str, Any]:
         """The example as a row that `read_examples` reads back: Alpaca, or `messages` where it has a history."""
         if not self.history:
@@ -57,8 +63,7 @@ class Example:
         else:
             if self.input:
                 raise ValueError(f"{self.where}: a conversation has no input field, got {self.input!r}.")
-            turns = [*self.history, Exchange(self.instruction, self.output)]
-            row = {"messages": [m for turn in turns for m in _as_messages(turn)]}  # type: ignore[dict-item]
+            row = {"messages": [m for turn in self.turns for m in _as_messages(turn)]}  # type: ignore[dict-item]
         return row | ({"category": self.category} if self.category is not None else {})
 
 
@@ -138,7 +143,7 @@ def read_examples(*paths: str | Path) -> list[Example]:
     for path in map(Path, paths):
         for row in read_rows(path):
             try:
-                examples += _examples_of(row, path.name)
+                examples += _examples_of(row, shown_path(path))
             except ValidationError as error:
                 problems += [row_fault(path, row.number, detail) for detail in error.errors()]
             except DataError as error:
@@ -306,7 +311,7 @@ def row_fault(path: Path, number: int, detail: Any) -> str:
     else:
         message = detail["msg"]
         wanted = f"{message[0].lower()}{message[1:]}, got {_shorten(value)}"
-    return f'{path}, row {number}: "{field}" {wanted}.'
+    return f'{shown_path(path)}, row {number}: "{field}" {wanted}.'
 
 
 def _shorten(value: object) -> str:
@@ -317,6 +322,11 @@ def _shorten(value: object) -> str:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def dump_rows(examples: Iterable[Example]) -> str:
-    """The examples as the text of a JSON list that `read_examples` reads back."""
-    return json.dumps([example.as_row() for example in examples], ensure_ascii=False, indent=2) + "\n"
+def dump_rows(examples: Sequence[Example]) -> str:
+    """The examples as the text of a JSON list that `read_examples` reads back.
+
+    The exchanges of one conversation are written as one row: its longest example holds them all.
+    """
+    held = {(e.source, e.row, e.history[:length]) for e in examples for length in range(1, len(e.history) + 1)}
+    rows = [e.as_row() for e in examples if (e.source, e.row, e.turns) not in held]
+    return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"

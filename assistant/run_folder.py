@@ -21,15 +21,23 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from assistant.checkpoint import CONFIG_FILE, Checkpoint, new_folder, save_checkpoint, save_tensors, write_checkpoint
+from assistant.checkpoint import (
+    CONFIG_FILE,
+    INFO_FILE,
+    Checkpoint,
+    new_folder,
+    save_checkpoint,
+    save_tensors,
+    write_checkpoint,
+)
 from assistant.config import FinetuneSettings, Frozen
 from assistant.errors import CheckpointError, SettingsError
 from assistant.files import write_whole
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
-RUN_NAMES = {METRICS_FILE, VALIDATION_FILE, PLOT_FILE, "last", "best"}
-"""What a run writes beside the model itself."""
+KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
+"""What a run can leave that was killed before its state was saved for the first time."""
 
 
 class RunState(Frozen):
@@ -81,7 +89,10 @@ class RunFolder:
             if self.path.exists()
             else set()
         )
-        if overwrite or not found or (resume and found <= RUN_NAMES):
+        for folder in (self.last, self.best):
+            if folder.exists() and not (folder / INFO_FILE).exists():
+                raise SettingsError(f"{folder}: expected a model of an earlier run, got something else. Move it away.")
+        if overwrite or not found or (resume and found <= KILLED_EARLY):
             return
         if (self.last / "training" / STATE_FILE).exists():
             raise SettingsError(
@@ -110,6 +121,8 @@ class RunFolder:
                 if replaced.is_dir() and not folder.exists():
                     replaced.replace(folder)
                 shutil.rmtree(remains, ignore_errors=True)
+        if not (self.last / "training" / STATE_FILE).exists():
+            shutil.rmtree(self.last / "training", ignore_errors=True)
 
     def resume(self, step: int) -> None:
         """Take a run up behind `step`: what was recorded later will be recorded again."""
@@ -138,20 +151,25 @@ class RunFolder:
             save_tensors(_optimizer_tensors(checkpoint, optimizer), training / OPTIMIZER_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    def publish(self) -> None:
-        """Make the run's folder a model folder of the best weights, or of the last where nothing was validated."""
-        if not self.best.exists():
-            if self.has_model:
-                return
+    def publish(self, *, use_last: bool) -> None:
+        """Make the run's folder a model folder of the best weights, or of the last where nothing was validated.
+
+        Called again by a run that found nothing better since it was stopped, it leaves what it published before.
+        """
+        if use_last:
             with new_folder(self.best) as folder:
                 shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
-        (self.path / CONFIG_FILE).unlink(missing_ok=True)
-        for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
-            path.replace(self.path / path.name)
-        self.best.rmdir()
+        if (self.best / CONFIG_FILE).exists():
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+                path.replace(self.path / path.name)
+        if self.best.exists():  # without its config.json it was moved before, by a process that was killed right then
+            self.best.rmdir()
 
     def end(self) -> None:
         """The run is done and cannot be resumed any more."""
+        # The state goes first: a run without it is a finished one, whatever else a killed process leaves.
+        (self.last / "training" / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.last / "training", ignore_errors=True)
 
     # --- resuming --------------------------------------------------------------------------------------------------
@@ -180,7 +198,7 @@ class RunFolder:
             tensors = load_file(path)
             for name, parameter in checkpoint.model.named_parameters():
                 optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+                    key: tensors[f"{key}.{name}"].to(parameter.device)  # `step` too, for the fused optimizer
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
         except (OSError, SafetensorError, KeyError) as error:

@@ -13,7 +13,7 @@ from assistant.config import GenerationSettings, ModelInfo, Reply
 from assistant.errors import ContextError, SettingsError
 from assistant.generate import Generated, check_prompt_length, generate
 from assistant.instructions import Example, Exchange
-from assistant.prompts import Template, render_example
+from assistant.prompts import Template
 
 
 class Session:
@@ -132,10 +132,6 @@ class Session:
                 index = indices[generated.index]
                 yield index, self._as_reply(*prompts[index], generated)
 
-    def prompt_of(self, example: Example) -> str:
-        """The prompt an example is asked with."""
-        return render_example(self.template, example)
-
     def _as_reply(self, prompt: str, prompt_token_ids: Sequence[int], generated: Generated) -> Reply:
         return Reply(
             prompt=prompt,
@@ -151,10 +147,9 @@ def pick_device(name: str) -> torch.device:
     """`auto` is a GPU where torch sees one, else the CPU. Apple's `mps` is only used by its name."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        known = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        raise SettingsError(f"device: expected one of {', '.join(known)}, got {name!r}.") from error
-    return device
+    known = ["auto", "cpu"]
+    known += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+    known += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in known:
+        raise SettingsError(f"device: expected one of {', '.join(known)}, got {name!r}.")
+    return torch.device(name)

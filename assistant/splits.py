@@ -71,6 +71,11 @@ def split_examples(
         raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
     n_train, n_test = int(len(examples) * fractions[0]), int(len(examples) * fractions[1])
     if method == "book":
+        if any(example.history for example in examples):
+            raise SettingsError(
+                "split: expected single questions for the book's split, got conversations, which it would cut through. "
+                "Use the grouped split."
+            )
         train, test = examples[:n_train], examples[n_train : n_train + n_test]
         validation = examples[n_train + n_test :]
     else:

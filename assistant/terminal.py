@@ -5,6 +5,9 @@ Answers and tables go to stdout; progress, notes and errors to stderr, so that a
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -53,6 +56,11 @@ def note(text: str) -> None:
     print(displayable(text), file=sys.stderr, flush=True)
 
 
+def print_json(value: dict[str, Any]) -> None:
+    """A result for scripts on stdout; on a terminal only ASCII, so that no text in it can steer it."""
+    print(json.dumps(value, ensure_ascii=sys.stdout is not None and sys.stdout.isatty(), indent=2))
+
+
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Give a function that tells whether Ctrl-C was pressed. A second Ctrl-C interrupts as usual."""
@@ -61,6 +69,8 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nStopping after this step; Ctrl-C again ends at once, without saving.\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = signal.signal(signal.SIGINT, handle)
@@ -117,12 +127,14 @@ def describe_plan(plan: Plan) -> list[str]:
         lines.append(f"Going on behind step {plan.first_step}.")
     for verb, examples in (
         ("Shortened the user's text of", (*train.truncated, *validation.truncated)),
-        ("Left out, because the answer alone does not fit,", (*train.dropped, *validation.dropped)),
+        ("Left out", (*train.dropped, *validation.dropped)),
     ):
         if examples:
             places = "; ".join(example.where for example in examples[:10])
             more = f"; and {len(examples) - 10} more" if len(examples) > 10 else ""
-            lines.append(f"{verb} {len(examples)} rows that are longer than the context: {places}{more}.")
+            lines.append(
+                f"{verb} {len(examples)} rows that do not fit into {plan.max_length} positions: {places}{more}."
+            )
     return lines
 
 
@@ -151,7 +163,7 @@ def describe_result(result: FinetuneResult) -> list[str]:
             f"The same command with --resume goes on from there."
         )
     lines.append(f"The model is in {result.output}, its records in metrics.jsonl, validation.jsonl and loss.png there.")
-    lines.append(f"Next: assistant chat {result.output}")
+    lines.append(f"Next: assistant chat {shlex.quote(str(result.output))}")
     return lines
 
 

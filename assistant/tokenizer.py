@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,10 @@ from assistant.errors import CheckpointError
 
 EOS_TOKEN = "<|endoftext|>"
 VOCAB_FILE, MERGES_FILE, TOKENIZER_FILE = "vocab.json", "merges.txt", "tokenizer.json"
+
+LONGEST_BLANK = 100_000
+"""Characters of white space in a row beyond which a text is cut: ten times as many overflow tiktoken's stack."""
+_LONG_BLANK = re.compile(r"(\s{" + str(LONGEST_BLANK) + "})")
 
 # GPT-2's pattern with possessive quantifiers, as tiktoken ships it (tiktoken_ext/openai_public.py).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -47,7 +52,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. A typed `<|endoftext|>` is text like any other."""
-        return self.encoding.encode_ordinary(text)
+        if len(text) < LONGEST_BLANK:
+            return self.encoding.encode_ordinary(text)
+        pieces = _LONG_BLANK.split(text)
+        return [token_id for piece in pieces if piece for token_id in self.encoding.encode_ordinary(piece)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -136,7 +144,10 @@ def build_tokenizer(vocab_json: str, merges_txt: str, *, where: str, eos_token: 
     specials = {token: token_id for token, token_id in vocab.items() if token_id not in used}
     if eos_token not in specials:
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected the end-of-text token {eos_token!r}, got none.")
-    encoding = tiktoken.Encoding(where, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
+    try:
+        encoding = tiktoken.Encoding(where, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
+    except (OverflowError, UnicodeError) as error:
+        raise CheckpointError(f"{where}/{VOCAB_FILE}: expected tokens and ids that fit, got {error}.") from error
     return Tokenizer(encoding=encoding, eos_id=specials[eos_token], vocab_json=vocab_json, merges_txt=merges_txt)
 
 
@@ -150,7 +161,7 @@ def _read(path: Path) -> str:
 def _parse_vocab(vocab_json: str, where: str) -> dict[str, int]:
     try:
         vocab: Any = json.loads(vocab_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected JSON, got {error}. Is the download complete?") from error
     if not isinstance(vocab, dict) or not all(type(token_id) is int and token_id >= 0 for token_id in vocab.values()):
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected one object of tokens and their ids.")
@@ -179,7 +190,7 @@ def _split_tokenizer_json(text: str, where: str) -> tuple[str, str]:
         vocab = dict(model["vocab"])
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         vocab |= {token["content"]: token["id"] for token in whole.get("added_tokens", [])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{where}: expected a byte-level BPE of the tokenizers library, got {error!r}."
         ) from error

@@ -18,6 +18,8 @@ class Plan:
     """Steps that an earlier start has already done."""
     train: EncodedRows
     validation: EncodedRows
+    max_length: int
+    """Positions a row may take."""
     precision: str
     device: str
 

@@ -5,7 +5,6 @@ Heavy packages are imported by the command that needs them, so `--help` answers 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.files import shown_path
 from assistant.settings import (
     ANSWER,
     Json,
@@ -26,7 +26,7 @@ from assistant.settings import (
     generation_settings,
     make_settings,
 )
-from assistant.terminal import EXIT_INTERRUPTED, Commands, note
+from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
 
 if TYPE_CHECKING:
     from assistant.session import Session
@@ -76,7 +76,7 @@ def respond(
     session = load_session(model)
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
-    begin_run(run, describe_model_run(session, model, [str(path) for path in data], chosen, settings))
+    begin_run(run, describe_model_run(session, model, [shown_path(path) for path in data], chosen, settings))
     before = count_answered(run)
     if before:
         note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
@@ -226,7 +226,7 @@ def _reported(folder: Path) -> Report:
 
 def _show(found: Report, folder: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        print_json(found.model_dump(mode="json"))
         return
     from rich.console import Console
 
@@ -243,7 +243,7 @@ def _tell_answered(run: Path, before: int, as_json: bool) -> None:
     refused = sum(record.response is None for record in responses)
     if as_json:
         counts = {"run": str(run), "rows": len(responses), "new": len(responses) - before, "without_response": refused}
-        typer.echo(json.dumps(counts, indent=2))
+        print_json(counts)
         return
     without = f", {refused} without a response" if refused else ""
     typer.echo(f"{run}: {len(responses)} rows answered, {len(responses) - before} of them now{without}.")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 import assistant
 from assistant.config import Frozen, GenerationSettings, Reply, StopReason
 from assistant.errors import DataError, SettingsError
-from assistant.files import write_whole
+from assistant.files import shown_path, write_whole
 from assistant.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
 from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod, data_fingerprint, split_examples
 from evaluation.ledger import AppendOnly, now, read_lines
@@ -289,7 +289,7 @@ def import_answers(path: Path, folder: Path) -> None:
         name=path.name,
         path=str(path),
         digest=hashlib.sha256(json.dumps(responses).encode()).hexdigest(),
-        data_files=(str(path),),
+        data_files=(shown_path(path),),
         data_fingerprint=data_fingerprint(examples),
         rows=len(examples),
         versions=_versions(),
@@ -311,7 +311,7 @@ def _read_answers(path: Path) -> tuple[list[Example], list[str]]:
             problems += [row_fault(path, row.number, detail) for detail in error.errors()]
             continue
         fields = found.model_dump(exclude={"model_response"})
-        examples.append(Example(**fields, source=path.name, row=row.number))
+        examples.append(Example(**fields, source=shown_path(path), row=row.number))
         responses.append(found.model_response)
     if problems:
         raise DataError(problems)
@@ -334,7 +334,7 @@ def read_run(folder: Path) -> Run:
             f"{folder}: expected a run folder, got none with {missing}. "
             f"Make one: evaluation respond MODEL --data FILE --run {folder}, or evaluation score ANSWERS --run {folder}"
         )
-    place = {Path(name).name: index for index, name in enumerate(info.data_files)}
+    place = {name: index for index, name in enumerate(info.data_files)}
     records = {record.id: record for record in read_lines(folder / RESPONSES_FILE, _RECORD)}
     ordered = sorted(records.values(), key=lambda record: (place.get(record.source, 0), record.row))
     return Run(folder=folder, info=info, responses=tuple(ordered))

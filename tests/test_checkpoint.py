@@ -105,6 +105,12 @@ def cut(name: str, size: int) -> Callable[[Path], None]:
         (change_config(n_head=5), "n_embd must be a multiple of n_head"),
         (change_config(activation_function="relu"), "activation_function"),
         (change_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
+        (change_config(n_positions=10**20), "n_positions"),
+        (change_config(layer_norm_epsilon=float("inf")), "layer_norm_epsilon"),
+        (lambda folder: (folder / "config.json").write_text("[" * 10**5) and None, r"config\.json: expected JSON"),
+        (lambda folder: (folder / "assistant.json").write_text("[" * 10**5) and None, "expected JSON"),
+        (lambda folder: (folder / "assistant.json").write_text("{}") and None, 'got "base_model": Field required'),
+        (change_weights(lambda w: w["transformer.ln_f.bias"].fill_(float("nan"))), "expected finite numbers"),
         (change_config(vocab_size=200), "expected a tokenizer of at most 200 ids"),
         (change_weights(lambda w: w.pop("transformer.ln_f.bias")), r"got no transformer\.ln_f\.bias"),
         (change_weights(lambda w: w.update({"extra": torch.ones(1)})), r"got also transformer\.extra"),
@@ -166,3 +172,10 @@ def test_files_are_readable_for_others(tmp_path: Path, byte_tokenizer: Tokenizer
     folder = save_tiny(tmp_path / "m", byte_tokenizer)
     modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert len(modes) == 1
+
+
+def test_a_bom_before_the_configuration_is_nothing(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    folder = save_tiny(tmp_path / "m", byte_tokenizer)
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_checkpoint(folder).config.n_layer == 2

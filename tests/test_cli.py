@@ -19,10 +19,12 @@ from assistant.checkpoint import load_checkpoint
 from assistant.cli import app
 from assistant.instructions import Example, dump_rows
 from assistant.run_folder import read_records
+from assistant.terminal import print_json
 from assistant.tokenizer import Tokenizer
 
 from .conftest import REPOSITORY
 from .models import save_tiny
+from .ollama_double import OllamaDouble
 
 FINETUNE = ("--epochs", "2", "--learning-rate", "3e-3", "--precision", "float32")
 
@@ -45,9 +47,9 @@ def assistant(*words: str, text: str | None = None) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-def invoke(*words: str) -> Result:
+def invoke(*words: str, text: str | None = None) -> Result:
     """The same in this process, which is quicker."""
-    return CliRunner().invoke(app, words)
+    return CliRunner().invoke(app, words, input=text)
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -128,6 +130,8 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     for name in ("model.safetensors", "last/model.safetensors"):
         assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    for other in (["--split", "book"], ["--split-seed", "7"], ["-m", "parts"]):
+        assert invoke(*words, *other, "-o", "parts", "--resume").exit_code == 2
     again = invoke(*words, "-o", "parts", "--resume", "--json")
     assert "finished already" in again.stderr
     assert json.loads(again.stdout)["steps"] == 150
@@ -153,6 +157,22 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
         (["ask", "base", "x", "--temperature", "-1"], 2, "--temperature: expected greater than or equal to 0"),
         (["ask", "./nowhere", "Hi"], 1, "nowhere: expected a model folder, got no such folder"),
         (["ask", "Just a question?"], 1, "Run `assistant demo` first"),
+        (["ask", "Please explain this to me. " * 12], 1, "Run `assistant demo` first"),
+        (["ask", "tuned"], 1, "tuned: expected a model folder, got no such folder"),
+        (["ask", "base", "x", "--device", "meta"], 2, "device: expected one of auto"),
+        (
+            ["finetune", "rows.json", "-m", "base", "-o", "out", "--max-grad-norm", "inf"],
+            2,
+            "--max-grad-norm: expected",
+        ),
+        (["finetune", "rows.json", "-m", "base", "-o", "out", "--resume", "--overwrite"], 2, "without --overwrite"),
+        (
+            ["finetune", "rows.json", "-m", "base", "-o", "out", "--max-length", "999"],
+            2,
+            "--max-length: expected at most",
+        ),
+        (["demo", "--seed", "-5"], 2, "--seed: expected"),
+        (["demo", "--seed", str(10**23)], 2, "--seed: expected"),
         (["chat"], 1, "Run `assistant demo` first"),
         (["data", "split", "bad.json", "-o", "parts"], 1, "row 17"),
         (["doctor", "--host", "a b"], 2, "--host: expected an address"),
@@ -169,7 +189,7 @@ def test_mistakes_get_one_sentence(
     (folder / "long.json").write_text(json.dumps([{"instruction": "x" * 500, "output": "y"}, *rows]))
     del rows[16]["output"]
     (folder / "bad.json").write_text(json.dumps(rows))
-    done = invoke(*words)
+    done = invoke(*words, text="some text")
     assert done.exit_code == code
     errors = done.stderr
     assert errors.startswith("error: ")
@@ -181,12 +201,11 @@ def test_long_rows_are_named(folder: Path, examples: list[Example]) -> None:
     rows = json.loads(dump_rows(examples))
     rows += [{"instruction": "Say", "input": "x" * 3000, "output": "y"}, {"instruction": "Say", "output": "y" * 3000}]
     (folder / "long.json").write_text(json.dumps(rows))
-    done = assistant(
-        "finetune", "long.json", "-m", "base", "-o", "out", *FINETUNE, "--split", "book", "--max-steps", "1"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Shortened the user's text of 1 rows that are longer than the context: long.json, row 41." in done.stderr
-    assert "Left out, because the answer alone does not fit, 1 rows" in done.stderr
+    words = ["finetune", "long.json", "-m", "base", "-o", "out", *FINETUNE, "--split", "book", "--max-steps", "1"]
+    done = invoke(*words)
+    assert done.exit_code == 0, done.stderr
+    assert "Shortened the user's text of 1 rows that do not fit into 256 positions: long.json, row 41." in done.stderr
+    assert "Left out 1 rows that do not fit into 256 positions: long.json, row 42." in done.stderr
 
 
 def test_data_split(folder: Path) -> None:
@@ -229,3 +248,53 @@ def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_run_is_not_resumed_from_another_model(folder: Path, byte_tokenizer: Tokenizer) -> None:
+    save_tiny(folder / "other", byte_tokenizer)
+    words = ["finetune", "rows.json", "-o", "out", *FINETUNE, "--save-every", "0"]
+    process = start(*words, "-m", "base", "--max-steps", "500")
+    wait_for_steps(folder / "out" / "metrics.jsonl", 3, process)
+    process.kill()
+    process.communicate()
+    refused = invoke(*words, "-m", "other", "--max-steps", "500", "--resume")
+    assert refused.exit_code == 2
+    assert "expected to resume with the model base, got other" in refused.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_model_inside_the_output_folder_is_not_lost() -> None:
+    assert invoke("finetune", "rows.json", "-m", "base", "-o", "out", "--max-steps", "1").exit_code == 0
+    done = invoke("finetune", "rows.json", "-m", "out/last", "-o", "out", "--overwrite")
+    assert done.exit_code == 2
+    assert "expected another folder than the one --model out/last lies in" in done.stderr
+    assert Path("out/last/model.safetensors").exists()
+    assert invoke("finetune", "rows.json", "-m", "out", "-o", "out", "--max-steps", "1", "--overwrite").exit_code == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_piped_in_must_be_text() -> None:
+    done = CliRunner().invoke(app, ["ask", "base"], input=b"caf\xe9")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "error: standard input: expected UTF-8, got unexpected end of data at byte 3.\n",
+    )
+    command = f"{sys.executable} -m assistant ask base <&-"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    closed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
+    assert closed.returncode == 2
+    assert closed.stderr.startswith("error: instruction: expected some text")
+
+
+def test_what_a_server_says_cannot_steer_the_terminal() -> None:
+    with OllamaDouble(models=("evil\x1b[2J:latest",)) as double:
+        found = invoke("doctor", "--host", double.url)
+    assert "evil" in found.stdout
+    assert "\x1b" not in found.stdout
+
+
+def test_json_on_a_terminal_is_ascii(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for terminal, shown in ((True, '"\\u009b31m"'), (False, '"\x9b31m"')):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        print_json({"a": "\x9b31m"})
+        assert shown in capsys.readouterr().out

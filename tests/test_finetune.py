@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
@@ -277,3 +278,84 @@ def test_a_torn_record_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
     assert read_records(path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("stop_at", [None, 2])
+def test_what_is_published_is_this_runs_model(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int | None
+) -> None:
+    """Without validations too, over an earlier model, and after a stop."""
+    output = tmp_path / "run"
+    one = examples[:1]
+    train(byte_tokenizer, one, output, FAST.model_copy(update={"max_steps": 1}))
+    before = weights(output)
+    settings = FAST.model_copy(update={"max_steps": 5})
+    train(byte_tokenizer, one, output, settings, stop_at=stop_at)
+    assert weights(output) == weights(output / "last") != before
+    if stop_at:
+        train(byte_tokenizer, one, output, settings, resume=True)
+    info = load_checkpoint(output).info
+    assert info is not None
+    assert info.metrics["step"] == 5
+    assert weights(output) == weights(output / "last")
+
+
+@pytest.mark.parametrize("moved", [0, 3, 100])
+def test_a_run_killed_while_it_publishes_ends_well_when_resumed(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], moved: int
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "whole")
+    output = tmp_path / "run"
+    train(byte_tokenizer, examples, output, stop_at=5)
+    # As if the process had been killed between two of publish's renames.
+    names = [path.name for path in (output / "last").iterdir() if path.is_file() and path.name != "config.json"]
+    names = [*sorted(names), "config.json"]
+    (output / "best").mkdir()
+    for name in names[moved:]:
+        (output / name).rename(output / "best" / name)
+    resumed, _ = train(byte_tokenizer, examples, output, resume=True)
+    assert resumed.steps == 10
+    assert weights(output) == weights(tmp_path / "whole")
+    assert not (output / "best").exists()
+    assert load_checkpoint(output).info is not None
+
+
+def test_a_run_killed_while_it_ends_counts_as_finished(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    output = tmp_path / "run"
+    train(byte_tokenizer, examples, output)
+    (output / "last" / "training").mkdir()
+    (output / "last" / "training" / "optimizer.safetensors").write_text("x")
+    RunFolder(output).recover()
+    assert not (output / "last" / "training").exists()
+
+
+def test_rows_longer_than_the_context_cannot_be_asked_for(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    with pytest.raises(SettingsError, match="--max-length: expected at most 256, the model's context, got 300"):
+        train(byte_tokenizer, examples, tmp_path / "run", FAST.model_copy(update={"max_length": 300}))
+
+
+def test_no_memory_is_a_sentence(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr("assistant.finetune.summed_loss", full)
+    with pytest.raises(AssistantError, match="step 1: expected enough memory for a batch of 8"):
+        train(byte_tokenizer, examples, tmp_path / "run")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("assistant.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match=r"expected room to write the weights, got .*No space left"):
+        train(byte_tokenizer, examples, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"metrics.jsonl", "validation.jsonl"}

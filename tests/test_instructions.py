@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def test_alpaca_rows(tmp_path: Path) -> None:
         tmp_path / "rows.json", [GOOD, {"instruction": "Sum", "input": None, "output": "3", "category": "sums"}]
     )
     first, second = read_examples(path)
-    assert first == Example(instruction="Say hi.", output="Hi.", source="rows.json", row=1)
-    assert (second.input, second.category, second.where) == ("", "sums", "rows.json, row 2")
+    assert first == Example(instruction="Say hi.", output="Hi.", source=str(path), row=1)
+    assert (second.input, second.category, second.where) == ("", "sums", f"{path}, row 2")
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
@@ -79,6 +80,8 @@ def test_written_rows_are_read_back(tmp_path: Path) -> None:
     after = read_examples(write(tmp_path / "rows.json", dump_rows(before)))
     # The conversation's earlier exchange is an example of its own when it is read.
     assert data_fingerprint([after[0], after[2]]) == data_fingerprint(before)
+    again = read_examples(write(tmp_path / "again.json", dump_rows(after)))
+    assert data_fingerprint(again) == data_fingerprint(after)  # and it is not written twice
 
 
 def test_the_books_file() -> None:
@@ -101,7 +104,7 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
         f"{tmp_path}/rows.json, row 17: \"output\" is missing (the row has 'instruction', 'input').",
         f'{tmp_path}/rows.json, row 18: "output" must be text, got null.',
         f"{tmp_path}/rows.json, row 19: \"output\" must contain more than white space, got ' \\n\\t '.",
-        'rows.json, row 20: expected an object with "instruction" and "output", or "messages", '
+        f'{tmp_path}/rows.json, row 20: expected an object with "instruction" and "output", or "messages", '
         'or "conversations", got text.',
     )
 
@@ -253,3 +256,16 @@ def test_only_the_books_split_leaks() -> None:
 def test_shares_must_add_up(examples: list[Example]) -> None:
     with pytest.raises(SettingsError, match="add up to 1"):
         split_examples(examples, fractions=(0.5, 0.1, 0.1))
+
+
+def test_the_books_split_would_cut_conversations() -> None:
+    turns = (Exchange("Hi", "Hello"),)
+    with pytest.raises(SettingsError, match="expected single questions"):
+        split_examples([Example(instruction="More", output="Yes", history=turns)], method="book")
+
+
+def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.json"))
+    path.write_text(json.dumps([GOOD]))
+    (example,) = read_examples(path)
+    assert example.source == f"{tmp_path}/bad\\xff.json"

@@ -23,7 +23,8 @@ def test_new_and_empty_folders_are_free(tmp_path: Path) -> None:
         (["notes.txt"], True, "got one with notes.txt in it"),
         (["config.json", "metrics.jsonl"], True, "Replace its model with --overwrite"),
         (["metrics.jsonl"], False, "got one with metrics.jsonl in it"),
-        (["last/training/state.json"], False, "got an unfinished run"),
+        (["last/assistant.json", "last/training/state.json"], False, "got an unfinished run"),
+        (["last/assistant.json"], True, "got one with last in it"),
     ],
 )
 def test_what_someone_made_is_refused(tmp_path: Path, names: list[str], resume: bool, sentence: str) -> None:
@@ -33,6 +34,15 @@ def test_what_someone_made_is_refused(tmp_path: Path, names: list[str], resume: 
     with pytest.raises(SettingsError, match=sentence):
         RunFolder(tmp_path).check_free(overwrite=False, resume=resume)
     RunFolder(tmp_path).check_free(overwrite=True, resume=False)
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_folder_of_that_name_that_is_no_runs_is_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "weights.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(SettingsError, match="expected a model of an earlier run"):
+            RunFolder(tmp_path).check_free(overwrite=overwrite, resume=True)
 
 
 def test_remains_of_a_run_killed_at_once_may_be_resumed(tmp_path: Path) -> None:

@@ -115,3 +115,16 @@ def test_damaged_files_each_get_their_sentence(small: Tokenizer, tmp_path: Path)
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
     with pytest.raises(CheckpointError, match="expected a byte-level BPE"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", " \t"])
+def test_endless_white_space_does_not_overflow_tiktoken(byte_tokenizer: Tokenizer, blank: str) -> None:
+    text = "a" + blank * 1_000_000 + "b"
+    assert byte_tokenizer.decode(byte_tokenizer.encode(text)) == text
+
+
+def test_ids_and_tokens_that_tiktoken_cannot_hold(small: Tokenizer) -> None:
+    vocab = json.loads(small.vocab_json)
+    assert "expected tokens and ids that fit" in damaged(vocab | {"x-extra": 2**40}, small.merges_txt)
+    with pytest.raises(CheckpointError, match="expected JSON"):
+        build_tokenizer("[" * 10**5, "", where="m")
