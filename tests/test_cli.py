@@ -87,7 +87,7 @@ def test_finetune_then_ask(folder: Path) -> None:
     expected = tokens[ids.shape[1] :]
     assert reply["token_ids"] == (expected[: expected.index(256)] if 256 in expected else expected)
 
-    plain = assistant("ask", "out", "--max-new-tokens", "12", text="Say red once.\n")
+    plain = invoke("ask", "out", "--max-new-tokens", "12", text="Say red once.\n")
     assert plain.stdout == reply["response"] + "\n"
 
 
@@ -111,8 +111,8 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
     """Killed, then interrupted: the weights are those of the run that was left alone."""
     moments = [signal.SIGKILL, signal.SIGINT]
     words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "90", "--batch-size", "2"]
-    whole = assistant(*words, "-o", "whole")
-    assert whole.returncode == 0, whole.stderr
+    whole = invoke(*words, "-o", "whole")
+    assert whole.exit_code == 0, whole.stderr
     words += ["--save-every", "0.05"]
     steps = 10
     for number, moment in enumerate(moments):
@@ -126,8 +126,8 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
             assert load_checkpoint(folder / "parts").info is not None
         steps += 20
     assert invoke(*words, "-o", "parts").exit_code == 2  # not without saying what shall become of it
-    resumed = assistant(*words, "-o", "parts", "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = invoke(*words, "-o", "parts", "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
     for name in ("model.safetensors", "last/model.safetensors"):
         assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
     for other in (["--split", "book"], ["--split-seed", "7"], ["-m", "parts"]):
