@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -46,7 +48,7 @@ def finetune(
     checkpoint: Checkpoint,
     splits: Splits,
     settings: FinetuneSettings,
-    output: str | Path,
+    folder: RunFolder,
     *,
     data_files: Sequence[str],
     observer: Observer,
@@ -54,10 +56,10 @@ def finetune(
     resume_from: RunState | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> FinetuneResult:
-    """Fine-tune `checkpoint` in place and leave the best and the last weights in the folder `output`.
+    """Fine-tune `checkpoint` in place and leave the best and the last weights in `folder`.
 
     `should_stop` is asked after every step; a run that stops keeps what it has and can be resumed. To resume, pass
-    the checkpoint of the run's `last` folder and the state that `RunFolder.read_state` gave. What a killed run loses
+    the checkpoint of the run's `last` folder and the state that `folder.read_state` gave. What a killed run loses
     are the steps since its state was last saved, `save_seconds` ago at most.
 
     Raises:
@@ -65,16 +67,11 @@ def finetune(
         SettingsError: the run to resume is another one.
         AssistantError: the loss is no longer a number.
     """
-    run = _Run(checkpoint, splits, settings, RunFolder(output), data_files, observer, resume_from)
     try:
+        run = _Run(checkpoint, splits, settings, folder, data_files, observer, resume_from)
         return run.go(should_stop, save_seconds)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise AssistantError(
-            f"step {run.state.step + 1}: expected enough memory for a batch of {settings.batch_size}, got none left. "
-            f"Lower --batch-size (and raise --gradient-accumulation-steps), or --max-length."
-        ) from error
+    finally:
+        folder.unlock()
 
 
 class _Run:
@@ -156,12 +153,14 @@ class _Run:
             )
         )
         if not first:
-            self._validate()
+            with self._memory_checked():
+                self._validate()
         stopped = False
         for epoch, window in self._windows(first):
-            self._step(epoch, window)
-            if self._validation_is_due():
-                self._validate()
+            with self._memory_checked():
+                self._step(epoch, window)
+                if self._validation_is_due():
+                    self._validate()
             stopped = self.state.step < self.total_steps and should_stop()
             if stopped:
                 break
@@ -193,6 +192,19 @@ class _Run:
                 yield epoch, batches[place * size : (place + 1) * size]
                 step += 1
             epoch += 1
+
+    @contextmanager
+    def _memory_checked(self) -> Iterator[None]:
+        """A lack of memory as a sentence. On a CPU torch raises a plain RuntimeError that says it cannot allocate."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not re.search(r"out of memory|can't allocate", str(error)):
+                raise
+            raise AssistantError(
+                f"behind step {self.state.step}: expected enough memory for a batch of {self.settings.batch_size}, "
+                f"got none left. Lower --batch-size (and raise --gradient-accumulation-steps), or --max-length."
+            ) from error
 
     def _step(self, epoch: int, window: list[list[int]]) -> None:
         started = time.perf_counter()

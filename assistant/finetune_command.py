@@ -42,6 +42,13 @@ def run_job(job: Job) -> FinetuneResult:
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed)
     folder = RunFolder(job.output)
+    try:
+        return _run_in(folder, job, splits)
+    finally:
+        folder.unlock()
+
+
+def _run_in(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult:
     state = None
     if job.resume:
         folder.recover()
@@ -66,7 +73,7 @@ def run_job(job: Job) -> FinetuneResult:
             checkpoint,
             splits,
             job.settings,
-            job.output,
+            folder,
             data_files=[shown_path(Path(path.name)) for path in job.data],
             observer=view,
             should_stop=should_stop,

@@ -11,10 +11,11 @@ everything else of it is there.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pydantic import ValidationError
@@ -31,11 +32,12 @@ from assistant.checkpoint import (
     write_checkpoint,
 )
 from assistant.config import FinetuneSettings, Frozen
-from assistant.errors import CheckpointError, SettingsError
+from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import write_whole
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
+LOCK_FILE = ".lock"
 KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
 """What a run can leave that was killed before its state was saved for the first time."""
 
@@ -61,6 +63,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: IO[str] | None = None
 
     @property
     def last(self) -> Path:
@@ -104,9 +107,36 @@ class RunFolder:
             f"Replace its model with --overwrite, or choose another --output."
         )
 
+    def lock(self) -> None:
+        """Make this process the only one that writes here; the folder must exist. Once is enough.
+
+        Raises:
+            PrerequisiteError: another process is at work in the folder.
+        """
+        if self._lock is not None:
+            return
+        file = (self.path / LOCK_FILE).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise PrerequisiteError(
+                f"{self.path}: expected to be the only run in this folder, got another one at work. "
+                f"Wait until it has ended, or choose another --output."
+            ) from error
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
     def begin(self) -> None:
         """Start a new run: records of an earlier one go, its model stays until there is a better one."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
         self.recover()
         for folder in (self.last, self.best):
             shutil.rmtree(folder, ignore_errors=True)
@@ -115,13 +145,16 @@ class RunFolder:
 
     def recover(self) -> None:
         """Clear up behind a run that was killed while it was saving."""
+        if not self.path.is_dir():
+            return
+        self.lock()
         for folder in (self.last, self.best):
             for remains in sorted(self.path.glob(f".{folder.name}.*")):
                 replaced = remains / folder.name  # the earlier folder, moved aside and not yet replaced
                 if replaced.is_dir() and not folder.exists():
                     replaced.replace(folder)
                 shutil.rmtree(remains, ignore_errors=True)
-        if not (self.last / "training" / STATE_FILE).exists():
+        if (self.last / INFO_FILE).exists() and not (self.last / "training" / STATE_FILE).exists():
             shutil.rmtree(self.last / "training", ignore_errors=True)
 
     def resume(self, step: int) -> None:

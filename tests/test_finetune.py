@@ -64,7 +64,7 @@ def train(
         checkpoint,
         split_examples(examples),
         settings,
-        output,
+        RunFolder(output),
         data_files=["rows.json"],
         observer=watcher,
         should_stop=lambda: len(watcher.steps) == stop_at,
@@ -259,7 +259,9 @@ def test_remains_of_a_killed_save_are_cleared_up(
     (output / ".last.abc").mkdir()
     (output / "last").rename(output / ".last.abc" / "last")
     (output / ".best.half").mkdir()
-    RunFolder(output).recover()
+    folder = RunFolder(output)
+    folder.recover()
+    folder.unlock()
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
     train(byte_tokenizer, examples, output, resume=True)
     assert weights(output / "last") == weights(tmp_path / "whole" / "last")
@@ -327,7 +329,9 @@ def test_a_run_killed_while_it_ends_counts_as_finished(
     train(byte_tokenizer, examples, output)
     (output / "last" / "training").mkdir()
     (output / "last" / "training" / "optimizer.safetensors").write_text("x")
-    RunFolder(output).recover()
+    folder = RunFolder(output)
+    folder.recover()
+    folder.unlock()
     assert not (output / "last" / "training").exists()
 
 
@@ -345,7 +349,7 @@ def test_no_memory_is_a_sentence(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
     monkeypatch.setattr("assistant.finetune.summed_loss", full)
-    with pytest.raises(AssistantError, match="step 1: expected enough memory for a batch of 8"):
+    with pytest.raises(AssistantError, match="behind step 0: expected enough memory for a batch of 8"):
         train(byte_tokenizer, examples, tmp_path / "run")
 
 

@@ -286,9 +286,12 @@ def test_a_model_that_cannot_be_loaded_stops_the_run(double: OllamaDouble) -> No
 
 def test_an_odd_end_of_the_load_says_nothing_about_the_rows(double: OllamaDouble) -> None:
     double.enqueue_load(NoDone("x"))
+    double.enqueue(verdict(4))
     with judge_at(double.url) as judge:
         judge.connect()
         judge.load()
+        (attempt,) = judge.attempts(ROW)
+    assert attempt.score == 4
 
 
 # --- one row ------------------------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def test_harmless_text_stays_as_it_is(text: str) -> None:
 
 @given(st.text(st.characters(codec=None)))
 def test_encodable_text_can_be_written(text: str) -> None:
-    encodable(text).encode("utf-8")
+    assert encodable(text).encode("utf-8").decode("utf-8") == encodable(text)
 
 
 tricky = st.text(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.errors import SettingsError
+from assistant.errors import PrerequisiteError, SettingsError
 from assistant.run_folder import RunFolder
 
 
@@ -48,6 +48,19 @@ def test_a_folder_of_that_name_that_is_no_runs_is_never_replaced(tmp_path: Path,
 def test_remains_of_a_run_killed_at_once_may_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     RunFolder(tmp_path).check_free(overwrite=False, resume=True)
+    assert (tmp_path / "metrics.jsonl").exists()  # asking changes nothing
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.begin()
+    for begin in (second.begin, second.recover):
+        with pytest.raises(PrerequisiteError, match="got another one at work"):
+            begin()
+    first.unlock()
+    assert list(tmp_path.iterdir()) == []
+    second.begin()
+    second.unlock()
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
@@ -60,5 +73,7 @@ def test_beginning_leaves_the_model_and_other_files(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "notes.txt", "metrics.jsonl", "loss.png", "last/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    RunFolder(tmp_path).begin()
+    folder = RunFolder(tmp_path)
+    folder.begin()
+    folder.unlock()
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "notes.txt"}
