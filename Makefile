@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo chat test lint clean
 
@@ -18,12 +18,14 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(INSTALL) -e .
+	@echo 'Installing into $(VENV): a minute or more.'
+	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[dev]'
-	$(INSTALL) --no-deps llms-from-scratch
+	@echo 'Installing what the tests need.'
+	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) --no-deps llms-from-scratch
 	@touch $@
 
 demo: setup
