@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from assistant.errors import SettingsError
-from assistant.terminal import EXIT_FAILURE, note, stop_on_interrupt
+from assistant.terminal import EXIT_FAILURE, note, print_json, stop_on_interrupt
 
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
@@ -51,7 +51,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
         last = number == len(steps) - 1
         note(f"\n$ {shlex.join(step)}")
         command = [sys.executable, "-P", "-m", *step, *(["--json"] if last and as_json else [])]
-        with stop_on_interrupt():  # Ctrl-C reaches the step itself, which ends in good order
+        with stop_on_interrupt(""):  # Ctrl-C reaches the step itself, which ends in good order and says so
             done = subprocess.run(
                 command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if as_json else None, text=True
             )
@@ -59,7 +59,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
             note(f"The demo ended early: `{shlex.join(step)}` failed.")
             return done.returncode if done.returncode > 0 else EXIT_FAILURE
     if as_json:
-        print(json.dumps({"model": str(model), "run": str(run), "report": json.loads(done.stdout)}, indent=2))
+        print_json({"model": str(model), "run": str(run), "report": json.loads(done.stdout)})
     note(
         f"\nNext, type one of these:\n"
         f"  assistant chat {shlex.quote(str(model))}\n"

@@ -18,6 +18,8 @@ from assistant.splits import SplitMethod, Splits, split_examples
 from assistant.terminal import describe_result, note, run_view, stop_on_interrupt
 from assistant.watching import FinetuneResult
 
+STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -52,7 +54,7 @@ def _run_in(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult:
     state = None
     if job.resume:
         folder.recover()
-        if finished := _finished_result(job, splits):
+        if finished := _finished_result(folder, job, splits):
             note(f"{job.output}: this run is finished already; there is nothing to resume.")
             return finished
         state = folder.read_state()
@@ -68,7 +70,7 @@ def _run_in(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult:
         if job.resume:
             note(f"{job.output}: nothing was saved yet, so the run starts at its beginning.")
     checkpoint = load_checkpoint(folder.last if state else job.model, device=pick_device(job.device))
-    with stop_on_interrupt() as should_stop, run_view() as view:
+    with stop_on_interrupt(STOPPING) as should_stop, run_view() as view:
         result = finetune(
             checkpoint,
             splits,
@@ -90,9 +92,8 @@ def _model_name(job: Job) -> str:
     return job.model.resolve().name
 
 
-def _finished_result(job: Job, splits: Splits) -> FinetuneResult | None:
+def _finished_result(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult | None:
     """The result of a run of the same settings, data, split and model, if it has come to its end before."""
-    folder = RunFolder(job.output)
     if not folder.has_model or folder.read_state() is not None:
         return None
     info = load_info(folder.last)

@@ -161,7 +161,7 @@ def _finished(rows: list[_Row], start: float) -> Iterator[Generated]:
 
 
 def sample(logits: Tensor, settings: GenerationSettings, generators: Sequence[torch.Generator]) -> list[int]:
-    """The next id of every row from logits (B, V) float32 on the CPU. Greedy at temperature 0."""
+    """The next id of every row from logits (B, V) float32 on the CPU. Greedy below COLDEST."""
     if settings.temperature < COLDEST:
         greedy: list[int] = logits.argmax(dim=-1).tolist()
         return greedy

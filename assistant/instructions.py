@@ -58,12 +58,13 @@ class Example:
 
     def as_row(self) -> dict[str, Any]:
         """The example as a row that `read_examples` reads back: Alpaca, or `messages` where it has a history."""
+        row: dict[str, Any]
         if not self.history:
             row = {"instruction": self.instruction, "input": self.input, "output": self.output}
         else:
             if self.input:
                 raise ValueError(f"{self.where}: a conversation has no input field, got {self.input!r}.")
-            row = {"messages": [m for turn in self.turns for m in _as_messages(turn)]}  # type: ignore[dict-item]
+            row = {"messages": [m for turn in self.turns for m in _as_messages(turn)]}
         return row | ({"category": self.category} if self.category is not None else {})
 
 
@@ -243,8 +244,8 @@ def _examples_of(row: Row, source: str) -> list[Example]:
     if isinstance(value, dict) and "conversations" in value:
         shared = _ShareGptRow.model_validate(value)
         roles = {"human": "user", "gpt": "assistant"}
-        turns = [(roles.get(turn.speaker, turn.speaker), turn.value) for turn in shared.conversations]  # type: ignore[misc]
-        return _examples_of_turns(turns, shared.category, source, row.number, "conversations")
+        shared_turns = [(roles.get(turn.speaker, turn.speaker), turn.value) for turn in shared.conversations]
+        return _examples_of_turns(shared_turns, shared.category, source, row.number, "conversations")
     if not isinstance(value, dict):
         raise DataError(f"{source}, row {row.number}: expected an object with {ROW_FORMS}, got {_kind(value)}.")
     alpaca = _AlpacaRow.model_validate(value)

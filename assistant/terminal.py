@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
@@ -24,7 +24,7 @@ from assistant.escape import displayable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
+    from assistant.watching import FinetuneResult, Observer, Plan, StepReport, ValidationReport
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -62,15 +62,15 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C was pressed. A second Ctrl-C interrupts as usual."""
+def stop_on_interrupt(message: str) -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether Ctrl-C was pressed; the first one shows `message`, a second interrupts."""
     pressed = False
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nStopping after this step; Ctrl-C again ends at once, without saving.\n")
+        os.write(2, message.encode())
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = signal.signal(signal.SIGINT, handle)
@@ -80,21 +80,8 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-class RunView(Protocol):
-    """Shows a fine-tuning run; an `assistant.watching.Observer`."""
-
-    def on_plan(self, plan: Plan) -> None:
-        """Before the first step."""
-
-    def on_step(self, report: StepReport) -> None:
-        """After every step."""
-
-    def on_validation(self, report: ValidationReport) -> None:
-        """After every validation."""
-
-
 @contextmanager
-def run_view() -> Iterator[RunView]:
+def run_view() -> Iterator[Observer]:
     """A progress bar on a terminal, plain lines elsewhere; both on stderr."""
     from rich.console import Console
 

@@ -286,8 +286,8 @@ def import_answers(path: Path, folder: Path) -> None:
     examples, responses = _read_answers(path)
     info = RunInfo(
         kind="file",
-        name=path.name,
-        path=str(path),
+        name=shown_path(Path(path.name)),
+        path=shown_path(path),
         digest=hashlib.sha256(json.dumps(responses).encode()).hexdigest(),
         data_files=(shown_path(path),),
         data_fingerprint=data_fingerprint(examples),

@@ -553,3 +553,11 @@ def test_a_model_that_is_none_is_one_sentence(data: Path) -> None:
     assert done.code == 1
     assert "no-such-model" in one_sentence(done)
     assert not Path("mine").exists()
+
+
+def test_a_file_whose_name_is_no_utf_8_is_scored(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.json"))
+    path.write_text('[{"instruction": "i", "output": "o", "model_response": "o"}]')
+    done = evaluation("score", path, "--run", tmp_path / "run", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["name"] == "bad\\xff.json"
