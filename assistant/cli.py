@@ -156,7 +156,7 @@ def finetune(
     template: Annotated[str, typer.Option(help="alpaca, alpaca-stanford or phi3.")] = DEFAULTS.template,
     max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")] = None,
     too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = DEFAULTS.too_long,
-    precision: Annotated[Precision, typer.Option(help="Of the matrix products.")] = DEFAULTS.precision,
+    precision: Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")] = DEFAULTS.precision,
     validate_every: Annotated[
         int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
     ] = None,

@@ -90,7 +90,7 @@ class _Run:
         self.settings, self.folder, self.observer, self.splits = settings, folder, observer, splits
         self.checkpoint = replace(checkpoint, template=get_template(settings.template))
         self.device = next(checkpoint.model.parameters()).device
-        self.precision = pick_precision(settings.precision, self.device, checkpoint.config.n_embd)
+        self.precision = pick_precision(settings.precision, self.device)
         context_length = checkpoint.config.context_length
         self.max_length = settings.max_length or context_length
         if self.max_length > context_length:

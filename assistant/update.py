@@ -17,8 +17,6 @@ FINAL_LEARNING_RATE = 0.1
 """The schedule's end, as a share of its peak."""
 LARGEST_WARMUP = 0.1
 """The warm-up's longest share of all steps: small data sets have few."""
-BFLOAT16_MIN_WIDTH = 512
-"""Measured on a CPU with AVX512_BF16: at width 128 bfloat16 takes 1.7 times as long as float32."""
 
 
 def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
@@ -54,18 +52,15 @@ def learning_rate(step: int, total_steps: int, settings: FinetuneSettings) -> fl
     return settings.learning_rate * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine)
 
 
-def pick_precision(name: Precision, device: torch.device, n_embd: int) -> torch.dtype:
+def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
     """The dtype of the matrix products; weights stay float32.
 
-    `auto` is bfloat16 where the device computes in it and the model is wide enough for that to outweigh the casts.
+    `auto` is bfloat16 on a GPU that computes in it, else float32: a processor that says it can do bfloat16 may still
+    be slower with it than without (benchmarks/RESULTS.md).
     """
     if name == "float32":
         return torch.float32
     if name == "bfloat16":
         return torch.bfloat16
-    if device.type == "cuda":
-        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public, so it may go
-        has_units = device.type == "cpu" and probe is not None and bool(probe())
-    return torch.bfloat16 if has_units and n_embd >= BFLOAT16_MIN_WIDTH else torch.float32
+    has_units = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_units else torch.float32
