@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Checkpoint:
     def config(self) -> ModelConfig:
         """The model's configuration."""
         return self.model.config
+
+    def as_base(self) -> Checkpoint:
+        """The same weights as a base model, which has no story and is asked with the default template."""
+        return replace(self, info=None, template=get_template(DEFAULT_TEMPLATE))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -260,20 +264,25 @@ def check_same_template(template: Template, trained: TemplateRecord, tokenizer: 
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
-    """Write a model folder, whole or not at all. A folder that is there is replaced."""
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model folder, whole or not at all. A folder that is there is replaced. `dtype` is that of the weights."""
     with new_folder(Path(folder)) as temporary:
-        write_checkpoint(checkpoint, temporary)
+        write_checkpoint(checkpoint, temporary, dtype=dtype)
 
 
-def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist."""
     template, tokenizer, config = checkpoint.template, checkpoint.tokenizer, checkpoint.config
-    weights = {name: value.detach().cpu().contiguous() for name, value in _stored(checkpoint.model).items()}
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in _stored(checkpoint.model).items()}
     save_tensors(weights, folder / WEIGHTS_FILE)
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     # llama.cpp's converter reads n_ctx; transformers ties and names the class by `architectures`.
-    own = {"architectures": ["GPT2LMHeadModel"], "n_ctx": config.n_positions, "dtype": "float32", **ids}
+    own = {
+        "architectures": ["GPT2LMHeadModel"],
+        "n_ctx": config.n_positions,
+        "dtype": str(dtype).removeprefix("torch."),
+        **ids,
+    }
     _write_json(folder / CONFIG_FILE, config.model_dump() | own)
     _write_json(folder / "generation_config.json", {**ids, "pad_token_id": tokenizer.pad_id, "do_sample": False})
     (folder / VOCAB_FILE).write_text(tokenizer.vocab_json, encoding="utf-8")

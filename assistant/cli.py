@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.config import FinetuneSettings, Precision, TooLong, TrainOn
+from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, Precision, TooLong, TrainOn
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
@@ -22,13 +22,17 @@ from assistant.settings import (
     MaxNewTokens,
     Seed,
     Temperature,
+    TestShare,
     TopK,
     TopP,
+    ValidationShare,
     generation_settings,
     make_settings,
+    split_fractions,
 )
+from assistant.shipped import find_model
 from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
-from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
+from assistant.terminal import EXIT_FAILURE, EXIT_INTERRUPTED, Commands, note, print_json
 
 app = typer.Typer(
     cls=Commands,
@@ -68,7 +72,7 @@ def demo(
     seed: Seed = DEFAULTS.seed,
     as_json: Json = False,
 ) -> None:
-    """The whole main job on the embedded default: train a small GPT, answer the test rows, score, report.
+    """The whole main job on the embedded default: fine-tune pocket, answer the test rows, score, report.
 
     Example: `assistant demo`
     """
@@ -78,7 +82,9 @@ def demo(
 
 @app.command()
 def chat(
-    model: Annotated[str | None, typer.Argument(help="A model folder; the demo's where none is given.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A model folder or pocket; the demo's where none is given.")
+    ] = None,
     max_new_tokens: MaxNewTokens = ANSWER.max_new_tokens,
     temperature: Temperature = ANSWER.temperature,
     top_k: TopK = None,
@@ -97,7 +103,9 @@ def chat(
 
 @app.command()
 def ask(
-    model: Annotated[str | None, typer.Argument(help="A model folder; the demo's where none is given.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A model folder or pocket; the demo's where none is given.")
+    ] = None,
     text: Annotated[str | None, typer.Argument(help="The instruction; read from stdin where none is given.")] = None,
     input_text: Annotated[str, typer.Option("--input", help="The text the instruction is about.")] = "",
     max_new_tokens: MaxNewTokens = ANSWER.max_new_tokens,
@@ -136,12 +144,14 @@ def ask(
 @app.command()
 def finetune(
     data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from, or pocket.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
     split: Annotated[
         SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
     ] = "grouped",
     split_seed: Annotated[int, typer.Option(help="Of the grouped split.")] = DEFAULT_SPLIT_SEED,
+    test_share: TestShare = DEFAULT_FRACTIONS[1],
+    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
     epochs: Annotated[int, typer.Option(help="Times every training row is seen.")] = DEFAULTS.epochs,
     max_steps: Annotated[int | None, typer.Option(help="Steps to do, whatever the epochs.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a micro-batch.")] = DEFAULTS.batch_size,
@@ -153,7 +163,9 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(help="On matrices only.")] = DEFAULTS.weight_decay,
     max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")] = 1.0,
     train_on: Annotated[TrainOn, typer.Option(help="Which tokens count in the loss.")] = DEFAULTS.train_on,
-    template: Annotated[str, typer.Option(help="alpaca, alpaca-stanford or phi3.")] = DEFAULTS.template,
+    template: Annotated[
+        str, typer.Option(help="alpaca, alpaca-stanford, phi3, or text for plain text.")
+    ] = DEFAULTS.template,
     max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")] = None,
     too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = DEFAULTS.too_long,
     precision: Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")] = DEFAULTS.precision,
@@ -195,10 +207,11 @@ def finetune(
 
     job = Job(
         data=tuple(data),
-        model=model,
+        model=find_model(model),
         output=output,
         split=split,
         split_seed=split_seed,
+        fractions=split_fractions(test_share, validation_share),
         settings=settings,
         device=device,
         save_seconds=save_every,
@@ -220,6 +233,8 @@ def data_split(
         SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
     ] = "grouped",
     seed: Seed = DEFAULT_SPLIT_SEED,
+    test_share: TestShare = DEFAULT_FRACTIONS[1],
+    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the three files.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -230,7 +245,8 @@ def data_split(
     from assistant.instructions import dump_rows, read_examples
     from assistant.splits import split_examples
 
-    splits = split_examples(read_examples(*data), method=split, seed=seed)
+    fractions = split_fractions(test_share, validation_share)
+    splits = split_examples(read_examples(*data), method=split, seed=seed, fractions=fractions)
     paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
     existing = [str(path) for path in paths.values() if path.exists()]
     if existing and not overwrite:
@@ -243,6 +259,35 @@ def data_split(
     else:
         for part, path in paths.items():
             print(f"{part:<11} {rows[part]:>6} rows   {path}")
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
+    split: Annotated[SplitMethod, typer.Option(help="The split in which twins are looked for.")] = "grouped",
+    seed: Seed = DEFAULT_SPLIT_SEED,
+    test_share: TestShare = DEFAULT_FRACTIONS[1],
+    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
+    as_json: Json = False,
+) -> None:
+    """Look for repeated and contradicting rows, and for test rows whose twin is learnt. Ends with 1 if it finds some.
+
+    Example: `assistant data check mine.json`
+    """
+    from assistant.check import check_examples, describe_findings, findings_as_json
+    from assistant.instructions import read_examples
+    from assistant.splits import split_examples
+
+    examples = read_examples(*data)
+    fractions = split_fractions(test_share, validation_share)
+    found = check_examples(examples, split_examples(examples, method=split, seed=seed, fractions=fractions))
+    if as_json:
+        print_json(findings_as_json(found))
+    else:
+        for line in describe_findings(found):
+            print(one_line(line))
+    if not found.is_clean:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()
@@ -269,7 +314,7 @@ def doctor(
 
 def _model_or_demo(model: str | None) -> str:
     if model is not None:
-        return model
+        return str(find_model(model))
     if not (DEMO_MODEL / "config.json").exists():
         raise PrerequisiteError(
             f"model: expected a folder, or the demo's in {DEMO_MODEL}, got neither. "

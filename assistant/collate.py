@@ -15,7 +15,7 @@ from torch import Tensor
 from assistant.config import TooLong, TrainOn
 from assistant.errors import DataError
 from assistant.instructions import Example
-from assistant.prompts import Template
+from assistant.prompts import TEXT_TEMPLATE, Template
 from assistant.tokenizer import Tokenizer
 
 IGNORE_INDEX = -100
@@ -80,16 +80,22 @@ def encode_examples(
     """Encode prompt and response apart, join them and append EOS by its id.
 
     A row of n ids takes n - 1 positions. One that takes more than `max_length` is shortened in the user's last text
-    alone, so that template, response and EOS stay whole; it is left out where that is not enough.
+    alone, so that template, response and EOS stay whole; it is left out where that is not enough. Plain text loses
+    nothing: it goes on in a further row.
 
     Raises:
-        DataError: with `too_long="error"`, naming every row that is too long.
+        DataError: with `too_long="error"`, naming every row that is too long; plain text in an instruction template.
     """
     rows: list[EncodedExample] = []
     truncated: list[Example] = []
     dropped: list[Example] = []
     problems: list[str] = []
     for example in examples:
+        if example.is_text:
+            if template.name != TEXT_TEMPLATE:
+                problems.append(f"{example.where}: expected an instruction, got plain text.")
+            rows += _text_rows(example, tokenizer, max_length)
+            continue
         prompt_ids = tokenizer.encode(template.render(example.instruction, example.input, example.history))
         response_ids = [*tokenizer.encode(example.output), tokenizer.eos_id]
         excess = len(prompt_ids) + len(response_ids) - 1 - max_length
@@ -109,9 +115,25 @@ def encode_examples(
             EncodedExample(input_ids=(*prompt_ids, *response_ids), prompt_length=len(prompt_ids), example=example)
         )
     if problems:
-        problems.append("Shorten the rows, raise --max-length, or choose --too-long truncate or drop.")
+        problems.append(
+            f"Train plain text with --template {TEXT_TEMPLATE} --train-on all."
+            if any(example.is_text for example in examples)
+            else "Shorten the rows, raise --max-length, or choose --too-long truncate or drop."
+        )
         raise DataError(problems)
     return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
+
+
+def _text_rows(example: Example, tokenizer: Tokenizer, max_length: int) -> list[EncodedExample]:
+    """Plain text and EOS in rows of at most `max_length` positions; the last id of a row opens the next one."""
+    opening = tokenizer.encode(example.instruction)
+    ids = (*opening, *tokenizer.encode(example.output), tokenizer.eos_id)
+    rows = []
+    for start in range(0, len(ids) - 1, max_length):
+        piece = ids[start : start + max_length + 1]
+        prompt_length = min(len(opening), len(piece) - 1) if start == 0 else 1
+        rows.append(EncodedExample(input_ids=piece, prompt_length=prompt_length, example=example))
+    return rows
 
 
 def _shorten_prompt(example: Example, template: Template, tokenizer: Tokenizer, budget: int) -> list[int] | None:

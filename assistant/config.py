@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
+"""Shares of a data set that are for training, for testing, and for choosing the best weights."""
+
 StopReason = Literal["eos", "length", "cancelled"]
 Precision = Literal["auto", "float32", "bfloat16"]
 TrainOn = Literal["response", "all"]
@@ -132,6 +135,8 @@ class ModelInfo(BaseModel):
     data_fingerprint: str
     split_method: Literal["grouped", "book"]
     split_seed: int
+    split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
+    """Of training, test and validation."""
     rows: dict[str, int]
     """Rows of train, validation and test."""
     metrics: dict[str, float | int | None]

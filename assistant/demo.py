@@ -10,56 +10,61 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from assistant.errors import SettingsError
+from assistant.escape import one_line
+from assistant.shipped import FREE_FORM, POCKET, shipped
 from assistant.terminal import EXIT_FAILURE, note, print_json, stop_on_interrupt
+
+if TYPE_CHECKING:
+    from assistant.instructions import Example
 
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
 MARKER = "MADE_BY_DEMO.txt"
-MODEL_SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 256, "n_positions": 256, "vocab_size": 1024}
-FINETUNE_OPTIONS = ("--epochs", "8", "--learning-rate", "1e-3")
-
-
-def shipped_data() -> Path:
-    """The instruction file that comes with the project: in the package once installed, else in the checkout."""
-    installed = Path(__file__).parent / "data" / "instructions.json"
-    return installed if installed.exists() else Path(__file__).parent.parent / "data" / "instructions.json"
+FINETUNE_OPTIONS = ("--epochs", "3", "--learning-rate", "5e-4")
+SHOWN_ROWS = 6
+SHOWN_TOKENS = 40
+SHOWN_CHARACTERS = 100
 
 
 def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
-    """Make a base model, fine-tune it, answer the test rows, score and report. Returns an exit code.
+    """Ask the base model, fine-tune it, answer the test rows, compare, score and report. Returns an exit code.
 
     Raises:
         SettingsError: `output` holds something that is not from an earlier demo, which would be replaced.
     """
-    data, base, model, run = shipped_data(), output / "base", output / "model", output / "run"
+    base, data, model, run = POCKET, shipped("instructions.json"), output / "model", output / "run"
     clear_folder(output)
     note(
-        f"There is no pretrained model in this demo yet: it trains a small GPT from random weights on the project's\n"
-        f"own {data.name}. It learns to answer in form, and hardly any fact. With a real GPT-2 the steps are the same."
+        f"The model {base} has read plain English and can only continue it. Fine-tuning on {data.name} teaches it to\n"
+        f"answer; the test asks for facts and words that are in no training row. With a GPT-2 the steps are the same."
     )
-    _make_base(data, base, seed)
-    steps = [
-        ["assistant", "finetune", str(data), "--model", str(base), "--output", str(model), *FINETUNE_OPTIONS],
+    rows = _shown_rows(data)
+    before = _ask_base(rows)
+    finetune = ["assistant", "finetune", str(data), "--model", base, "--output", str(model), *FINETUNE_OPTIONS]
+    for step in (
+        [*finetune, "--seed", str(seed)],
         ["evaluation", "respond", str(model), "--data", str(data), "--run", str(run)],
-        ["evaluation", "score", str(run)],
-    ]
-    steps[0] += ["--seed", str(seed)]
-    for number, step in enumerate(steps):
-        last = number == len(steps) - 1
-        note(f"\n$ {shlex.join(step)}")
-        command = [sys.executable, "-P", "-m", *step, *(["--json"] if last and as_json else [])]
-        with stop_on_interrupt(""):  # Ctrl-C reaches the step itself, which ends in good order and says so
-            done = subprocess.run(
-                command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if as_json else None, text=True
-            )
-        if done.returncode != 0:
-            note(f"The demo ended early: `{shlex.join(step)}` failed.")
-            return done.returncode if done.returncode > 0 else EXIT_FAILURE
+    ):
+        if code := _do(step, capture=as_json):
+            return code
+    after = _answers(run, rows)
+    _show_both(rows, before, after)
+    if code := _do(["evaluation", "score", str(run)], capture=as_json):
+        return code
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    report["closed"] = closed(report)
+    note(f"\n{_in_words(report)}")
     if as_json:
-        print_json({"model": str(model), "run": str(run), "report": json.loads(done.stdout)})
+        shown = [
+            {"instruction": row.instruction, "input": row.input, "reference": row.output, "before": b, "after": a}
+            for row, b, a in zip(rows, before, after, strict=True)
+        ]
+        print_json({"model": str(model), "run": str(run), "shown": shown, "report": report})
     note(
         f"\nNext, type one of these:\n"
         f"  assistant chat {shlex.quote(str(model))}\n"
@@ -76,7 +81,7 @@ def clear_folder(output: Path) -> None:
         raise SettingsError(
             f"{output}: expected an empty folder or an earlier demo's, got other files. Choose another --output."
         )
-    for name in ("base", "model", "run"):
+    for name in ("model", "run"):
         shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     marker.write_text(
@@ -84,15 +89,102 @@ def clear_folder(output: Path) -> None:
     )
 
 
-def _make_base(data: Path, base: Path, seed: int) -> None:
-    from assistant.checkpoint import save_checkpoint
-    from assistant.config import ModelConfig
+def closed(report: dict[str, Any]) -> dict[str, int]:
+    """Rows and exact matches of a report in the categories that have one right answer."""
+    found = [category for category in report["categories"] if category["name"] not in FREE_FORM]
+    return {
+        "n": sum(category["rows"] for category in found),
+        "exact_matches": sum(category["exact_matches"] for category in found),
+    }
+
+
+def _do(step: Sequence[str], *, capture: bool) -> int:
+    """Print a command and run it; `capture` keeps what it prints from stdout. Returns its exit code."""
+    note(f"\n$ {shlex.join(step)}")
+    with stop_on_interrupt(""):  # Ctrl-C reaches the step itself, which ends in good order and says so
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", *step],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if capture else None,
+        )
+    if done.returncode != 0:
+        note(f"The demo ended early: `{shlex.join(step)}` failed.")
+        return done.returncode if done.returncode > 0 else EXIT_FAILURE
+    return 0
+
+
+# --- before and after ---------------------------------------------------------------------------------------------
+
+
+def _shown_rows(data: Path) -> list[Example]:
+    """Test rows to show: the first of each of as many categories with one right answer, spread over their names."""
     from assistant.instructions import read_examples
-    from assistant.scratch import new_checkpoint
     from assistant.splits import split_examples
 
-    train = split_examples(read_examples(data)).train
-    checkpoint = new_checkpoint(train, ModelConfig.model_validate(MODEL_SHAPE), seed=seed, name=base.name)
-    save_checkpoint(checkpoint, base)
-    millions = checkpoint.model.n_parameters / 1e6
-    note(f"Made {base}: {millions:.1f}M random weights, {checkpoint.tokenizer.vocab_size} tokens.")
+    firsts: dict[str, Example] = {}
+    for example in split_examples(read_examples(data)).test:
+        if example.category is not None and example.category not in FREE_FORM:
+            firsts.setdefault(example.category, example)
+    names = sorted(firsts)
+    count = min(SHOWN_ROWS, len(names))
+    return [firsts[names[index * len(names) // count]] for index in range(count)]
+
+
+def _ask_base(rows: Sequence[Example]) -> list[str]:
+    from assistant.config import GenerationSettings
+    from assistant.session import Session
+
+    session = Session.load(shipped(POCKET))
+    settings = GenerationSettings(max_new_tokens=SHOWN_TOKENS)
+    return [session.reply(row.instruction, input=row.input, settings=settings).response for row in rows]
+
+
+def _answers(run: Path, rows: Sequence[Example]) -> list[str]:
+    """What the fine-tuned model answered to these rows."""
+    lines = (run / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {(line["instruction"], line["input"]): line["response"] or "" for line in map(json.loads, lines)}
+    return [found[row.instruction, row.input] for row in rows]
+
+
+def _show_both(rows: Sequence[Example], before: Sequence[str], after: Sequence[str]) -> None:
+    """Both answers beside the reference, on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title="Six test rows before and after fine-tuning", title_justify="left", show_lines=True, expand=True
+    )
+    for name, ratio in (("asked", 5), ("before", 5), ("after", 4), ("expected", 4)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    for row, old, new in zip(rows, before, after, strict=True):
+        asked = f"{row.instruction} {row.input}".strip()
+        is_right = new.strip() == row.output.strip()
+        style = ("", "dim", "green" if is_right else "red", "")
+        cells = (asked, old, new, row.output)
+        table.add_row(*(Text(_short(cell), style=kind) for cell, kind in zip(cells, style, strict=True)))
+    note("")
+    console = Console(stderr=True)
+    console.print(table)
+
+
+def _short(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]} ..."
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    """The demo's result in a sentence or two."""
+    found = report["closed"]
+    free = [category for category in report["categories"] if category["name"] in FREE_FORM]
+    rows = sum(category["rows"] for category in free)
+    text = (
+        f"One right answer: {found['exact_matches']} of {found['n']} test rows answered word for word "
+        f"({100 * found['exact_matches'] / max(1, found['n']):.0f} %)."
+    )
+    if rows:
+        likeness = sum(category["chrf"] * category["rows"] for category in free if category["chrf"] is not None) / rows
+        stopped = sum(category["ended"] for category in free)
+        text += f"\nFree answers: chrF {likeness:.0f} of 100; {stopped} of {rows} ended by themselves."
+    return text

@@ -111,6 +111,7 @@ class _Run:
             data_fingerprint=splits.data_fingerprint,
             split_method=splits.method,
             split_seed=splits.seed,
+            split_fractions=splits.fractions,
             best_step=None,
             best_validation_loss=None,
             first_validation_loss=None,
@@ -327,6 +328,7 @@ class _Run:
             data_fingerprint=state.data_fingerprint,
             split_method=splits.method,
             split_seed=splits.seed,
+            split_fractions=splits.fractions,
             rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
             metrics={
                 "step": state.step,
@@ -347,7 +349,7 @@ class _Run:
 
 def _check_same_run(now: RunState, before: RunState, path: Path) -> None:
     """Raise SettingsError unless a run would go on exactly as it was begun."""
-    for name in ("data_fingerprint", "split_method", "split_seed"):
+    for name in ("data_fingerprint", "split_method", "split_seed", "split_fractions"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             raise SettingsError(

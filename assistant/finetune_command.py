@@ -30,6 +30,7 @@ class Job:
     output: Path
     split: SplitMethod
     split_seed: int
+    fractions: tuple[float, float, float]
     settings: FinetuneSettings
     device: str
     save_seconds: float
@@ -42,7 +43,7 @@ def run_job(job: Job) -> FinetuneResult:
     if job.resume and job.overwrite:
         raise SettingsError("--resume: expected without --overwrite, got both. Go on with the run, or start it anew.")
     examples = read_examples(*job.data)
-    splits = split_examples(examples, method=job.split, seed=job.split_seed)
+    splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
     folder = RunFolder(job.output)
     try:
         return _run_in(folder, job, splits)
@@ -97,10 +98,11 @@ def _finished_result(folder: RunFolder, job: Job, splits: Splits) -> FinetuneRes
     if not folder.has_model or folder.read_state() is not None:
         return None
     info = load_info(folder.last)
-    wanted = (job.settings, splits.data_fingerprint, splits.method, splits.seed, _model_name(job))
+    wanted = (job.settings, splits.data_fingerprint, splits.method, splits.seed, splits.fractions, _model_name(job))
     if info is None:
         return None
-    if (info.finetune, info.data_fingerprint, info.split_method, info.split_seed, info.base_model) != wanted:
+    split = (info.split_method, info.split_seed, info.split_fractions)
+    if (info.finetune, info.data_fingerprint, *split, info.base_model) != wanted:
         return None
     number = {name: value for name, value in info.metrics.items() if isinstance(value, int)}
     if number.get("step") != number.get("total_steps"):

@@ -1,17 +1,20 @@
 """Instruction files: reading, validating and writing them. Knows nothing of tokens or templates.
 
-Three row forms are read, from a JSON list or from JSONL:
+Four row forms are read, from a JSON list or from JSONL:
 
-    {"instruction": "...", "input": "...", "output": "...", "category": "..."}      Alpaca; input, category optional
+    {"instruction": "...", "input": "...", "output": "..."}                          Alpaca; input is optional
     {"messages": [{"role": "user", "content": "..."}, ...]}                          chat messages
     {"conversations": [{"from": "human", "value": "..."}, ...]}                      ShareGPT
+    {"text": "..."}                                                                  plain text, for pretraining
 
-A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history.
+Each may have a "category", which reports and splits go by, and a "group": rows of one group are never parted by a
+split. A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from assistant.errors import DataError
 from assistant.files import shown_path
 
-ROW_FORMS = '"instruction" and "output", or "messages", or "conversations"'
+ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "text"'
+OPENING_WORDS = 8
+"""Of a plain text: the part that samples are continued from."""
 
 
 class Exchange(NamedTuple):
@@ -41,6 +46,10 @@ class Example:
     input: str = ""
     history: tuple[Exchange, ...] = ()
     category: str | None = None
+    group: str | None = None
+    """Rows with the same one stay on one side of a split, as those about the same fact should."""
+    is_text: bool = False
+    """Plain text: `instruction` holds its opening words, and `output` all that follows, white space included."""
     source: str = ""
     """The file it was read from, as it was named."""
     row: int = 0
@@ -59,13 +68,16 @@ class Example:
     def as_row(self) -> dict[str, Any]:
         """The example as a row that `read_examples` reads back: Alpaca, or `messages` where it has a history."""
         row: dict[str, Any]
-        if not self.history:
+        if self.is_text:
+            row = {"text": self.instruction + self.output}
+        elif not self.history:
             row = {"instruction": self.instruction, "input": self.input, "output": self.output}
         else:
             if self.input:
                 raise ValueError(f"{self.where}: a conversation has no input field, got {self.input!r}.")
             row = {"messages": [m for turn in self.turns for m in _as_messages(turn)]}
-        return row | ({"category": self.category} if self.category is not None else {})
+        labels = {"category": self.category, "group": self.group}
+        return row | {name: value for name, value in labels.items() if value is not None}
 
 
 class Row(NamedTuple):
@@ -98,12 +110,20 @@ FilledText = Annotated[Text, AfterValidator(_not_blank)]
 OptionalText = Annotated[Text, BeforeValidator(lambda value: "" if value is None else value)]
 
 
-class _AlpacaRow(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    category: Text | None = None
+    group: Text | None = None
+
+
+class _AlpacaRow(_Row):
     instruction: FilledText
     input: OptionalText = ""
     output: FilledText
-    category: Text | None = None
+
+
+class _TextRow(_Row):
+    text: FilledText
 
 
 class _Message(BaseModel):
@@ -112,10 +132,8 @@ class _Message(BaseModel):
     content: FilledText
 
 
-class _MessagesRow(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+class _MessagesRow(_Row):
     messages: Annotated[list[_Message], Field(min_length=2)]
-    category: Text | None = None
 
 
 class _ShareGptTurn(BaseModel):
@@ -124,10 +142,8 @@ class _ShareGptTurn(BaseModel):
     value: FilledText
 
 
-class _ShareGptRow(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+class _ShareGptRow(_Row):
     conversations: Annotated[list[_ShareGptTurn], Field(min_length=2)]
-    category: Text | None = None
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -240,20 +256,32 @@ def _examples_of(row: Row, source: str) -> list[Example]:
     if isinstance(value, dict) and "messages" in value:
         messages = _MessagesRow.model_validate(value)
         turns = [(message.role, message.content) for message in messages.messages]
-        return _examples_of_turns(turns, messages.category, source, row.number, "messages")
+        return _examples_of_turns(turns, messages, source, row.number, "messages")
     if isinstance(value, dict) and "conversations" in value:
         shared = _ShareGptRow.model_validate(value)
         roles = {"human": "user", "gpt": "assistant"}
         shared_turns = [(roles.get(turn.speaker, turn.speaker), turn.value) for turn in shared.conversations]
-        return _examples_of_turns(shared_turns, shared.category, source, row.number, "conversations")
+        return _examples_of_turns(shared_turns, shared, source, row.number, "conversations")
+    if isinstance(value, dict) and "text" in value and "instruction" not in value:
+        plain = _TextRow.model_validate(value)
+        opening, rest = _cut_opening(plain.text)
+        labels = plain.model_dump(exclude={"text"})
+        return [Example(instruction=opening, output=rest, is_text=True, **labels, source=source, row=row.number)]
     if not isinstance(value, dict):
         raise DataError(f"{source}, row {row.number}: expected an object with {ROW_FORMS}, got {_kind(value)}.")
     alpaca = _AlpacaRow.model_validate(value)
     return [Example(**alpaca.model_dump(), source=source, row=row.number)]
 
 
+def _cut_opening(text: str) -> tuple[str, str]:
+    """The opening words of a plain text and the rest, with the white space between them; the rest may be empty."""
+    opening = re.match(rf"(?:\s*\S+){{1,{OPENING_WORDS}}}", text)
+    end = opening.end() if opening else len(text)
+    return text[:end], text[end:]
+
+
 def _examples_of_turns(
-    turns: Sequence[tuple[str, str]], category: str | None, source: str, number: int, field: str
+    turns: Sequence[tuple[str, str]], row: _Row, source: str, number: int, field: str
 ) -> list[Example]:
     system = ""
     if turns[0][0] == "system":
@@ -273,7 +301,8 @@ def _examples_of_turns(
             instruction=exchange.user,
             output=exchange.assistant,
             history=tuple(exchanges[:index]),
-            category=category,
+            category=row.category,
+            group=row.group,
             source=source,
             row=number,
         )

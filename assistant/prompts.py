@@ -76,6 +76,9 @@ class Template:
         )
 
 
+TEXT_TEMPLATE = "text"
+
+
 class PromptParts(NamedTuple):
     """Text before the user's last text, that text, and what follows it. Joined they are the prompt."""
 
@@ -105,6 +108,16 @@ TEMPLATES: dict[str, Template] = {
             instruction_header="### Instruction:\n",
             input_header="\n\n### Input:\n",
             response_header="\n\n### Response:\n",
+            turn_separator="\n\n",
+        ),
+        # Plain text, as in pretraining: nothing stands around it.
+        Template(
+            name=TEXT_TEMPLATE,
+            preamble="",
+            preamble_with_input="",
+            instruction_header="",
+            input_header="\n\n",
+            response_header="",
             turn_separator="\n\n",
         ),
         # The book's exercise 7.1. For GPT-2 the markers are ordinary text.

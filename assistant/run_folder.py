@@ -31,7 +31,7 @@ from assistant.checkpoint import (
     save_tensors,
     write_checkpoint,
 )
-from assistant.config import FinetuneSettings, Frozen
+from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, Frozen
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import write_whole
 
@@ -52,6 +52,7 @@ class RunState(Frozen):
     data_fingerprint: str
     split_method: str
     split_seed: int
+    split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     best_step: int | None
     best_validation_loss: float | None
     first_validation_loss: float | None

@@ -18,19 +18,20 @@ from assistant.prompts import DEFAULT_TEMPLATE, Template, get_template, render_e
 from assistant.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer
 
 
-def new_checkpoint(examples: Sequence[Example], config: ModelConfig, *, seed: int, name: str) -> Checkpoint:
+def new_checkpoint(
+    examples: Sequence[Example], config: ModelConfig, *, seed: int, name: str, template: str = DEFAULT_TEMPLATE
+) -> Checkpoint:
     """An untrained model whose byte-level BPE is learnt from `examples` as they are rendered for training.
 
     The vocabulary has at most `config.vocab_size` tokens, fewer where the text gives no more merges; the model is as
     large as the vocabulary then is.
     """
-    template = get_template(DEFAULT_TEMPLATE)
-    tokenizer = train_tokenizer(examples, template, vocab_size=config.vocab_size)
+    tokenizer = train_tokenizer(examples, get_template(template), vocab_size=config.vocab_size)
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     config = ModelConfig.model_validate(config.model_dump() | ids | {"vocab_size": tokenizer.vocab_size})
     model = GPT(config).eval()
     model.initialise(seed)
-    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=None, name=name)
+    return Checkpoint(model=model, tokenizer=tokenizer, template=get_template(template), info=None, name=name)
 
 
 def train_tokenizer(examples: Sequence[Example], template: Template, *, vocab_size: int) -> Tokenizer:

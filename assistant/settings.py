@@ -22,6 +22,17 @@ Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest t
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
+TestShare = Annotated[float, typer.Option(help="Part of the rows kept for testing.", min=0, max=1)]
+ValidationShare = Annotated[float, typer.Option(help="Part that the best weights are chosen by.", min=0, max=1)]
+
+
+def split_fractions(test: float, validation: float) -> tuple[float, float, float]:
+    """The shares of training, test and validation. Raises SettingsError where nothing is left to train on."""
+    if test + validation >= 1:
+        raise SettingsError(
+            f"--test-share and --validation-share: expected less than 1 together, got {test} and {validation}."
+        )
+    return (round(1 - test - validation, 12), test, validation)
 
 
 def generation_settings(

@@ -6,15 +6,16 @@ import hashlib
 import json
 import random
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from assistant.config import DEFAULT_FRACTIONS
 from assistant.errors import SettingsError
 from assistant.instructions import Example
 
 SplitMethod = Literal["grouped", "book"]
-DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
 DEFAULT_SPLIT_SEED = 123
 
 
@@ -27,6 +28,8 @@ class Splits:
     test: tuple[Example, ...]
     method: SplitMethod
     seed: int
+    fractions: tuple[float, float, float]
+    """Of training, test and validation, as they were asked for."""
     data_fingerprint: str
     """Of all examples in the order they were read."""
 
@@ -49,8 +52,12 @@ def prompt_key(example: Example) -> tuple[str, ...]:
 
 
 def data_fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 (hex) of the examples' contents in order; file names and row numbers do not count."""
-    rows = [[e.instruction, e.input, e.output, [list(exchange) for exchange in e.history]] for e in examples]
+    """SHA-256 (hex) of the examples' contents and of what splits go by; file names and row numbers do not count."""
+    rows: list[list[object]] = []
+    for e in examples:
+        rows.append([e.instruction, e.input, e.output, [list(exchange) for exchange in e.history]])
+        if e.category is not None or e.group is not None:
+            rows[-1] += [e.category, e.group]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
 
 
@@ -63,9 +70,10 @@ def split_examples(
 ) -> Splits:
     """Split into train, test and validation, in the shares of `fractions` (train, test, validation).
 
-    `grouped` shuffles with `seed` and keeps together the examples that share a normalised prompt or a row, so
-    nothing that is tested was learnt. `book` takes the file's order: the first 85 %, the next 10 %, the rest
-    (rasbt/LLMs-from-scratch, ch07), twins across the border included.
+    `grouped` shuffles with `seed` and keeps together the examples that share a normalised prompt, a group or a row, so
+    nothing that is tested was learnt; each category gets its share of every part as far as whole groups allow. `book`
+    takes the file's order: the first 85 %, the next 10 %, the rest (rasbt/LLMs-from-scratch, ch07), twins across the
+    border included.
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
@@ -87,6 +95,7 @@ def split_examples(
         test=tuple(test),
         method=method,
         seed=seed,
+        fractions=fractions,
         data_fingerprint=data_fingerprint(examples),
     )
 
@@ -97,20 +106,31 @@ def _split_groups(
     """Fill test, then validation, with whole groups in a seeded order; the rest is train. File order within each."""
     groups = _groups(examples)
     random.Random(seed).shuffle(groups)
+    rows = Counter(example.category for example in examples)
+    room = {"test": _quotas(rows, n_test), "validation": _quotas(rows, n_validation)}
     chosen: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
     for group in groups:
-        if len(chosen["test"]) + len(group) <= n_test:
-            chosen["test"] += group
-        elif len(chosen["validation"]) + len(group) <= n_validation:
-            chosen["validation"] += group
-        else:
-            chosen["train"] += group
+        wanted = Counter(examples[index].category for index in group)
+        part = next((part for part, left in room.items() if wanted <= left), "train")
+        chosen[part] += group
+        if part in room:
+            room[part] -= wanted
     train, test, validation = ([examples[i] for i in sorted(chosen[name])] for name in ("train", "test", "validation"))
     return train, test, validation
 
 
+def _quotas(rows: Counter[str | None], total: int) -> Counter[str | None]:
+    """How many of `total` rows each category gets: its share, rounded down, and the largest remainders one more."""
+    shares = {category: total * count / rows.total() for category, count in rows.items()}
+    quotas = Counter({category: int(share) for category, share in shares.items()})
+    by_remainder = sorted(shares, key=lambda category: (quotas[category] - shares[category], str(category)))
+    for category in by_remainder[: total - quotas.total()]:
+        quotas[category] += 1
+    return quotas
+
+
 def _groups(examples: Sequence[Example]) -> list[list[int]]:
-    """Indices of the examples that belong together: the same prompt, or the same row of the same file."""
+    """Indices of the examples that belong together: the same prompt, group, or row of the same file."""
     leader = list(range(len(examples)))
 
     def find(index: int) -> int:
@@ -122,7 +142,8 @@ def _groups(examples: Sequence[Example]) -> list[list[int]]:
     first_of: dict[object, int] = {}
     for index, example in enumerate(examples):
         same_row = [(example.source, example.row)] if example.row else []
-        for key in (prompt_key(example), *same_row):
+        same_group = [example.group] if example.group is not None else []
+        for key in (prompt_key(example), *same_row, *same_group):
             leader[find(index)] = find(first_of.setdefault(key, index))
     groups: dict[int, list[int]] = {}
     for index in range(len(examples)):

@@ -26,6 +26,7 @@ from assistant.settings import (
     generation_settings,
     make_settings,
 )
+from assistant.shipped import find_model
 from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ app = typer.Typer(
 
 @app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
 def respond(
-    model: Annotated[str, typer.Argument(help="Folder of the model.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="Folder of the model, or pocket.", metavar="MODEL")],
     data: Annotated[list[Path], typer.Option("--data", help="File of instructions; may be repeated.", metavar="FILE")],
     run: Annotated[Path, typer.Option("--run", help="Folder for the answers.", metavar="DIR")],
     part: Annotated[
@@ -73,10 +74,11 @@ def respond(
     if temperature == 0 and (top_k is not None or top_p is not None):
         note("note: --top-k and --top-p do nothing at --temperature 0.")
     examples = read_examples(*data)
-    session = load_session(model)
+    folder = find_model(model)
+    session = load_session(str(folder))
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
-    begin_run(run, describe_model_run(session, model, [shown_path(path) for path in data], chosen, settings))
+    begin_run(run, describe_model_run(session, str(folder), [shown_path(path) for path in data], chosen, settings))
     before = count_answered(run)
     if before:
         note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")

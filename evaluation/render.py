@@ -144,16 +144,31 @@ def _facts_table(report: Report) -> Table:
 
 
 def _categories_table(report: Report) -> list[RenderableType]:
-    table = _plain_table("category", "score", "95 % interval", "rows", "exact")
+    table = _plain_table(*CATEGORY_COLUMNS)
     for found in report.categories:
         name = Text(shorten(visible(_category_name(found)), 30))
-        table.add_row(name, _number(found.mean), _interval(found.interval), _of(found), str(found.exact_matches))
+        table.add_row(name, *_category_figures(found))
     return [table, *(Text(sentence, style="dim") for sentence in _about_categories(report))]
 
 
 def _about_categories(report: Report) -> list[str]:
     few = any(found.interval is None and found.n for found in report.categories)
     return [f"No interval below {FEW_ROWS} rows."] if few else []
+
+
+CATEGORY_COLUMNS = ("category", "score", "95 % interval", "rows", "exact", "chrF", "ended")
+
+
+def _category_figures(category: Category) -> tuple[str, ...]:
+    """What stands behind a category's name."""
+    return (
+        _number(category.mean),
+        _interval(category.interval),
+        _of(category),
+        str(category.exact_matches),
+        _number(category.chrf),
+        str(category.ended),
+    )
 
 
 def _of(category: Category) -> str:
@@ -221,11 +236,8 @@ def _markdown_means(means: dict[str, Mean]) -> list[str]:
 
 
 def _markdown_categories(categories: Sequence[Category]) -> list[str]:
-    rows = [
-        (_category_name(found), _number(found.mean), _interval(found.interval), _of(found), str(found.exact_matches))
-        for found in categories
-    ]
-    return _markdown_table(["category", "score", "95 % interval", "rows", "exact"], rows, numbers=4)
+    rows = [(_category_name(found), *_category_figures(found)) for found in categories]
+    return _markdown_table(CATEGORY_COLUMNS, rows, numbers=len(CATEGORY_COLUMNS) - 1)
 
 
 def _markdown_worst(rows: Sequence[ShownRow]) -> list[str]:

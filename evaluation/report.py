@@ -59,6 +59,10 @@ class Category(Mean):
     """None for rows without a category."""
     rows: int
     exact_matches: int
+    chrf: float | None
+    """Mean of the rows that have a response."""
+    ended: int
+    """Responses that the model ended by itself, before the token limit."""
 
 
 class Ceiling(Frozen):
@@ -251,11 +255,12 @@ def _table(rows: Sequence[_Scored]) -> pd.DataFrame:
     lines: list[dict[str, object]] = []
     for row in rows:
         line: dict[str, object] = {"category": row.record.category, "score": row.score}
+        line["ended"] = row.record.stop_reason == "eos"
         for name in Metrics.model_fields:
             value = getattr(row.metrics, name) if row.metrics else None
             line[name] = 100.0 * value if isinstance(value, bool) else value
         lines.append(line)
-    table = pd.DataFrame(lines, columns=["category", "score", *Metrics.model_fields])
+    table = pd.DataFrame(lines, columns=["category", "score", "ended", *Metrics.model_fields])
     numbers = ["score", *Metrics.model_fields]
     table[numbers] = table[numbers].astype(float)
     return table
@@ -341,6 +346,8 @@ def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...
                 name=name if isinstance(name, str) else None,
                 rows=len(group),
                 exact_matches=int((group["exact"] > 0).sum()),
+                chrf=_mean("chrf", group["chrf"].dropna().tolist(), least=len(group) + 1).mean,
+                ended=int(group["ended"].sum()),
             )
         )
     return tuple(sorted(found, key=lambda category: (category.name is None, category.name or "")))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import assistant
-from assistant.config import Frozen, GenerationSettings, Reply, StopReason
+from assistant.config import DEFAULT_FRACTIONS, Frozen, GenerationSettings, Reply, StopReason
 from assistant.errors import DataError, SettingsError
 from assistant.files import shown_path, write_whole
 from assistant.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
@@ -141,7 +141,8 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
         return ChosenPart(tuple(examples), part, reason)
     method: SplitMethod = info.split_method if info else "grouped"
     seed = info.split_seed if info else DEFAULT_SPLIT_SEED
-    chosen = split_examples(examples, method=method, seed=seed).part(part)
+    fractions = info.split_fractions if info else DEFAULT_FRACTIONS
+    chosen = split_examples(examples, method=method, seed=seed, fractions=fractions).part(part)
     if not chosen:
         raise SettingsError(f"--part: expected rows in {part!r}, got none of {len(examples)}. Give more data, or all.")
     why = "as it was split for training" if same_data else "split for this; the model was not trained on these files"

@@ -1,0 +1,1 @@
+"""The shipped instructions and the pocket model, and how both are made."""

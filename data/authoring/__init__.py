@@ -1,0 +1,1 @@
+"""How the instruction set and the pocket model are made."""

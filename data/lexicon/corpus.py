@@ -1,0 +1,122 @@
+"""The pretraining corpus: plain English made of the lexicon, deterministic from a seed.
+
+    python -m data.lexicon.corpus --seed 1 --documents 60000 --output corpus.jsonl
+
+A document is a story, a conversation, an explanation, a short everyday text, or a page of sentences about facts and
+words. No document holds an instruction of the instruction set: one in which such a text stands is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from assistant.files import write_whole
+from data.lexicon.english import expand, with_article
+from data.lexicon.relations import DAYS, RELATIONS, Draw, scene
+from data.lexicon.tables import pieces, table
+
+INSTRUCTIONS = Path(__file__).parent.parent / "instructions.json"
+DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 60_000
+KINDS = {"page": 68, "stories": 17, "dialogues": 8, "explanations": 4, "texts": 3}
+"""Shares of the documents, in percent."""
+PAGE_CHARACTERS = (500, 830)
+"""Of a page of sentences; with a vocabulary of 4,096 tokens that fits 256 positions."""
+LONGEST = 1_000
+HEADINGS = ("Notes", "Words", "Facts", "A page to read", "Response to a letter", "Instruction book", "Input and output")
+"""Some pages have one, as in Markdown."""
+_BORDER = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    """`count` different documents."""
+    draw, seen, forbidden = Draw(seed), set[str](), instruction_texts()
+    kinds, shares = list(KINDS), list(KINDS.values())
+    while len(seen) < count:
+        (kind,) = draw.rng.choices(kinds, shares)
+        text = page(draw) if kind == "page" else piece(draw, kind)
+        if text in seen or len(text) > LONGEST or not forbidden.isdisjoint(sentences(text)):
+            continue
+        seen.add(text)
+        yield text
+
+
+def piece(draw: Draw, kind: str) -> str:
+    """A story, dialogue, explanation or short text with its slots filled."""
+    return expand(draw.card(kind, pieces(kind)), scene(draw), draw.rng)
+
+
+def page(draw: Draw) -> str:
+    """Sentences about one to four relations, or about anything, in one or more paragraphs."""
+    names, weights = list(RELATIONS), [weight for weight, _ in RELATIONS.values()]
+    few = draw.rng.choices(names, weights, k=draw.rng.choice([1, 2, 3, 4]))
+    mixed = draw.rng.random() < 0.4
+    length = draw.rng.randint(*PAGE_CHARACTERS)
+    text = f"### {draw.rng.choice(HEADINGS)}:\n" if draw.rng.random() < 0.15 else ""
+    while len(text) < length:
+        relation = draw.rng.choices(names, weights)[0] if mixed else draw.rng.choice(few)
+        is_sentence = text.endswith((".", "?", "!", '"'))
+        text += (" " if is_sentence and draw.rng.random() < 0.75 else "\n") + fact(draw, relation)
+    return text.strip()
+
+
+def fact(draw: Draw, relation: str) -> str:
+    """One frame of a relation, filled with one fact."""
+    frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
+    one, two, three = draw.people(3)
+    around = {
+        "name": one.name, "he": one.he, "him": one.him, "his": one.his,
+        "name2": two.name, "he2": two.he, "name3": three.name,
+        "day": draw.rng.choice(DAYS), "number": draw.word("number"), "a_thing": with_article(draw.word("thing")),
+    }  # fmt: skip
+    return expand(frame, around | RELATIONS[relation][1](draw), draw.rng)
+
+
+@cache
+def frames() -> dict[str, tuple[list[str], list[int]]]:
+    """The frames of every relation with their weights."""
+    found: dict[str, tuple[list[str], list[int]]] = {}
+    for row in table("frames"):
+        texts, weights = found.setdefault(row["relation"], ([], []))
+        texts.append(row["frame"])
+        weights.append(int(row["weight"]))
+    return found
+
+
+def sentences(text: str) -> set[str]:
+    """The sentences of a text and what stands between quotation marks, as `instruction_texts` spells them."""
+    return {plain(part) for part in _BORDER.split(text)}
+
+
+def instruction_texts() -> frozenset[str]:
+    """The instructions of the instruction set that have at least four words: none may be in the corpus."""
+    rows = json.loads(INSTRUCTIONS.read_text(encoding="utf-8"))
+    return frozenset(text for row in rows if len((text := plain(row["instruction"])).split()) >= 4)
+
+
+def plain(text: str) -> str:
+    """Lower case without the punctuation at the ends."""
+    return text.lower().strip(" .?!,:;\"'\n")
+
+
+def write_corpus(path: Path, *, seed: int, count: int) -> None:
+    """Write the documents as JSONL, one `{"text": ...}` a line. The file appears whole or not at all."""
+    write_whole(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents(seed, count)))
+
+
+def main() -> None:
+    """Write the corpus."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument("--documents", type=int, default=DEFAULT_DOCUMENTS)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    write_corpus(options.output, seed=options.seed, count=options.documents)
+
+
+if __name__ == "__main__":
+    main()

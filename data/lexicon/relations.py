@@ -1,0 +1,398 @@
+"""From table rows to the slots of frames: one function a relation, each giving a fact at random.
+
+A `Draw` deals rows out like cards, so that every fact comes up as often as any other. What is combined here, such as
+lists to sort or sentences to turn into the passive, is drawn anew each time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from data.lexicon.english import Action, Person, Phrase, capitalised, choose_other, sentence, with_article
+from data.lexicon.tables import Row, clear_others, members, split_cell, table, words
+
+Card = TypeVar("Card")
+Slots = dict[str, str]
+
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+SORTED_CLASSES = ("fruit", "vegetable", "mammal", "bird", "tool", "colour", "drink", "musical instrument", "flower")
+QUANTITIES = (*range(1, 13), 15, 20, 25, 30, 40, 50)
+SIGNS = {"plus": "+", "minus": "-", "times": "x", "divided by": "/"}
+
+
+class Draw:
+    """Chance for one corpus: a generator, and a shuffled pack for every table."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self._packs: dict[str, list[object]] = {}
+
+    def card(self, name: str, cards: Sequence[Card]) -> Card:
+        """The next card of the pack of that name; an empty pack is shuffled anew."""
+        pack = self._packs.setdefault(name, [])
+        if not pack:
+            pack += self.rng.sample(range(len(cards)), len(cards))
+        index = pack.pop()
+        assert isinstance(index, int)
+        return cards[index]
+
+    def row(self, name: str) -> Row:
+        """The next row of a table."""
+        return self.card(name, table(name))
+
+    def people(self, count: int) -> list[Person]:
+        """Different people."""
+        return [Person(**row) for row in self.rng.sample(table("names"), count)]
+
+    def word(self, kind: str) -> str:
+        """Any word of that kind."""
+        return self.rng.choice(words(kind))
+
+
+# --- facts that stand in tables -----------------------------------------------------------------------------------
+
+
+def opposites(draw: Draw) -> Slots:
+    row = draw.row("opposites")
+    a, b = draw.rng.sample([row["word"], row["opposite"]], 2)
+    return {"a": a, "b": b}
+
+
+def synonyms(draw: Draw) -> Slots:
+    row = draw.row("synonyms")
+    return {"a": row["word"], "b": row["synonym"]}
+
+
+def plurals(draw: Draw) -> Slots:
+    row = draw.row("nouns")
+    return {"a": row["singular"], "b": row["plural"], "an_a": f"{row['article']} {row['singular']}"}
+
+
+def past_tense(draw: Draw) -> Slots:
+    return dict(draw.row("verbs"))
+
+
+def comparatives(draw: Draw) -> Slots:
+    row = draw.row("adjectives")
+    return {"a": row["adjective"], "c": row["comparative"], "s": row["superlative"]}
+
+
+def countries(draw: Draw) -> Slots:
+    return dict(draw.row("countries"))
+
+
+def animal_young(draw: Draw) -> Slots:
+    row = draw.card("young", [row for row in table("animals") if row["young"] != "-"])
+    return animal_slots(row)
+
+
+def animals(draw: Draw) -> Slots:
+    return animal_slots(draw.row("animals"))
+
+
+def animal_slots(row: Row) -> Slots:
+    """An animal with its articles."""
+    articles = {f"a_{name}": with_article(row[name]) for name in ("kind", "young")}
+    return {**row, **articles, "an_animal": with_article(row["animal"])}
+
+
+def colours(draw: Draw) -> Slots:
+    return dict(draw.row("colours"))
+
+
+def elements(draw: Draw) -> Slots:
+    return dict(draw.row("elements"))
+
+
+def spelling(draw: Draw) -> Slots:
+    row = draw.row("spellings")
+    right, wrong = row["correct"], draw.rng.choice(split_cell(row["misspellings"]))
+    return {"right": right, "wrong": wrong, "either": " or ".join(draw.rng.sample([right, wrong], 2))}
+
+
+def comparison(draw: Draw) -> Slots:
+    return dict(draw.row("comparisons"))
+
+
+def classification(draw: Draw) -> Slots:
+    row = draw.row("classes")
+    other, third = draw.rng.sample(clear_others(row["class"]), 2)
+    friend = draw.rng.choice(members()[row["class"]])["member_phrase"]
+    return {
+        "member": row["member_phrase"],
+        "friend": friend,
+        "a_class": with_article(row["class"]),
+        "a_other": with_article(other),
+        "a_third": with_article(third),
+    }
+
+
+def simile(draw: Draw) -> Slots:
+    return dict(draw.row("similes"))
+
+
+def rhymes(draw: Draw) -> Slots:
+    family = list(split_cell(draw.row("rhymes")["words"]))
+    a, b, c = draw.rng.sample(family, 3)
+    return {"a": a, "b": b, "c": c}
+
+
+def definitions(draw: Draw) -> Slots:
+    return dict(draw.row("definitions"))
+
+
+def facts(draw: Draw) -> Slots:
+    row = dict(draw.row("facts"))
+    del row["question"]  # it belongs to the instruction set alone
+    return row
+
+
+def jobs(draw: Draw) -> Slots:
+    row = draw.row("jobs")
+    return {"job": row["job_phrase"], "does": row["does"], "place": row["place"]}
+
+
+# --- facts that are worked out ------------------------------------------------------------------------------------
+
+
+def units(draw: Draw) -> Slots:
+    row = draw.row("units")
+    count, factor = draw.rng.choice(QUANTITIES), int(row["factor"])
+    larger = f"{count} {row['unit'] if count == 1 else row['units']}"
+    smaller = f"{count * factor} {row['smaller']}"
+    quantity, converted = draw.rng.sample([larger, smaller], 2) if factor > 1 else (larger, smaller)
+    return {"quantity": quantity, "converted": converted}
+
+
+def arithmetic(draw: Draw) -> Slots:
+    op = draw.rng.choice(list(SIGNS))
+    a, b = draw.rng.randint(1, 20), draw.rng.randint(1, 20)
+    if op == "minus":
+        a, b = a + b, b
+    elif op in ("times", "divided by"):
+        a, b = draw.rng.randint(2, 12), draw.rng.randint(2, 12)
+        a = a * b if op == "divided by" else a
+    return {"a": str(a), "b": str(b), "op": op, "sign": SIGNS[op], "c": str(calculate(a, op, b))}
+
+
+def calculate(a: int, op: str, b: int) -> int:
+    """The result of `a op b`, the operation in words."""
+    return {"plus": a + b, "minus": a - b, "times": a * b, "divided by": a // b}[op]
+
+
+def calendar(draw: Draw) -> Slots:
+    unit, names = draw.rng.choice([("day", DAYS), ("month", MONTHS)])
+    start = draw.rng.randrange(len(names))
+    a, b, c = (names[(start + n) % len(names)] for n in range(3))
+    return {"unit": unit, "a": a, "b": b, "c": c}
+
+
+def sorting_pool() -> list[str]:
+    """The single words that are put in order."""
+    return [row["member"] for name in SORTED_CLASSES for row in members()[name] if row["member"].isalpha()]
+
+
+def sorting(draw: Draw) -> Slots:
+    pool = sorting_pool()
+    chosen = draw.rng.sample(pool, draw.rng.choice([3, 3, 3, 4]))
+    return _in_order(chosen, sorted(chosen)) | {"letter": min(chosen)[0].upper()}
+
+
+def numbers(draw: Draw) -> Slots:
+    chosen = draw.rng.sample(range(1, 100), 3)
+    return _in_order([str(n) for n in chosen], [str(n) for n in sorted(chosen)])
+
+
+def _in_order(mixed: Sequence[str], in_order: Sequence[str]) -> Slots:
+    return {"mixed": ", ".join(mixed), "sorted": ", ".join(in_order), "first": in_order[0], "last": in_order[-1]}
+
+
+def odd_one_out(draw: Draw) -> Slots:
+    name = draw.card("odd classes", list(members()))
+    others = [row["member"] for row in draw.rng.sample(members()[name], 3)]
+    stranger = draw.rng.choice(clear_others(name))
+    odd = choose_other(draw.rng, [row["member"] for row in members()[stranger]], *others)
+    mixed = draw.rng.sample([*others, odd], 4)
+    return {"mixed": ", ".join(mixed), "odd": odd, "others": ", ".join(others), "class": name}
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
+
+
+def transitive(draw: Draw) -> Action:
+    """Somebody does something to something."""
+    row = draw.row("transitive")
+    agent = Phrase.parse(draw.rng.choice(split_cell(row["agents"])))
+    patient = Phrase.parse(draw.rng.choice(split_cell(row["patients"])))
+    return Action(
+        subject=agent,
+        base=row["base"],
+        third=row["third"],
+        past=row["past"],
+        rest=patient.text,
+        participle=row["participle"],
+        patient=patient,
+    )
+
+
+def intransitive(draw: Draw) -> Action:
+    """Somebody does something somewhere."""
+    row = draw.row("intransitive")
+    subject = Phrase.parse(draw.rng.choice(split_cell(row["subjects"])))
+    rest = draw.rng.choice(split_cell(row["complements"]))
+    return Action(subject=subject, base=row["base"], third=row["third"], past=row["past"], rest=rest)
+
+
+def state(draw: Draw) -> Action:
+    """Somebody is something, or somewhere."""
+    row = draw.row("states")
+    subject = Phrase.parse(draw.rng.choice(split_cell(row["subjects"])))
+    return Action(
+        subject=subject, base="be", third="is", past="was", rest=draw.rng.choice(split_cell(row["complements"]))
+    )
+
+
+def any_action(draw: Draw) -> Action:
+    """One of the three kinds."""
+    return draw.rng.choice([transitive, intransitive, intransitive, state])(draw)
+
+
+def any_tense(draw: Draw) -> str:
+    return draw.rng.choice(["present", "past"])
+
+
+def passive(draw: Draw) -> Slots:
+    action, tense = transitive(draw), any_tense(draw)
+    return {
+        "active": sentence(action.clause(tense)),
+        "passive": sentence(action.passive(tense)),
+        "active_clause": action.clause(tense),
+        "passive_clause": action.passive(tense),
+    }
+
+
+def question(draw: Draw) -> Slots:
+    action, tense = any_action(draw), any_tense(draw)
+    clause = action.clause(tense)
+    return {"statement": sentence(clause), "clause": clause, "question": action.question(tense)}
+
+
+def tense(draw: Draw) -> Slots:
+    action = any_action(draw)
+    present, past = action.clause("present"), action.clause("past")
+    return {
+        "present": sentence(present),
+        "past": sentence(past),
+        "present_clause": present,
+        "past_clause": past,
+    }
+
+
+def punctuation(draw: Draw) -> Slots:
+    if draw.rng.random() < 0.4:
+        return dict(draw.row("punctuation"))
+    action, when = any_action(draw), any_tense(draw)
+    right = draw.rng.choice([sentence(action.clause(when)), action.question(when)])
+    ending = draw.rng.choice(["", f" in {draw.rng.choice(MONTHS)}", f" on {draw.rng.choice(DAYS)}"])
+    right = right[:-1] + ending + right[-1]
+    return {"raw": right[:-1].lower() if draw.rng.random() < 0.85 else right.upper(), "right": right}
+
+
+def grammar(draw: Draw) -> Slots:
+    if draw.rng.random() < 0.5:
+        return dict(draw.row("grammar"))
+    action = any_action(draw)
+    if action.base == "be":
+        verb = action.clause("present").removeprefix(action.subject.text).split()[0]
+        swapped = {"is": "are", "are": "is"}[verb]
+        return {
+            "right": sentence(action.clause("present")),
+            "wrong": sentence(f"{action.subject.text} {swapped} {action.rest}"),
+        }
+    other = action.third if action.subject.plural else action.base
+    wrong = f"{action.subject.text} {other} {action.rest}"
+    return {"right": sentence(action.clause("present")), "wrong": sentence(wrong)}
+
+
+def narrative(draw: Draw) -> Slots:
+    a, b = any_action(draw).clause("past"), any_action(draw).clause("past")
+    return {"clause_a": a, "clause_b": b, "sentence_a": sentence(a), "sentence_b": sentence(b)}
+
+
+def office(draw: Draw) -> Slots:
+    """Words of the desk; what they need, every frame gets."""
+    return {"place": draw.word("place")}
+
+
+RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
+    "opposites": (9, opposites),
+    "synonyms": (5, synonyms),
+    "plurals": (7, plurals),
+    "past_tense": (6, past_tense),
+    "comparatives": (4, comparatives),
+    "capitals": (5, countries),
+    "continents": (4, countries),
+    "animal_young": (6, animal_young),
+    "animals": (3, animals),
+    "colours": (3, colours),
+    "elements": (3, elements),
+    "spelling": (12, spelling),
+    "units": (7, units),
+    "comparison": (8, comparison),
+    "sorting": (12, sorting),
+    "numbers": (3, numbers),
+    "classification": (9, classification),
+    "odd_one_out": (9, odd_one_out),
+    "simile": (3, simile),
+    "rhymes": (5, rhymes),
+    "definitions": (6, definitions),
+    "facts": (9, facts),
+    "jobs": (3, jobs),
+    "arithmetic": (9, arithmetic),
+    "calendar": (1.5, calendar),
+    "passive": (9, passive),
+    "question": (9, question),
+    "tense": (9, tense),
+    "punctuation": (7, punctuation),
+    "grammar": (6, grammar),
+    "narrative": (4, narrative),
+    "office": (3, office),
+}
+"""How often each relation comes up among the sentences, and what gives its slots."""
+
+
+def scene(draw: Draw) -> Slots:
+    """The slots of a story or a dialogue, which keep their values throughout it."""
+    one, two, three = draw.people(3)
+    day, month = draw.rng.randrange(7), draw.rng.randrange(12)
+    country, animal, job = draw.row("countries"), animal_young(draw), draw.row("jobs")
+    kinds = ("food", "fruit", "place", "thing", "weather", "tree", "flower", "instrument", "vehicle", "tool", "toy")
+    simple = {kind: draw.word(kind) for kind in (*kinds, "drink", "clothes", "room", "number", "colour")}
+    opposite, synonym = draw.row("opposites"), draw.row("synonyms")
+    noun, verb, element = draw.row("nouns"), draw.row("verbs"), draw.row("elements")
+    return {
+        **simple,
+        "name": one.name, "he": one.he, "him": one.him, "his": one.his,
+        "He": capitalised(one.he), "His": capitalised(one.his),
+        "name2": two.name, "he2": two.he, "him2": two.him, "his2": two.his,
+        "He2": capitalised(two.he), "His2": capitalised(two.his),
+        "name3": three.name,
+        "a_thing": with_article(simple["thing"]), "a_fruit": with_article(simple["fruit"]), "object": simple["thing"],
+        "animal": animal["animal"], "a_animal": animal["an_animal"], "young": animal["young"], "home": animal["home"],
+        "animal2": choose_other(draw.rng, [row["animal"] for row in table("animals")], animal["animal"]),
+        "job": job["job"], "a_job": job["job_phrase"], "job_does": job["does"], "job_place": job["place"],
+        "country": country["country"], "capital": country["capital"], "continent": country["continent"],
+        "day": DAYS[day], "next_day": DAYS[(day + 1) % 7],
+        "month": MONTHS[month], "next_month": MONTHS[(month + 1) % 12],
+        "adjective": opposite["word"], "opposite": opposite["opposite"],
+        "word": synonym["word"], "synonym": synonym["synonym"],
+        "singular": noun["singular"], "plural": noun["plural"],
+        "base": verb["base"], "past": verb["past"],
+        "element": element["element"], "symbol": element["symbol"],
+    }  # fmt: skip
