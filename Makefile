@@ -1,5 +1,6 @@
 # make demo   the whole main job on the embedded default      make test   linter, type checker, tests
 # make chat   talk with the demo's model                      make setup  the virtual environment alone
+# make pocket the pretrained model again, from nothing        (most of an hour on two cores; goes on where it stopped)
 #
 # Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make must be there.
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo chat test lint clean
+.PHONY: setup demo chat pocket test lint clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +35,9 @@ demo: setup
 chat: setup
 	@test -e demo/model/config.json || $(BIN)/assistant demo
 	@$(BIN)/assistant chat
+
+pocket: setup
+	@$(BIN)/python -m data.authoring.pocket --work build/pocket --output data/pocket
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

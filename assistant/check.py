@@ -60,7 +60,8 @@ def check_examples(examples: Sequence[Example], splits: Splits) -> Findings:
     """
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
-        groups[prompt_key(example)].append(example)
+        whole = (example.output,) if example.is_text else ()  # texts may well open with the same words
+        groups[prompt_key(example) + whole].append(example)
     repeated = [tuple(group) for group in groups.values() if len(group) > 1]
     conflicts = [group for group in repeated if len({normalise(example.output) for example in group}) > 1]
     return Findings(
@@ -139,12 +140,12 @@ def describe_findings(found: Findings) -> list[str]:
     for name, groups in (("the same answer", found.duplicates), ("different answers", found.conflicts)):
         if groups:
             rows = sum(len(group) for group in groups)
-            lines.append(f"The same prompt with {name}: {len(groups)} groups, {rows} rows.")
+            lines.append(f"The same prompt with {name}: {_count(len(groups), 'group')}, {rows} rows.")
             lines += [f"- {_places(group)}: {_shown(group[0])}" for group in groups[:SHOWN]] + _more(len(groups))
     for exact, name in ((True, "the prompt of a row"), (False, "nearly the prompt of a row")):
         twins = [twin for twin in found.twins if twin.exact is exact]
         if twins:
-            lines.append(f"Held out, with {name} that is learnt or chosen by: {len(twins)} rows.")
+            lines.append(f"Held out, with {name} that is learnt or chosen by: {_count(len(twins), 'row')}.")
             lines += [f"- {_describe(twin)}" for twin in twins[:SHOWN]] + _more(len(twins))
     return lines + (["No repeated prompt, no contradiction, no twin across the parts."] if found.is_clean else [])
 
@@ -175,12 +176,19 @@ def findings_as_json(found: Findings) -> dict[str, Any]:
     }
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _row(example: Example) -> dict[str, Any]:
     return {"file": example.source, "row": example.row}
 
 
 def _places(group: Sequence[Example]) -> str:
-    return "; ".join(example.where for example in group)
+    rows: dict[str, list[str]] = {}
+    for example in group:
+        rows.setdefault(example.source, []).append(str(example.row))
+    return "; ".join(f"{source}, rows {', '.join(numbers)}" for source, numbers in rows.items())
 
 
 def _shown(example: Example) -> str:

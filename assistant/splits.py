@@ -46,7 +46,10 @@ def normalise(text: str) -> str:
 
 
 def prompt_key(example: Example) -> tuple[str, ...]:
-    """What two examples must share to ask the same thing: the normalised instruction, input and history."""
+    """What two examples must share to ask the same thing: the normalised instruction, input and history.
+
+    Of a plain text that is its opening words.
+    """
     history = [normalise(text) for exchange in example.history for text in exchange]
     return (normalise(example.instruction), normalise(example.input), *history)
 

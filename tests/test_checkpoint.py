@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_saving_and_loading_keeps_every_bit(tmp_path: Path, byte_tokenizer: Toke
     weights = load_file(tmp_path / "a" / "model.safetensors")
     assert weights["transformer.h.0.attn.c_attn.weight"].shape == (32, 96)  # GPT-2's own layout
     assert "lm_head.weight" not in weights
+
+
+def test_a_base_model_in_16_bits_opens_here_and_in_transformers(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    from transformers import AutoModelForCausalLM
+
+    before = replace(tiny_checkpoint(byte_tokenizer), template=get_template("text"))
+    save_checkpoint(before.as_base(), tmp_path / "half", dtype=torch.float16)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    assert theirs.dtype == torch.float16
+    loaded = load_checkpoint(tmp_path / "half")
+    assert (loaded.info, loaded.template.name) == (None, "alpaca")
+    weight, ours = before.model.transformer.wte.weight, loaded.model.transformer.wte.weight
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, weight.to(torch.float16).to(torch.float32))
 
 
 def test_the_first_releases_names_are_read(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:

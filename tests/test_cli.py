@@ -171,6 +171,12 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
             2,
             "--max-length: expected at most",
         ),
+        (
+            ["finetune", "rows.json", "-m", "base", "-o", "out", "--test-share", "0.7", "--validation-share", "0.3"],
+            2,
+            "expected less than 1 together, got 0.7 and 0.3",
+        ),
+        (["finetune", "text.jsonl", "-m", "base", "-o", "out"], 1, "text.jsonl, row 1: expected an instruction"),
         (["demo", "--seed", "-5"], 2, "--seed: expected"),
         (["demo", "--seed", str(10**23)], 2, "--seed: expected"),
         (["chat"], 1, "Run `assistant demo` first"),
@@ -189,12 +195,26 @@ def test_mistakes_get_one_sentence(
     (folder / "long.json").write_text(json.dumps([{"instruction": "x" * 500, "output": "y"}, *rows]))
     del rows[16]["output"]
     (folder / "bad.json").write_text(json.dumps(rows))
+    (folder / "text.jsonl").write_text('{"text": "Once upon a time."}\n')
     done = invoke(*words, text="some text")
     assert done.exit_code == code
     errors = done.stderr
     assert errors.startswith("error: ")
     assert sentence in errors
     assert not (folder / "out").exists()
+
+
+def test_plain_text_is_learnt_and_continued(folder: Path) -> None:
+    texts = [f"Once, {number} times, there was a number that grew and grew. " * 8 for number in range(20)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["--template", "text", "--train-on", "all", "--test-share", "0", "--max-steps", "2"]
+    done = invoke("finetune", "text.jsonl", "-m", "base", "-o", "read", *words, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert "38 training rows, 2 validation rows" in done.stderr  # a text of over 400 bytes takes two rows of 256
+    steps = [json.loads(line) for line in (folder / "read" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < step["tokens"] - step["supervised_tokens"] <= 8 for step in steps)  # first ids alone are no target
+    said = json.loads(invoke("ask", "read", "Once, 3", "--max-new-tokens", "3", "--json").stdout)
+    assert said["prompt"] == "Once, 3"
 
 
 def test_long_rows_are_named(folder: Path, examples: list[Example]) -> None:
@@ -229,7 +249,7 @@ def test_doctor_names_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_has_an_example_everywhere() -> None:
-    for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"]):
+    for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"], ["data", "check"]):
         found = invoke(*words, "--help")
         assert "Example:" in found.stdout, words
     assert invoke("--version").stdout.startswith("assistant 0.")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.collate import IGNORE_INDEX, EncodedExample, collate, encode_examples, plan_batches
+from assistant.config import TrainOn
 from assistant.errors import DataError
 from assistant.instructions import Example, read_examples
 from assistant.prompts import get_template, render_example
@@ -158,3 +159,32 @@ def test_book_data_fits_its_published_lengths(gpt2_tokenizer: Tokenizer) -> None
     lengths = [len(r.input_ids) - 1 for r in encode_examples(examples, ALPACA, gpt2_tokenizer, max_length=1024).rows]
     assert (round(sum(lengths) / 1100, 1), max(lengths)) == (56.4, 91)
     assert len(rows.rows) == 935
+
+
+@given(
+    st.text(alphabet="abcdefgh \n", min_size=1).filter(str.strip),
+    st.integers(8, 40),
+    st.sampled_from(["all", "response"]),
+)
+def test_plain_text_is_cut_into_rows_without_a_loss(
+    byte_tokenizer: Tokenizer, text: str, max_length: int, train_on: TrainOn
+) -> None:
+    words = text.split(" ", 2)
+    example = Example(instruction=words[0] or " ", output=text[len(words[0] or " ") :], is_text=True, source="f", row=1)
+    tokenizer = byte_tokenizer
+    rows = encode_examples([example], get_template("text"), tokenizer, max_length=max_length).rows
+    ids = [*tokenizer.encode(text), tokenizer.eos_id]
+    joined = [*rows[0].input_ids, *(token for row in rows[1:] for token in row.input_ids[1:])]
+    assert joined == ids
+    batch = collate(rows, pad_id=tokenizer.pad_id, train_on=train_on)
+    assert batch.input_ids.shape[1] <= max_length
+    targets = batch.targets[batch.targets != IGNORE_INDEX].tolist()
+    opening = len(tokenizer.encode(example.instruction))
+    # The first id has nothing before it; masked, the opening words have no say, where they fit into the first row.
+    assert targets == ids[1:] if train_on == "all" else targets == ids[min(opening, max_length) :]
+
+
+def test_plain_text_needs_its_own_template(byte_tokenizer: Tokenizer) -> None:
+    text = Example(instruction="Once upon", output=" a time.", is_text=True, source="f.jsonl", row=3)
+    with pytest.raises(DataError, match=r"f.jsonl, row 3: expected an instruction, got plain text.\n.*--template text"):
+        encode_examples([text], ALPACA, byte_tokenizer, max_length=64)

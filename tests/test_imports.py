@@ -15,7 +15,8 @@ from .conftest import REPOSITORY
 FLOORS: list[list[str]] = [
     [
         "assistant", "assistant.errors", "assistant.escape", "assistant.files", "assistant.config",
-        "assistant.instructions", "assistant.splits", "assistant.prompts", "assistant.tokenizer",
+        "assistant.shipped", "assistant.instructions", "assistant.splits", "assistant.check", "assistant.prompts",
+        "assistant.tokenizer",
         "assistant.ollama_server", "assistant.settings",
         "evaluation", "evaluation.escape", "evaluation.metrics", "evaluation.statistics", "evaluation.rubric",
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
@@ -30,6 +31,10 @@ FLOORS: list[list[str]] = [
         "assistant.terminal", "assistant.doctor", "assistant.finetune_command", "assistant.demo", "assistant.tui",
         "assistant.cli", "assistant.__main__", "evaluation.cli", "evaluation.__main__",
     ],
+    [
+        "data", "data.lexicon", "data.lexicon.english", "data.lexicon.tables", "data.lexicon.relations",
+        "data.lexicon.corpus", "data.authoring", "data.authoring.instructions", "data.authoring.pocket",
+    ],
 ]  # fmt: skip
 ORDER = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 HOMES = {
@@ -42,7 +47,7 @@ HOMES = {
 
 def modules() -> dict[str, Path]:
     found = {}
-    for package in ("assistant", "evaluation"):
+    for package in ("assistant", "evaluation", "data"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
             found[name] = path

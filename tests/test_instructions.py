@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.errors import DataError, SettingsError
-from assistant.instructions import Example, Exchange, dump_rows, read_examples
+from assistant.instructions import (
+    OPENING_WORDS,
+    Example,
+    Exchange,
+    Row,
+    _examples_of,
+    dump_rows,
+    read_examples,
+)
 from assistant.splits import data_fingerprint, prompt_key, split_examples
 
 from .conftest import shared_file
@@ -105,7 +115,7 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
         f'{tmp_path}/rows.json, row 18: "output" must be text, got null.',
         f"{tmp_path}/rows.json, row 19: \"output\" must contain more than white space, got ' \\n\\t '.",
         f'{tmp_path}/rows.json, row 20: expected an object with "instruction" and "output", or "messages", '
-        'or "conversations", got text.',
+        'or "conversations", or "text", got text.',
     )
 
 
@@ -269,3 +279,68 @@ def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
     path.write_text(json.dumps([GOOD]))
     (example,) = read_examples(path)
     assert example.source == f"{tmp_path}/bad\\xff.json"
+
+
+# --- groups, categories and plain text ----------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xyz")), min_size=4, max_size=60), st.integers(0, 9)
+)
+def test_no_split_ever_separates_a_group(rows: list[tuple[str, str]], seed: int) -> None:
+    examples = [
+        Example(instruction=f"Ask {number}", output="a", group=group, category=category, source="f", row=number)
+        for number, (group, category) in enumerate(rows, start=1)
+    ]
+    splits = split_examples(examples, seed=seed, fractions=(0.5, 0.3, 0.2))
+    parts = [splits.train, splits.validation, splits.test]
+    groups = [{example.group for example in part} for part in parts]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert sorted(example.row for part in parts for example in part) == list(range(1, len(rows) + 1))
+
+
+def test_every_category_gets_its_share_of_the_test() -> None:
+    sizes = {"big": 100, "small": 30, "tiny": 10}
+    examples = [
+        Example(instruction=f"{name} {number}", output="a", category=name, source=name, row=number)
+        for name, size in sizes.items()
+        for number in range(1, size + 1)
+    ]
+    for seed in range(5):
+        splits = split_examples(examples, seed=seed)
+        assert Counter(example.category for example in splits.test) == {"big": 10, "small": 3, "tiny": 1}
+
+
+def test_the_fingerprint_sees_what_a_split_goes_by(examples: list[Example]) -> None:
+    marked = [replace(example, group="one") for example in examples]
+    named = [replace(example, category="one") for example in examples]
+    assert len({data_fingerprint(rows) for rows in (examples, marked, named)}) == 3
+
+
+def test_groups_and_categories_are_read_and_written_back(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Ask", "input": "", "output": "a", "category": "c", "group": "g"},
+        {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], "group": "h"},
+        {"text": "One two\n\nthree.", "group": "t"},
+    ]
+    read = read_examples(write(tmp_path / "rows.json", rows))
+    assert [(e.group, e.category) for e in read] == [("g", "c"), ("h", None), ("t", None)]
+    again = read_examples(write(tmp_path / "again.json", json.loads(dump_rows(read))))
+    assert [(e.instruction, e.output, e.group) for e in again] == [(e.instruction, e.output, e.group) for e in read]
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00\r"), min_size=1).filter(str.strip))
+def test_plain_text_is_cut_behind_its_opening_words_and_loses_nothing(text: str) -> None:
+    (example,) = _examples_of(Row(1, {"text": text}), "f.jsonl")
+    assert example.is_text
+    assert example.instruction + example.output == text
+    assert example.instruction.strip()
+    assert len(example.instruction.split()) <= OPENING_WORDS
+    assert example.as_row() == {"text": text}
+
+
+def test_a_row_with_an_instruction_is_no_plain_text(tmp_path: Path) -> None:
+    (example,) = read_examples(write(tmp_path / "rows.json", [{"instruction": "Ask", "output": "a", "text": "more"}]))
+    assert not example.is_text
+    with pytest.raises(DataError, match='row 1: "text" must contain more than white space'):
+        read_examples(write(tmp_path / "rows.json", [{"text": " "}]))

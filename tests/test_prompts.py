@@ -74,9 +74,10 @@ def test_fingerprints_differ_and_stay() -> None:
         "alpaca": "66c04b6342e8fd94",
         "alpaca-stanford": "e91aa0d9d1d913d8",
         "phi3": "3a6197bf905c9fe6",
+        "text": "a40c884be7535069",
     }
 
 
 def test_unknown_template() -> None:
-    with pytest.raises(SettingsError, match="expected one of alpaca, alpaca-stanford, phi3, got 'llama'"):
+    with pytest.raises(SettingsError, match="expected one of alpaca, alpaca-stanford, phi3, text, got 'llama'"):
         get_template("llama")

@@ -101,11 +101,11 @@ def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
     program = (
         "import sys; from pathlib import Path; import assistant.demo as demo\n"
-        "demo.shipped_data = lambda: Path('few.json')\n"
-        "demo.MODEL_SHAPE |= {'n_embd': 32, 'n_layer': 1}; demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
+        "real = demo.shipped; demo.shipped = lambda name: Path('few.json') if name.endswith('.json') else real(name)\n"
+        "demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
         "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"
     )
-    few = read_examples(REPOSITORY / "data" / "instructions.json")[:60]
+    few = [row for row in read_examples(REPOSITORY / "data" / "instructions.json") if row.category == "capitals"][:60]
     (tmp_path / "few.json").write_text(dump_rows(few))
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
@@ -113,7 +113,10 @@ def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["report"]["n"] == 6
+    assert found["report"]["n"] == found["report"]["closed"]["n"] == 6
+    assert found["report"]["closed"]["exact_matches"] == found["report"]["exact_matches"]
+    (shown,) = found["shown"]
+    assert shown["before"] != shown["after"]
     for words in ("$ assistant finetune few.json", "$ evaluation respond demo/model", "$ evaluation score demo/run"):
         assert words in done.stderr
     assert "assistant chat demo/model" in done.stderr

@@ -122,6 +122,13 @@ def test_auto_is_the_test_part_of_the_data_the_model_was_trained_on(examples: li
     assert "as it was split for training" in chosen.reason
 
 
+def test_the_test_part_has_the_share_that_the_model_was_trained_with(examples: list[Example]) -> None:
+    fractions = (0.5, 0.4, 0.1)
+    chosen = choose_part(examples, "auto", trained_on(examples, split_fractions=fractions))
+    assert chosen.examples == split_examples(examples, fractions=fractions).test
+    assert len(chosen.examples) == 16
+
+
 @pytest.mark.parametrize("info", [None, "other"])
 def test_auto_is_all_rows_of_other_data(examples: list[Example], info: str | None) -> None:
     chosen = choose_part(examples, "auto", trained_on(examples[:20]) if info else None)

@@ -20,11 +20,13 @@ import torch
 
 from assistant.checkpoint import load_checkpoint, save_checkpoint
 from assistant.config import ModelConfig
+from assistant.files import write_whole
 from assistant.instructions import read_examples
 from assistant.prompts import TEXT_TEMPLATE
 from assistant.scratch import new_checkpoint
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, write_corpus
 
+CARD = Path(__file__).parent / "model_card.md"
 SHAPE = ModelConfig(n_layer=6, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
 TRAINING = (
     *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "8"),
@@ -54,8 +56,7 @@ def main() -> None:
             new_checkpoint(read_examples(corpus), SHAPE, seed=options.seed, name=base.name, template=TEXT_TEMPLATE),
             base,
         )
-    if not (run / "config.json").exists():
-        pretrain(corpus, base, run, options.seed)
+    pretrain(corpus, base, run, options.seed)
     finish(run, options.output)
     minutes = (time.perf_counter() - started) / 60
     print(
@@ -64,18 +65,23 @@ def main() -> None:
 
 
 def pretrain(corpus: Path, base: Path, run: Path, seed: int) -> None:
-    """One pass over the corpus, by the command that anyone may type."""
+    """One pass over the corpus, by the command that anyone may type; nothing where that was done before."""
     command = ["finetune", str(corpus), "--model", str(base), "--output", str(run), *TRAINING, "--seed", str(seed)]
     print("$ assistant", " ".join(command), flush=True)
-    subprocess.run([sys.executable, "-m", "assistant", *command, "--resume"], env=os.environ | KEEP_MEMORY, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "assistant", *command, "--resume"], env=os.environ | KEEP_MEMORY, check=False
+    )
+    if done.returncode:  # a Ctrl-C, too: what there is, is kept, and the next call goes on
+        sys.exit(done.returncode)
 
 
 def finish(run: Path, output: Path) -> None:
-    """The newest weights in 16 bits, as a base model: without the records of a fine-tuned one."""
+    """The newest weights in 16 bits, as a base model: without the records of a fine-tuned one, with its model card."""
     checkpoint = load_checkpoint(run / "last")
     info = checkpoint.info
     assert info is not None
     save_checkpoint(checkpoint.as_base(), output, dtype=torch.float16)
+    write_whole(output / "README.md", CARD.read_text(encoding="utf-8"))
     print(json.dumps({"metrics": info.metrics, "rows": info.rows, "versions": info.versions}, indent=2))
 
 
