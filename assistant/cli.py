@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, Precision, TooLong, TrainOn
+from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, OptimizerName, Precision, TooLong, TrainOn
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
@@ -158,6 +158,7 @@ def finetune(
     gradient_accumulation_steps: Annotated[
         int, typer.Option(help="Micro-batches a step.")
     ] = DEFAULTS.gradient_accumulation_steps,
+    optimizer: Annotated[OptimizerName, typer.Option(help="adamw, or muon for pretraining.")] = DEFAULTS.optimizer,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = DEFAULTS.learning_rate,
     warmup_steps: Annotated[int, typer.Option(help="At most a tenth of all.")] = DEFAULTS.warmup_steps,
     weight_decay: Annotated[float, typer.Option(help="On matrices only.")] = DEFAULTS.weight_decay,
@@ -191,6 +192,7 @@ def finetune(
         max_steps=max_steps,
         batch_size=batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,

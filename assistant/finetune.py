@@ -34,7 +34,7 @@ from assistant.generate import generate
 from assistant.prompts import get_template
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState
 from assistant.splits import Splits
-from assistant.update import build_optimizer, learning_rate, pick_precision, summed_loss
+from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
 from assistant.watching import FinetuneResult, Observer, Plan, Sample, StepReport, ValidationReport
 
 MOST_VALIDATIONS = 20
@@ -102,7 +102,7 @@ class _Run:
             raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
         self.steps_per_epoch = math.ceil(len(self._batches(0)) / settings.gradient_accumulation_steps)
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
-        self.optimizer = build_optimizer(checkpoint.model, settings)
+        self.optimizers = build_optimizers(checkpoint.model, settings)
         self.state = RunState(
             step=0,
             settings=settings,
@@ -120,7 +120,7 @@ class _Run:
         if resume_from is not None:
             _check_same_run(self.state, resume_from, folder.path)
             self.state = resume_from
-            folder.restore_optimizer(checkpoint, self.optimizer)
+            folder.restore_optimizers(checkpoint, self.optimizers)
         self.saved_at = time.monotonic()
 
     def _encode(self, part: str) -> EncodedRows:
@@ -211,7 +211,7 @@ class _Run:
         started = time.perf_counter()
         step = self.state.step + 1
         rate = learning_rate(step, self.total_steps, self.settings)
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         batches = [self._collate([self.train.rows[index] for index in indices]) for indices in window]
         n_targets = sum(batch.n_targets for batch in batches)
@@ -229,8 +229,9 @@ class _Run:
                 f"step {step}: expected a finite loss and gradient, got a loss of {total} and a norm of {norm}. "
                 f"Lower --learning-rate; the last good weights, if any were saved, are in {self.folder.last}."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - started
         self._advance(step=step, seconds=self.state.seconds + seconds)
         report = StepReport(
@@ -314,7 +315,7 @@ class _Run:
         return tuple(samples[index] for index in sorted(samples))
 
     def _save_last(self) -> None:
-        self.folder.save_last(self._described(), self.optimizer, self.state)
+        self.folder.save_last(self._described(), self.optimizers, self.state)
         self.saved_at = time.monotonic()
 
     def _described(self) -> Checkpoint:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +35,7 @@ from assistant.checkpoint import (
 from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, Frozen
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import write_whole
+from assistant.update import state_names
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
@@ -176,13 +178,13 @@ class RunFolder:
         """Keep these weights as the best so far."""
         save_checkpoint(checkpoint, self.best)
 
-    def save_last(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+    def save_last(self, checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer], state: RunState) -> None:
         """Keep these weights as the newest, and what a run needs to go on from here."""
         with new_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
-            save_tensors(_optimizer_tensors(checkpoint, optimizer), training / OPTIMIZER_FILE)
+            save_tensors(_optimizer_tensors(checkpoint, optimizers), training / OPTIMIZER_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def publish(self, *, use_last: bool) -> None:
@@ -225,15 +227,15 @@ class RunFolder:
                 f"Start anew with --overwrite."
             ) from error
 
-    def restore_optimizer(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-        """Give a new optimizer the state it had when `last` was saved."""
+    def restore_optimizers(self, checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Give new optimizers the state they had when `last` was saved."""
         path = self.last / "training" / OPTIMIZER_FILE
         try:
             tensors = load_file(path)
-            for name, parameter in checkpoint.model.named_parameters():
+            for optimizer, name, parameter in _updated_by(checkpoint, optimizers):
                 optimizer.state[parameter] = {
                     key: tensors[f"{key}.{name}"].to(parameter.device)  # `step` too, for the fused optimizer
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    for key in state_names(optimizer)
                 }
         except (OSError, SafetensorError, KeyError) as error:
             raise CheckpointError(
@@ -254,9 +256,20 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _optimizer_tensors(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
-        f"{key}.{name}": value.detach().cpu().contiguous()
-        for name, parameter in checkpoint.model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
+        f"{key}.{name}": optimizer.state[parameter][key].detach().cpu().contiguous()
+        for optimizer, name, parameter in _updated_by(checkpoint, optimizers)
+        for key in state_names(optimizer)
     }
+
+
+def _updated_by(
+    checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[torch.optim.Optimizer, str, torch.nn.Parameter]]:
+    """Every weight with its name and the optimizer that updates it."""
+    names = {parameter: name for name, parameter in checkpoint.model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield optimizer, names[parameter], parameter

@@ -13,6 +13,7 @@ from assistant.config import FinetuneSettings, Precision
 from assistant.model import GPT
 
 ADAM_BETAS = (0.9, 0.999)
+ADAM_BETAS_BESIDE_MUON = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
 """The schedule's end, as a share of its peak."""
 LARGEST_WARMUP = 0.1
@@ -31,15 +32,33 @@ def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32
     return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
 
 
-def build_optimizer(model: GPT, settings: FinetuneSettings) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and embeddings only: biases and LayerNorms have no scale to keep small."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:
+    """The optimizers that together update every weight once.
+
+    AdamW, with weight decay on matrices and embeddings only: biases and LayerNorms have no scale to keep small. With
+    `muon` the matrices inside the blocks go to Muon (Jordan et al., 2024), its steps as long as AdamW's (Liu et al.,
+    arXiv 2502.16982), so that one learning rate serves both.
+    """
+    blocks = set(model.transformer.h.parameters()) if settings.optimizer == "muon" else set()
+    inside = [parameter for parameter in model.parameters() if parameter in blocks and parameter.dim() == 2]
+    others = [parameter for parameter in model.parameters() if parameter not in blocks or parameter.dim() != 2]
     groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [parameter for parameter in others if parameter.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=ADAM_BETAS, fused=True)
+    betas = ADAM_BETAS_BESIDE_MUON if inside else ADAM_BETAS
+    adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+    if not inside:
+        return [adam]
+    muon = torch.optim.Muon(
+        inside, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adam, muon]
+
+
+def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The tensors that an optimizer keeps for each weight."""
+    return ("momentum_buffer",) if isinstance(optimizer, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
 
 
 def learning_rate(step: int, total_steps: int, settings: FinetuneSettings) -> float:

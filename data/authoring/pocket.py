@@ -27,10 +27,10 @@ from assistant.scratch import new_checkpoint
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
-SHAPE = ModelConfig(n_layer=6, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
+SHAPE = ModelConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
 TRAINING = (
     *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "8"),
-    *("--learning-rate", "1.2e-3", "--warmup-steps", "300", "--precision", "bfloat16"),
+    *("--optimizer", "muon", "--learning-rate", "6e-3", "--warmup-steps", "300", "--precision", "bfloat16"),
     *("--test-share", "0", "--validation-share", "0.002"),
 )
 SEED = 1

@@ -21,8 +21,8 @@ from data.lexicon.relations import DAYS, RELATIONS, Draw, scene
 from data.lexicon.tables import pieces, table
 
 INSTRUCTIONS = Path(__file__).parent.parent / "instructions.json"
-DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 60_000
-KINDS = {"page": 68, "stories": 17, "dialogues": 8, "explanations": 4, "texts": 3}
+DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 74_000
+KINDS = {"page": 75, "stories": 12, "dialogues": 6, "explanations": 4, "texts": 3}
 """Shares of the documents, in percent."""
 PAGE_CHARACTERS = (500, 830)
 """Of a page of sentences; with a vocabulary of 4,096 tokens that fits 256 positions."""
