@@ -37,7 +37,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     Raises:
         SettingsError: `output` holds something that is not from an earlier demo, which would be replaced.
     """
-    base, data, model, run = POCKET, shipped("instructions.json"), output / "model", output / "run"
+    base, data, model, run = POCKET, _from_here(shipped("instructions.json")), output / "model", output / "run"
     clear_folder(output)
     note(
         f"The model {base} has read plain English and can only continue it. Fine-tuning on {data.name} teaches it to\n"
@@ -96,6 +96,11 @@ def closed(report: dict[str, Any]) -> dict[str, int]:
         "n": sum(category["rows"] for category in found),
         "exact_matches": sum(category["exact_matches"] for category in found),
     }
+
+
+def _from_here(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _do(step: Sequence[str], *, capture: bool) -> int:

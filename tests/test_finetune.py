@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
-from assistant.config import FinetuneSettings
+from assistant.config import FinetuneSettings, OptimizerName
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
@@ -24,7 +24,7 @@ from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
-from assistant.update import build_optimizer, learning_rate, pick_precision, summed_loss
+from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
 from .models import tiny_checkpoint
@@ -134,11 +134,14 @@ def test_the_best_weights_are_kept_and_the_last(
     assert validation_loss(tmp_path / "run" / "last") == pytest.approx(losses[100], rel=1e-5)
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 7])
+@pytest.mark.parametrize(
+    ("stop_at", "optimizer"), [(1, "adamw"), (4, "adamw"), (5, "adamw"), (7, "adamw"), (3, "muon")]
+)
 def test_a_stopped_run_goes_on_to_the_very_same_weights(
-    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int, optimizer: OptimizerName
 ) -> None:
-    settings = FAST.model_copy(update={"gradient_accumulation_steps": 2, "batch_size": 4, "validate_every": 2})
+    changes = {"gradient_accumulation_steps": 2, "batch_size": 4, "validate_every": 2, "optimizer": optimizer}
+    settings = FAST.model_copy(update=changes)
     whole, _ = train(byte_tokenizer, examples, tmp_path / "whole", settings)
     stopped, _ = train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=stop_at)
     assert stopped.stopped
@@ -228,11 +231,24 @@ def test_schedule() -> None:
 
 def test_decay_is_on_matrices_only(byte_tokenizer: Tokenizer) -> None:
     model = tiny_checkpoint(byte_tokenizer).model
-    optimizer = build_optimizer(model, FinetuneSettings(weight_decay=0.3))
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        assert (id(parameter) in decayed) == (name.endswith("weight") and ".ln_" not in name), name
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    for name in ("adamw", "muon"):
+        settings = FinetuneSettings(weight_decay=0.3, optimizer=name)
+        groups = [group for optimizer in build_optimizers(model, settings) for group in optimizer.param_groups]
+        decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        for weight, parameter in model.named_parameters():
+            assert (id(parameter) in decayed) == (weight.endswith("weight") and ".ln_" not in weight), weight
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_no_embedding(byte_tokenizer: Tokenizer) -> None:
+    model = tiny_checkpoint(byte_tokenizer).model
+    adam, muon = build_optimizers(model, FinetuneSettings(optimizer="muon"))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    inside = {names[parameter] for group in muon.param_groups for parameter in group["params"]}
+    kinds = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert inside == {f"transformer.h.{layer}.{kind}.weight" for layer in range(2) for kind in kinds}
+    others = {names[parameter] for group in adam.param_groups for parameter in group["params"]}
+    assert others == set(names.values()) - inside
 
 
 def test_bfloat16_stays_near_float32(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:

@@ -1,0 +1,306 @@
+"""What the rows of the instruction set ask and answer, before they are phrased: one maker a category.
+
+The answers of a category have one form, whatever the phrasing, so that an exact match is a fair measure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from data.lexicon import relations as rel
+from data.lexicon.english import expand, sentence, with_article
+from data.lexicon.relations import DAYS, MONTHS, Draw, Slots
+from data.lexicon.tables import clear_others, table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What one row asks and answers."""
+
+    phrasing: str
+    """The name of its phrasings."""
+    slots: Slots
+    answer: str
+    keys: tuple[str, ...]
+    """What it is about. Rows with a key in common belong together."""
+
+
+Maker = Callable[[Draw], Question]
+
+
+# --- questions about one fact of a table --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pattern:
+    """A category in which the answer states a row of a table in a fixed form."""
+
+    slots_of: Callable[[Draw], Slots]
+    answer: str
+    asked: Mapping[str, str]
+    """The phrasings' slots, and which of the row's fill them."""
+    keys: tuple[str, ...]
+
+    def question(self, name: str, draw: Draw) -> Question:
+        """A question about the next row."""
+        found = self.slots_of(draw)
+        return Question(
+            phrasing=name,
+            slots={slot: found[source] for slot, source in self.asked.items()},
+            answer=expand(self.answer, found, draw.rng),
+            keys=tuple(without_article(found[key]) for key in self.keys),
+        )
+
+
+def _continents(draw: Draw) -> Slots:
+    return dict(draw.card("continents", table("countries")))  # a pack of its own, beside that of the capitals
+
+
+def _spelling(draw: Draw) -> Slots:
+    found = rel.spelling(draw)
+    return found | {"word": found["right"].lower()}
+
+
+PATTERNS = {
+    "opposites": Pattern(
+        slots_of=rel.opposites, answer="The opposite of {a} is {b}.", asked={"word": "a"}, keys=("a", "b")
+    ),
+    "synonyms": Pattern(
+        slots_of=rel.synonyms, answer="A synonym for {a} is {b}.", asked={"word": "a"}, keys=("a", "b")
+    ),
+    "plurals": Pattern(slots_of=rel.plurals, answer="The plural of {a} is {b}.", asked={"word": "a"}, keys=("a",)),
+    "past_tense": Pattern(
+        slots_of=rel.past_tense, answer="The past tense of {base} is {past}.", asked={"word": "base"}, keys=("base",)
+    ),
+    "capitals": Pattern(
+        slots_of=rel.countries,
+        answer="The capital of {country} is {capital}.",
+        asked={"country": "country"},
+        keys=("country",),
+    ),
+    "continents": Pattern(
+        slots_of=_continents, answer="{^country} is in {continent}.", asked={"country": "country"}, keys=("country",)
+    ),
+    "animal_young": Pattern(
+        slots_of=rel.animal_young,
+        answer="A young {animal} is called {a_young}.",
+        asked={"animal": "animal", "a_animal": "an_animal"},
+        keys=("animal",),
+    ),
+    "colours": Pattern(slots_of=rel.colours, answer="{^thing} is {colour}.", asked={"thing": "thing"}, keys=("thing",)),
+    "chemical_symbols": Pattern(
+        slots_of=rel.elements,
+        answer="The chemical symbol for {element} is {symbol}.",
+        asked={"element": "element"},
+        keys=("element",),
+    ),
+    "spelling": Pattern(
+        slots_of=_spelling,
+        answer='The correct spelling is "{right}".',
+        asked={"misspelling": "wrong", "either": "either"},
+        keys=("word",),
+    ),
+    "simile": Pattern(
+        slots_of=rel.simile,
+        answer="As {adjective} as {ending}.",
+        asked={"adjective": "adjective"},
+        keys=("adjective",),
+    ),
+    "rhymes": Pattern(
+        slots_of=rel.rhymes, answer="A word that rhymes with {a} is {b}.", asked={"word": "a"}, keys=("a", "b")
+    ),
+    "definitions": Pattern(
+        slots_of=rel.definitions,
+        answer="{^phrase} is {definition}.",
+        asked={"word": "word", "a_word": "phrase"},
+        keys=("word",),
+    ),
+    "jobs": Pattern(slots_of=rel.jobs, answer="{^job} {does}.", asked={"does": "does"}, keys=("job",)),
+}
+
+
+# --- questions that are put together ------------------------------------------------------------------------------
+
+
+def comparatives(draw: Draw) -> Question:
+    row, form = rel.comparatives(draw), draw.rng.choice(["comparative", "superlative"])
+    return Question(
+        phrasing=f"{form}s",
+        slots={"word": row["a"]},
+        answer=f"The {form} of {row['a']} is {row['c' if form == 'comparative' else 's']}.",
+        keys=(row["a"],),
+    )
+
+
+def unit_conversion(draw: Draw) -> Question:
+    row = rel.units(draw)
+    quantity, converted = row["quantity"], row["converted"]
+    return Question(
+        phrasing="unit_conversion",
+        slots={"quantity": quantity, "unit": converted.split(" ", 1)[1]},
+        answer=f"{quantity} equals {converted}.",
+        keys=(pair_key(quantity, converted),),
+    )
+
+
+def comparison(draw: Draw) -> Question:
+    row = rel.comparison(draw)
+    a, b = draw.rng.sample([row["greater"], row["lesser"]], 2)
+    return Question(
+        phrasing="comparison",
+        slots={"adjective": row["comparative"], "a": a, "b": b},
+        answer=sentence(f"{row['greater']} is {row['comparative']} than {row['lesser']}"),
+        keys=(pair_key(a, b),),
+    )
+
+
+def sorting(draw: Draw) -> Question:
+    name = draw.rng.choice(["sorting", "sorting", "sorting_numbers"])
+    row = rel.sorting(draw) if name == "sorting" else rel.numbers(draw)
+    return Question(phrasing=name, slots={"items": row["mixed"]}, answer=row["sorted"], keys=(row["sorted"],))
+
+
+def classification(draw: Draw) -> Question:
+    row = draw.row("classes")
+    others = draw.rng.sample(clear_others(row["class"]), 2)
+    first, second, third = (with_article(name) for name in draw.rng.sample([row["class"], *others], 3))
+    return Question(
+        phrasing="classification",
+        slots={"member": row["member_phrase"], "options": f"{first}, {second} or {third}"},
+        answer=sentence(f"{row['member_phrase']} is {with_article(row['class'])}"),
+        keys=(row["member"],),
+    )
+
+
+def odd_one_out(draw: Draw) -> Question:
+    row = rel.odd_one_out(draw)
+    key = ", ".join(sorted(row["mixed"].split(", ")))
+    return Question(
+        phrasing="odd_one_out",
+        slots={"items": row["mixed"]},
+        answer=f"The odd one out is {row['odd']}.",
+        keys=(key, f"odd: {row['odd']}"),
+    )
+
+
+def general_knowledge(draw: Draw) -> Question:
+    row = draw.row("facts")
+    return Question(
+        phrasing="general_knowledge", slots={"question": row["question"]}, answer=row["fact"], keys=(row["fact"],)
+    )
+
+
+def arithmetic(draw: Draw) -> Question:
+    row = rel.arithmetic(draw)
+    name = {"plus": "plus", "minus": "minus", "times": "times", "divided by": "divided"}[row["op"]]
+    return Question(
+        phrasing=f"arithmetic_{name}",
+        slots={"a": row["a"], "b": row["b"]},
+        answer=f"{row['a']} {row['op']} {row['b']} is {row['c']}.",
+        keys=(sum_key(row["a"], row["op"], row["b"]),),
+    )
+
+
+def calendar(draw: Draw) -> Question:
+    unit, names = draw.rng.choice([("day", DAYS), ("month", MONTHS)])
+    direction, step = draw.rng.choice([("after", 1), ("before", -1)])
+    here = draw.rng.randrange(len(names))
+    there = names[(here + step) % len(names)]
+    return Question(
+        phrasing=f"{unit}_{direction}",
+        slots={unit: names[here]},
+        answer=f"The {unit} {direction} {names[here]} is {there}.",
+        keys=(pair_key(names[here], there),),
+    )
+
+
+# --- questions about sentences ------------------------------------------------------------------------------------
+
+
+def active_to_passive(draw: Draw) -> Question:
+    action, tense = rel.transitive(draw), rel.any_tense(draw)
+    return _about("active_to_passive", action.base, sentence(action.clause(tense)), sentence(action.passive(tense)))
+
+
+def statement_to_question(draw: Draw) -> Question:
+    action, tense = rel.any_action(draw), rel.any_tense(draw)
+    base = action.base if action.base != "be" else f"be {action.rest}"
+    return _about("statement_to_question", base, sentence(action.clause(tense)), action.question(tense))
+
+
+def tense_change(draw: Draw) -> Question:
+    action = rel.any_action(draw)
+    base = action.base if action.base != "be" else f"be {action.rest}"
+    present, past = sentence(action.clause("present")), sentence(action.clause("past"))
+    if draw.rng.random() < 0.5:
+        return _about("to_past", base, present, past)
+    return _about("to_present", base, past, present)
+
+
+def grammar_correction(draw: Draw) -> Question:
+    row = rel.grammar(draw)
+    return _about("grammar_correction", f"grammar: {row['right']}", row["wrong"], row["right"])
+
+
+def punctuation(draw: Draw) -> Question:
+    row = rel.punctuation(draw)
+    return _about("punctuation", f"punctuation: {row['right']}", row["raw"], row["right"])
+
+
+def _about(phrasing: str, key: str, given: str, answer: str) -> Question:
+    return Question(phrasing=phrasing, slots={"sentence": given}, answer=answer, keys=(key,))
+
+
+# --- all of them --------------------------------------------------------------------------------------------------
+
+PUT_TOGETHER: Mapping[str, Maker] = {
+    maker.__name__: maker
+    for maker in (
+        comparatives, unit_conversion, comparison, sorting, classification, odd_one_out, general_knowledge, arithmetic,
+        calendar, active_to_passive, statement_to_question, tense_change, grammar_correction, punctuation,
+    )
+}  # fmt: skip
+CATEGORIES = (
+    "opposites", "synonyms", "plurals", "past_tense", "comparatives", "capitals", "continents", "animal_young",
+    "colours", "chemical_symbols", "spelling", "unit_conversion", "comparison", "sorting", "classification",
+    "odd_one_out", "simile", "rhymes", "definitions", "jobs", "general_knowledge", "arithmetic", "calendar",
+    "active_to_passive", "statement_to_question", "tense_change", "grammar_correction", "punctuation",
+)  # fmt: skip
+"""In the order in which their rows are made."""
+
+
+def make_question(category: str, draw: Draw) -> Question:
+    """A question of that category about something at random."""
+    if category in PATTERNS:
+        return PATTERNS[category].question(category, draw)
+    return PUT_TOGETHER[category](draw)
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+
+def bare(phrase: str) -> str:
+    """A noun phrase in lower case without its article."""
+    return without_article(phrase.lower())
+
+
+def without_article(phrase: str) -> str:
+    """A noun phrase without its article."""
+    return re.sub(r"^(an?|the) ", "", phrase)
+
+
+def pair_key(first: str, second: str) -> str:
+    """A key for two things in either order."""
+    return " / ".join(sorted((bare(first), bare(second))))
+
+
+def sum_key(a: str, op: str, b: str) -> str:
+    """A key for a sum: the same for 3 plus 4, 4 plus 3 and what takes them apart again."""
+    sign = "plus" if op in ("plus", "minus") else "times"
+    if op == "minus":
+        return f"sum: {sign} {sorted((int(a) - int(b), int(b)))}"
+    if op == "divided by":
+        return f"sum: {sign} {sorted((int(a) // int(b), int(b)))}"
+    return f"sum: {sign} {sorted((int(a), int(b)))}"
