@@ -33,7 +33,8 @@ FLOORS: list[list[str]] = [
     ],
     [
         "data", "data.lexicon", "data.lexicon.english", "data.lexicon.tables", "data.lexicon.relations",
-        "data.lexicon.corpus", "data.authoring", "data.authoring.instructions", "data.authoring.pocket",
+        "data.lexicon.corpus", "data.authoring", "data.authoring.questions",
+        "data.authoring.instructions", "data.authoring.pocket",
     ],
 ]  # fmt: skip
 ORDER = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
