@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant.errors import SettingsError
 from assistant.escape import one_line
-from assistant.shipped import FREE_FORM, POCKET, shipped
+from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
 from assistant.terminal import EXIT_FAILURE, note, print_json, stop_on_interrupt
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _ask_base(rows: Sequence[Example]) -> list[str]:
     from assistant.config import GenerationSettings
     from assistant.session import Session
 
-    session = Session.load(shipped(POCKET))
+    session = Session.load(find_model(POCKET))
     settings = GenerationSettings(max_new_tokens=SHOWN_TOKENS)
     return [session.reply(row.instruction, input=row.input, settings=settings).response for row in rows]
 

@@ -16,6 +16,6 @@ def shipped(name: str) -> Path:
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of a model: the one of that path, or the shipped one if the name is `pocket` and no folder has it."""
+    """The folder of a model: the one of that path, or the shipped one if the name is `pocket` and no model has it."""
     path = Path(name)
-    return shipped(POCKET) if str(name) == POCKET and not path.exists() else path
+    return shipped(POCKET) if str(name) == POCKET and not (path / "config.json").exists() else path

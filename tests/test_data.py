@@ -233,11 +233,13 @@ def test_pocket_is_small_and_whole() -> None:
     assert (folder / "README.md").read_text(encoding="utf-8") == CARD.read_text(encoding="utf-8")
 
 
-def test_pocket_goes_by_its_name_unless_a_folder_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pocket_goes_by_its_name_unless_a_model_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_model("pocket") == shipped("pocket")
     assert find_model("other") == Path("other")
-    Path("pocket").mkdir()
+    Path("pocket").mkdir()  # somebody's folder of that name is no model yet
+    assert find_model("pocket") == shipped("pocket")
+    Path("pocket/config.json").touch()
     assert find_model("pocket") == Path("pocket")
 
 
