@@ -22,9 +22,9 @@ from assistant.shipped import FREE_FORM, find_model, shipped
 from assistant.splits import Splits, normalise, split_examples
 from data.authoring.instructions import WORDS_OF, bare, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, documents
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, documents, plain, questions
 from data.lexicon.english import Action, Phrase, expand, with_article
-from data.lexicon.relations import RELATIONS, Draw
+from data.lexicon.relations import RARE, RELATIONS, Draw, copying
 from data.lexicon.tables import HERE, clear_others, members, split_cell, table
 
 from .conftest import REPOSITORY
@@ -53,7 +53,7 @@ def splits(rows: list[Example]) -> Splits:
 
 def test_tables_are_whole_and_ask_nothing_twice() -> None:
     tables = {path.stem: table(path.stem) for path in HERE.glob("*.tsv")}
-    entries = sum(len(found) for name, found in tables.items() if name not in {"frames", "names", "words"})
+    entries = sum(len(found) for name, found in tables.items() if name not in {"frames", "questions", "names", "words"})
     assert entries > 5_000
     keys = {
         "countries": "country", "elements": "element", "animals": "animal", "colours": "thing", "nouns": "singular",
@@ -138,6 +138,27 @@ def test_every_relation_states_its_facts_in_filled_sentences() -> None:
     stated = [row for row in table("countries") if f"The capital of {row['country']} is {row['capital']}." in text]
     assert len(stated) > 20
     assert len(RELATIONS) >= 30
+
+
+def test_no_question_of_the_corpus_is_an_instruction() -> None:
+    instructions = {plain(row["instruction"]) for row in json.loads(shipped("instructions.json").read_text())}
+    draw, asked = Draw(4), set[str]()
+    for relation, found in questions().items():
+        for row in found:
+            for _ in range(30):
+                around = {"name": "Tom", "number": "two", "day": "Monday"}
+                asked.add(plain(expand(row["question"], around | RELATIONS[relation][1](draw), draw.rng)))
+    assert len(asked) > 2_000
+    assert not asked & instructions
+
+
+def test_words_to_copy_are_often_invented() -> None:
+    draw = Draw(2)
+    words = [slots[name] for slots in (copying(draw) for _ in range(200)) for name in "ab"]
+    known = {row[column] for name, column in RARE for row in table(name)}
+    invented = [word for word in words if word not in known]
+    assert 100 < len(invented) < 300
+    assert all(word.isalpha() and word.islower() for word in invented)
 
 
 def test_the_corpus_has_ten_million_tokens_of_different_documents() -> None:

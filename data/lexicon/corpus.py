@@ -18,17 +18,37 @@ from pathlib import Path
 from assistant.files import write_whole
 from data.lexicon.english import expand, with_article
 from data.lexicon.relations import DAYS, RELATIONS, Draw, scene
-from data.lexicon.tables import pieces, table
+from data.lexicon.tables import Row, pieces, table
 
 INSTRUCTIONS = Path(__file__).parent.parent / "instructions.json"
-DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 74_000
+DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 80_000
 KINDS = {"page": 75, "stories": 12, "dialogues": 6, "explanations": 4, "texts": 3}
 """Shares of the documents, in percent."""
-PAGE_CHARACTERS = (500, 830)
+PAGE_CHARACTERS = (460, 760)
 """Of a page of sentences; with a vocabulary of 4,096 tokens that fits 256 positions."""
 LONGEST = 1_000
 HEADINGS = ("Notes", "Words", "Facts", "A page to read", "Response to a letter", "Instruction book", "Input and output")
 """Some pages have one, as in Markdown."""
+QUESTIONS = 0.45
+"""How many of the facts are given as a question and its answer, where the relation has questions."""
+ANSWERED = (
+    '"{question}" asked {name}. "{reply}" said {name2}.',
+    "{question} {answer}",
+    "{question}\\n{answer}",
+    "{question}\\n\\n{answer}\\n\\n",
+    "{name} asked: {question} {name2} answered: {answer}",
+    "{name}: {question}\\n{name2}: {answer}\\n",
+)
+"""Ways to put a question and its answer on a page, and beneath those that name what is asked about by itself."""
+ANSWERED_ABOUT = (
+    "{question}\\n{item}\\n{answer}",
+    "{question}\\n\\n{item}\\n\\n{answer}\\n\\n",
+    "{question} ({item}) {answer}",
+    "{item}\\n{question}\\n{answer}",
+    "{question} {name} [pointed at|read out|wrote down] this: {item}\\n{answer}",
+    "{name}: {question}\\n{name2}: {item}\\n{name}: {answer}\\n",
+    "{item}\\n{question} {answer}",
+)
 _BORDER = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
 
 
@@ -59,14 +79,27 @@ def page(draw: Draw) -> str:
     text = f"### {draw.rng.choice(HEADINGS)}:\n" if draw.rng.random() < 0.15 else ""
     while len(text) < length:
         relation = draw.rng.choices(names, weights)[0] if mixed else draw.rng.choice(few)
-        is_sentence = text.endswith((".", "?", "!", '"'))
-        text += (" " if is_sentence and draw.rng.random() < 0.75 else "\n") + fact(draw, relation)
+        added = fact(draw, relation)
+        text += border(draw, text, added) + added
     return text.strip()
 
 
+def border(draw: Draw, text: str, added: str) -> str:
+    """What stands between the facts of a page: a space, a line end, an empty line, or the heading of a new part."""
+    chance = draw.rng.random()
+    if chance < 0.75 and text.endswith((".", "?", "!", '"')) and "\n" not in added:
+        return " "
+    if not text or text.endswith("\n"):
+        return ""
+    return "\n" if chance < 0.85 else "\n\n" if chance < 0.95 else f"\n\n### {draw.rng.choice(HEADINGS)}:\n"
+
+
 def fact(draw: Draw, relation: str) -> str:
-    """One frame of a relation, filled with one fact."""
-    frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
+    """One frame of a relation, or a question and its answer, filled with one fact."""
+    if relation in questions() and draw.rng.random() < QUESTIONS:
+        frame = asked(draw, relation)
+    else:
+        frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
     one, two, three = draw.people(3)
     around = {
         "name": one.name, "he": one.he, "him": one.him, "his": one.his,
@@ -74,6 +107,27 @@ def fact(draw: Draw, relation: str) -> str:
         "day": draw.rng.choice(DAYS), "number": draw.word("number"), "a_thing": with_article(draw.word("thing")),
     }  # fmt: skip
     return expand(frame, around | RELATIONS[relation][1](draw), draw.rng)
+
+
+def asked(draw: Draw, relation: str) -> str:
+    """The frame of a question with its answer."""
+    row = draw.rng.choice(questions()[relation])
+    way = draw.rng.choice(ANSWERED if row["item"] == "-" else ANSWERED_ABOUT)
+    if "reply" in way and ('"' in row["question"] + row["answer"] or not row["answer"].endswith(".")):
+        way = ANSWERED[1]
+    parts = {**row, "reply": row["answer"].removesuffix(".") + ","}
+    for name in ("question", "item", "answer", "reply"):
+        way = way.replace(f"{{{name}}}", parts[name])
+    return way
+
+
+@cache
+def questions() -> dict[str, list[Row]]:
+    """The questions of every relation that has some, in words that the instruction set does not use."""
+    found: dict[str, list[Row]] = {}
+    for row in table("questions"):
+        found.setdefault(row["relation"], []).append(row)
+    return found
 
 
 @cache

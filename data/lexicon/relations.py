@@ -22,6 +22,45 @@ MONTHS = (
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 SORTED_CLASSES = ("fruit", "vegetable", "mammal", "bird", "tool", "colour", "drink", "musical instrument", "flower")
+ONSETS: tuple[str, ...] = (
+    *"bcdfghjklmnprstvwz",
+    "bl",
+    "br",
+    "ch",
+    "cl",
+    "cr",
+    "dr",
+    "fl",
+    "gr",
+    "pl",
+    "sh",
+    "sl",
+    "sp",
+    "st",
+    "th",
+    "tr",
+)
+CODAS: tuple[str, ...] = (
+    *"bdgklmnprstxy",
+    "ck",
+    "lk",
+    "ll",
+    "mp",
+    "nd",
+    "ng",
+    "nt",
+    "rd",
+    "rn",
+    "sh",
+    "st",
+    "th",
+    "er",
+    "le",
+)
+RARE = (
+    ("nouns", "plural"), ("verbs", "base"), ("countries", "country"), ("elements", "element"),
+    ("animals", "animal"), ("adjectives", "adjective"), ("spellings", "correct"), ("opposites", "word"),
+)  # fmt: skip
 QUANTITIES = (*range(1, 13), 15, 20, 25, 30, 40, 50)
 SIGNS = {"plus": "+", "minus": "-", "times": "x", "divided by": "/"}
 
@@ -117,19 +156,22 @@ def spelling(draw: Draw) -> Slots:
 
 
 def comparison(draw: Draw) -> Slots:
-    return dict(draw.row("comparisons"))
+    row = draw.row("comparisons")
+    return {**row, "either": " or ".join(draw.rng.sample([row["greater"], row["lesser"]], 2))}
 
 
 def classification(draw: Draw) -> Slots:
     row = draw.row("classes")
     other, third = draw.rng.sample(clear_others(row["class"]), 2)
     friend = draw.rng.choice(members()[row["class"]])["member_phrase"]
+    one, two, three = (with_article(name) for name in draw.rng.sample([row["class"], other, third], 3))
     return {
         "member": row["member_phrase"],
         "friend": friend,
         "a_class": with_article(row["class"]),
         "a_other": with_article(other),
         "a_third": with_article(third),
+        "options": f"{one}, {two} or {three}",
     }
 
 
@@ -166,8 +208,9 @@ def units(draw: Draw) -> Slots:
     count, factor = draw.rng.choice(QUANTITIES), int(row["factor"])
     larger = f"{count} {row['unit'] if count == 1 else row['units']}"
     smaller = f"{count * factor} {row['smaller']}"
-    quantity, converted = draw.rng.sample([larger, smaller], 2) if factor > 1 else (larger, smaller)
-    return {"quantity": quantity, "converted": converted}
+    ways = [(larger, smaller, row["smaller"]), (smaller, larger, row["units"])]
+    quantity, converted, unit = draw.rng.choice(ways) if factor > 1 else ways[0]
+    return {"quantity": quantity, "converted": converted, "unit_b": unit}
 
 
 def arithmetic(draw: Draw) -> Slots:
@@ -220,6 +263,24 @@ def odd_one_out(draw: Draw) -> Slots:
     odd = choose_other(draw.rng, [row["member"] for row in members()[stranger]], *others)
     mixed = draw.rng.sample([*others, odd], 4)
     return {"mixed": ", ".join(mixed), "odd": odd, "others": ", ".join(others), "class": name}
+
+
+def copying(draw: Draw) -> Slots:
+    """Words that somebody says again, half of them invented: only who looks back at them can spell those."""
+    a, b, c, d = (invented(draw) if draw.rng.random() < 0.5 else rare(draw) for _ in range(4))
+    return {"a": a, "b": b, "both": f"{a}, {b}", "all": ", ".join([a, b, c, d][: draw.rng.choice([3, 4])])}
+
+
+def invented(draw: Draw) -> str:
+    """A word that does not exist, such as `brindolk`."""
+    syllables = (draw.rng.choice(ONSETS) + draw.rng.choice("aeiou") for _ in range(draw.rng.choice([1, 2, 2, 3])))
+    return "".join(syllables) + draw.rng.choice(CODAS)
+
+
+def rare(draw: Draw) -> str:
+    """A word out of any table."""
+    name, column = draw.rng.choice(RARE)
+    return draw.row(name)[column]
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------
@@ -331,37 +392,38 @@ def office(draw: Draw) -> Slots:
 
 
 RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
-    "opposites": (9, opposites),
+    "opposites": (10, opposites),
     "synonyms": (5, synonyms),
     "plurals": (8, plurals),
     "past_tense": (7, past_tense),
-    "comparatives": (4, comparatives),
-    "capitals": (4, countries),
-    "continents": (3, countries),
+    "comparatives": (6, comparatives),
+    "capitals": (5, countries),
+    "continents": (4, countries),
     "animal_young": (5, animal_young),
-    "animals": (3, animals),
-    "colours": (3, colours),
-    "elements": (2, elements),
+    "animals": (2, animals),
+    "colours": (4, colours),
+    "elements": (3, elements),
     "spelling": (13, spelling),
     "units": (8, units),
     "comparison": (8, comparison),
-    "sorting": (12, sorting),
-    "numbers": (3, numbers),
-    "classification": (11, classification),
-    "odd_one_out": (8, odd_one_out),
-    "simile": (3, simile),
+    "sorting": (14, sorting),
+    "numbers": (4, numbers),
+    "classification": (12, classification),
+    "odd_one_out": (13, odd_one_out),
+    "simile": (4, simile),
     "rhymes": (5, rhymes),
     "definitions": (6, definitions),
-    "facts": (9, facts),
-    "jobs": (3, jobs),
-    "arithmetic": (10, arithmetic),
-    "calendar": (1, calendar),
+    "facts": (10, facts),
+    "jobs": (7, jobs),
+    "arithmetic": (18, arithmetic),
+    "calendar": (3, calendar),
+    "copying": (14, copying),
     "passive": (9, passive),
     "question": (9, question),
-    "tense": (9, tense),
+    "tense": (13, tense),
     "punctuation": (7, punctuation),
     "grammar": (6, grammar),
-    "narrative": (3, narrative),
+    "narrative": (2, narrative),
     "office": (2, office),
 }
 """How often each relation comes up among the sentences, and what gives its slots."""
