@@ -23,40 +23,11 @@ MONTHS = (
 )  # fmt: skip
 SORTED_CLASSES = ("fruit", "vegetable", "mammal", "bird", "tool", "colour", "drink", "musical instrument", "flower")
 ONSETS: tuple[str, ...] = (
-    *"bcdfghjklmnprstvwz",
-    "bl",
-    "br",
-    "ch",
-    "cl",
-    "cr",
-    "dr",
-    "fl",
-    "gr",
-    "pl",
-    "sh",
-    "sl",
-    "sp",
-    "st",
-    "th",
-    "tr",
-)
+    *"bcdfghjklmnprstvwz", "bl", "br", "ch", "cl", "cr", "dr", "fl", "gr", "pl", "sh", "sl", "sp", "st", "th", "tr"
+)  # fmt: skip
 CODAS: tuple[str, ...] = (
-    *"bdgklmnprstxy",
-    "ck",
-    "lk",
-    "ll",
-    "mp",
-    "nd",
-    "ng",
-    "nt",
-    "rd",
-    "rn",
-    "sh",
-    "st",
-    "th",
-    "er",
-    "le",
-)
+    *"bdgklmnprstxy", "ck", "lk", "ll", "mp", "nd", "ng", "nt", "rd", "rn", "sh", "st", "th", "er", "le"
+)  # fmt: skip
 RARE = (
     ("nouns", "plural"), ("verbs", "base"), ("countries", "country"), ("elements", "element"),
     ("animals", "animal"), ("adjectives", "adjective"), ("spellings", "correct"), ("opposites", "word"),
