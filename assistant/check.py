@@ -1,14 +1,14 @@
 """What may be wrong with a whole data set: a question twice, with other answers, or on both sides of a split.
 
-Single rows are validated where they are read (`instructions`).
+Single rows are validated where they are read (`instructions`); answers that only look wrong are doubts, told apart.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant.instructions import Example
@@ -18,6 +18,19 @@ NEAR = 0.8
 """Least similarity (Jaccard index of the word 4-grams of two prompts) of near twins."""
 GRAM = 4
 SHOWN, SHOWN_CHARACTERS = 10, 60
+LONG_ANSWER = 120
+"""Characters from which on an answer should end like a sentence."""
+MOST_ROUNDS = 10
+_TEMPLATE = re.compile(
+    r"### (Instruction|Input|Response):|<\|(endoftext|user|assistant|system|im_start|im_end|end)\|>|\[/?INST\]"
+)
+_DECODED_WRONGLY = re.compile(r"\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac")
+"""The replacement character, and UTF-8 that was read as Latin-1 or Windows-1252."""
+_PLACEHOLDER = re.compile(
+    r"^\W*(todo|tbd|n/?a|none|null|nan|xxx+|lorem ipsum\b.*)\W*$|\[(insert|your|name|date)\b[^\]]*\]", re.I | re.S
+)
+_LOOP = re.compile(r"(\b\w+\b\W+(?:\w+\W+){2,9}?)\1{3,}")
+"""Three to ten words, four times in a row."""
 PARTS = ("train", "validation", "test")
 
 
@@ -35,6 +48,22 @@ class Twins:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TooLong:
+    """A row that takes more positions than the model has."""
+
+    example: Example
+    positions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doubt:
+    """A row that looks wrong and may well be right."""
+
+    example: Example
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
     """What a check found. Groups hold the examples that share a normalised prompt."""
 
@@ -46,17 +75,26 @@ class Findings:
     """The same prompt with different answers."""
     twins: tuple[Twins, ...]
     """Held-out rows whose twin is in an earlier part, the nearest one each."""
+    too_long: tuple[TooLong, ...]
+    doubts: tuple[Doubt, ...]
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found."""
-        return not (self.duplicates or self.conflicts or self.twins)
+        """Whether nothing was found; doubts are not counted."""
+        return not (self.duplicates or self.conflicts or self.twins or self.too_long)
 
 
-def check_examples(examples: Sequence[Example], splits: Splits) -> Findings:
-    """Look for repeated, contradicting and leaking rows.
+def check_examples(
+    examples: Sequence[Example],
+    splits: Splits,
+    *,
+    positions: Callable[[Example], int] | None = None,
+    context_length: int = 0,
+) -> Findings:
+    """Look for repeated, contradicting, leaking and doubtful rows.
 
-    Twins are looked for from `test` to the other two parts, and from `validation` to `train`.
+    Twins are looked for from `test` to the other two parts, and from `validation` to `train`. Where `positions` says
+    how many positions a row takes, those with more than `context_length` are named.
     """
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
@@ -70,7 +108,99 @@ def check_examples(examples: Sequence[Example], splits: Splits) -> Findings:
         duplicates=tuple(group for group in repeated if group not in conflicts),
         conflicts=tuple(conflicts),
         twins=tuple(_find_twins(splits)),
+        too_long=tuple(
+            TooLong(example=example, positions=taken)
+            for example in examples
+            if positions is not None and (taken := positions(example)) > context_length
+        ),
+        doubts=tuple(
+            Doubt(example=example, reason=reason)
+            for example in examples
+            if not example.is_text
+            for reason in doubts_about(example)
+        ),
     )
+
+
+def doubts_about(example: Example) -> list[str]:
+    """What looks wrong about a row's texts, each as the end of a sentence that begins with the row."""
+    answer = example.output
+    whole = "\n".join([example.instruction, example.input, answer])
+    found = {
+        "has an answer without a letter or digit": not re.search(r"\w", answer),
+        "holds a piece of a prompt template": _TEMPLATE.search(whole),
+        "holds characters that were decoded wrongly": _DECODED_WRONGLY.search(whole),
+        "has an answer that looks like a placeholder": _PLACEHOLDER.search(answer),
+        "has an answer that ends in the middle of a sentence": len(answer) >= LONG_ANSWER
+        and re.search(r"[\w,]$", answer.rstrip()),
+        "has an answer that says the same over and over": _LOOP.search(answer),
+        "has its instruction as its answer": normalise(answer) == normalise(example.instruction) and not example.input,
+    }
+    return [reason for reason, is_so in found.items() if is_so]
+
+
+# --- putting it right ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fixed:
+    """A data set put right as far as a program can, and what was done to it."""
+
+    examples: tuple[Example, ...]
+    left_out: tuple[Example, ...]
+    """Repeated and contradicting rows but the first of each, and rows that are too long."""
+    grouped: int
+    """Rows that were given a `group`, so that a split does not part them from their twins."""
+
+
+def fix_examples(examples: Sequence[Example], found: Findings, split: Callable[[Sequence[Example]], Splits]) -> Fixed:
+    """Leave out what `found` names, and group near twins until `split` no longer parts any.
+
+    Of a conversation nothing is left out unless all of it is.
+    """
+    named = [example for group in (*found.duplicates, *found.conflicts) for example in group[1:]]
+    flagged = Counter(_place(example) for example in (*named, *(long.example for long in found.too_long)))
+    sizes = Counter(_place(example) for example in examples)
+    left_out = {place for place in flagged if flagged[place] >= sizes[place]}
+    kept = [example for example in examples if _place(example) not in left_out]
+    before = {_place(example): example.group for example in kept}
+    for _ in range(MOST_ROUNDS):
+        twins = _find_twins(split(kept))
+        if not twins:
+            break
+        kept = _grouped(kept, twins)
+    return Fixed(
+        examples=tuple(kept),
+        left_out=tuple(example for example in examples if _place(example) in left_out),
+        grouped=len({_place(e) for e in kept if before[_place(e)] != e.group}),
+    )
+
+
+def _grouped(examples: Sequence[Example], twins: Sequence[Twins]) -> list[Example]:
+    """The examples with one `group` for every two twins; what had a group before brings it along."""
+    group_of = {_place(example): example.group or f"alike {example.where}" for example in examples}
+    into: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while name in into:
+            name = into[name]
+        return name
+
+    joined = set()
+    for twin in twins:
+        one, other = (root(group_of[_place(example)]) for example in (twin.learnt, twin.held_out))
+        joined |= {one, other}
+        if one != other:
+            into[other] = one
+    ends = {root(name) for name in joined}
+    return [
+        replace(example, group=root(group_of[_place(example)])) if root(group_of[_place(example)]) in ends else example
+        for example in examples
+    ]
+
+
+def _place(example: Example) -> tuple[str, int]:
+    return example.source, example.row
 
 
 def _find_twins(splits: Splits) -> list[Twins]:
@@ -147,6 +277,16 @@ def describe_findings(found: Findings) -> list[str]:
         if twins:
             lines.append(f"Held out, with {name} that is learnt or chosen by: {_count(len(twins), 'row')}.")
             lines += [f"- {_describe(twin)}" for twin in twins[:SHOWN]] + _more(len(twins))
+    if found.too_long:
+        lines.append(f"Longer than the model's context: {_count(len(found.too_long), 'row')}.")
+        long = [f"- {row.example.where}: {row.positions} positions" for row in found.too_long[:SHOWN]]
+        lines += long + _more(len(found.too_long))
+    if found.doubts:
+        lines.append(f"Worth a look: {_count(len(found.doubts), 'row')}.")
+        lines += [
+            f"- {row.example.where} {row.reason}: {_shown_text(row.example.output)}" for row in found.doubts[:SHOWN]
+        ]
+        lines += _more(len(found.doubts))
     return lines + (["No repeated prompt, no contradiction, no twin across the parts."] if found.is_clean else [])
 
 
@@ -173,6 +313,8 @@ def findings_as_json(found: Findings) -> dict[str, Any]:
         "duplicates": groups(found.duplicates),
         "conflicts": groups(found.conflicts),
         "twins": twins,
+        "too_long": [_row(row.example) | {"positions": row.positions} for row in found.too_long],
+        "doubts": [_row(row.example) | {"reason": row.reason} for row in found.doubts],
     }
 
 
@@ -192,7 +334,10 @@ def _places(group: Sequence[Example]) -> str:
 
 
 def _shown(example: Example) -> str:
-    text = f"{example.instruction} {example.input}".strip()
+    return _shown_text(f"{example.instruction} {example.input}".strip())
+
+
+def _shown_text(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 

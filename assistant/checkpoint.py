@@ -73,7 +73,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     _check_folder(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: expected a tokenizer of at most {config.vocab_size} ids (vocab_size in {CONFIG_FILE}), "
@@ -88,7 +88,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
     """The weights of a model folder alone, in evaluation mode."""
     folder = Path(folder)
     _check_folder(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     weights = _read_weights(folder / WEIGHTS_FILE)
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
@@ -128,7 +128,8 @@ def _read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: expected JSON, got {error}. Take the file from the original again.") from error
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """A model folder's `config.json`. Raises CheckpointError if it is missing, damaged, or of another model."""
     path = folder / CONFIG_FILE
     value = _read_json(path)
     kind = value.get("model_type") if isinstance(value, dict) else None

@@ -11,10 +11,10 @@ import typer
 
 from assistant import __version__
 from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, OptimizerName, Precision, TooLong, TrainOn
+from assistant.data_commands import data_app
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
-from assistant.files import write_whole
 from assistant.settings import (
     ANSWER,
     Device,
@@ -32,7 +32,7 @@ from assistant.settings import (
 )
 from assistant.shipped import find_model
 from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
-from assistant.terminal import EXIT_FAILURE, EXIT_INTERRUPTED, Commands, note, print_json
+from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
 
 app = typer.Typer(
     cls=Commands,
@@ -42,7 +42,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fine-tune a GPT-2 to follow instructions, and talk with it. `evaluation` scores what it answers.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look after instruction files.")
 app.add_typer(data_app, name="data")
 
 DEFAULTS = FinetuneSettings()
@@ -225,71 +224,6 @@ def finetune(
         print_json(result.as_json())
     if result.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
-
-
-@data_app.command("split")
-def data_split(
-    data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for train.json, validation.json, test.json.")],
-    split: Annotated[
-        SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
-    ] = "grouped",
-    seed: Seed = DEFAULT_SPLIT_SEED,
-    test_share: TestShare = DEFAULT_FRACTIONS[1],
-    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the three files.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Validate instruction files and write their three parts: the ones that `finetune` makes by itself.
-
-    Example: `assistant data split mine.json --output data/mine`
-    """
-    from assistant.instructions import dump_rows, read_examples
-    from assistant.splits import split_examples
-
-    fractions = split_fractions(test_share, validation_share)
-    splits = split_examples(read_examples(*data), method=split, seed=seed, fractions=fractions)
-    paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
-    existing = [str(path) for path in paths.values() if path.exists()]
-    if existing and not overwrite:
-        raise SettingsError(f"{output}: expected no earlier parts, got {', '.join(existing)}. Add --overwrite.")
-    for part, path in paths.items():
-        write_whole(path, dump_rows(splits.part(part)))
-    rows = {part: len(splits.part(part)) for part in paths}
-    if as_json:
-        print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})
-    else:
-        for part, path in paths.items():
-            print(f"{part:<11} {rows[part]:>6} rows   {path}")
-
-
-@data_app.command("check")
-def data_check(
-    data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
-    split: Annotated[SplitMethod, typer.Option(help="The split in which twins are looked for.")] = "grouped",
-    seed: Seed = DEFAULT_SPLIT_SEED,
-    test_share: TestShare = DEFAULT_FRACTIONS[1],
-    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
-    as_json: Json = False,
-) -> None:
-    """Look for repeated and contradicting rows, and for test rows whose twin is learnt. Ends with 1 if it finds some.
-
-    Example: `assistant data check mine.json`
-    """
-    from assistant.check import check_examples, describe_findings, findings_as_json
-    from assistant.instructions import read_examples
-    from assistant.splits import split_examples
-
-    examples = read_examples(*data)
-    fractions = split_fractions(test_share, validation_share)
-    found = check_examples(examples, split_examples(examples, method=split, seed=seed, fractions=fractions))
-    if as_json:
-        print_json(findings_as_json(found))
-    else:
-        for line in describe_findings(found):
-            print(one_line(line))
-    if not found.is_clean:
-        raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()

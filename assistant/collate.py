@@ -57,6 +57,9 @@ class Batch:
     """Real tokens of the rows, EOS counted."""
     n_targets: int
     """Positions that count in the loss."""
+    n_shared: int
+    """First ids of `input_ids` that are the same in every row, such as the template's opening. Every row has one id
+    more at least; a row by itself shares nothing."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -66,6 +69,7 @@ class Batch:
             lengths=self.lengths.to(device),
             n_tokens=self.n_tokens,
             n_targets=self.n_targets,
+            n_shared=self.n_shared,
         )
 
 
@@ -175,7 +179,15 @@ def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = 
         lengths=torch.tensor(lengths, dtype=torch.int64),
         n_tokens=sum(lengths) + len(rows),
         n_targets=n_targets,
+        n_shared=min(_common_prefix(rows), min(lengths) - 1) if len(rows) > 1 else 0,
     )
+
+
+def _common_prefix(rows: Sequence[EncodedExample]) -> int:
+    """How many ids all rows open with. The first and the last in order differ earliest."""
+    first, last = min(row.input_ids for row in rows), max(row.input_ids for row in rows)
+    pairs = zip(first, last, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
 
 
 def plan_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:

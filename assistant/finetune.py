@@ -40,6 +40,8 @@ from assistant.watching import FinetuneResult, Observer, Plan, Sample, StepRepor
 MOST_VALIDATIONS = 20
 """Of a run that was not told how often to validate."""
 SAMPLE_ROWS, SAMPLE_TOKENS = 3, 48
+WAYS_MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest difference of a loss computed in two ways, in nats, that rounding explains."""
 SAVE_SECONDS = 60.0
 """Least time between two savings of the newest state, which for a large model take seconds themselves."""
 
@@ -122,6 +124,8 @@ class _Run:
             self.state = resume_from
             folder.restore_optimizers(checkpoint, self.optimizers)
         self.saved_at = time.monotonic()
+        self.is_plain = False
+        """Whether every position of every row is computed, because the faster way was found to be wrong here."""
 
     def _encode(self, part: str) -> EncodedRows:
         return encode_examples(
@@ -153,8 +157,9 @@ class _Run:
                 device=str(self.device),
             )
         )
-        if not first:
-            with self._memory_checked():
+        with self._memory_checked():
+            self._compare_ways(first)
+            if not first:
                 self._validate()
         stopped = False
         for epoch, window in self._windows(first):
@@ -181,6 +186,26 @@ class _Run:
             best_step=self.state.best_step,
             seconds=self.state.seconds,
         )
+
+    def _compare_ways(self, first_step: int) -> None:
+        """Compute the first batch the fast and the plain way. Should they differ on this machine, go on with plain."""
+        window = next((window for _, window in self._windows(first_step)), None)
+        if window is None:
+            return
+        batch = self._collate([self.train.rows[index] for index in window[0]])
+        model = self.checkpoint.model.eval()
+        with torch.inference_mode():
+            fast, plain = (
+                summed_loss(model, batch, self.precision, is_plain=is_plain).item() / batch.n_targets
+                for is_plain in (False, True)
+            )
+        allowed = WAYS_MAY_DIFFER[self.precision] * max(1.0, abs(plain))
+        if not abs(fast - plain) <= allowed:
+            self.is_plain = True
+            self.observer.on_warning(
+                f"the first batch: expected a loss of {plain:.6f}, got {fast:.6f} the faster way. "
+                f"This run computes the plain way, which is slower. Please report it, with `assistant doctor`."
+            )
 
     def _windows(self, first_step: int) -> Iterator[tuple[int, list[list[int]]]]:
         """The micro-batches of every step still to do, with their epoch. An epoch's last window may be smaller."""
@@ -219,7 +244,7 @@ class _Run:
         total = 0.0
         for batch in batches:
             # Weighted by the targets of the whole window, so that accumulation equals one big batch.
-            loss = summed_loss(self.checkpoint.model, batch, self.precision) / n_targets
+            loss = self._loss(batch) / n_targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         limit = self.settings.max_grad_norm or math.inf
@@ -253,6 +278,9 @@ class _Run:
         pad_id = self.checkpoint.tokenizer.pad_id
         return collate(rows, pad_id=pad_id, train_on=self.settings.train_on).to(self.device)
 
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        return summed_loss(self.checkpoint.model, batch, self.precision, is_plain=self.is_plain)
+
     def _advance(self, **changes: float | int | None) -> None:
         self.state = self.state.model_copy(update=changes)
 
@@ -265,13 +293,14 @@ class _Run:
         if not self.validation.rows:
             return
         started = time.perf_counter()
-        model, step, best = self.checkpoint.model.eval(), self.state.step, self.state.best_validation_loss
+        self.checkpoint.model.eval()
+        step, best = self.state.step, self.state.best_validation_loss
         rows = sorted(self.validation.rows, key=lambda row: len(row.input_ids))
         total, n_targets = 0.0, 0
         with torch.inference_mode():
             for start in range(0, len(rows), self.settings.batch_size):
                 batch = collate(rows[start : start + self.settings.batch_size], pad_id=self.checkpoint.tokenizer.pad_id)
-                total += summed_loss(model, batch.to(self.device), self.precision).item()
+                total += self._loss(batch.to(self.device)).item()
                 n_targets += batch.n_targets
         loss = total / n_targets
         if not math.isfinite(loss):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,23 @@ class KVCache:
         self.lengths = [length + new for length, new in zip(self.lengths, new_lengths, strict=True)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedLayout:
+    """How the tokens of a training batch lie in one list: N = P + B * T, the P shared ones first, then row by row.
+
+    What all rows open with has the same keys and values in every row, since nothing behind it is looked at and there
+    is no dropout. So it is computed once.
+    """
+
+    n_rows: int
+    n_shared: int
+    """P."""
+    n_own: int
+    """T, tokens of each row behind the shared ones, padding counted."""
+    mask: Tensor | None
+    """(T, P + T) bool, which keys an own token looks at; the same for every row. None where nothing is shared."""
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,6 +118,28 @@ class CausalSelfAttention(nn.Module):
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
         out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
         return out
+
+    def attend(self, x: Tensor, layout: SharedLayout) -> Tensor:
+        """x (N, C) -> (N, C), in front of the last projection."""
+        width, shared = x.shape[1], layout.n_shared
+        qkv = self.c_attn(x)
+        own = self._heads(qkv[shared:], layout.n_rows)
+        if layout.mask is None:
+            attended = F.scaled_dot_product_attention(*own, is_causal=True)
+            return attended.transpose(1, 2).reshape(-1, width)
+        first = self._heads(qkv[:shared], 1)
+        keys, values = (
+            torch.cat([ours.expand(layout.n_rows, -1, -1, -1), theirs], dim=2)
+            for ours, theirs in zip(first[1:], own[1:], strict=True)
+        )
+        attended = F.scaled_dot_product_attention(own[0], keys, values, attn_mask=layout.mask)
+        opening = F.scaled_dot_product_attention(*first, is_causal=True)
+        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
+
+    def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, T, D) out of (B * T, 3 * C)."""
+        queries, keys, values = qkv.view(n_rows, -1, 3, self.n_head, qkv.shape[1] // 3 // self.n_head).unbind(2)
+        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -125,6 +165,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layer: int, cache: KVCache | None, mask: Tensor | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), layer, cache, mask)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+    def forward_shared(self, x: Tensor, layout: SharedLayout, wanted: Tensor | None = None) -> Tensor:
+        """x (N, C) -> (N, C), or (K, C) of the K `wanted` tokens: behind the attention the others have no say."""
+        attended = self.attn.attend(self.ln_1(x), layout)
+        if wanted is not None:
+            x, attended = x[wanted], attended[wanted]
+        x = x + self.attn.c_proj(attended)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -178,6 +227,28 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance([n_tokens] * len(cache.lengths) if new_lengths is None else new_lengths)
         hidden: Tensor = self.transformer.ln_f(x)
+        return hidden
+
+    def hidden_at(self, input_ids: Tensor, wanted: Tensor, *, n_shared: int = 0) -> Tensor:
+        """Hidden states (K, C) of some tokens of a batch, to train on: what `forward` gives, with less arithmetic.
+
+        The first `n_shared` ids of input_ids (B, T) must be the same in every row, and are computed once. `wanted`
+        (K,) int64 counts tokens as `SharedLayout` lists them; the last block's second half runs on those alone.
+        """
+        n_rows, n_tokens = input_ids.shape
+        if n_tokens > self.config.context_length:
+            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
+        n_own = n_tokens - n_shared
+        places = torch.arange(n_tokens, device=input_ids.device)
+        ids = torch.cat([input_ids[0, :n_shared], input_ids[:, n_shared:].reshape(-1)])
+        positions = torch.cat([places[:n_shared], places[n_shared:].repeat(n_rows)])
+        mask = places <= places[n_shared:, None] if n_shared else None
+        layout = SharedLayout(n_rows=n_rows, n_shared=n_shared, n_own=n_own, mask=mask)
+        x = self.transformer.wte(ids) + self.transformer.wpe(positions)
+        *blocks, last = self.transformer.h
+        for block in blocks:
+            x = block.forward_shared(x, layout)
+        hidden: Tensor = self.transformer.ln_f(last.forward_shared(x, layout, wanted))
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -178,6 +178,9 @@ class BarView:
         for line in describe_validation(report):
             self._print(line)
 
+    def on_warning(self, text: str) -> None:
+        self._print(f"Warning: {text}")
+
     def _print(self, line: str) -> None:
         from rich.text import Text
 
@@ -199,3 +202,6 @@ class PlainView:
     def on_validation(self, report: ValidationReport) -> None:
         for line in describe_validation(report):
             note(line)
+
+    def on_warning(self, text: str) -> None:
+        note(f"Warning: {text}")

@@ -20,16 +20,41 @@ LARGEST_WARMUP = 0.1
 """The warm-up's longest share of all steps: small data sets have few."""
 
 
-def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
+def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32, *, is_plain: bool = False) -> Tensor:
     """Summed cross-entropy (a float32 scalar, nats) of a batch over the targets that count.
 
     The head runs on those positions alone; the rest have no say in the loss. Divide by the targets of everything
-    that makes one update, not of this batch.
+    that makes one update, not of this batch. What all rows open with is computed once, unless `is_plain`: then every
+    position of every row is computed, to compare with.
     """
     with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
-        counted = batch.targets != IGNORE_INDEX
-        logits = model.head(model(batch.input_ids)[counted])
-    return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
+        if is_plain:
+            counted = batch.targets != IGNORE_INDEX
+            logits = model.head(model(batch.input_ids)[counted])
+            return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
+        wanted, targets, weights = _counted(batch)
+        logits = model.head(model.hidden_at(batch.input_ids, wanted, n_shared=batch.n_shared))
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return losses @ weights
+
+
+def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens of the `SharedLayout` have a target, their targets, and how many rows each stands for.
+
+    A shared token whose target is shared too counts for all rows at once. The last shared one has a target in every
+    row, and stands in the list once for each.
+    """
+    n_tokens = batch.targets.shape[1]
+    border = max(0, batch.n_shared - 1)
+    alike = batch.targets[:, :border]
+    times = (alike != IGNORE_INDEX).sum(dim=0)
+    first = times.nonzero()[:, 0]
+    rows, places = (batch.targets[:, border:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    places = places + border
+    own = torch.where(places < batch.n_shared, places, places + rows * (n_tokens - batch.n_shared))
+    targets = torch.cat([alike[:, first].amax(dim=0), batch.targets[rows, places]])
+    weights = torch.cat([times[first], torch.ones_like(rows)]).float()
+    return torch.cat([first, own]), targets, weights
 
 
 def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:

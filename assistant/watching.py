@@ -98,3 +98,6 @@ class Observer(Protocol):
 
     def on_validation(self, report: ValidationReport) -> None:
         """After every validation."""
+
+    def on_warning(self, text: str) -> None:
+        """When something is not as it should be and the run goes on all the same."""

@@ -28,7 +28,8 @@ FLOORS: list[list[str]] = [
     ],
     ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report", "evaluation.render"],
     [
-        "assistant.terminal", "assistant.doctor", "assistant.finetune_command", "assistant.demo", "assistant.tui",
+        "assistant.terminal", "assistant.doctor", "assistant.data_commands", "assistant.finetune_command",
+        "assistant.demo", "assistant.tui",
         "assistant.cli", "assistant.__main__", "evaluation.cli", "evaluation.__main__",
     ],
     [

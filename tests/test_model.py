@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from assistant.checkpoint import load_model
@@ -104,6 +106,31 @@ def test_the_selective_head_gives_the_plain_loss(model: GPT) -> None:
         gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (ours, plain)]
         for ours_, plain_ in zip(*gradients, strict=True):
             assert torch.allclose(ours_, plain_, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_computing_the_opening_once_gives_the_plain_loss_and_gradients(model: GPT, data: st.DataObject) -> None:
+    """Ragged rows with an opening in common, or none, or nothing but that; prompts end anywhere."""
+    opening = tuple(data.draw(st.lists(st.integers(0, 255), max_size=12), label="opening"))
+    own = data.draw(
+        st.lists(st.lists(st.integers(0, 255), min_size=2, max_size=20), min_size=1, max_size=5), label="own"
+    )
+    rows = [
+        EncodedExample(
+            input_ids=(*opening, *ids),
+            prompt_length=data.draw(st.integers(1, len(opening) + len(ids) - 1)),
+            example=Example(instruction="x", output="y"),
+        )
+        for ids in own
+    ]
+    batch = collate(rows, pad_id=256, train_on=data.draw(st.sampled_from(["response", "all"])))
+    assert batch.n_shared >= len(opening) or len(rows) == 1
+    fast, plain = summed_loss(model, batch), summed_loss(model, batch, is_plain=True)
+    assert torch.allclose(fast, plain, rtol=1e-5)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (fast, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_doors(model: GPT) -> None:
