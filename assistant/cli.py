@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, OptimizerName, Precision, TooLong, TrainOn
+from assistant.config import DEFAULT_FRACTIONS, BestBy, FinetuneSettings, OptimizerName, Precision, TooLong, TrainOn
 from assistant.data_commands import data_app
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
@@ -172,6 +172,15 @@ def finetune(
     validate_every: Annotated[
         int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
     ] = None,
+    validation_answers: Annotated[
+        int, typer.Option(help="Validation rows to answer at every validation.")
+    ] = DEFAULTS.validation_answers,
+    best_by: Annotated[
+        BestBy, typer.Option(help="Keep the weights with the least loss, or the most matching or ended answers.")
+    ] = DEFAULTS.best_by,
+    patience: Annotated[
+        int | None, typer.Option(help="End early after so many validations without better weights.")
+    ] = None,
     seed: Seed = DEFAULTS.seed,
     device: Device = "auto",
     save_every: Annotated[float, typer.Option(help="Seconds that a killed run may lose.", min=0)] = 60.0,
@@ -202,6 +211,9 @@ def finetune(
         too_long=too_long,
         precision=precision,
         validate_every=validate_every,
+        validation_answers=validation_answers,
+        best_by=best_by,
+        patience=patience,
         seed=seed,
     )
     from assistant.finetune_command import Job, run_job

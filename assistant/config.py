@@ -13,6 +13,7 @@ StopReason = Literal["eos", "length", "cancelled"]
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
+BestBy = Literal["loss", "exact", "ended"]
 TooLong = Literal["truncate", "drop", "error"]
 
 
@@ -77,6 +78,13 @@ class FinetuneSettings(Frozen):
     precision: Precision = "auto"
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between validations, and always after the last; if None four times an epoch, but 20 times at most."""
+    validation_answers: Annotated[int, Field(ge=0)] = 16
+    """Validation rows that are answered at every validation, or all if there are fewer."""
+    best_by: BestBy = "loss"
+    """Which weights are the best: by validation loss, or by the share of these answers that match or that end by
+    themselves, the loss deciding between equals."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Validations without better weights after which a run ends early."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
 
 

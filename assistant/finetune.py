@@ -28,18 +28,19 @@ from assistant.collate import (
     encode_examples,
     plan_batches,
 )
-from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo
+from assistant.config import FinetuneSettings, ModelInfo
 from assistant.errors import AssistantError, DataError, SettingsError
-from assistant.generate import generate
 from assistant.prompts import get_template
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState
 from assistant.splits import Splits
 from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
-from assistant.watching import FinetuneResult, Observer, Plan, Sample, StepReport, ValidationReport
+from assistant.validation import answer_rows, mean_loss
+from assistant.watching import FinetuneResult, Observer, Plan, StepReport, ValidationReport
 
 MOST_VALIDATIONS = 20
 """Of a run that was not told how often to validate."""
-SAMPLE_ROWS, SAMPLE_TOKENS = 3, 48
+SAMPLE_ROWS = 3
+"""Answers that are shown as they are."""
 WAYS_MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest difference of a loss computed in two ways, in nats, that rounding explains."""
 SAVE_SECONDS = 60.0
@@ -98,6 +99,10 @@ class _Run:
         if self.max_length > context_length:
             raise SettingsError(
                 f"--max-length: expected at most {context_length}, the model's context, got {self.max_length}."
+            )
+        if settings.best_by != "loss" and not settings.validation_answers:
+            raise SettingsError(
+                f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
             )
         self.train, self.validation = self._encode("train"), self._encode("validation")
         if not self.train.rows:
@@ -167,8 +172,8 @@ class _Run:
                 self._step(epoch, window)
                 if self._validation_is_due():
                     self._validate()
-            stopped = self.state.step < self.total_steps and should_stop()
-            if stopped:
+            stopped = self.state.step < self.total_steps and not self._has_lost_patience and should_stop()
+            if stopped or self._has_lost_patience:
                 break
             if time.monotonic() - self.saved_at >= save_seconds:
                 self._save_last()
@@ -181,6 +186,7 @@ class _Run:
             steps=self.state.step,
             total_steps=self.total_steps,
             stopped=stopped,
+            ended_early=self._has_lost_patience and self.state.step < self.total_steps,
             first_validation_loss=self.state.first_validation_loss,
             best_validation_loss=self.state.best_validation_loss,
             best_step=self.state.best_step,
@@ -294,54 +300,52 @@ class _Run:
             return
         started = time.perf_counter()
         self.checkpoint.model.eval()
-        step, best = self.state.step, self.state.best_validation_loss
-        rows = sorted(self.validation.rows, key=lambda row: len(row.input_ids))
-        total, n_targets = 0.0, 0
-        with torch.inference_mode():
-            for start in range(0, len(rows), self.settings.batch_size):
-                batch = collate(rows[start : start + self.settings.batch_size], pad_id=self.checkpoint.tokenizer.pad_id)
-                total += self._loss(batch.to(self.device)).item()
-                n_targets += batch.n_targets
-        loss = total / n_targets
+        step, rows = self.state.step, self.validation.rows
+        loss, n_targets = mean_loss(
+            rows,
+            lambda batch: self._loss(batch.to(self.device)),
+            batch_size=self.settings.batch_size,
+            pad_id=self.checkpoint.tokenizer.pad_id,
+        )
         if not math.isfinite(loss):
             raise AssistantError(f"step {step}: expected a finite validation loss, got {loss}. Lower --learning-rate.")
-        is_best = step > 0 and (best is None or loss < best)
-        if step == 0:
-            self._advance(first_validation_loss=loss)
-        if is_best:
-            self._advance(best_step=step, best_validation_loss=loss)
-            self.folder.save_best(self._described())
-        samples = self._samples()
-        seconds = time.perf_counter() - started
+        count = self.settings.validation_answers
+        answers = answer_rows(self.checkpoint, rows, count=count, n_samples=SAMPLE_ROWS) if count else None
+        shares = {name: getattr(answers, name) if answers else None for name in ("ended", "looped", "exact")}
+        is_best = self._keep_if_best(loss, shares.get(self.settings.best_by))
         report = ValidationReport(
             step=step,
             validation_loss=loss,
             supervised_tokens=n_targets,
             is_best=is_best,
-            samples=samples,
-            seconds=seconds,
+            answered=answers.n if answers else 0,
+            samples=answers.samples if answers else (),
+            seconds=time.perf_counter() - started,
+            **shares,
         )
-        record = {"step": step, "validation_loss": loss, "supervised_tokens": n_targets, "seconds": seconds}
-        shown = [{name: getattr(sample, name) for name in sample.__slots__} for sample in samples]
+        record = {name: getattr(report, name) for name in report.__slots__ if name not in ("is_best", "samples")}
+        shown = [{name: getattr(sample, name) for name in sample.__slots__} for sample in report.samples]
         self.folder.record(VALIDATION_FILE, record | {"samples": shown})
         self.observer.on_validation(report)
 
-    def _samples(self) -> tuple[Sample, ...]:
-        """Greedy answers to the first validation rows, always the same ones."""
-        rows = self.validation.rows[:SAMPLE_ROWS]
-        tokenizer, samples = self.checkpoint.tokenizer, {}
-        settings = GenerationSettings(max_new_tokens=SAMPLE_TOKENS)
-        prompts = [row.input_ids[: row.prompt_length] for row in rows]
-        for generated in generate(self.checkpoint.model, prompts, settings, eos_id=tokenizer.eos_id):
-            example = rows[generated.index].example
-            samples[generated.index] = Sample(
-                instruction=example.instruction,
-                input=example.input,
-                reference=example.output,
-                response=tokenizer.decode(generated.token_ids),
-                stop_reason=generated.stop_reason,
-            )
-        return tuple(samples[index] for index in sorted(samples))
+    def _keep_if_best(self, loss: float, share: float | None) -> bool:
+        """Save the weights if they are the best so far: by `share` where there is one, else by the loss."""
+        state = self.state
+        if state.step == 0:
+            self._advance(first_validation_loss=loss)
+            return False
+        before = (state.best_share or 0.0, -(state.best_validation_loss or 0.0))
+        if state.best_step is not None and (share or 0.0, -loss) <= before:
+            self._advance(validations_since_best=state.validations_since_best + 1)
+            return False
+        self._advance(best_step=state.step, best_validation_loss=loss, best_share=share, validations_since_best=0)
+        self.folder.save_best(self._described())
+        return True
+
+    @property
+    def _has_lost_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.state.validations_since_best >= patience
 
     def _save_last(self) -> None:
         self.folder.save_last(self._described(), self.optimizers, self.state)
@@ -366,6 +370,8 @@ class _Run:
                 "first_validation_loss": state.first_validation_loss,
                 "best_validation_loss": state.best_validation_loss,
                 "best_step": state.best_step,
+                "best_share": state.best_share,
+                "ended_early": int(self._has_lost_patience),
                 "seconds": state.seconds,
             },
             versions={

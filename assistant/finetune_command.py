@@ -105,13 +105,14 @@ def _finished_result(folder: RunFolder, job: Job, splits: Splits) -> FinetuneRes
     if (info.finetune, info.data_fingerprint, *split, info.base_model) != wanted:
         return None
     number = {name: value for name, value in info.metrics.items() if isinstance(value, int)}
-    if number.get("step") != number.get("total_steps"):
+    if number.get("step") != number.get("total_steps") and not number.get("ended_early"):
         return None
     return FinetuneResult(
         output=job.output,
         steps=number["step"],
         total_steps=number["total_steps"],
         stopped=False,
+        ended_early=number["step"] < number["total_steps"],
         first_validation_loss=info.metrics["first_validation_loss"],
         best_validation_loss=info.metrics["best_validation_loss"],
         best_step=number.get("best_step"),

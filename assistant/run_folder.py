@@ -58,6 +58,9 @@ class RunState(Frozen):
     best_step: int | None
     best_validation_loss: float | None
     first_validation_loss: float | None
+    best_share: float | None = None
+    """Of matching or ended answers, where the best weights are chosen by it."""
+    validations_since_best: int = 0
     seconds: float
 
 

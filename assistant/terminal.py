@@ -128,7 +128,13 @@ def describe_plan(plan: Plan) -> list[str]:
 def describe_validation(report: ValidationReport) -> list[str]:
     """A validation and its samples, a line each."""
     when = "before training" if report.step == 0 else f"step {report.step}"
-    lines = [f"{when}: validation loss {report.validation_loss:.3f}{' (best so far)' if report.is_best else ''}"]
+    answers = ""
+    if report.step and report.exact is not None and report.ended is not None:
+        exact, ended = (round(share * report.answered) for share in (report.exact, report.ended))
+        looped = f", {report.looped * report.answered:.0f} loop" if report.looped else ""
+        answers = f"; of {report.answered} answers {exact} match, {ended} end by themselves{looped}"
+    best = " (best so far)" if report.is_best else ""
+    lines = [f"{when}: validation loss {report.validation_loss:.3f}{answers}{best}"]
     for sample in report.samples[:1] if report.step else ():
         question = " ".join(f"{sample.instruction} {sample.input}".split())
         answer = " ".join(sample.response.split()) or "(nothing)"
@@ -148,6 +154,10 @@ def describe_result(result: FinetuneResult) -> list[str]:
         lines.append(
             f"Stopped at step {result.steps} of {result.total_steps}. "
             f"The same command with --resume goes on from there."
+        )
+    if result.ended_early:
+        lines.append(
+            f"Ended early, at step {result.steps} of {result.total_steps}: nothing had become better for long."
         )
     lines.append(f"The model is in {result.output}, its records in metrics.jsonl, validation.jsonl and loss.png there.")
     lines.append(f"Next: assistant chat {shlex.quote(str(result.output))}")

@@ -64,6 +64,14 @@ class ValidationReport:
     """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on."""
     supervised_tokens: int
     is_best: bool
+    answered: int
+    """Validation rows that were answered; the three shares below are theirs, and None where there are none."""
+    ended: float | None
+    """Share of answers that stop by themselves."""
+    looped: float | None
+    """Share that say the same over and over."""
+    exact: float | None
+    """Share that match the reference."""
     samples: tuple[Sample, ...]
     seconds: float
 
@@ -77,6 +85,8 @@ class FinetuneResult:
     total_steps: int
     stopped: bool
     """Whether it was asked to stop before its end."""
+    ended_early: bool
+    """Whether it ended because nothing had become better for `patience` validations."""
     first_validation_loss: float | None
     best_validation_loss: float | None
     best_step: int | None

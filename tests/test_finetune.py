@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
-from assistant.config import FinetuneSettings, OptimizerName
+from assistant.config import BestBy, FinetuneSettings, OptimizerName
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
+from assistant.model import GPT
 from assistant.plots import plot_losses
 from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
@@ -37,6 +38,7 @@ class Watcher:
     plans: list[Plan] = field(default_factory=list)
     steps: list[StepReport] = field(default_factory=list)
     validations: list[ValidationReport] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def on_plan(self, plan: Plan) -> None:
         self.plans.append(plan)
@@ -46,6 +48,9 @@ class Watcher:
 
     def on_validation(self, report: ValidationReport) -> None:
         self.validations.append(report)
+
+    def on_warning(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def train(
@@ -99,7 +104,8 @@ def test_it_learns_and_leaves_a_model_with_its_records(
     rows = encode_examples(split_examples(examples).train, get_template("alpaca"), byte_tokenizer, max_length=256).rows
     assert sum(record["tokens"] for record in records[:5]) == sum(len(row.input_ids) for row in rows)
     assert sum(r["supervised_tokens"] for r in records[:5]) == sum(len(r.input_ids) - r.prompt_length for r in rows)
-    assert len(watcher.validations[-1].samples) == 2
+    assert len(watcher.validations[-1].samples) == watcher.validations[-1].answered == 2
+    assert not watcher.warnings
     info = load_checkpoint(output).info
     assert info is not None
     assert info.rows == {"train": 34, "validation": 2, "test": 4}
@@ -163,6 +169,48 @@ def test_looking_does_not_touch(tmp_path: Path, byte_tokenizer: Tokenizer, examp
     for name, every in (("often", 1), ("never", 1000)):
         train(byte_tokenizer, examples, tmp_path / name, FAST.model_copy(update={"validate_every": every}))
     assert weights(tmp_path / "often" / "last") == weights(tmp_path / "never" / "last")
+
+
+def test_a_faster_way_that_is_wrong_here_is_switched_off_and_said(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "right")
+    hidden_at = GPT.hidden_at
+
+    def broken(model: GPT, *arguments: torch.Tensor, n_shared: int) -> torch.Tensor:
+        return hidden_at(model, *arguments, n_shared=n_shared) * 1.1
+
+    monkeypatch.setattr(GPT, "hidden_at", broken)
+    _, watcher = train(byte_tokenizer, examples, tmp_path / "run")
+    (warning,) = watcher.warnings
+    assert "This run computes the plain way" in warning
+    fast, plain = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("right", "run"))
+    assert all(torch.allclose(fast[name], plain[name], atol=1e-3) for name in fast)
+
+
+@pytest.mark.parametrize("best_by", ["loss", "exact", "ended"])
+def test_a_run_ends_when_nothing_becomes_better(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], best_by: BestBy
+) -> None:
+    letters = random.Random(0)
+    riddles = [replace(e, output="".join(letters.choices("abcdef", k=12))) for e in examples]
+    changes = {"epochs": 40, "learning_rate": 0.02, "validate_every": 5, "patience": 3, "best_by": best_by}
+    settings = FAST.model_copy(update=changes)
+    result, watcher = train(byte_tokenizer, riddles, tmp_path / "run", settings)
+    assert result.ended_early
+    assert not result.stopped
+    assert result.best_step is not None
+    assert result.steps == result.best_step + 3 * 5 < result.total_steps
+    assert not (tmp_path / "run" / "last" / "training").exists()
+    shares = {report.step: getattr(report, best_by, None) or 0.0 for report in watcher.validations if report.step}
+    losses = {report.step: report.validation_loss for report in watcher.validations if report.step}
+    assert result.best_step == min(losses, key=lambda step: (-shares[step], losses[step]))
+
+
+def test_the_best_by_answers_needs_answers(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    settings = FAST.model_copy(update={"best_by": "exact", "validation_answers": 0})
+    with pytest.raises(SettingsError, match="--best-by exact: expected answers to choose by"):
+        train(byte_tokenizer, examples, tmp_path / "run", settings)
 
 
 def test_another_run_is_not_resumed(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:

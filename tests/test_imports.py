@@ -23,8 +23,8 @@ FLOORS: list[list[str]] = [
     ],
     ["assistant.model", "assistant.collate", "assistant.checkpoint"],
     [
-        "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder", "assistant.finetune",
-        "assistant.scratch", "assistant.plots",
+        "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder",
+        "assistant.validation", "assistant.finetune", "assistant.scratch", "assistant.plots",
     ],
     ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report", "evaluation.render"],
     [
