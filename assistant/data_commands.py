@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -169,25 +169,35 @@ def data_show(
     encoded = encode_examples(examples, get_template(template), tokenizer, max_length=context_length)
     shown = [_tokens(one, tokenizer, train_on) for one in encoded.rows]
     if as_json:
-        print_json({"rows": shown, "left_out": len(encoded.dropped)})
+        print_json({"rows": [[token._asdict() for token in row] for row in shown], "left_out": len(encoded.dropped)})
         return
     for one, tokens in zip(encoded.rows, shown, strict=True):
-        learnt = sum(token["learnt"] for token in tokens)
+        learnt = sum(token.learnt for token in tokens)
         print(displayable(f"{one.example.where}: {len(tokens)} tokens, {learnt} of them learnt"))
         for token in tokens:
-            print(f"{'learnt' if token['learnt'] else 'masked'} {token['id']:>6}  {visible(token['text'])}")
+            print(f"{'learnt' if token.learnt else 'masked'} {token.id:>6}  {visible(token.text)}")
     for example in (*encoded.truncated, *encoded.dropped):
         note(f"{example.where}: longer than the {context_length} positions of the model; shortened, or left out.")
 
 
-def _tokens(row: EncodedExample, tokenizer: Tokenizer, train_on: TrainOn) -> list[dict[str, int | str | bool]]:
-    """Every token of a row with its text; the first is never learnt, as nothing stands before it."""
+class Token(NamedTuple):
+    """One token of a row, and whether the model learns to write it."""
+
+    id: int
+    text: str
+    learnt: bool
+
+
+def _tokens(row: EncodedExample, tokenizer: Tokenizer, train_on: TrainOn) -> list[Token]:
+    """Every token of a row; the first is never learnt, as nothing stands before it."""
+    from assistant.tokenizer import EOS_TOKEN
+
     first = row.prompt_length if train_on == "response" else 1
     return [
-        {
-            "id": token_id,
-            "text": "<|endoftext|>" if token_id == tokenizer.eos_id else tokenizer.decode([token_id]),
-            "learnt": place >= first,
-        }
+        Token(
+            id=token_id,
+            text=EOS_TOKEN if token_id == tokenizer.eos_id else tokenizer.decode([token_id]),
+            learnt=place >= first,
+        )
         for place, token_id in enumerate(row.input_ids)
     ]

@@ -245,10 +245,10 @@ class GPT(nn.Module):
         mask = places <= places[n_shared:, None] if n_shared else None
         layout = SharedLayout(n_rows=n_rows, n_shared=n_shared, n_own=n_own, mask=mask)
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)
-        *blocks, last = self.transformer.h
-        for block in blocks:
+        blocks = [block for block in self.transformer.h if isinstance(block, Block)]
+        for block in blocks[:-1]:
             x = block.forward_shared(x, layout)
-        hidden: Tensor = self.transformer.ln_f(last.forward_shared(x, layout, wanted))
+        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, wanted))
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
