@@ -3,6 +3,7 @@
     config.json  generation_config.json  model.safetensors      GPT-2's own names and shapes
     vocab.json  merges.txt  tokenizer_config.json                byte-level BPE; the chat template in it
     assistant.json                                               where a fine-tuned model comes from
+    adapter/                                                     what LoRA trained, for PEFT; the weights have it too
 
 A folder appears whole or not at all: it is written under a temporary name beside its place and renamed.
 """
@@ -27,6 +28,14 @@ from torch import Tensor
 
 from assistant.config import ModelConfig, ModelInfo, TemplateRecord
 from assistant.errors import CheckpointError
+from assistant.lora import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FOLDER,
+    ADAPTER_WEIGHTS_FILE,
+    Adapter,
+    adapter_config,
+    adapter_weights,
+)
 from assistant.model import GPT
 from assistant.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
 from assistant.tokenizer import EOS_TOKEN, MERGES_FILE, VOCAB_FILE, Tokenizer, read_tokenizer
@@ -49,6 +58,8 @@ class Checkpoint:
     info: ModelInfo | None
     """None for a base model, which was never fine-tuned here."""
     name: str
+    adapter: Adapter | None = None
+    """The matrices that LoRA trained, which `model` has taken in. Written beside it; not read with it."""
 
     @property
     def config(self) -> ModelConfig:
@@ -57,7 +68,7 @@ class Checkpoint:
 
     def as_base(self) -> Checkpoint:
         """The same weights as a base model, which has no story and is asked with the default template."""
-        return replace(self, info=None, template=get_template(DEFAULT_TEMPLATE))
+        return replace(self, info=None, adapter=None, template=get_template(DEFAULT_TEMPLATE))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -301,6 +312,10 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     if checkpoint.info is not None:
         _write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
+    if checkpoint.adapter is not None:
+        (folder / ADAPTER_FOLDER).mkdir()
+        _write_json(folder / ADAPTER_FOLDER / ADAPTER_CONFIG_FILE, adapter_config(checkpoint.adapter))
+        save_tensors(adapter_weights(checkpoint.adapter), folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS_FILE)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

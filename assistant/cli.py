@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.config import DEFAULT_FRACTIONS, BestBy, FinetuneSettings, OptimizerName, Precision, TooLong, TrainOn
+from assistant.config import (
+    DEFAULT_FRACTIONS,
+    BestBy,
+    FinetuneSettings,
+    LoraSettings,
+    OptimizerName,
+    Precision,
+    TooLong,
+    TrainOn,
+)
 from assistant.data_commands import data_app
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
@@ -45,6 +54,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 DEFAULTS = FinetuneSettings()
+LORA = LoraSettings()
 
 
 def main() -> None:
@@ -157,6 +167,14 @@ def finetune(
     gradient_accumulation_steps: Annotated[
         int, typer.Option(help="Micro-batches a step.")
     ] = DEFAULTS.gradient_accumulation_steps,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train small matrices beside frozen weights; try --learning-rate 2e-4.")
+    ] = False,
+    lora_rank: Annotated[int, typer.Option(help="Width of these matrices.", min=1)] = LORA.rank,
+    lora_alpha: Annotated[float, typer.Option(help="Their product counts alpha / rank times.")] = LORA.alpha,
+    lora_modules: Annotated[
+        str, typer.Option(help="The layers that get some, of each block, parted by commas.")
+    ] = ",".join(LORA.modules),
     optimizer: Annotated[OptimizerName, typer.Option(help="adamw, or muon for pretraining.")] = DEFAULTS.optimizer,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = DEFAULTS.learning_rate,
     warmup_steps: Annotated[int, typer.Option(help="At most a tenth of all.")] = DEFAULTS.warmup_steps,
@@ -169,6 +187,9 @@ def finetune(
     max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")] = None,
     too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = DEFAULTS.too_long,
     precision: Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")] = DEFAULTS.precision,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")
+    ] = False,
     validate_every: Annotated[
         int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
     ] = None,
@@ -194,8 +215,12 @@ def finetune(
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
+    modules = tuple(name.strip() for name in lora_modules.split(",") if name.strip())
     settings = make_settings(
         FinetuneSettings,
+        lora=make_settings(LoraSettings, prefix="lora-", rank=lora_rank, alpha=lora_alpha, modules=modules)
+        if lora
+        else None,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -210,6 +235,7 @@ def finetune(
         max_length=max_length,
         too_long=too_long,
         precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
         validate_every=validate_every,
         validation_answers=validation_answers,
         best_by=best_by,

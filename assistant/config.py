@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
 BestBy = Literal["loss", "exact", "ended"]
+LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 TooLong = Literal["truncate", "drop", "error"]
 
 
@@ -49,6 +50,21 @@ class Reply(Frozen):
     """Wall time from the prompt to the last token."""
 
 
+class LoraSettings(Frozen):
+    """Small matrices that are trained beside frozen weights."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    """The matrices' product counts alpha / rank times."""
+    modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] = get_args(LoraModule)
+    """The layers of every block that get some."""
+
+    @property
+    def scale(self) -> float:
+        """What the product of the matrices is multiplied by."""
+        return self.alpha / self.rank
+
+
 class FinetuneSettings(Frozen):
     """What one fine-tuning run does. Stored beside the model it made."""
 
@@ -59,6 +75,8 @@ class FinetuneSettings(Frozen):
     """Rows a micro-batch."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Micro-batches a step."""
+    lora: LoraSettings | None = None
+    """Train these small matrices alone; None trains every weight."""
     optimizer: OptimizerName = "adamw"
     """`muon` orthogonalises the updates of the blocks' matrices: for pretraining, where it learns facts far sooner."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
@@ -76,6 +94,8 @@ class FinetuneSettings(Frozen):
     """Positions a row may take; the model's context length where none is given."""
     too_long: TooLong = "truncate"
     precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    """Keep less for the way back and compute it again: less memory for more time, the same weights."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between validations, and always after the last; if None four times an epoch, but 20 times at most."""
     validation_answers: Annotated[int, Field(ge=0)] = 16

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -30,8 +29,9 @@ from assistant.collate import (
 )
 from assistant.config import FinetuneSettings, ModelInfo
 from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.lora import add_adapters, merged, take_adapter
 from assistant.prompts import get_template
-from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState
+from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState, check_same_run
 from assistant.splits import Splits
 from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
 from assistant.validation import answer_rows, mean_loss
@@ -62,7 +62,8 @@ def finetune(
     """Fine-tune `checkpoint` in place and leave the best and the last weights in `folder`.
 
     `should_stop` is asked after every step; a run that stops keeps what it has and can be resumed. To resume, pass
-    the checkpoint of the run's `last` folder and the state that `folder.read_state` gave. What a killed run loses
+    the checkpoint of the run's `last` folder (with LoRA the base model, whose weights it leaves as they are) and the
+    state that `folder.read_state` gave. What a killed run loses
     are the steps since its state was last saved, `save_seconds` ago at most.
 
     Raises:
@@ -109,6 +110,9 @@ class _Run:
             raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
         self.steps_per_epoch = math.ceil(len(self._batches(0)) / settings.gradient_accumulation_steps)
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        checkpoint.model.recomputes = settings.gradient_checkpointing
+        if settings.lora is not None:
+            add_adapters(checkpoint.model, settings.lora, seed=settings.seed)
         self.optimizers = build_optimizers(checkpoint.model, settings)
         self.state = RunState(
             step=0,
@@ -125,9 +129,11 @@ class _Run:
             seconds=0.0,
         )
         if resume_from is not None:
-            _check_same_run(self.state, resume_from, folder.path)
+            check_same_run(self.state, resume_from, folder.path)
             self.state = resume_from
-            folder.restore_optimizers(checkpoint, self.optimizers)
+            if settings.lora is not None:
+                folder.restore_adapter(checkpoint.model)
+            folder.restore_optimizers(checkpoint.model, self.optimizers)
         self.saved_at = time.monotonic()
         self.is_plain = False
         """Whether every position of every row is computed, because the faster way was found to be wrong here."""
@@ -160,6 +166,8 @@ class _Run:
                 max_length=self.max_length,
                 precision="bfloat16" if self.precision is torch.bfloat16 else "float32",
                 device=str(self.device),
+                n_trained=sum(p.numel() for p in self.checkpoint.model.parameters() if p.requires_grad),
+                n_weights=self.checkpoint.model.n_parameters,
             )
         )
         with self._memory_checked():
@@ -348,7 +356,7 @@ class _Run:
         return patience is not None and self.state.validations_since_best >= patience
 
     def _save_last(self) -> None:
-        self.folder.save_last(self._described(), self.optimizers, self.state)
+        self.folder.save_last(self._described(), self.checkpoint.model, self.optimizers, self.state)
         self.saved_at = time.monotonic()
 
     def _described(self) -> Checkpoint:
@@ -380,22 +388,8 @@ class _Run:
                 **{package: version(package) for package in ("torch", "tiktoken", "safetensors")},
             },
         )
-        return replace(self.checkpoint, info=info)
-
-
-def _check_same_run(now: RunState, before: RunState, path: Path) -> None:
-    """Raise SettingsError unless a run would go on exactly as it was begun."""
-    for name in ("data_fingerprint", "split_method", "split_seed", "split_fractions"):
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
-            raise SettingsError(
-                f"{path}: expected to resume with the same data and split, got another {name.replace('_', ' ')} "
-                f"({str(new)[:12]} instead of {str(old)[:12]}). Give the run its own data, or choose another --output."
-            )
-    for name in type(now.settings).model_fields:
-        old, new = getattr(before.settings, name), getattr(now.settings, name)
-        if old != new:
-            raise SettingsError(
-                f"{path}: expected to resume with {name.replace('_', '-')} {old}, got {new}. "
-                f"Leave the option as it was, or choose another --output."
-            )
+        if self.settings.lora is None:
+            return replace(self.checkpoint, info=info)
+        model = self.checkpoint.model
+        adapter = take_adapter(model, self.settings.lora, base_model=state.base_model)
+        return replace(self.checkpoint, info=info, model=merged(model), adapter=adapter)

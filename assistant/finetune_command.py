@@ -70,7 +70,8 @@ def _run_in(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult:
         folder.check_free(overwrite=job.overwrite, resume=job.resume)
         if job.resume:
             note(f"{job.output}: nothing was saved yet, so the run starts at its beginning.")
-    checkpoint = load_checkpoint(folder.last if state else job.model, device=pick_device(job.device))
+    goes_on_from_last = state is not None and job.settings.lora is None
+    checkpoint = load_checkpoint(folder.last if goes_on_from_last else job.model, device=pick_device(job.device))
     with stop_on_interrupt(STOPPING) as should_stop, run_view() as view:
         result = finetune(
             checkpoint,

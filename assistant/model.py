@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from assistant.config import ModelConfig
 
@@ -193,6 +194,8 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recomputes = False
+        """Whether training forgets what happens inside a block and computes it again on the way back."""
         self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -247,7 +250,10 @@ class GPT(nn.Module):
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)
         blocks = [block for block in self.transformer.h if isinstance(block, Block)]
         for block in blocks[:-1]:
-            x = block.forward_shared(x, layout)
+            if self.recomputes and self.training:
+                x = checkpoint(block.forward_shared, x, layout, use_reentrant=False)
+            else:
+                x = block.forward_shared(x, layout)
         hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, wanted))
         return hidden
 

@@ -27,6 +27,7 @@ from assistant.checkpoint import (
     CONFIG_FILE,
     INFO_FILE,
     Checkpoint,
+    load_model,
     new_folder,
     save_checkpoint,
     save_tensors,
@@ -35,6 +36,8 @@ from assistant.checkpoint import (
 from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, Frozen
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import write_whole
+from assistant.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
+from assistant.model import GPT
 from assistant.update import state_names
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
@@ -62,6 +65,24 @@ class RunState(Frozen):
     """Of matching or ended answers, where the best weights are chosen by it."""
     validations_since_best: int = 0
     seconds: float
+
+
+def check_same_run(now: RunState, before: RunState, path: Path) -> None:
+    """Raise SettingsError unless a run would go on exactly as it was begun."""
+    for name in ("data_fingerprint", "split_method", "split_seed", "split_fractions"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            raise SettingsError(
+                f"{path}: expected to resume with the same data and split, got another {name.replace('_', ' ')} "
+                f"({str(new)[:12]} instead of {str(old)[:12]}). Give the run its own data, or choose another --output."
+            )
+    for name in type(now.settings).model_fields:
+        old, new = getattr(before.settings, name), getattr(now.settings, name)
+        if old != new:
+            raise SettingsError(
+                f"{path}: expected to resume with {name.replace('_', '-')} {old}, got {new}. "
+                f"Leave the option as it was, or choose another --output."
+            )
 
 
 class RunFolder:
@@ -181,13 +202,18 @@ class RunFolder:
         """Keep these weights as the best so far."""
         save_checkpoint(checkpoint, self.best)
 
-    def save_last(self, checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer], state: RunState) -> None:
-        """Keep these weights as the newest, and what a run needs to go on from here."""
+    def save_last(
+        self, checkpoint: Checkpoint, trained: GPT, optimizers: Sequence[torch.optim.Optimizer], state: RunState
+    ) -> None:
+        """Keep these weights as the newest, and what a run needs to go on from here.
+
+        `trained` is the model that the optimizers update: the checkpoint's own, or the one that LoRA works on.
+        """
         with new_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
-            save_tensors(_optimizer_tensors(checkpoint, optimizers), training / OPTIMIZER_FILE)
+            save_tensors(_optimizer_tensors(trained, optimizers), training / OPTIMIZER_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def publish(self, *, use_last: bool) -> None:
@@ -201,7 +227,10 @@ class RunFolder:
         if (self.best / CONFIG_FILE).exists():
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
-                path.replace(self.path / path.name)
+                target = self.path / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                path.replace(target)
         if self.best.exists():  # without its config.json it was moved before, by a process that was killed right then
             self.best.rmdir()
 
@@ -230,12 +259,27 @@ class RunFolder:
                 f"Start anew with --overwrite."
             ) from error
 
-    def restore_optimizers(self, checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def restore_adapter(self, trained: GPT) -> None:
+        """Give a base model with new LoRA matrices those that were there when `last` was saved.
+
+        Raises:
+            CheckpointError: they cannot be read.
+            SettingsError: put together they are not the weights of `last`, so the base model is another one.
+        """
+        set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
+        now, before = merged(trained).state_dict(), load_model(self.last).state_dict()
+        if not all(torch.equal(value.cpu(), before[name]) for name, value in now.items()):
+            raise SettingsError(
+                f"{self.path}: expected to resume with the model that the run was begun with, got other weights. "
+                f"Give the same --model, or choose another --output."
+            )
+
+    def restore_optimizers(self, trained: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Give new optimizers the state they had when `last` was saved."""
         path = self.last / "training" / OPTIMIZER_FILE
         try:
             tensors = load_file(path)
-            for optimizer, name, parameter in _updated_by(checkpoint, optimizers):
+            for optimizer, name, parameter in _updated_by(trained, optimizers):
                 optimizer.state[parameter] = {
                     key: tensors[f"{key}.{name}"].to(parameter.device)  # `step` too, for the fused optimizer
                     for key in state_names(optimizer)
@@ -259,19 +303,19 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _optimizer_tensors(checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(trained: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
         f"{key}.{name}": optimizer.state[parameter][key].detach().cpu().contiguous()
-        for optimizer, name, parameter in _updated_by(checkpoint, optimizers)
+        for optimizer, name, parameter in _updated_by(trained, optimizers)
         for key in state_names(optimizer)
     }
 
 
 def _updated_by(
-    checkpoint: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]
+    trained: GPT, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Iterator[tuple[torch.optim.Optimizer, str, torch.nn.Parameter]]:
     """Every weight with its name and the optimizer that updates it."""
-    names = {parameter: name for name, parameter in checkpoint.model.named_parameters()}
+    names = {parameter: name for name, parameter in trained.named_parameters()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -49,8 +49,8 @@ def generation_settings(
     )
 
 
-def make_settings(kind: type[Settings], **values: object) -> Settings:
-    """Settings of that kind. Raises SettingsError that names every wrong option as it is typed."""
+def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -> Settings:
+    """Settings of that kind. Raises SettingsError that names every wrong option as it is typed, `--prefix-name`."""
     if "template" in values:
         get_template(str(values["template"]))
     try:
@@ -58,7 +58,7 @@ def make_settings(kind: type[Settings], **values: object) -> Settings:
     except ValidationError as error:
         faults = []
         for fault in error.errors():
-            name = "--" + str(fault["loc"][0]).replace("_", "-")
+            name = "--" + prefix + str(fault["loc"][0]).replace("_", "-")
             message = fault["msg"].removeprefix("Input should be ")
             faults.append(f"{name}: expected {message}, got {fault['input']!r}.")
         raise SettingsError("\n".join(faults)) from error

@@ -110,6 +110,9 @@ def describe_plan(plan: Plan) -> list[str]:
         f"{len(train.rows)} training rows, {len(validation.rows)} validation rows, "
         f"{plan.total_steps} steps, {plan.precision} on {plan.device}."
     ]
+    if plan.n_trained < plan.n_weights:
+        share = 100 * plan.n_trained / plan.n_weights
+        lines.append(f"LoRA: {plan.n_trained:,} of {plan.n_weights:,} weights are trained ({share:.1f} %).")
     if plan.first_step:
         lines.append(f"Going on behind step {plan.first_step}.")
     for verb, examples in (

@@ -58,19 +58,21 @@ def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:
-    """The optimizers that together update every weight once.
+    """The optimizers that together update every weight once that is not frozen.
 
     AdamW, with weight decay on matrices and embeddings only: biases and LayerNorms have no scale to keep small. With
     `muon` the matrices inside the blocks go to Muon (Jordan et al., 2024), its steps as long as AdamW's (Liu et al.,
     arXiv 2502.16982), so that one learning rate serves both.
     """
     blocks = set(model.transformer.h.parameters()) if settings.optimizer == "muon" else set()
-    inside = [parameter for parameter in model.parameters() if parameter in blocks and parameter.dim() == 2]
-    others = [parameter for parameter in model.parameters() if parameter not in blocks or parameter.dim() != 2]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    inside = [parameter for parameter in trained if parameter in blocks and parameter.dim() == 2]
+    others = [parameter for parameter in trained if parameter not in blocks or parameter.dim() != 2]
     groups = [
         {"params": [parameter for parameter in others if parameter.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     betas = ADAM_BETAS_BESIDE_MUON if inside else ADAM_BETAS
     adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
     if not inside:

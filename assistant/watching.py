@@ -22,6 +22,9 @@ class Plan:
     """Positions a row may take."""
     precision: str
     device: str
+    n_trained: int
+    """Weights that are updated; fewer than `n_weights` with LoRA."""
+    n_weights: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -242,6 +242,14 @@ def test_accumulation_equals_the_big_batch(
     assert losses[0] == pytest.approx(losses[1], rel=2e-6)
 
 
+def test_computing_again_gives_the_very_same_weights(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "kept")
+    train(byte_tokenizer, examples, tmp_path / "again", FAST.model_copy(update={"gradient_checkpointing": True}))
+    assert weights(tmp_path / "kept") == weights(tmp_path / "again")
+
+
 def test_max_steps_wins_over_epochs(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     for steps in (3, 13):
         result, watcher = train(
