@@ -107,10 +107,11 @@ def test_phi3_travels_with_the_model() -> None:
     assert "They differ in token 3 of the prompt: 'h' in training, 'u' now." in refused.stderr
 
 
-def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--lora", "--learning-rate", "0.01"]])
+def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path, more: list[str]) -> None:
     """Killed, then interrupted: the weights are those of the run that was left alone."""
     moments = [signal.SIGKILL, signal.SIGINT]
-    words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "90", "--batch-size", "2"]
+    words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "90", "--batch-size", "2", *more]
     whole = invoke(*words, "-o", "whole")
     assert whole.exit_code == 0, whole.stderr
     words += ["--save-every", "0.05"]
@@ -145,6 +146,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path) -> None:
         (["finetune", "bad.json", "-m", "base", "-o", "out"], 1, 'bad.json, row 17: "output" is missing'),
         (["finetune", "rows.json", "-m", "base", "-o", "base"], 2, "expected a new or empty folder"),
         (["finetune", "rows.json", "-m", "base", "-o", "out", "--epochs", "0"], 2, "--epochs: expected greater than"),
+        (["finetune", "rows.json", "-m", "base", "-o", "out", "--lora", "--lora-modules", "head"], 2, "--lora-modules"),
         (["finetune", "rows.json", "-m", "base", "-o", "out", "--template", "x"], 2, "expected one of alpaca"),
         (["finetune", "rows.json", "-m", "base", "-o", "out", "--device", "tpu"], 2, "device: expected one of auto"),
         (
