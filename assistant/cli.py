@@ -209,6 +209,9 @@ def finetune(
         bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say how long it would take and what memory, from a few steps.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a GPT-2 on instruction files.
@@ -242,7 +245,7 @@ def finetune(
         patience=patience,
         seed=seed,
     )
-    from assistant.finetune_command import Job, run_job
+    from assistant.finetune_command import Job, plan_job, run_job
 
     job = Job(
         data=tuple(data),
@@ -257,6 +260,11 @@ def finetune(
         resume=resume,
         overwrite=overwrite,
     )
+    if plan:
+        found = plan_job(job)
+        if as_json:
+            print_json(found.as_json())
+        return
     result = run_job(job)
     if as_json:
         print_json(result.as_json())

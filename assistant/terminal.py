@@ -24,6 +24,7 @@ from assistant.escape import displayable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from assistant.planning import Forecast
     from assistant.watching import FinetuneResult, Observer, Plan, StepReport, ValidationReport
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -143,6 +144,22 @@ def describe_validation(report: ValidationReport) -> list[str]:
         answer = " ".join(sample.response.split()) or "(nothing)"
         lines.append(f"    {question[:70]} -> {answer[:90]}")
     return lines
+
+
+def describe_forecast(found: Forecast) -> list[str]:
+    """What a run is expected to take."""
+    minutes = found.seconds / 60
+    lines = [
+        f"{found.steps} steps and {found.validations} validations: about "
+        + (f"{minutes:.1f} minutes." if minutes < 90 else f"{minutes / 60:.1f} hours."),
+        f"Peak memory: {found.peak_bytes / 1e9:.2f} GB"
+        + (f"; {found.free_bytes / 1e9:.1f} GB more are free." if found.free_bytes is not None else "."),
+    ]
+    if found.largest_batch_size is not None:
+        lines.append(
+            f"A micro-batch has {found.batch_size} rows; about {found.largest_batch_size} of the longest would fit."
+        )
+    return [*lines, "Nothing was written. Without --plan the same command starts the run."]
 
 
 def describe_result(result: FinetuneResult) -> list[str]:

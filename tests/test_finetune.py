@@ -15,16 +15,18 @@ from safetensors import SafetensorError
 
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
-from assistant.config import BestBy, FinetuneSettings, OptimizerName
+from assistant.config import BestBy, FinetuneSettings, LoraSettings, OptimizerName
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
 from assistant.model import GPT
+from assistant.planning import forecast
 from assistant.plots import plot_losses
 from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
+from assistant.trainer import Trainer
 from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
@@ -250,6 +252,22 @@ def test_computing_again_gives_the_very_same_weights(
     assert weights(tmp_path / "kept") == weights(tmp_path / "again")
 
 
+@pytest.mark.parametrize("lora", [None, LoraSettings()])
+def test_a_forecast_counts_what_a_run_does_and_leaves_nothing(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], lora: LoraSettings | None
+) -> None:
+    settings = FAST.model_copy(update={"epochs": 3, "lora": lora})
+    trainer = Trainer(tiny_checkpoint(byte_tokenizer), split_examples(examples), settings)
+    found = forecast(trainer, save_seconds=60.0, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    result, watcher = train(byte_tokenizer, examples, tmp_path / "run", settings)
+    assert (found.steps, found.validations) == (result.total_steps, len(watcher.validations))
+    assert found.seconds > 0
+    assert found.peak_bytes > 10_000_000
+    assert found.free_bytes is None or found.free_bytes > 0
+    assert found.largest_batch_size is None or found.largest_batch_size >= settings.batch_size
+
+
 def test_max_steps_wins_over_epochs(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     for steps in (3, 13):
         result, watcher = train(
@@ -420,7 +438,7 @@ def test_no_memory_is_a_sentence(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    monkeypatch.setattr("assistant.finetune.summed_loss", full)
+    monkeypatch.setattr("assistant.trainer.summed_loss", full)
     with pytest.raises(AssistantError, match="behind step 0: expected enough memory for a batch of 8"):
         train(byte_tokenizer, examples, tmp_path / "run")
 

@@ -24,7 +24,8 @@ FLOORS: list[list[str]] = [
     ["assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
     [
         "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder",
-        "assistant.validation", "assistant.finetune", "assistant.scratch", "assistant.plots",
+        "assistant.validation", "assistant.trainer", "assistant.planning",
+        "assistant.finetune", "assistant.scratch", "assistant.plots",
     ],
     ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report", "evaluation.render"],
     [

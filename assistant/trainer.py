@@ -1,0 +1,180 @@
+"""What turns rows into updates of the weights: encoding, the order of the batches, one step. It writes nothing.
+
+The order of the rows and the schedule depend on the settings and the step alone, never on a global random generator.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from assistant.checkpoint import Checkpoint
+from assistant.collate import Batch, EncodedExample, EncodedRows, collate, encode_examples, plan_batches
+from assistant.config import FinetuneSettings
+from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.lora import add_adapters
+from assistant.prompts import get_template
+from assistant.splits import Splits
+from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
+
+WAYS_MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest difference of a loss computed in two ways, in nats, that rounding explains."""
+
+MOST_VALIDATIONS = 20
+"""Of a run that was not told how often to validate."""
+Window = list[list[int]]
+"""The micro-batches of one step, as indices of training rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """What one step did."""
+
+    loss: float
+    """Mean cross-entropy (nats) over the targets of the whole window."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+
+
+class Trainer:
+    """A model with its rows, its settings and its optimizers.
+
+    Raises:
+        DataError: no row can be trained on, or a row is too long and `too_long` is "error".
+        SettingsError: settings that do not go with the model or with each other.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings) -> None:
+        self.settings, self.splits = settings, splits
+        self.checkpoint = replace(checkpoint, template=get_template(settings.template))
+        self.model = checkpoint.model
+        self.device = next(self.model.parameters()).device
+        self.precision = pick_precision(settings.precision, self.device)
+        self.is_plain = False
+        """Whether every position of every row is computed, because the faster way was found to be wrong here."""
+        context_length = checkpoint.config.context_length
+        self.max_length = settings.max_length or context_length
+        if self.max_length > context_length:
+            raise SettingsError(
+                f"--max-length: expected at most {context_length}, the model's context, got {self.max_length}."
+            )
+        if settings.best_by != "loss" and not settings.validation_answers:
+            raise SettingsError(
+                f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
+            )
+        self.train, self.validation = self._encode("train"), self._encode("validation")
+        if not self.train.rows:
+            raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
+        self.steps_per_epoch = math.ceil(len(self._batches(0)) / settings.gradient_accumulation_steps)
+        self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        self.model.recomputes = settings.gradient_checkpointing
+        if settings.lora is not None:
+            add_adapters(self.model, settings.lora, seed=settings.seed)
+        self.optimizers = build_optimizers(self.model, settings)
+
+    def _encode(self, part: str) -> EncodedRows:
+        return encode_examples(
+            self.splits.part(part),
+            self.checkpoint.template,
+            self.checkpoint.tokenizer,
+            max_length=self.max_length,
+            too_long=self.settings.too_long,
+        )
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        lengths = [len(row.input_ids) for row in self.train.rows]
+        return plan_batches(lengths, batch_size=self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
+
+    def windows(self, first_step: int) -> Iterator[tuple[int, Window]]:
+        """The micro-batches of every step still to do, with their epoch. An epoch's last window may be smaller."""
+        epoch, step = first_step // self.steps_per_epoch, first_step
+        while step < self.total_steps:
+            batches, size = self._batches(epoch), self.settings.gradient_accumulation_steps
+            for place in range(step % self.steps_per_epoch, self.steps_per_epoch):
+                if step == self.total_steps:
+                    return
+                yield epoch, batches[place * size : (place + 1) * size]
+                step += 1
+            epoch += 1
+
+    def validation_is_due(self, step: int) -> bool:
+        """Whether to validate behind step `step`."""
+        often = max(math.ceil(self.steps_per_epoch / 4), math.ceil(self.total_steps / MOST_VALIDATIONS))
+        every = self.settings.validate_every or often
+        return step % every == 0 or step == self.total_steps
+
+    def update(self, step: int, window: Window) -> Update:
+        """Do step `step`, counted from 1.
+
+        Raises:
+            AssistantError: the loss or the gradient is no longer a number; the weights are as they were.
+        """
+        started = time.perf_counter()
+        rate = learning_rate(step, self.total_steps, self.settings)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
+        batches = [self.collate([self.train.rows[index] for index in indices]) for indices in window]
+        n_targets = sum(batch.n_targets for batch in batches)
+        self.model.train()
+        total = 0.0
+        for batch in batches:
+            # Weighted by the targets of the whole window, so that accumulation equals one big batch.
+            loss = self.loss(batch) / n_targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        limit = self.settings.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise AssistantError(
+                f"step {step}: expected a finite loss and gradient, got a loss of {total} and a norm of {norm}. "
+                f"Lower --learning-rate."
+            )
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return Update(
+            loss=total,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=sum(batch.n_tokens for batch in batches),
+            supervised_tokens=n_targets,
+            seconds=time.perf_counter() - started,
+        )
+
+    def collate(self, rows: Sequence[EncodedExample]) -> Batch:
+        """A batch on the model's device."""
+        pad_id = self.checkpoint.tokenizer.pad_id
+        return collate(rows, pad_id=pad_id, train_on=self.settings.train_on).to(self.device)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Summed cross-entropy of a batch."""
+        return summed_loss(self.model, batch, self.precision, is_plain=self.is_plain)
+
+    def compare_ways(self, window: Window) -> str | None:
+        """Compute a batch the fast and the plain way. Should they differ on this machine, go on with plain, and say so.
+
+        Returns:
+            What was found, in words, or None where both agree.
+        """
+        batch = self.collate([self.train.rows[index] for index in window[0]])
+        self.model.eval()
+        with torch.inference_mode():
+            fast, plain = (
+                summed_loss(self.model, batch, self.precision, is_plain=is_plain).item() / batch.n_targets
+                for is_plain in (False, True)
+            )
+        if abs(fast - plain) <= WAYS_MAY_DIFFER[self.precision] * max(1.0, abs(plain)):
+            return None
+        self.is_plain = True
+        return (
+            f"the first batch: expected a loss of {plain:.6f}, got {fast:.6f} the faster way. "
+            f"This run computes the plain way, which is slower. Please report it, with `assistant doctor`."
+        )
