@@ -35,6 +35,7 @@ from assistant.settings import (
     TopK,
     TopP,
     ValidationShare,
+    book_recipe,
     generation_settings,
     make_settings,
     split_fractions,
@@ -209,6 +210,9 @@ def finetune(
         bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
+    book: Annotated[
+        bool, typer.Option("--book", help="The book's recipe to the letter; other options of the recipe are refused.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how long it would take and what memory, from a few steps.")
     ] = False,
@@ -245,6 +249,8 @@ def finetune(
         patience=patience,
         seed=seed,
     )
+    if book:
+        settings, split = book_recipe(settings), "book"
     from assistant.finetune_command import Job, plan_job, run_job
 
     job = Job(

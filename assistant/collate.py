@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from assistant.config import TooLong, TrainOn
 from assistant.errors import DataError
@@ -21,6 +22,8 @@ from assistant.tokenizer import Tokenizer
 IGNORE_INDEX = -100
 """The target of a position that does not count; the default of torch's cross-entropy."""
 
+BOOK_LOOKS_EVERY = 5
+"""Steps between two looks of the book's loop at its losses (`eval_freq`)."""
 MEGA_BATCH = 50
 """Micro-batches that are sorted by length together: enough to save the padding, few enough to keep the order random."""
 
@@ -208,3 +211,33 @@ def plan_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: i
     longest = max(range(len(batches)), key=lambda index: max(lengths[row] for row in batches[index]))
     batches.insert(0, batches.pop(longest))
     return batches
+
+
+def book_batches(n_train: int, n_validation: int, *, batch_size: int, seed: int, epochs: int) -> list[list[list[int]]]:
+    """The batches of every epoch in the order of the book's loop, which follows from torch's global generator.
+
+    The book's loop looks at its losses every five steps, and its loaders draw from that same generator when it does,
+    so the order of a later epoch depends on those looks. They are taken here too, with the same loaders over row
+    numbers. The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        train: DataLoader[int] = DataLoader(
+            range(n_train),  # type: ignore[arg-type]
+            batch_size=batch_size,
+            shuffle=True,
+            drop_last=True,
+            collate_fn=list,
+        )
+        validation: DataLoader[int] = DataLoader(range(n_validation), batch_size=batch_size)  # type: ignore[arg-type]
+        found: list[list[list[int]]] = []
+        step = 0
+        for _ in range(epochs):
+            found.append([])
+            for batch in train:
+                found[-1].append(batch)
+                if step % BOOK_LOOKS_EVERY == 0:
+                    for loader in (train, validation):
+                        next(iter(loader), None)
+                step += 1
+    return found

@@ -13,7 +13,7 @@ StopReason = Literal["eos", "length", "cancelled"]
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
-BestBy = Literal["loss", "exact", "ended"]
+BestBy = Literal["loss", "exact", "ended", "last"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 TooLong = Literal["truncate", "drop", "error"]
 
@@ -102,10 +102,30 @@ class FinetuneSettings(Frozen):
     """Validation rows that are answered at every validation, or all if there are fewer."""
     best_by: BestBy = "loss"
     """Which weights are the best: by validation loss, or by the share of these answers that match or that end by
-    themselves, the loss deciding between equals."""
+    themselves, the loss deciding between equals; or simply the last."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Validations without better weights after which a run ends early."""
+    book: bool = False
+    """The book's own loop: its order of the rows, a last batch that is not full left out, a constant rate, weight decay
+    on every weight, and a head of its own instead of the embedding. `BOOK` has all that goes with it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
+
+
+BOOK = FinetuneSettings(
+    book=True,
+    epochs=2,
+    batch_size=8,
+    learning_rate=5e-5,
+    warmup_steps=0,
+    weight_decay=0.1,
+    max_grad_norm=None,
+    train_on="all",
+    template="alpaca",
+    precision="float32",
+    best_by="last",
+    seed=123,
+)
+"""The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
 
 
 class ModelConfig(BaseModel):

@@ -217,7 +217,8 @@ class _Run:
             self._advance(first_validation_loss=loss)
             return False
         before = (state.best_share or 0.0, -(state.best_validation_loss or 0.0))
-        if state.best_step is not None and (share or 0.0, -loss) <= before:
+        takes_all = self.settings.best_by == "last"
+        if state.best_step is not None and not takes_all and (share or 0.0, -loss) <= before:
             self._advance(validations_since_best=state.validations_since_best + 1)
             return False
         self._advance(best_step=state.step, best_validation_loss=loss, best_share=share, validations_since_best=0)

@@ -262,6 +262,12 @@ class GPT(nn.Module):
         logits: Tensor = self.lm_head(hidden)
         return logits
 
+    def untie(self) -> None:
+        """Give the head weights of its own, equal to the embedding's now, where both were one."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = nn.Parameter(self.transformer.wte.weight.detach().clone())
+            self.config = self.config.model_copy(update={"tie_word_embeddings": False})
+
     def initialise(self, seed: int) -> None:
         """GPT-2's initial weights (openai/gpt-2): normal, 0.02; projections into the residual scaled by depth."""
         generator = torch.Generator().manual_seed(seed)

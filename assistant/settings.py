@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from assistant.config import GenerationSettings
+from assistant.config import BOOK, FinetuneSettings, GenerationSettings
 from assistant.errors import SettingsError
 from assistant.prompts import get_template
 
@@ -62,3 +62,19 @@ def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -
             message = fault["msg"].removeprefix("Input should be ")
             faults.append(f"{name}: expected {message}, got {fault['input']!r}.")
         raise SettingsError("\n".join(faults)) from error
+
+
+def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
+    """The book's settings, with those of `given` that do not change the weights a step leads to.
+
+    Raises:
+        SettingsError: an option was given that the book's recipe does not leave open.
+    """
+    plain = FinetuneSettings()
+    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(plain, name)}
+    free = {"epochs", "max_steps", "validate_every", "validation_answers"}
+    refused = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
+    if refused:
+        names = ", ".join("--" + name.replace("_", "-") for name in refused)
+        raise SettingsError(f"--book: expected none of the options that the recipe sets, got {names}. Leave one out.")
+    return BOOK.model_copy(update={name: getattr(given, name) for name in free})

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from assistant.checkpoint import Checkpoint
-from assistant.collate import Batch, EncodedExample, EncodedRows, collate, encode_examples, plan_batches
+from assistant.collate import (
+    Batch,
+    EncodedExample,
+    EncodedRows,
+    book_batches,
+    collate,
+    encode_examples,
+    plan_batches,
+)
 from assistant.config import FinetuneSettings
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.lora import add_adapters
@@ -66,14 +74,22 @@ class Trainer:
             raise SettingsError(
                 f"--max-length: expected at most {context_length}, the model's context, got {self.max_length}."
             )
-        if settings.best_by != "loss" and not settings.validation_answers:
+        if settings.best_by in ("exact", "ended") and not settings.validation_answers:
             raise SettingsError(
                 f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
             )
         self.train, self.validation = self._encode("train"), self._encode("validation")
         if not self.train.rows:
             raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
+        self._book: list[list[list[int]]] = []
+        if settings.book:
+            self.model.untie()
         self.steps_per_epoch = math.ceil(len(self._batches(0)) / settings.gradient_accumulation_steps)
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"training rows: expected at least {settings.batch_size}, a full batch of the book's loop, "
+                f"got {len(self.train.rows)}. Add rows."
+            )
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.model.recomputes = settings.gradient_checkpointing
         if settings.lora is not None:
@@ -90,6 +106,16 @@ class Trainer:
         )
 
     def _batches(self, epoch: int) -> list[list[int]]:
+        if self.settings.book:
+            if epoch >= len(self._book):
+                self._book = book_batches(
+                    len(self.train.rows),
+                    len(self.validation.rows),
+                    batch_size=self.settings.batch_size,
+                    seed=self.settings.seed,
+                    epochs=max(epoch + 1, self.settings.epochs),
+                )
+            return self._book[epoch]
         lengths = [len(row.input_ids) for row in self.train.rows]
         return plan_batches(lengths, batch_size=self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
 

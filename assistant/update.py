@@ -72,6 +72,8 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
         {"params": [parameter for parameter in others if parameter.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0},
     ]
+    if settings.book:
+        groups = [{"params": trained, "weight_decay": settings.weight_decay}]
     groups = [group for group in groups if group["params"]]
     betas = ADAM_BETAS_BESIDE_MUON if inside else ADAM_BETAS
     adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
@@ -89,7 +91,12 @@ def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
 
 
 def learning_rate(step: int, total_steps: int, settings: FinetuneSettings) -> float:
-    """The rate of step 1 to `total_steps`: a linear warm-up that never is zero, then a cosine to a tenth."""
+    """The rate of step 1 to `total_steps`: a linear warm-up that never is zero, then a cosine to a tenth.
+
+    In the book's loop it is constant.
+    """
+    if settings.book:
+        return settings.learning_rate
     warmup = min(settings.warmup_steps, int(total_steps * LARGEST_WARMUP))
     if step <= warmup:
         return settings.learning_rate * step / warmup
