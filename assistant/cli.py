@@ -251,6 +251,7 @@ def finetune(
     )
     if book:
         settings, split = book_recipe(settings), "book"
+    from assistant.distributed import is_first_process
     from assistant.finetune_command import Job, plan_job, run_job
 
     job = Job(
@@ -272,7 +273,7 @@ def finetune(
             print_json(found.as_json())
         return
     result = run_job(job)
-    if as_json:
+    if as_json and is_first_process():
         print_json(result.as_json())
     if result.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)

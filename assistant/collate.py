@@ -159,6 +159,11 @@ def _shorten_prompt(example: Example, template: Template, tokenizer: Tokenizer, 
     return None
 
 
+def count_targets(row: EncodedExample, train_on: TrainOn) -> int:
+    """How many tokens of a row count in the loss."""
+    return len(row.input_ids) - (row.prompt_length if train_on == "response" else 1)
+
+
 def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response") -> Batch:
     """Pad rows to the longest and shift by one: `input_ids` are all ids but the last, `targets` all but the first.
 

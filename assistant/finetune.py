@@ -20,6 +20,7 @@ import torch
 from assistant import __version__
 from assistant.checkpoint import Checkpoint, template_record
 from assistant.config import FinetuneSettings, ModelInfo
+from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError
 from assistant.lora import merged, take_adapter
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState, check_same_run
@@ -30,6 +31,7 @@ from assistant.watching import FinetuneResult, Observer, Plan, StepReport, Valid
 
 SAMPLE_ROWS = 3
 """Answers that are shown as they are."""
+GO_ON, STOP, END_EARLY = range(3)
 SAVE_SECONDS = 60.0
 """Least time between two savings of the newest state, which for a large model take seconds themselves."""
 
@@ -45,13 +47,15 @@ def finetune(
     should_stop: Callable[[], bool] = lambda: False,
     resume_from: RunState | None = None,
     save_seconds: float = SAVE_SECONDS,
+    ranks: Ranks = ALONE,
 ) -> FinetuneResult:
     """Fine-tune `checkpoint` in place and leave the best and the last weights in `folder`.
 
     `should_stop` is asked after every step; a run that stops keeps what it has and can be resumed. To resume, pass
     the checkpoint of the run's `last` folder (with LoRA the base model, whose weights it leaves as they are) and the
     state that `folder.read_state` gave. What a killed run loses are the steps since its state was last saved,
-    `save_seconds` ago at most.
+    `save_seconds` ago at most. Of several processes (`ranks`) each must be given the same; the first alone validates
+    and writes.
 
     Raises:
         DataError: no row can be trained on, or a row is too long and `too_long` is "error".
@@ -59,7 +63,7 @@ def finetune(
         AssistantError: the loss is no longer a number.
     """
     try:
-        run = _Run(Trainer(checkpoint, splits, settings), folder, data_files, observer, resume_from)
+        run = _Run(Trainer(checkpoint, splits, settings, ranks=ranks), folder, data_files, observer, resume_from)
         return run.go(should_stop, save_seconds)
     finally:
         folder.unlock()
@@ -77,11 +81,12 @@ class _Run:
         resume_from: RunState | None,
     ) -> None:
         self.trainer, self.folder, self.observer = trainer, folder, observer
-        self.settings, splits = trainer.settings, trainer.splits
+        self.settings, self.ranks, splits = trainer.settings, trainer.ranks, trainer.splits
         self.state = RunState(
             step=0,
             settings=trainer.settings,
             base_model=trainer.checkpoint.name,
+            processes=self.ranks.world,
             data_files=tuple(data_files),
             data_fingerprint=splits.data_fingerprint,
             split_method=splits.method,
@@ -102,10 +107,11 @@ class _Run:
 
     def go(self, should_stop: Callable[[], bool], save_seconds: float) -> FinetuneResult:
         first = self.state.step
-        if first:
-            self.folder.resume(first)
-        else:
-            self.folder.begin()
+        if self.ranks.is_first:
+            if first:
+                self.folder.resume(first)
+            else:
+                self.folder.begin()
         self.observer.on_plan(
             Plan(
                 total_steps=self.trainer.total_steps,
@@ -126,32 +132,41 @@ class _Run:
                 self.observer.on_warning(warning)
             if not first:
                 self._validate()
-        stopped = False
+        wish = GO_ON
         for epoch, window in self.trainer.windows(first):
             with self._memory_checked():
                 self._step(epoch, window)
                 if self.trainer.validation_is_due(self.state.step):
                     self._validate()
-            stopped = self.state.step < self.trainer.total_steps and not self._has_lost_patience and should_stop()
-            if stopped or self._has_lost_patience:
+            wish = self._wish(should_stop)
+            if wish != GO_ON:
                 break
             if time.monotonic() - self.saved_at >= save_seconds:
                 self._save_last()
         self._save_last()
-        self.folder.publish(use_last=self.state.best_step is None)
-        if not stopped:
-            self.folder.end()
+        if self.ranks.is_first:
+            self.folder.publish(use_last=self.state.best_step is None)
+            if wish != STOP:
+                self.folder.end()
+        self.ranks.wait()
         return FinetuneResult(
             output=self.folder.path,
             steps=self.state.step,
             total_steps=self.trainer.total_steps,
-            stopped=stopped,
-            ended_early=self._has_lost_patience and self.state.step < self.trainer.total_steps,
+            stopped=wish == STOP,
+            ended_early=wish == END_EARLY,
             first_validation_loss=self.state.first_validation_loss,
             best_validation_loss=self.state.best_validation_loss,
             best_step=self.state.best_step,
             seconds=self.state.seconds,
         )
+
+    def _wish(self, should_stop: Callable[[], bool]) -> int:
+        """What is to happen behind this step. What one process wishes, all do at the same step."""
+        if self.state.step == self.trainer.total_steps:
+            return GO_ON
+        mine = END_EARLY if self._has_lost_patience else STOP if should_stop() else GO_ON
+        return self.ranks.largest(mine, self.trainer.device)
 
     @contextmanager
     def _memory_checked(self) -> Iterator[None]:
@@ -171,14 +186,15 @@ class _Run:
         update = self.trainer.update(step, window)
         self._advance(step=step, seconds=self.state.seconds + update.seconds)
         values = {name: getattr(update, name) for name in update.__slots__}
-        self.folder.record(METRICS_FILE, {"step": step, "epoch": epoch, **values})
+        if self.ranks.is_first:
+            self.folder.record(METRICS_FILE, {"step": step, "epoch": epoch, **values})
         self.observer.on_step(StepReport(step=step, total_steps=self.trainer.total_steps, epoch=epoch, **values))
 
     def _advance(self, **changes: float | int | None) -> None:
         self.state = self.state.model_copy(update=changes)
 
     def _validate(self) -> None:
-        if not self.trainer.validation.rows:
+        if not self.trainer.validation.rows or not self.ranks.is_first:
             return
         started = time.perf_counter()
         self.trainer.model.eval()
@@ -231,6 +247,8 @@ class _Run:
         return patience is not None and self.state.validations_since_best >= patience
 
     def _save_last(self) -> None:
+        if not self.ranks.is_first:
+            return
         self.folder.save_last(self._described(), self.trainer.model, self.trainer.optimizers, self.state)
         self.saved_at = time.monotonic()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from assistant.checkpoint import load_checkpoint, load_info
 from assistant.config import FinetuneSettings
+from assistant.distributed import Ranks, joined
 from assistant.errors import SettingsError
 from assistant.files import shown_path
 from assistant.finetune import finetune
@@ -18,7 +22,7 @@ from assistant.session import pick_device
 from assistant.splits import SplitMethod, Splits, split_examples
 from assistant.terminal import describe_forecast, describe_result, note, run_view, stop_on_interrupt
 from assistant.trainer import Trainer
-from assistant.watching import FinetuneResult
+from assistant.watching import FinetuneResult, SilentView
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
 
@@ -46,9 +50,10 @@ def run_job(job: Job) -> FinetuneResult:
         raise SettingsError("--resume: expected without --overwrite, got both. Go on with the run, or start it anew.")
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
-    folder = RunFolder(job.output)
+    folder, device = RunFolder(job.output), pick_device(job.device)
     try:
-        return _run_in(folder, job, splits)
+        with joined(use_gpu=device.type == "cuda") as ranks:
+            return _run_in(folder, job, splits, ranks, device)
     finally:
         folder.unlock()
 
@@ -65,43 +70,55 @@ def plan_job(job: Job) -> Forecast:
     return found
 
 
-def _run_in(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult:
-    state = None
-    if job.resume:
+def _run_in(folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device) -> FinetuneResult:
+    if ranks.is_first and job.resume:
         folder.recover()
-        if finished := _finished_result(folder, job, splits):
+    ranks.wait()
+    if job.resume and (finished := _finished_result(folder, job, splits)):
+        if ranks.is_first:
             note(f"{job.output}: this run is finished already; there is nothing to resume.")
-            return finished
-        state = folder.read_state()
+        return finished
+    state = folder.read_state() if job.resume else None
     if state is not None and state.base_model != _model_name(job):
         raise SettingsError(
             f"{job.output}: expected to resume with the model {state.base_model}, got {_model_name(job)}. "
             f"Leave the option as it was, or choose another --output."
         )
-    if state is None:
-        if job.model.resolve() in {folder.last.resolve(), folder.best.resolve()}:
-            raise SettingsError(f"--output: expected another folder than the one --model {job.model} lies in.")
-        folder.check_free(overwrite=job.overwrite, resume=job.resume)
-        if job.resume:
-            note(f"{job.output}: nothing was saved yet, so the run starts at its beginning.")
+    if state is None and ranks.is_first:
+        _check_new(folder, job)
+    ranks.wait()
+    if ranks.world > 1 and device.type == "cuda":
+        device = torch.device("cuda", ranks.local)
     goes_on_from_last = state is not None and job.settings.lora is None
-    checkpoint = load_checkpoint(folder.last if goes_on_from_last else job.model, device=pick_device(job.device))
-    with stop_on_interrupt(STOPPING) as should_stop, run_view() as view:
+    checkpoint = load_checkpoint(folder.last if goes_on_from_last else job.model, device=device)
+    view = run_view() if ranks.is_first else nullcontext(SilentView())
+    with stop_on_interrupt(STOPPING if ranks.is_first else "") as should_stop, view as observer:
         result = finetune(
             checkpoint,
             splits,
             job.settings,
             folder,
             data_files=[shown_path(Path(path.name)) for path in job.data],
-            observer=view,
+            observer=observer,
             should_stop=should_stop,
             resume_from=state,
             save_seconds=job.save_seconds,
+            ranks=ranks,
         )
-    plot_losses(job.output)
-    for line in describe_result(result):
-        note(line)
+    if ranks.is_first:
+        plot_losses(job.output)
+        for line in describe_result(result):
+            note(line)
     return result
+
+
+def _check_new(folder: RunFolder, job: Job) -> None:
+    """Raise SettingsError if a new run would replace what a person may want to keep."""
+    if job.model.resolve() in {folder.last.resolve(), folder.best.resolve()}:
+        raise SettingsError(f"--output: expected another folder than the one --model {job.model} lies in.")
+    folder.check_free(overwrite=job.overwrite, resume=job.resume)
+    if job.resume:
+        note(f"{job.output}: nothing was saved yet, so the run starts at its beginning.")
 
 
 def _model_name(job: Job) -> str:

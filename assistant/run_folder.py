@@ -53,6 +53,7 @@ class RunState(Frozen):
     step: int
     settings: FinetuneSettings
     base_model: str
+    processes: int = 1
     data_files: tuple[str, ...]
     data_fingerprint: str
     split_method: str
@@ -76,6 +77,11 @@ def check_same_run(now: RunState, before: RunState, path: Path) -> None:
                 f"{path}: expected to resume with the same data and split, got another {name.replace('_', ' ')} "
                 f"({str(new)[:12]} instead of {str(old)[:12]}). Give the run its own data, or choose another --output."
             )
+    if now.processes != before.processes:
+        raise SettingsError(
+            f"{path}: expected to resume with as many processes as the run was begun with, {before.processes}, "
+            f"got {now.processes}. Others add up in another order. Start as many, or choose another --output."
+        )
     for name in type(now.settings).model_fields:
         old, new = getattr(before.settings, name), getattr(now.settings, name)
         if old != new:

@@ -19,10 +19,12 @@ from assistant.collate import (
     EncodedRows,
     book_batches,
     collate,
+    count_targets,
     encode_examples,
     plan_batches,
 )
 from assistant.config import FinetuneSettings
+from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.lora import add_adapters
 from assistant.prompts import get_template
@@ -60,8 +62,10 @@ class Trainer:
         SettingsError: settings that do not go with the model or with each other.
     """
 
-    def __init__(self, checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings) -> None:
-        self.settings, self.splits = settings, splits
+    def __init__(
+        self, checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings, *, ranks: Ranks = ALONE
+    ) -> None:
+        self.settings, self.splits, self.ranks = settings, splits, ranks
         self.checkpoint = replace(checkpoint, template=get_template(settings.template))
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
@@ -147,15 +151,19 @@ class Trainer:
         rate = learning_rate(step, self.total_steps, self.settings)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        batches = [self.collate([self.train.rows[index] for index in indices]) for indices in window]
-        n_targets = sum(batch.n_targets for batch in batches)
+        batches = [[self.train.rows[index] for index in indices] for indices in window]
+        n_targets = sum(count_targets(row, self.settings.train_on) for batch in batches for row in batch)
         self.model.train()
         total = 0.0
         for batch in batches:
-            # Weighted by the targets of the whole window, so that accumulation equals one big batch.
-            loss = self.loss(batch) / n_targets
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+            if mine := self.ranks.share(batch):
+                # Weighted by the targets of the whole window, so that accumulation and several processes equal one
+                # big batch.
+                loss = self.loss(self.collate(mine)) / n_targets
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+        self.ranks.add_gradients(self.model.parameters())
+        total = self.ranks.add(total, self.device)
         limit = self.settings.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
         if not math.isfinite(total) or not math.isfinite(norm):
@@ -170,7 +178,7 @@ class Trainer:
             loss=total,
             learning_rate=rate,
             gradient_norm=norm,
-            tokens=sum(batch.n_tokens for batch in batches),
+            tokens=sum(len(row.input_ids) for batch in batches for row in batch),
             supervised_tokens=n_targets,
             seconds=time.perf_counter() - started,
         )
@@ -197,7 +205,8 @@ class Trainer:
                 summed_loss(self.model, batch, self.precision, is_plain=is_plain).item() / batch.n_targets
                 for is_plain in (False, True)
             )
-        if abs(fast - plain) <= WAYS_MAY_DIFFER[self.precision] * max(1.0, abs(plain)):
+        agrees = abs(fast - plain) <= WAYS_MAY_DIFFER[self.precision] * max(1.0, abs(plain))
+        if not self.ranks.largest(int(not agrees), self.device):
             return None
         self.is_plain = True
         return (

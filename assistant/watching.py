@@ -114,3 +114,19 @@ class Observer(Protocol):
 
     def on_warning(self, text: str) -> None:
         """When something is not as it should be and the run goes on all the same."""
+
+
+class SilentView:
+    """Watches and says nothing: for processes beside the first."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """Nothing."""
+
+    def on_step(self, report: StepReport) -> None:
+        """Nothing."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """Nothing."""
+
+    def on_warning(self, text: str) -> None:
+        """Nothing."""

@@ -21,7 +21,7 @@ FLOORS: list[list[str]] = [
         "evaluation", "evaluation.escape", "evaluation.metrics", "evaluation.statistics", "evaluation.rubric",
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
-    ["assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
+    ["assistant.distributed", "assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
     [
         "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder",
         "assistant.validation", "assistant.trainer", "assistant.planning",
