@@ -60,8 +60,8 @@ def test_the_commands_of_the_readme_work(
     with OllamaDouble(models=("llama3.1:latest",), default=hashed_verdict) as double:
         monkeypatch.setenv("OLLAMA_HOST", double.url)
         for command in commands("README.md"):
-            if re.match(r"make |git |cd |ollama |hf |pip |python|assistant (chat|demo)", command):
-                continue  # set-up, other programs, what needs a terminal; the demo has a test of its own
+            if re.match(r"make |git |cd |ollama |hf |pip |python|torchrun|assistant (chat|demo)", command):
+                continue  # set-up, other programs, what needs a terminal; demo and torchrun have tests of their own
             code, said = run(command)
             assert code == 0, f"{command}\n{said}"
             ran.append(command)
@@ -78,7 +78,7 @@ def test_the_commands_of_the_readme_work(
 @pytest.mark.parametrize("page", PAGES)
 def test_options_that_pages_show_exist(page: str) -> None:
     """Commands that are not run are at least spelt right."""
-    shown = re.findall(r"\b(assistant|evaluation) (data split|\w+)((?: [^\n`|]*)?)", "\n".join(commands(page)))
+    shown = re.findall(r"\b(assistant|evaluation) (data \w+|\w+)((?: [^\n`|]*)?)", "\n".join(commands(page)))
     options: dict[tuple[str, str], str] = {}
     for program, name, rest in shown:
         if (program, name) not in options:

@@ -14,6 +14,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,14 +26,39 @@ from assistant.files import write_whole
 from assistant.instructions import read_examples
 from assistant.prompts import TEXT_TEMPLATE
 from assistant.scratch import new_checkpoint
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, write_corpus
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
 SHAPE = ModelConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
 TRAINING = (
     *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "8"),
-    *("--optimizer", "muon", "--learning-rate", "6e-3", "--warmup-steps", "300", "--precision", "bfloat16"),
-    *("--test-share", "0", "--validation-share", "0.002"),
+    *("--optimizer", "muon", "--precision", "bfloat16", "--test-share", "0", "--validation-share", "0.002"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """One pass over a corpus."""
+
+    mix: Mix
+    seed: int
+    documents: int
+    options: tuple[str, ...]
+
+
+READINGS = (
+    Reading(
+        mix=FIRST,
+        seed=DEFAULT_SEED,
+        documents=DEFAULT_DOCUMENTS,
+        options=("--learning-rate", "6e-3", "--warmup-steps", "300"),
+    ),
+    Reading(
+        mix=SECOND,
+        seed=DEFAULT_SEED + 1,
+        documents=60_000,
+        options=("--learning-rate", "3e-3", "--warmup-steps", "100"),
+    ),
 )
 SEED = 1
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**27)}
@@ -43,30 +70,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="Folder for the corpus and the run.")
     parser.add_argument("--output", type=Path, required=True, help="Folder of the finished model.")
-    parser.add_argument("--documents", type=int, default=DEFAULT_DOCUMENTS)
+    parser.add_argument("--share", type=float, default=1.0, help="Of the documents: for a smaller one.")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     started = time.perf_counter()
-    corpus, base, run = (options.work / name for name in ("corpus.jsonl", "pocket", "run"))
     options.work.mkdir(parents=True, exist_ok=True)
-    if not corpus.exists():
-        write_corpus(corpus, seed=DEFAULT_SEED, count=options.documents)
-    if not base.exists():
-        save_checkpoint(
-            new_checkpoint(read_examples(corpus), SHAPE, seed=options.seed, name=base.name, template=TEXT_TEMPLATE),
-            base,
-        )
-    pretrain(corpus, base, run, options.seed)
-    finish(run, options.output)
+    model = options.work / "pocket"
+    for number, reading in enumerate(READINGS, start=1):
+        corpus, run = options.work / f"corpus-{number}.jsonl", options.work / f"run-{number}"
+        if not corpus.exists():
+            count = max(1, round(options.share * reading.documents))
+            write_corpus(corpus, seed=reading.seed, count=count, mix=reading.mix)
+        if not model.exists():
+            begin(corpus, model, options.seed)
+        read(corpus, model, run, (*reading.options, "--seed", str(options.seed)))
+        model = run / "last"
+    finish(model, options.output)
     minutes = (time.perf_counter() - started) / 60
     print(
         f"{options.output}: made in {minutes:.0f} minutes on {platform.machine()}, {torch.get_num_threads()} threads."
     )
 
 
-def pretrain(corpus: Path, base: Path, run: Path, seed: int) -> None:
-    """One pass over the corpus, by the command that anyone may type; nothing where that was done before."""
-    command = ["finetune", str(corpus), "--model", str(base), "--output", str(run), *TRAINING, "--seed", str(seed)]
+def begin(corpus: Path, model: Path, seed: int) -> None:
+    """A model with random weights and the vocabulary of a corpus."""
+    examples = read_examples(corpus)
+    save_checkpoint(new_checkpoint(examples, SHAPE, seed=seed, name=model.name, template=TEXT_TEMPLATE), model)
+
+
+def read(corpus: Path, model: Path, run: Path, options: Sequence[str]) -> None:
+    """One pass over a corpus, by the command that anyone may type; nothing where that was done before."""
+    command = ["finetune", str(corpus), "--model", str(model), "--output", str(run), *TRAINING, *options]
     print("$ assistant", " ".join(command), flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "assistant", *command, "--resume"], env=os.environ | KEEP_MEMORY, check=False
@@ -75,9 +109,9 @@ def pretrain(corpus: Path, base: Path, run: Path, seed: int) -> None:
         sys.exit(done.returncode)
 
 
-def finish(run: Path, output: Path) -> None:
+def finish(model: Path, output: Path) -> None:
     """The newest weights in 16 bits, as a base model: without the records of a fine-tuned one, with its model card."""
-    checkpoint = load_checkpoint(run / "last")
+    checkpoint = load_checkpoint(model)
     info = checkpoint.info
     assert info is not None
     save_checkpoint(checkpoint.as_base(), output, dtype=torch.float16)
