@@ -1,6 +1,6 @@
 # make demo   the whole main job on the embedded default      make test   linter, type checker, tests
 # make chat   talk with the demo's model                      make setup  the virtual environment alone
-# make pocket the pretrained model again, from nothing        (most of an hour on two cores; goes on where it stopped)
+# make pocket the pretrained model again, from nothing        (two hours on two cores; goes on where it stopped)
 #
 # Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make must be there.
 

@@ -21,7 +21,7 @@ from assistant.shipped import FREE_FORM, find_model, shipped
 from assistant.splits import Splits, normalise, split_examples
 from data.authoring.instructions import WORDS_OF, bare, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, SECOND, documents, plain, questions
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, MIXES, SECOND, Mix, documents, plain, questions
 from data.lexicon.english import Action, Phrase, expand, with_article
 from data.lexicon.relations import RARE, RELATIONS, Draw, copying
 from data.lexicon.tables import HERE, clear_others, members, split_cell, table
@@ -153,9 +153,10 @@ def test_no_question_of_the_corpus_is_an_instruction() -> None:
     assert not asked & instructions
 
 
-def test_the_second_reading_names_relations_that_there_are() -> None:
-    assert SECOND.times.keys() <= RELATIONS.keys()
-    assert sum(SECOND.kinds.values()) == 100
+@pytest.mark.parametrize("mix", MIXES.values())
+def test_mixes_name_relations_that_there_are(mix: Mix) -> None:
+    assert mix.times.keys() <= RELATIONS.keys()
+    assert sum(mix.kinds.values()) == 100
 
 
 def test_words_to_copy_are_often_invented() -> None:

@@ -26,7 +26,7 @@ from assistant.files import write_whole
 from assistant.instructions import read_examples
 from assistant.prompts import TEXT_TEMPLATE
 from assistant.scratch import new_checkpoint
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, Mix, write_corpus
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
 SHAPE = ModelConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
@@ -58,6 +58,12 @@ READINGS = (
         seed=DEFAULT_SEED + 1,
         documents=60_000,
         options=("--learning-rate", "3e-3", "--warmup-steps", "100"),
+    ),
+    Reading(
+        mix=THIRD,
+        seed=DEFAULT_SEED + 2,
+        documents=18_000,
+        options=("--learning-rate", "1.2e-3", "--warmup-steps", "50"),
     ),
 )
 SEED = 1

@@ -73,7 +73,17 @@ SECOND = Mix(
     named_apart=0.65,
 )  # fmt: skip
 """For a second reading: more of what the first one taught least (benchmarks/facts.py)."""
-MIXES = {"first": FIRST, "second": SECOND}
+THIRD = Mix(
+    kinds={"page": 90, "stories": 4, "dialogues": 2, "explanations": 2, "texts": 2},
+    times={
+        "arithmetic": 2.5, "odd_one_out": 2.0, "sorting": 2.0, "numbers": 1.5, "plurals": 1.6, "spelling": 1.6,
+        "facts": 1.5, "units": 1.3, "comparison": 1.3, "tense": 1.4, "punctuation": 1.4, "colours": 1.4, "grammar": 1.3,
+        "classification": 1.2, "animal_young": 0.7, "simile": 0.8, "elements": 0.8, "narrative": 0.3, "animals": 0.5,
+    },
+    named_apart=0.6,
+)  # fmt: skip
+"""For a last, short one: what takes working out."""
+MIXES = {"first": FIRST, "second": SECOND, "third": THIRD}
 _BORDER = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
 
 
