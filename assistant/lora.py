@@ -91,7 +91,21 @@ def take_adapter(model: GPT, settings: LoraSettings, *, base_model: str) -> Adap
 
 
 def set_adapter(model: GPT, adapter: Adapter) -> None:
-    """Give the matrices that were added to `model` the values of `adapter`."""
+    """Give the matrices that were added to `model` the values of `adapter`.
+
+    Raises:
+        CheckpointError: the adapter has others, or of other shapes.
+    """
+    own = {
+        name: tuple(value.shape) for name, value in take_adapter(model, adapter.settings, base_model="").tensors.items()
+    }
+    given = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
+    if own != given:
+        name = min(own.items() ^ given.items())[0]
+        raise CheckpointError(
+            f"adapter: expected {name} of shape {own.get(name, 'none')}, got {given.get(name, 'none')}. "
+            f"Is it of this model, with the same --lora options?"
+        )
     with torch.no_grad():
         for name, layer in adapted_layers(model).items():
             layer.lora_A.copy_(adapter.tensors[f"{name}.lora_A"])

@@ -232,11 +232,9 @@ class RunFolder:
                 shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
         if (self.best / CONFIG_FILE).exists():
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)  # an earlier run's; this one may have none
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
-                target = self.path / path.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                path.replace(target)
+                path.replace(self.path / path.name)
         if self.best.exists():  # without its config.json it was moved before, by a process that was killed right then
             self.best.rmdir()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from assistant.watching import FinetuneResult
 
 from .models import tiny_checkpoint
 from .test_finetune import Watcher, weights
+from .test_finetune import train as train_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers
 
@@ -167,6 +169,29 @@ def test_a_damaged_adapter_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": "x"}')
     with pytest.raises(CheckpointError, match="expected a LoRA adapter, got"):
         read_adapter(tmp_path)
+
+
+def test_an_adapter_of_another_shape_is_refused(byte_tokenizer: Tokenizer) -> None:
+    _, adapter = adapted(byte_tokenizer)
+    other = tiny_checkpoint(byte_tokenizer)
+    add_adapters(other.model, SETTINGS, seed=9)
+    first = next(iter(adapter.tensors))
+    for tensors in (
+        {**adapter.tensors, first: torch.zeros(1, 2)},
+        {name: value for name, value in adapter.tensors.items() if name != first},
+        adapter.tensors | {"transformer.h.9.attn.c_attn.lora_A": torch.zeros(1)},
+    ):
+        with pytest.raises(CheckpointError, match=r"adapter: expected transformer\.h\.\d.* of shape"):
+            set_adapter(other.model, replace(adapter, tensors=tensors))
+
+
+def test_a_later_run_without_lora_leaves_no_adapter_of_the_earlier_one(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "run")
+    assert (tmp_path / "run" / "adapter").exists()
+    train_whole(byte_tokenizer, examples, tmp_path / "run", RUN.model_copy(update={"lora": None}))
+    assert not list((tmp_path / "run").rglob("adapter"))
 
 
 def test_taking_and_setting_are_each_others_reverse(byte_tokenizer: Tokenizer) -> None:
