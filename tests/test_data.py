@@ -22,8 +22,9 @@ from assistant.splits import Splits, normalise, split_examples
 from data.authoring.instructions import WORDS_OF, bare, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, MIXES, SECOND, Mix, documents, plain, questions
+from data.lexicon.draw import Draw
 from data.lexicon.english import Action, Phrase, expand, with_article
-from data.lexicon.relations import RARE, RELATIONS, Draw, copying
+from data.lexicon.relations import RARE, RELATIONS, copying
 from data.lexicon.tables import HERE, clear_others, members, split_cell, table
 
 from .conftest import REPOSITORY

@@ -34,8 +34,8 @@ FLOORS: list[list[str]] = [
         "assistant.cli", "assistant.__main__", "evaluation.cli", "evaluation.__main__",
     ],
     [
-        "data", "data.lexicon", "data.lexicon.english", "data.lexicon.tables", "data.lexicon.relations",
-        "data.lexicon.corpus", "data.authoring", "data.authoring.questions",
+        "data", "data.lexicon", "data.lexicon.english", "data.lexicon.tables", "data.lexicon.draw",
+        "data.lexicon.relations", "data.lexicon.corpus", "data.authoring", "data.authoring.questions",
         "data.authoring.instructions", "data.authoring.pocket",
     ],
 ]  # fmt: skip

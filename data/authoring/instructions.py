@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.authoring.questions import CATEGORIES, Question, bare, make_question, pair_key, sum_key
+from data.lexicon.draw import Draw
 from data.lexicon.english import capitalised, expand
-from data.lexicon.relations import Draw
 
 HERE = Path(__file__).parent
 SEED = 7

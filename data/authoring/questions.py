@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from data.lexicon import relations as rel
+from data.lexicon.draw import Draw
 from data.lexicon.english import expand, sentence, with_article
-from data.lexicon.relations import DAYS, MONTHS, Draw, Slots
+from data.lexicon.relations import DAYS, MONTHS, Slots
 from data.lexicon.tables import clear_others, table
 
 

@@ -17,8 +17,9 @@ from functools import cache
 from pathlib import Path
 
 from assistant.files import write_whole
+from data.lexicon.draw import Draw
 from data.lexicon.english import expand, with_article
-from data.lexicon.relations import DAYS, RELATIONS, Draw, scene
+from data.lexicon.relations import DAYS, RELATIONS, scene
 from data.lexicon.tables import Row, pieces, table
 
 INSTRUCTIONS = Path(__file__).parent.parent / "instructions.json"

@@ -1,19 +1,16 @@
 """From table rows to the slots of frames: one function a relation, each giving a fact at random.
 
-A `Draw` deals rows out like cards, so that every fact comes up as often as any other. What is combined here, such as
-lists to sort or sentences to turn into the passive, is drawn anew each time.
+What is combined here, such as lists to sort or sentences to turn into the passive, is drawn anew each time.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
-from data.lexicon.english import Action, Person, Phrase, capitalised, choose_other, sentence, with_article
-from data.lexicon.tables import Row, clear_others, members, split_cell, table, words
+from data.lexicon.draw import Draw
+from data.lexicon.english import Action, Phrase, capitalised, choose_other, sentence, with_article
+from data.lexicon.tables import Row, clear_others, members, split_cell, table
 
-Card = TypeVar("Card")
 Slots = dict[str, str]
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -34,35 +31,6 @@ RARE = (
 )  # fmt: skip
 QUANTITIES = (*range(1, 13), 15, 20, 25, 30, 40, 50)
 SIGNS = {"plus": "+", "minus": "-", "times": "x", "divided by": "/"}
-
-
-class Draw:
-    """Chance for one corpus: a generator, and a shuffled pack for every table."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self._packs: dict[str, list[object]] = {}
-
-    def card(self, name: str, cards: Sequence[Card]) -> Card:
-        """The next card of the pack of that name; an empty pack is shuffled anew."""
-        pack = self._packs.setdefault(name, [])
-        if not pack:
-            pack += self.rng.sample(range(len(cards)), len(cards))
-        index = pack.pop()
-        assert isinstance(index, int)
-        return cards[index]
-
-    def row(self, name: str) -> Row:
-        """The next row of a table."""
-        return self.card(name, table(name))
-
-    def people(self, count: int) -> list[Person]:
-        """Different people."""
-        return [Person(**row) for row in self.rng.sample(table("names"), count)]
-
-    def word(self, kind: str) -> str:
-        """Any word of that kind."""
-        return self.rng.choice(words(kind))
 
 
 # --- facts that stand in tables -----------------------------------------------------------------------------------
