@@ -25,8 +25,9 @@ from assistant.prompts import get_template
 from assistant.shipped import find_model
 from assistant.tokenizer import Tokenizer, read_tokenizer
 from assistant.update import build_optimizers, learning_rate, summed_loss
+from benchmarks.facts import share_known
 from data.lexicon.corpus import fact
-from data.lexicon.relations import Draw
+from data.lexicon.draw import Draw
 from data.lexicon.tables import table
 
 RELATIONS = ("opposites", "capitals", "animal_young", "elements")
@@ -54,17 +55,6 @@ def questions() -> Iterator[tuple[str, str]]:
         yield f"The chemical symbol for {row['element']} is", f" {row['symbol']}"
 
 
-@torch.inference_mode()
-def share_known(model: GPT, tokenizer: Tokenizer) -> float:
-    """Which part of the questions the model would go on rightly with."""
-    right = []
-    for asked, answer in questions():
-        start, wanted = tokenizer.encode(asked), tokenizer.encode(answer)
-        likeliest = model.head(model(torch.tensor([start + wanted])))[0, len(start) - 1 : -1].argmax(-1)
-        right.append(likeliest.tolist() == wanted)
-    return sum(right) / len(right)
-
-
 def main(optimizer: str, rate: str, n_layer: str, batch_size: str) -> None:
     """Train once and print how it goes."""
     torch.set_num_threads(1)
@@ -90,7 +80,7 @@ def main(optimizer: str, rate: str, n_layer: str, batch_size: str) -> None:
         tokens, losses = tokens + batch.n_tokens, [*losses[-19:], loss.item()]
         if step % (total // REPORTS) == 0:
             speed = tokens / (time.perf_counter() - started)
-            known = 100 * share_known(model, tokenizer)
+            known = 100 * share_known(model, tokenizer, list(questions()))
             print(
                 f"step {step}/{total}: loss {sum(losses) / len(losses):.3f}, {known:.0f} % known, {speed:,.0f} tokens/s"
             )
