@@ -198,7 +198,8 @@ def finetune(
         int, typer.Option(help="Validation rows to answer at every validation.")
     ] = DEFAULTS.validation_answers,
     best_by: Annotated[
-        BestBy, typer.Option(help="Keep the weights with the least loss, or the most matching or ended answers.")
+        BestBy,
+        typer.Option(help="Keep the weights of the least loss, the most matching or ended answers, or the last."),
     ] = DEFAULTS.best_by,
     patience: Annotated[
         int | None, typer.Option(help="End early after so many validations without better weights.")

@@ -174,19 +174,17 @@ def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = 
     shape = (len(rows), max(lengths))
     input_ids = torch.full(shape, pad_id, dtype=torch.int64)
     targets = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
-    n_targets = 0
     for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         ids = torch.tensor(row.input_ids, dtype=torch.int64)
         first = row.prompt_length - 1 if train_on == "response" else 0
         input_ids[index, :length] = ids[:-1]
         targets[index, first:length] = ids[first + 1 :]
-        n_targets += length - first
     return Batch(
         input_ids=input_ids,
         targets=targets,
         lengths=torch.tensor(lengths, dtype=torch.int64),
         n_tokens=sum(lengths) + len(rows),
-        n_targets=n_targets,
+        n_targets=sum(count_targets(row, train_on) for row in rows),
         n_shared=min(_common_prefix(rows), min(lengths) - 1) if len(rows) > 1 else 0,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -30,6 +30,7 @@ from assistant.lora import add_adapters
 from assistant.prompts import get_template
 from assistant.splits import Splits
 from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
+from assistant.watching import Update
 
 WAYS_MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest difference of a loss computed in two ways, in nats, that rounding explains."""
@@ -38,20 +39,6 @@ MOST_VALIDATIONS = 20
 """Of a run that was not told how often to validate."""
 Window = list[list[int]]
 """The micro-batches of one step, as indices of training rows."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
-    """What one step did."""
-
-    loss: float
-    """Mean cross-entropy (nats) over the targets of the whole window."""
-    learning_rate: float
-    gradient_norm: float
-    """Before clipping."""
-    tokens: int
-    supervised_tokens: int
-    seconds: float
 
 
 class Trainer:
@@ -169,7 +156,7 @@ class Trainer:
         if not math.isfinite(total) or not math.isfinite(norm):
             raise AssistantError(
                 f"step {step}: expected a finite loss and gradient, got a loss of {total} and a norm of {norm}. "
-                f"Lower --learning-rate."
+                f"Lower --learning-rate; the last good weights, if any were saved, are in last/ of the output folder."
             )
         for optimizer in self.optimizers:
             optimizer.step()

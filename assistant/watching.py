@@ -28,13 +28,9 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """One update of the weights."""
+class Update:
+    """What one update of the weights did."""
 
-    step: int
-    """Counted from 1."""
-    total_steps: int
-    epoch: int
     loss: float
     """Mean cross-entropy (nats) over the targets of the whole accumulation window."""
     learning_rate: float
@@ -45,6 +41,16 @@ class StepReport:
     supervised_tokens: int
     """Targets that count in the loss."""
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport(Update):
+    """An update and its place in the run."""
+
+    step: int
+    """Counted from 1."""
+    total_steps: int
+    epoch: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
