@@ -176,6 +176,9 @@ def finetune(
     lora_modules: Annotated[
         str, typer.Option(help="The layers that get some, of each block, parted by commas.")
     ] = ",".join(LORA.modules),
+    freeze_embeddings: Annotated[
+        bool, typer.Option("--freeze-embeddings", help="Leave words where pretraining put them: less is forgotten.")
+    ] = False,
     optimizer: Annotated[OptimizerName, typer.Option(help="adamw, or muon for pretraining.")] = DEFAULTS.optimizer,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = DEFAULTS.learning_rate,
     warmup_steps: Annotated[int, typer.Option(help="At most a tenth of all.")] = DEFAULTS.warmup_steps,
@@ -233,6 +236,7 @@ def finetune(
         max_steps=max_steps,
         batch_size=batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        freeze_embeddings=freeze_embeddings,
         optimizer=optimizer,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,

@@ -77,6 +77,9 @@ class FinetuneSettings(Frozen):
     """Micro-batches a step."""
     lora: LoraSettings | None = None
     """Train these small matrices alone; None trains every weight."""
+    freeze_embeddings: bool = False
+    """Leave the embeddings (and with them a tied head) as they are. Words of no training row else stay behind while
+    the others move, and what was known of them is harder to reach."""
     optimizer: OptimizerName = "adamw"
     """`muon` orthogonalises the updates of the blocks' matrices: for pretraining, where it learns facts far sooner."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5

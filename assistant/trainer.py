@@ -83,6 +83,8 @@ class Trainer:
             )
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.model.recomputes = settings.gradient_checkpointing
+        for embedding in (self.model.transformer.wte, self.model.transformer.wpe):
+            embedding.requires_grad_(not settings.freeze_embeddings)
         if settings.lora is not None:
             add_adapters(self.model, settings.lora, seed=settings.seed)
         self.optimizers = build_optimizers(self.model, settings)

@@ -167,6 +167,28 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(
         assert ours == theirs
 
 
+@pytest.mark.parametrize("stop_at", [None, 5])
+def test_frozen_embeddings_stay_where_they_are_and_the_rest_learns(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int | None
+) -> None:
+    settings = FAST.model_copy(update={"freeze_embeddings": True, "best_by": "last"})
+    before = tiny_checkpoint(byte_tokenizer).model.state_dict()
+    whole, watcher = train(byte_tokenizer, examples, tmp_path / "whole", settings)
+    assert watcher.plans[0].n_trained == watcher.plans[0].n_weights - sum(
+        before[f"transformer.{name}.weight"].numel() for name in ("wte", "wpe")
+    )
+    assert whole.best_validation_loss is not None
+    assert whole.first_validation_loss is not None
+    assert whole.best_validation_loss < whole.first_validation_loss
+    for name, value in load_checkpoint(tmp_path / "whole").model.state_dict().items():
+        is_embedding = name in ("transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight")
+        assert torch.equal(value, before[name]) == is_embedding, name
+    if stop_at is not None:
+        train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=stop_at)
+        train(byte_tokenizer, examples, tmp_path / "parts", settings, resume=True)
+        assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
 def test_looking_does_not_touch(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     for name, every in (("often", 1), ("never", 1000)):
         train(byte_tokenizer, examples, tmp_path / name, FAST.model_copy(update={"validate_every": every}))

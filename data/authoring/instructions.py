@@ -9,20 +9,56 @@ never parts them and the test asks for what no training row contains.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.authoring.questions import CATEGORIES, Question, bare, make_question, pair_key, sum_key
+from data.lexicon.corpus import plain
 from data.lexicon.draw import Draw
 from data.lexicon.english import capitalised, expand
 
 HERE = Path(__file__).parent
 SEED = 7
-ROWS = 112
-"""Of most categories, the hand-written ones among them."""
-FEWER = {"calendar": 40, "synonyms": 90, "rhymes": 80, "definitions": 100}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Helping:
+    """How many rows of each category there are to be, the hand-written ones among them, and how the new ones ask."""
+
+    rows: int
+    otherwise: Mapping[str, int]
+    """Of some categories."""
+    tables: tuple[str, ...]
+    """The phrasings."""
+
+
+HELPINGS = (
+    Helping(
+        rows=112,
+        otherwise={"calendar": 40, "synonyms": 90, "rhymes": 80, "definitions": 100},
+        tables=("phrasings",),
+    ),
+    Helping(
+        rows=224,
+        otherwise={"calendar": 80, "synonyms": 180, "rhymes": 160, "definitions": 200},
+        tables=("phrasings", "casual"),
+    ),
+)
+"""Dealt one after the other, so that a later one leaves the rows of the earlier ones as they are."""
+
+IN_THE_CORPUS = {
+    "what is the capital of myanmar",
+    "can you tell me the capital of algeria",
+    "can you tell me the capital of canada",
+    "what is the capital of zambia",
+    "50 divided by 5",
+}
+"""What the shipped model has read by chance, as `data.lexicon.corpus.plain` spells it. Not asked, so that the corpus,
+which leaves out whatever an instruction says, stays the one that model was made from."""
 
 
 # --- what a row is about ------------------------------------------------------------------------------------------
@@ -76,13 +112,14 @@ def make_rows(seed: int = SEED) -> Rows:
     rows: Rows = [dict(row) for row in written]
     keys = [keys_of_written(row) for row in rows]
     prompts = {prompt_of(row) for row in rows}
-    for category in CATEGORIES:
+    for helping, category in itertools.product(HELPINGS, CATEGORIES):
         have = [index for index, row in enumerate(rows) if row["category"] == category]
         taken = {key for index in have for key in keys[index]}
-        phrasings = Phrasings(draw)
-        for question in _new_questions(draw, category, taken, FEWER.get(category, ROWS) - len(have)):
+        phrasings = Phrasings(draw, helping.tables)
+        count = helping.otherwise.get(category, helping.rows) - len(have)
+        for question in _new_questions(draw, category, taken, count):
             row = phrasings.row(question) | {"output": question.answer, "category": category}
-            if prompt_of(row) in prompts:
+            if prompt_of(row) in prompts or plain(row["instruction"]) in IN_THE_CORPUS:
                 continue
             prompts.add(prompt_of(row))
             rows.append(row)
@@ -108,25 +145,30 @@ def _new_questions(draw: Draw, category: str, taken: set[str], count: int) -> It
 
 
 class Phrasings:
-    """Deals the phrasings of phrasings.tsv like cards."""
+    """Deals the phrasings of some tables like cards."""
 
-    def __init__(self, draw: Draw) -> None:
-        self._draw = draw
+    def __init__(self, draw: Draw, tables: Sequence[str]) -> None:
+        self._draw, self._tables = draw, tables
 
     def row(self, question: Question) -> dict[str, str]:
         """Instruction and input of a question."""
         if question.phrasing == "general_knowledge":  # its table holds whole questions
             return {"instruction": question.slots["question"], "input": ""}
-        found = [row for row in table_of_phrasings() if row["category"] == question.phrasing]
-        phrasing = self._draw.card(f"phrasing {question.phrasing}", found)
+        found = [row for row in table_of_phrasings(*self._tables) if row["category"] == question.phrasing]
+        phrasing = self._draw.card(f"{' '.join(self._tables)} {question.phrasing}", found)
         texts = [expand(phrasing[field], question.slots, self._draw.rng) for field in ("instruction", "input")]
-        return {"instruction": capitalised(texts[0]), "input": "" if phrasing["input"] == "-" else texts[1]}
+        instruction = texts[0] if phrasing["table"] == "casual" else capitalised(texts[0])
+        return {"instruction": instruction, "input": "" if phrasing["input"] == "-" else texts[1]}
 
 
-def table_of_phrasings() -> Sequence[dict[str, str]]:
-    """The rows of phrasings.tsv."""
-    header, *lines = (HERE / "phrasings.tsv").read_text(encoding="utf-8").splitlines()
-    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+def table_of_phrasings(*names: str) -> Sequence[dict[str, str]]:
+    """The rows of phrasings.tsv (polite and whole), or of casual.tsv (as one types in a hurry), or of both."""
+    rows: list[dict[str, str]] = []
+    for name in names:
+        header, *lines = (HERE / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        columns = [*header.split("\t"), "table"]
+        rows += [dict(zip(columns, [*line.split("\t"), name], strict=True)) for line in lines]
+    return rows
 
 
 def prompt_of(row: Mapping[str, str]) -> tuple[str, str]:
