@@ -123,7 +123,7 @@ def make_rows(seed: int = SEED) -> Rows:
                 continue
             prompts.add(prompt_of(row))
             rows.append(row)
-            keys.append(question.keys)
+            keys.append((*question.keys, question.answer))  # a hand-written row may have that answer, too
     for row, group in zip(rows, groups_of(keys), strict=True):
         row["group"] = group
     draw.rng.shuffle(rows)

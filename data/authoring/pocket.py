@@ -8,6 +8,7 @@ Pretraining is `assistant finetune` with plain text: the same loop, which may be
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -44,6 +45,8 @@ class Reading:
     seed: int
     documents: int
     options: tuple[str, ...]
+    digest: str
+    """SHA-256 of the corpus that the shipped model read."""
 
 
 READINGS = (
@@ -52,18 +55,21 @@ READINGS = (
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
         options=("--learning-rate", "6e-3", "--warmup-steps", "300"),
+        digest="6b4f25078f155ec45458a7074bf27b541d08c521b9b27080628d9a3ebf595e99",
     ),
     Reading(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
         documents=60_000,
         options=("--learning-rate", "3e-3", "--warmup-steps", "100"),
+        digest="f26fd6e4f817a76620554054dbec49b79e0f95bddaa25f6a73bb31935a04d44e",
     ),
     Reading(
         mix=THIRD,
         seed=DEFAULT_SEED + 2,
         documents=18_000,
         options=("--learning-rate", "1.2e-3", "--warmup-steps", "50"),
+        digest="24c7577a0c473ef357aa2fb4f14efe4d14f9fb92180fa81f0d28b5451dc027a7",
     ),
 )
 SEED = 1
@@ -87,6 +93,8 @@ def main() -> None:
         if not corpus.exists():
             count = max(1, round(options.share * reading.documents))
             write_corpus(corpus, seed=reading.seed, count=count, mix=reading.mix)
+            if options.share == 1 and hashlib.sha256(corpus.read_bytes()).hexdigest() != reading.digest:
+                print(f"{corpus}: not what the shipped model read; the tables or instructions have changed since.")
         if not model.exists():
             begin(corpus, model, options.seed)
         read(corpus, model, run, (*reading.options, "--seed", str(options.seed)))
