@@ -32,14 +32,29 @@ def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32
             counted = batch.targets != IGNORE_INDEX
             logits = model.head(model(batch.input_ids)[counted])
             return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
-        wanted, targets, weights = _counted(batch)
+        wanted, targets, counts = _counted(batch)
         logits = model.head(model.hidden_at(batch.input_ids, wanted, n_shared=batch.n_shared))
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    return losses @ weights
+    return losses @ counts.sum(dim=0)
+
+
+def log_probabilities(
+    model: GPT, batch: Batch, precision: torch.dtype = torch.float32, *, is_plain: bool = False
+) -> Tensor:
+    """Log-probability (nats, float32) of each row's targets together: (B,). Computed as `summed_loss` is."""
+    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+        if is_plain:
+            logits = model.head(model(batch.input_ids))
+            losses = F.cross_entropy(logits.float().transpose(1, 2), batch.targets, reduction="none")
+            return -losses.sum(dim=1)
+        wanted, targets, counts = _counted(batch)
+        logits = model.head(model.hidden_at(batch.input_ids, wanted, n_shared=batch.n_shared))
+    # A product with the table, not `index_add`, whose order of adding is left to chance on a GPU.
+    return -(counts @ F.cross_entropy(logits.float(), targets, reduction="none"))
 
 
 def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tokens of the `SharedLayout` have a target, their targets, and how many rows each stands for.
+    """Which K tokens of the `SharedLayout` have a target, their targets, and in which rows they count: (B, K) of 0, 1.
 
     A shared token whose target is shared too counts for all rows at once. The last shared one has a target in every
     row, and stands in the list once for each.
@@ -47,14 +62,14 @@ def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     n_tokens = batch.targets.shape[1]
     border = max(0, batch.n_shared - 1)
     alike = batch.targets[:, :border]
-    times = (alike != IGNORE_INDEX).sum(dim=0)
-    first = times.nonzero()[:, 0]
+    counts = alike != IGNORE_INDEX
+    first = counts.any(dim=0).nonzero()[:, 0]
     rows, places = (batch.targets[:, border:] != IGNORE_INDEX).nonzero(as_tuple=True)
     places = places + border
     own = torch.where(places < batch.n_shared, places, places + rows * (n_tokens - batch.n_shared))
     targets = torch.cat([alike[:, first].amax(dim=0), batch.targets[rows, places]])
-    weights = torch.cat([times[first], torch.ones_like(rows)]).float()
-    return torch.cat([first, own]), targets, weights
+    in_rows = rows == torch.arange(len(batch.targets), device=rows.device)[:, None]
+    return torch.cat([first, own]), targets, torch.cat([counts[:, first], in_rows], dim=1).float()
 
 
 def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:
