@@ -6,7 +6,7 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -195,6 +195,13 @@ def count_targets(row: EncodedExample, train_on: TrainOn) -> int:
 def sequences(rows: Sequence[EncodedExample]) -> list[EncodedExample]:
     """What the model reads of some rows: the rows, and behind them in the same order the rows of the worse answers."""
     return [*rows, *(row.rejected for row in rows if row.rejected is not None)]
+
+
+def by_length(rows: Sequence[EncodedExample], batch_size: int) -> Iterator[list[EncodedExample]]:
+    """Rows of like length in batches, to look at them all: always the same ones."""
+    in_order = sorted(rows, key=lambda row: row.n_tokens)
+    for start in range(0, len(in_order), batch_size):
+        yield in_order[start : start + batch_size]
 
 
 def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response") -> Batch:

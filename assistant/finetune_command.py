@@ -17,11 +17,11 @@ from assistant.finetune import finetune
 from assistant.instructions import read_examples
 from assistant.planning import Forecast, forecast
 from assistant.plots import plot_losses
+from assistant.preference import make_trainer
 from assistant.run_folder import RunFolder
 from assistant.session import pick_device
 from assistant.splits import SplitMethod, Splits, split_examples
 from assistant.terminal import describe_forecast, describe_result, note, run_view, stop_on_interrupt
-from assistant.trainer import Trainer
 from assistant.watching import FinetuneResult, SilentView
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
@@ -64,7 +64,7 @@ def plan_job(job: Job) -> Forecast:
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
     checkpoint = load_checkpoint(job.model, device=pick_device(job.device))
     disk = next(folder for folder in job.output.absolute().parents if folder.is_dir())
-    found = forecast(Trainer(checkpoint, splits, job.settings), save_seconds=job.save_seconds, folder=disk)
+    found = forecast(make_trainer(checkpoint, splits, job.settings), save_seconds=job.save_seconds, folder=disk)
     for line in describe_forecast(found):
         note(line)
     return found

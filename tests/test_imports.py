@@ -24,7 +24,7 @@ FLOORS: list[list[str]] = [
     ["assistant.distributed", "assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
     [
         "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder",
-        "assistant.validation", "assistant.trainer", "assistant.planning",
+        "assistant.validation", "assistant.trainer", "assistant.preference", "assistant.planning",
         "assistant.finetune", "assistant.scratch", "assistant.plots",
     ],
     ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report", "evaluation.render"],
