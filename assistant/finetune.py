@@ -24,9 +24,9 @@ from assistant.config import FinetuneSettings, ModelInfo
 from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError
 from assistant.lora import merged, take_adapter
+from assistant.preference import PreferenceTrainer, make_trainer
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState, check_same_run
 from assistant.splits import Splits
-from assistant.preference import PreferenceTrainer, make_trainer
 from assistant.trainer import Trainer, Window
 from assistant.validation import answer_rows
 from assistant.watching import FinetuneResult, Observer, Plan, StepReport, ValidationReport

@@ -9,8 +9,8 @@ Five row forms are read, from a JSON list or from JSONL:
     {"instruction": "...", "input": "...", "chosen": "...", "rejected": "..."}       a preference; also "prompt", as TRL
 
 Each may have a "category", which reports and splits go by, and a "group": rows of one group are never parted by a
-split. A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history. The chosen answer
-of a preference is its output, so that whatever takes rows takes preferences.
+split. A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history. A preference's
+chosen answer is its output, so that whatever takes rows takes preferences.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ Window = list[list[int]]
 
 
 class Trainer:
-    """A model with its rows, its settings and its optimizers. It learns answers; `PreferenceTrainer` learns preferences.
+    """A model with its rows, its settings and its optimizers. It learns answers; its heir learns preferences.
 
     Raises:
         DataError: no row can be trained on, or a row is too long and `too_long` is "error".
