@@ -157,24 +157,26 @@ class Trainer:
             if mine := self.ranks.share(batch):
                 # Weighted by the targets (or pairs) of the whole window, so that accumulation and several processes
                 # equal one big batch.
-                means = {name: value / weight for name, value in self.measure(mine, self.settings.train_on).items()}
-                means["loss"].backward()  # type: ignore[no-untyped-call]
-                totals = {name: total + means[name].item() for name, total in totals.items()}
+                sums = self.measure(mine, self.settings.train_on)
+                loss = sums["loss"] / weight
+                loss.backward()  # type: ignore[no-untyped-call]
+                totals["loss"] += loss.item()
+                for name in self.watched:
+                    totals[name] += sums[name].item() / weight
         self.ranks.add_gradients(self.model.parameters())
         totals = {name: self.ranks.add(total, self.device) for name, total in totals.items()}
-        loss = totals.pop("loss")
         limit = self.settings.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+            found = f"a loss of {totals['loss']} and a norm of {norm}"
             raise AssistantError(
-                f"step {step}: expected a finite loss and gradient, got a loss of {loss} and a norm of {norm}. "
+                f"step {step}: expected a finite loss and gradient, got {found}. "
                 f"Lower --learning-rate; the last good weights, if any were saved, are in last/ of the output folder."
             )
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return Update(
-            loss=loss,
             learning_rate=rate,
             gradient_norm=norm,
             tokens=sum(row.n_tokens for row in rows),

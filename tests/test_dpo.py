@@ -36,6 +36,7 @@ from assistant.update import log_probabilities, summed_loss
 from assistant.watching import FinetuneResult
 
 from .models import save_tiny, tiny_checkpoint
+from .test_distributed import start_two
 from .test_finetune import Watcher, weights
 
 FAST = FinetuneSettings(
@@ -407,6 +408,18 @@ def test_the_command(folder: Path) -> None:
     assert (folder / "out" / "loss.png").exists()
     again = CliRunner().invoke(app, (*words, "--resume"))
     assert "this run is finished already" in again.stderr
+
+
+def test_two_processes_lose_what_one_loses(folder: Path) -> None:
+    words = ("prefer", "pairs.json", "-m", "base", "--batch-size", "3", "--learning-rate", "1e-3")
+    assert CliRunner().invoke(app, (*words, "-o", "one")).exit_code == 0
+    _, errors = (process := start_two(*words, "-o", "two")).communicate(timeout=120)
+    assert process.returncode == 0, errors
+    one, two = (read_records(folder / name / "metrics.jsonl") for name in ("one", "two"))
+    assert len(one) == len(two) == 12
+    for ours, theirs in zip(one[1:], two[1:], strict=True):
+        for name in ("loss", "margin", "reward_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
 
 
 def fingerprint(checkpoint: Checkpoint) -> tuple[str, int]:
