@@ -157,6 +157,18 @@ def test_log_probabilities_of_rows_that_open_alike(
         assert batch.n_shared > encoded.rows[0].prompt_length
 
 
+def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tokenizer: Tokenizer) -> None:
+    checkpoint, example = tiny_checkpoint(byte_tokenizer), Example(instruction="x", output="y")
+    rows = [
+        EncodedExample(input_ids=tuple(b"Say red. Red, red."), prompt_length=9, example=example),
+        EncodedExample(input_ids=tuple(b"Say red. Red, blue."), prompt_length=14, example=example),
+    ]
+    batch = collate(rows, pad_id=256)
+    assert batch.n_shared == 14
+    wanted = torch.stack([by_hand(checkpoint.model, row) for row in rows])
+    assert torch.allclose(log_probabilities(checkpoint.model, batch), wanted, rtol=1e-5)
+
+
 TRL = """
 import json, sys, torch
 from datasets import Dataset
