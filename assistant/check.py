@@ -98,8 +98,7 @@ def check_examples(
     """
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
-        whole = (example.output,) if example.is_text else ()  # texts may well open with the same words
-        groups[prompt_key(example) + whole].append(example)
+        groups[prompt_key(example) + _answers_that_count(example)].append(example)
     repeated = [tuple(group) for group in groups.values() if len(group) > 1]
     conflicts = [group for group in repeated if len({normalise(example.output) for example in group}) > 1]
     return Findings(
@@ -120,6 +119,17 @@ def check_examples(
             for reason in doubts_about(example)
         ),
     )
+
+
+def _answers_that_count(example: Example) -> tuple[str, ...]:
+    """What rows with the same prompt must share besides to be repeated or to contradict each other.
+
+    Texts may well open with the same words, and a prompt may have many pairs of answers; the same pair the other way
+    round is a contradiction.
+    """
+    if example.rejected is not None:
+        return tuple(sorted((example.output, example.rejected)))
+    return (example.output,) if example.is_text else ()
 
 
 def doubts_about(example: Example) -> list[str]:

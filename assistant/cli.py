@@ -12,37 +12,63 @@ import typer
 from assistant import __version__
 from assistant.config import (
     DEFAULT_FRACTIONS,
-    BestBy,
     FinetuneSettings,
     LoraSettings,
     OptimizerName,
-    Precision,
-    TooLong,
     TrainOn,
 )
 from assistant.data_commands import data_app
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
+from assistant.prefer_command import prefer
 from assistant.settings import (
+    ALL_MODULES,
     ANSWER,
+    Accumulation,
+    Arithmetic,
+    BaseModelFolder,
+    BatchSize,
+    Best,
     Device,
+    Epochs,
+    GradientCheckpointing,
     Json,
+    LearningRate,
+    LongRows,
+    LoraAlpha,
+    LoraModules,
+    LoraRank,
+    MaxGradNorm,
+    MaxLength,
     MaxNewTokens,
+    MaxSteps,
+    Output,
+    Overwrite,
+    Patience,
+    PlanOnly,
+    Resume,
+    SaveEvery,
     Seed,
+    SplitSeed,
     Temperature,
     TestShare,
     TopK,
     TopP,
+    ValidateEvery,
+    ValidationAnswers,
     ValidationShare,
+    WarmupSteps,
+    WeightDecay,
     book_recipe,
     generation_settings,
+    lora_settings,
     make_settings,
     split_fractions,
 )
 from assistant.shipped import find_model
 from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
-from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
+from assistant.terminal import Commands, note, print_json
 
 app = typer.Typer(
     cls=Commands,
@@ -154,84 +180,62 @@ def ask(
 @app.command()
 def finetune(
     data: Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from, or pocket.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    model: BaseModelFolder,
+    output: Output,
     split: Annotated[
         SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
     ] = "grouped",
-    split_seed: Annotated[int, typer.Option(help="Of the grouped split.")] = DEFAULT_SPLIT_SEED,
+    split_seed: SplitSeed = DEFAULT_SPLIT_SEED,
     test_share: TestShare = DEFAULT_FRACTIONS[1],
     validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
-    epochs: Annotated[int, typer.Option(help="Times every training row is seen.")] = DEFAULTS.epochs,
-    max_steps: Annotated[int | None, typer.Option(help="Steps to do, whatever the epochs.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows a micro-batch.")] = DEFAULTS.batch_size,
-    gradient_accumulation_steps: Annotated[
-        int, typer.Option(help="Micro-batches a step.")
-    ] = DEFAULTS.gradient_accumulation_steps,
+    epochs: Epochs = DEFAULTS.epochs,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = DEFAULTS.batch_size,
+    gradient_accumulation_steps: Accumulation = DEFAULTS.gradient_accumulation_steps,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train small matrices beside frozen weights; try --learning-rate 2e-4.")
     ] = False,
-    lora_rank: Annotated[int, typer.Option(help="Width of these matrices.", min=1)] = LORA.rank,
-    lora_alpha: Annotated[float, typer.Option(help="Their product counts alpha / rank times.")] = LORA.alpha,
-    lora_modules: Annotated[
-        str, typer.Option(help="The layers that get some, of each block, parted by commas.")
-    ] = ",".join(LORA.modules),
+    lora_rank: LoraRank = LORA.rank,
+    lora_alpha: LoraAlpha = LORA.alpha,
+    lora_modules: LoraModules = ALL_MODULES,
     freeze_embeddings: Annotated[
         bool, typer.Option("--freeze-embeddings", help="Leave words where pretraining put them: less is forgotten.")
     ] = False,
     optimizer: Annotated[OptimizerName, typer.Option(help="adamw, or muon for pretraining.")] = DEFAULTS.optimizer,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = DEFAULTS.learning_rate,
-    warmup_steps: Annotated[int, typer.Option(help="At most a tenth of all.")] = DEFAULTS.warmup_steps,
-    weight_decay: Annotated[float, typer.Option(help="On matrices only.")] = DEFAULTS.weight_decay,
-    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")] = 1.0,
+    learning_rate: LearningRate = DEFAULTS.learning_rate,
+    warmup_steps: WarmupSteps = DEFAULTS.warmup_steps,
+    weight_decay: WeightDecay = DEFAULTS.weight_decay,
+    max_grad_norm: MaxGradNorm = 1.0,
     train_on: Annotated[TrainOn, typer.Option(help="Which tokens count in the loss.")] = DEFAULTS.train_on,
     template: Annotated[
         str, typer.Option(help="alpaca, alpaca-stanford, phi3, or text for plain text.")
     ] = DEFAULTS.template,
-    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")] = None,
-    too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = DEFAULTS.too_long,
-    precision: Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")] = DEFAULTS.precision,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")
-    ] = False,
-    validate_every: Annotated[
-        int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
-    ] = None,
-    validation_answers: Annotated[
-        int, typer.Option(help="Validation rows to answer at every validation.")
-    ] = DEFAULTS.validation_answers,
-    best_by: Annotated[
-        BestBy,
-        typer.Option(help="Keep the weights of the least loss, the most matching or ended answers, or the last."),
-    ] = DEFAULTS.best_by,
-    patience: Annotated[
-        int | None, typer.Option(help="End early after so many validations without better weights.")
-    ] = None,
+    max_length: MaxLength = None,
+    too_long: LongRows = DEFAULTS.too_long,
+    precision: Arithmetic = DEFAULTS.precision,
+    gradient_checkpointing: GradientCheckpointing = False,
+    validate_every: ValidateEvery = None,
+    validation_answers: ValidationAnswers = DEFAULTS.validation_answers,
+    best_by: Best = DEFAULTS.best_by,
+    patience: Patience = None,
     seed: Seed = DEFAULTS.seed,
     device: Device = "auto",
-    save_every: Annotated[float, typer.Option(help="Seconds that a killed run may lose.", min=0)] = 60.0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
+    save_every: SaveEvery = 60.0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     book: Annotated[
         bool, typer.Option("--book", help="The book's recipe to the letter; other options of the recipe are refused.")
     ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only say how long it would take and what memory, from a few steps.")
-    ] = False,
+    plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a GPT-2 on instruction files.
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
-    modules = tuple(name.strip() for name in lora_modules.split(",") if name.strip())
     settings = make_settings(
         FinetuneSettings,
-        lora=make_settings(LoraSettings, prefix="lora-", rank=lora_rank, alpha=lora_alpha, modules=modules)
-        if lora
-        else None,
+        lora=lora_settings(lora_rank, lora_alpha, lora_modules) if lora else None,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -256,8 +260,7 @@ def finetune(
     )
     if book:
         settings, split = book_recipe(settings), "book"
-    from assistant.distributed import is_first_process
-    from assistant.finetune_command import Job, plan_job, run_job
+    from assistant.finetune_command import Job, carry_out
 
     job = Job(
         data=tuple(data),
@@ -272,16 +275,10 @@ def finetune(
         resume=resume,
         overwrite=overwrite,
     )
-    if plan:
-        found = plan_job(job)
-        if as_json:
-            print_json(found.as_json())
-        return
-    result = run_job(job)
-    if as_json and is_first_process():
-        print_json(result.as_json())
-    if result.stopped:
-        raise typer.Exit(EXIT_INTERRUPTED)
+    raise typer.Exit(carry_out(job, plan=plan, as_json=as_json))
+
+
+app.command()(prefer)  # a long one, in a file of its own
 
 
 @app.command()

@@ -6,8 +6,8 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,15 @@ class EncodedExample:
     input_ids: tuple[int, ...]
     prompt_length: int
     example: Example
+    rejected: EncodedExample | None = None
+    """The same prompt with the worse answer, where preferences are learnt."""
+    reference: float | None = None
+    """Log-probability (nats) of the response under the weights that a run on preferences began with."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens, those of the worse answer's row counted too."""
+        return len(self.input_ids) + (len(self.rejected.input_ids) if self.rejected else 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,16 +92,21 @@ def encode_examples(
     *,
     max_length: int,
     too_long: TooLong = "truncate",
+    as_pairs: bool = False,
 ) -> EncodedRows:
     """Encode prompt and response apart, join them and append EOS by its id.
 
     A row of n ids takes n - 1 positions. One that takes more than `max_length` is shortened in the user's last text
     alone, so that template, response and EOS stay whole; it is left out where that is not enough. Plain text loses
-    nothing: it goes on in a further row.
+    nothing: it goes on in a further row. With `as_pairs` the worse answer is encoded beside the better one, behind
+    the very same prompt; else it is left aside.
 
     Raises:
-        DataError: with `too_long="error"`, naming every row that is too long; plain text in an instruction template.
+        DataError: with `too_long="error"`, naming every row that is too long; plain text in an instruction template;
+            with `as_pairs`, naming every row that has one answer alone.
     """
+    if as_pairs:
+        _check_pairs(examples)
     rows: list[EncodedExample] = []
     truncated: list[Example] = []
     dropped: list[Example] = []
@@ -104,23 +118,27 @@ def encode_examples(
             rows += _text_rows(example, tokenizer, max_length)
             continue
         prompt_ids = tokenizer.encode(template.render(example.instruction, example.input, example.history))
-        response_ids = [*tokenizer.encode(example.output), tokenizer.eos_id]
-        excess = len(prompt_ids) + len(response_ids) - 1 - max_length
+        answers = [example.output, *([example.rejected] if as_pairs and example.rejected is not None else [])]
+        responses = [(*tokenizer.encode(answer), tokenizer.eos_id) for answer in answers]
+        longest = max(map(len, responses))
+        excess = len(prompt_ids) + longest - 1 - max_length
         if excess > 0:
             if too_long == "error":
                 problems.append(f"{example.where}: expected at most {max_length} positions, got {excess + max_length}.")
                 continue
             shortened = None
             if too_long == "truncate":
-                shortened = _shorten_prompt(example, template, tokenizer, max_length + 1 - len(response_ids))
+                shortened = _shorten_prompt(example, template, tokenizer, max_length + 1 - longest)
             if shortened is None:
                 dropped.append(example)
                 continue
             truncated.append(example)
             prompt_ids = shortened
-        rows.append(
-            EncodedExample(input_ids=(*prompt_ids, *response_ids), prompt_length=len(prompt_ids), example=example)
+        row, *others = (
+            EncodedExample(input_ids=(*prompt_ids, *response), prompt_length=len(prompt_ids), example=example)
+            for response in responses
         )
+        rows.append(replace(row, rejected=others[0] if others else None))
     if problems:
         problems.append(
             f"Train plain text with --template {TEXT_TEMPLATE} --train-on all."
@@ -129,6 +147,16 @@ def encode_examples(
         )
         raise DataError(problems)
     return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
+
+
+def _check_pairs(examples: Sequence[Example]) -> None:
+    problems = [
+        f'{example.where}: expected "chosen" and "rejected", got one answer.'
+        for example in examples
+        if example.rejected is None
+    ]
+    if problems:
+        raise DataError([*problems, "Learn rows with one answer by `assistant finetune`."])
 
 
 def _text_rows(example: Example, tokenizer: Tokenizer, max_length: int) -> list[EncodedExample]:
@@ -162,6 +190,18 @@ def _shorten_prompt(example: Example, template: Template, tokenizer: Tokenizer, 
 def count_targets(row: EncodedExample, train_on: TrainOn) -> int:
     """How many tokens of a row count in the loss."""
     return len(row.input_ids) - (row.prompt_length if train_on == "response" else 1)
+
+
+def sequences(rows: Sequence[EncodedExample]) -> list[EncodedExample]:
+    """What the model reads of some rows: the rows, and behind them in the same order the rows of the worse answers."""
+    return [*rows, *(row.rejected for row in rows if row.rejected is not None)]
+
+
+def by_length(rows: Sequence[EncodedExample], batch_size: int) -> Iterator[list[EncodedExample]]:
+    """Rows of like length in batches, to look at them all: always the same ones."""
+    in_order = sorted(rows, key=lambda row: row.n_tokens)
+    for start in range(0, len(in_order), batch_size):
+        yield in_order[start : start + batch_size]
 
 
 def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response") -> Batch:

@@ -90,6 +90,8 @@ class FinetuneSettings(Frozen):
     """On matrices only; not on biases and LayerNorms."""
     max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
     """Longer gradients are shortened to it; None leaves them."""
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Learn preferences, by DPO: what moving away from the starting weights costs, usually 0.1. None learns answers."""
     train_on: TrainOn = "response"
     """Whether the prompt's tokens are masked out of the loss."""
     template: str = "alpaca"

@@ -137,7 +137,8 @@ def _measure(model: str, template: str) -> tuple[Callable[[Example], int], int]:
         if example.is_text:
             return 0  # goes on in a further row
         prompt = prompts.render(example.instruction, example.input, example.history)
-        return len(tokenizer.encode(prompt)) + len(tokenizer.encode(example.output))
+        answers = [tokenizer.encode(answer) for answer in (example.output, example.rejected or "")]
+        return len(tokenizer.encode(prompt)) + max(map(len, answers))
 
     return positions, read_config(folder).context_length
 

@@ -57,6 +57,12 @@ class Ranks:
         dist.all_reduce(total)
         return total.item()
 
+    def add_up(self, values: torch.Tensor) -> torch.Tensor:
+        """The same for a tensor, which is changed in place and given back."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
     def largest(self, value: int, device: torch.device) -> int:
         """The largest of a number over all processes: what one has seen, all go by."""
         if self.world == 1:

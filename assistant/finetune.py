@@ -19,14 +19,16 @@ import torch
 
 from assistant import __version__
 from assistant.checkpoint import Checkpoint, template_record
+from assistant.collate import count_targets, sequences
 from assistant.config import FinetuneSettings, ModelInfo
 from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError
 from assistant.lora import merged, take_adapter
+from assistant.preference import PreferenceTrainer, make_trainer
 from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState, check_same_run
 from assistant.splits import Splits
 from assistant.trainer import Trainer, Window
-from assistant.validation import answer_rows, mean_loss
+from assistant.validation import answer_rows
 from assistant.watching import FinetuneResult, Observer, Plan, StepReport, ValidationReport
 
 SAMPLE_ROWS = 3
@@ -63,7 +65,7 @@ def finetune(
         AssistantError: the loss is no longer a number.
     """
     try:
-        run = _Run(Trainer(checkpoint, splits, settings, ranks=ranks), folder, data_files, observer, resume_from)
+        run = _Run(make_trainer(checkpoint, splits, settings, ranks=ranks), folder, data_files, observer, resume_from)
         return run.go(should_stop, save_seconds)
     finally:
         folder.unlock()
@@ -103,6 +105,7 @@ class _Run:
             if trainer.settings.lora is not None:
                 folder.restore_adapter(trainer.model)
             folder.restore_optimizers(trainer.model, trainer.optimizers)
+            trainer.restore(folder.read_kept())
         self.saved_at = time.monotonic()
 
     def go(self, should_stop: Callable[[], bool], save_seconds: float) -> FinetuneResult:
@@ -131,6 +134,7 @@ class _Run:
             if warning is not None:
                 self.observer.on_warning(warning)
             if not first:
+                self.trainer.prepare()
                 self._validate()
         wish = GO_ON
         for epoch, window in self.trainer.windows(first):
@@ -186,6 +190,7 @@ class _Run:
         update = self.trainer.update(step, window)
         self._advance(step=step, seconds=self.state.seconds + update.seconds)
         values = {name: getattr(update, name) for name in update.__slots__}
+        values = {name: value for name, value in values.items() if value is not None}
         if self.ranks.is_first:
             self.folder.record(METRICS_FILE, {"step": step, "epoch": epoch, **values})
         self.observer.on_step(StepReport(step=step, total_steps=self.trainer.total_steps, epoch=epoch, **values))
@@ -197,14 +202,9 @@ class _Run:
         if not self.trainer.validation.rows or not self.ranks.is_first:
             return
         started = time.perf_counter()
-        self.trainer.model.eval()
         step, rows = self.state.step, self.trainer.validation.rows
-        loss, n_targets = mean_loss(
-            rows,
-            lambda batch: self.trainer.loss(batch.to(self.trainer.device)),
-            batch_size=self.settings.batch_size,
-            pad_id=self.trainer.checkpoint.tokenizer.pad_id,
-        )
+        means = self.trainer.means(rows)
+        loss = means.pop("loss")
         if not math.isfinite(loss):
             raise AssistantError(f"step {step}: expected a finite validation loss, got {loss}. Lower --learning-rate.")
         count = self.settings.validation_answers
@@ -214,14 +214,16 @@ class _Run:
         report = ValidationReport(
             step=step,
             validation_loss=loss,
-            supervised_tokens=n_targets,
+            supervised_tokens=sum(count_targets(row, "response") for row in sequences(rows)),
             is_best=is_best,
             answered=answers.n if answers else 0,
             samples=answers.samples if answers else (),
             seconds=time.perf_counter() - started,
             **shares,
+            **means,
         )
-        record = {name: getattr(report, name) for name in report.__slots__ if name not in ("is_best", "samples")}
+        unsaid = ("is_best", "samples", *PreferenceTrainer.watched)
+        record = {name: getattr(report, name) for name in report.__slots__ if name not in unsaid} | means
         shown = [{name: getattr(sample, name) for name in sample.__slots__} for sample in report.samples]
         self.folder.record(VALIDATION_FILE, record | {"samples": shown})
         self.observer.on_validation(report)
@@ -249,7 +251,8 @@ class _Run:
     def _save_last(self) -> None:
         if not self.ranks.is_first:
             return
-        self.folder.save_last(self._described(), self.trainer.model, self.trainer.optimizers, self.state)
+        trainer = self.trainer
+        self.folder.save_last(self._described(), trainer.model, trainer.optimizers, self.state, kept=trainer.kept())
         self.saved_at = time.monotonic()
 
     def _described(self) -> Checkpoint:

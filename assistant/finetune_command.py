@@ -10,18 +10,26 @@ import torch
 
 from assistant.checkpoint import load_checkpoint, load_info
 from assistant.config import FinetuneSettings
-from assistant.distributed import Ranks, joined
+from assistant.distributed import Ranks, is_first_process, joined
 from assistant.errors import SettingsError
 from assistant.files import shown_path
 from assistant.finetune import finetune
 from assistant.instructions import read_examples
 from assistant.planning import Forecast, forecast
 from assistant.plots import plot_losses
+from assistant.preference import make_trainer
 from assistant.run_folder import RunFolder
 from assistant.session import pick_device
 from assistant.splits import SplitMethod, Splits, split_examples
-from assistant.terminal import describe_forecast, describe_result, note, run_view, stop_on_interrupt
-from assistant.trainer import Trainer
+from assistant.terminal import (
+    EXIT_INTERRUPTED,
+    describe_forecast,
+    describe_result,
+    note,
+    print_json,
+    run_view,
+    stop_on_interrupt,
+)
 from assistant.watching import FinetuneResult, SilentView
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
@@ -44,6 +52,19 @@ class Job:
     overwrite: bool
 
 
+def carry_out(job: Job, *, plan: bool, as_json: bool) -> int:
+    """What a command line asks for: the run, or only its `plan`. Returns the exit code."""
+    if plan:
+        found = plan_job(job)
+        if as_json:
+            print_json(found.as_json())
+        return 0
+    result = run_job(job)
+    if as_json and is_first_process():
+        print_json(result.as_json())
+    return EXIT_INTERRUPTED if result.stopped else 0
+
+
 def run_job(job: Job) -> FinetuneResult:
     """Read, fine-tune, draw the losses; Ctrl-C ends the run in good order."""
     if job.resume and job.overwrite:
@@ -64,7 +85,7 @@ def plan_job(job: Job) -> Forecast:
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
     checkpoint = load_checkpoint(job.model, device=pick_device(job.device))
     disk = next(folder for folder in job.output.absolute().parents if folder.is_dir())
-    found = forecast(Trainer(checkpoint, splits, job.settings), save_seconds=job.save_seconds, folder=disk)
+    found = forecast(make_trainer(checkpoint, splits, job.settings), save_seconds=job.save_seconds, folder=disk)
     for line in describe_forecast(found):
         note(line)
     return found

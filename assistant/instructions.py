@@ -1,14 +1,16 @@
 """Instruction files: reading, validating and writing them. Knows nothing of tokens or templates.
 
-Four row forms are read, from a JSON list or from JSONL:
+Five row forms are read, from a JSON list or from JSONL:
 
     {"instruction": "...", "input": "...", "output": "..."}                          Alpaca; input is optional
     {"messages": [{"role": "user", "content": "..."}, ...]}                          chat messages
     {"conversations": [{"from": "human", "value": "..."}, ...]}                      ShareGPT
     {"text": "..."}                                                                  plain text, for pretraining
+    {"instruction": "...", "input": "...", "chosen": "...", "rejected": "..."}       a preference; also "prompt", as TRL
 
 Each may have a "category", which reports and splits go by, and a "group": rows of one group are never parted by a
-split. A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history.
+split. A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history. A preference's
+chosen answer is its output, so that whatever takes rows takes preferences.
 """
 
 from __future__ import annotations
@@ -20,12 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from assistant.errors import DataError
 from assistant.files import shown_path
 
-ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "text"'
+ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "text", or "chosen" and "rejected"'
 OPENING_WORDS = 8
 """Of a plain text: the part that samples are continued from."""
 
@@ -44,6 +56,8 @@ class Example:
     instruction: str
     output: str
     input: str = ""
+    rejected: str | None = None
+    """The answer that is worse than `output`, of a preference."""
     history: tuple[Exchange, ...] = ()
     category: str | None = None
     group: str | None = None
@@ -70,6 +84,9 @@ class Example:
         row: dict[str, Any]
         if self.is_text:
             row = {"text": self.instruction + self.output}
+        elif self.rejected is not None:
+            row = {"instruction": self.instruction, "input": self.input}
+            row |= {"chosen": self.output, "rejected": self.rejected}
         elif not self.history:
             row = {"instruction": self.instruction, "input": self.input, "output": self.output}
         else:
@@ -120,6 +137,20 @@ class _AlpacaRow(_Row):
     instruction: FilledText
     input: OptionalText = ""
     output: FilledText
+
+
+class _PreferenceRow(_Row):
+    instruction: Annotated[FilledText, Field(validation_alias=AliasChoices("instruction", "prompt"))]
+    input: OptionalText = ""
+    chosen: FilledText
+    rejected: FilledText
+
+    @field_validator("rejected")
+    @classmethod
+    def _is_another(cls, text: str, info: ValidationInfo) -> str:
+        if text == info.data.get("chosen"):
+            raise ValueError('must be another answer than "chosen"')
+        return text
 
 
 class _TextRow(_Row):
@@ -262,6 +293,10 @@ def _examples_of(row: Row, source: str) -> list[Example]:
         roles = {"human": "user", "gpt": "assistant"}
         shared_turns = [(roles.get(turn.speaker, turn.speaker), turn.value) for turn in shared.conversations]
         return _examples_of_turns(shared_turns, shared, source, row.number, "conversations")
+    if isinstance(value, dict) and ("chosen" in value or "rejected" in value):
+        preference = _PreferenceRow.model_validate(value)
+        fields = preference.model_dump(exclude={"chosen"})
+        return [Example(**fields, output=preference.chosen, source=source, row=row.number)]
     if isinstance(value, dict) and "text" in value and "instruction" not in value:
         plain = _TextRow.model_validate(value)
         opening, rest = _cut_opening(plain.text)

@@ -16,7 +16,7 @@ import torch
 
 from assistant.checkpoint import save_checkpoint
 from assistant.trainer import Trainer, Window
-from assistant.validation import ANSWER_TOKENS, answer_rows, mean_loss
+from assistant.validation import ANSWER_TOKENS, answer_rows
 
 MEASURED = 6
 """Steps that are timed, of lengths spread over those of an epoch."""
@@ -52,9 +52,10 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
 
     `save_seconds` is the time between two savings, `folder` an existing one on the disk that the run will write to.
     """
+    preparing = _timed(trainer.prepare)
     windows = [window for _, window in trainer.windows(0)]
     longest = max(windows, key=lambda window: _size(trainer, window))
-    row = max(longest[0], key=lambda index: len(trainer.train.rows[index].input_ids))
+    row = max(longest[0], key=lambda index: trainer.train.rows[index].n_tokens)
     trainer.update(1, [[row]])  # makes the optimizer's state, too
     alone = _peak_bytes(trainer.device)
     trainer.update(1, longest)
@@ -65,7 +66,7 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
     per_validation = _seconds_of_validation(trainer)
     saving = _timed(lambda: _save(trainer, folder))
     savings = validations + STATES * (1 + steps / max(save_seconds, saving))
-    seconds = steps + validations * per_validation + savings * saving
+    seconds = preparing + steps + validations * per_validation + savings * saving
     free = _free_bytes(trainer.device)
     rows = len(longest[0])
     per_row = (peak - alone) / (rows - 1) if rows > 1 else 0.0
@@ -82,7 +83,7 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
 
 def _size(trainer: Trainer, window: Window) -> int:
     """Positions of a window, padding counted."""
-    lengths = [[len(trainer.train.rows[index].input_ids) for index in batch] for batch in window]
+    lengths = [[trainer.train.rows[index].n_tokens for index in batch] for batch in window]
     return sum(len(batch) * max(batch) for batch in lengths)
 
 
@@ -103,13 +104,7 @@ def _seconds_of_validation(trainer: Trainer) -> float:
     rows, settings = trainer.validation.rows, trainer.settings
     if not rows:
         return 0.0
-    trainer.model.eval()
-    pad_id = trainer.checkpoint.tokenizer.pad_id
-    loss = _timed(
-        lambda: mean_loss(
-            rows, lambda batch: trainer.loss(batch.to(trainer.device)), batch_size=settings.batch_size, pad_id=pad_id
-        )
-    )
+    loss = _timed(lambda: trainer.means(rows))
     count = settings.validation_answers
     answers = _timed(lambda: answer_rows(trainer.checkpoint, rows, count=count, n_samples=0)) if count else 0.0
     longest = max(len(row.input_ids) - row.prompt_length for row in rows)

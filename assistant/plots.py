@@ -20,6 +20,7 @@ def plot_losses(folder: Path) -> Path | None:
     validations = read_records(folder / VALIDATION_FILE)
     if not steps:
         return None
+    of_pairs = "margin" in steps[0]
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
@@ -33,7 +34,7 @@ def plot_losses(folder: Path) -> Path | None:
             color="#c44e1c",
             marker="o",
             markersize=4,
-            label="validation, responses only",
+            label="validation" if of_pairs else "validation, responses only",
         )
         best = min(validations, key=lambda record: record["validation_loss"])
         axes.annotate(
@@ -45,7 +46,7 @@ def plot_losses(folder: Path) -> Path | None:
             color="#c44e1c",
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("cross-entropy (nats a token)")
+    axes.set_ylabel("DPO loss (nats a pair)" if of_pairs else "cross-entropy (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / PLOT_FILE

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +41,7 @@ from assistant.model import GPT
 from assistant.update import state_names
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
-STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
+STATE_FILE, OPTIMIZER_FILE, KEPT_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
 LOCK_FILE = ".lock"
 KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
 """What a run can leave that was killed before its state was saved for the first time."""
@@ -209,17 +209,26 @@ class RunFolder:
         save_checkpoint(checkpoint, self.best)
 
     def save_last(
-        self, checkpoint: Checkpoint, trained: GPT, optimizers: Sequence[torch.optim.Optimizer], state: RunState
+        self,
+        checkpoint: Checkpoint,
+        trained: GPT,
+        optimizers: Sequence[torch.optim.Optimizer],
+        state: RunState,
+        *,
+        kept: Mapping[str, torch.Tensor],
     ) -> None:
         """Keep these weights as the newest, and what a run needs to go on from here.
 
-        `trained` is the model that the optimizers update: the checkpoint's own, or the one that LoRA works on.
+        `trained` is the model that the optimizers update: the checkpoint's own, or the one that LoRA works on. `kept`
+        is what was computed with the starting weights, which cannot be had any more once they have moved.
         """
         with new_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
             save_tensors(_optimizer_tensors(trained, optimizers), training / OPTIMIZER_FILE)
+            if kept:
+                save_tensors(dict(kept), training / KEPT_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def publish(self, *, use_last: bool) -> None:
@@ -261,6 +270,20 @@ class RunFolder:
             raise CheckpointError(
                 f"{path}: expected the state of a run, got a file that cannot be used ({error}). "
                 f"Start anew with --overwrite."
+            ) from error
+
+    def read_kept(self) -> dict[str, torch.Tensor]:
+        """What `save_last` was given as `kept`.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self.last / "training" / KEPT_FILE
+        try:
+            return load_file(path) if path.exists() else {}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: expected what the run computed at its start, got {error!r}. Start anew with --overwrite."
             ) from error
 
     def restore_adapter(self, trained: GPT) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from assistant.config import BOOK, FinetuneSettings, GenerationSettings
+from assistant.config import BOOK, BestBy, FinetuneSettings, GenerationSettings, LoraSettings, Precision, TooLong
 from assistant.errors import SettingsError
 from assistant.prompts import get_template
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 ANSWER = GenerationSettings()
+ALL_MODULES = ",".join(LoraSettings().modules)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -24,6 +26,40 @@ TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens
 Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
 TestShare = Annotated[float, typer.Option(help="Part of the rows kept for testing.", min=0, max=1)]
 ValidationShare = Annotated[float, typer.Option(help="Part that the best weights are chosen by.", min=0, max=1)]
+
+# Of the commands that train.
+BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from, or pocket.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
+SplitSeed = Annotated[int, typer.Option(help="Of the grouped split.")]
+Epochs = Annotated[int, typer.Option(help="Times every training row is seen.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Steps to do, whatever the epochs.")]
+BatchSize = Annotated[int, typer.Option(help="Rows a micro-batch.")]
+Accumulation = Annotated[int, typer.Option(help="Micro-batches a step.")]
+LoraRank = Annotated[int, typer.Option(help="Width of these matrices.", min=1)]
+LoraAlpha = Annotated[float, typer.Option(help="Their product counts alpha / rank times.")]
+LoraModules = Annotated[str, typer.Option(help="The layers that get some, of each block, parted by commas.")]
+LearningRate = Annotated[float, typer.Option(help="Its peak.")]
+WarmupSteps = Annotated[int, typer.Option(help="At most a tenth of all.")]
+WeightDecay = Annotated[float, typer.Option(help="On matrices only.")]
+MaxGradNorm = Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")]
+MaxLength = Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")]
+LongRows = Annotated[TooLong, typer.Option(help="What becomes of longer rows.")]
+Arithmetic = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")]
+GradientCheckpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")]
+ValidateEvery = Annotated[
+    int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
+]
+ValidationAnswers = Annotated[int, typer.Option(help="Validation rows to answer at every validation.")]
+Best = Annotated[
+    BestBy, typer.Option(help="Keep the weights of the least loss, the most matching or ended answers, or the last.")
+]
+Patience = Annotated[int | None, typer.Option(help="End early after so many validations without better weights.")]
+SaveEvery = Annotated[float, typer.Option(help="Seconds that a killed run may lose.", min=0)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", help="Only say how long it would take and what memory, from a few steps.")
+]
 
 
 def split_fractions(test: float, validation: float) -> tuple[float, float, float]:
@@ -62,6 +98,12 @@ def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -
             message = fault["msg"].removeprefix("Input should be ")
             faults.append(f"{name}: expected {message}, got {fault['input']!r}.")
         raise SettingsError("\n".join(faults)) from error
+
+
+def lora_settings(rank: int, alpha: float, modules: str) -> LoraSettings:
+    """The small matrices, from the options above. Raises SettingsError that names every wrong one."""
+    names = tuple(name.strip() for name in modules.split(",") if name.strip())
+    return make_settings(LoraSettings, prefix="lora-", rank=rank, alpha=alpha, modules=names)
 
 
 def book_recipe(given: FinetuneSettings) -> FinetuneSettings:

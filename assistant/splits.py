@@ -61,6 +61,8 @@ def data_fingerprint(examples: Sequence[Example]) -> str:
         rows.append([e.instruction, e.input, e.output, [list(exchange) for exchange in e.history]])
         if e.category is not None or e.group is not None:
             rows[-1] += [e.category, e.group]
+        if e.rejected is not None:
+            rows[-1].append({"rejected": e.rejected})
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
 
 

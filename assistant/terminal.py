@@ -138,12 +138,20 @@ def describe_validation(report: ValidationReport) -> list[str]:
         looped = f", {report.looped * report.answered:.0f} loop" if report.looped else ""
         answers = f"; of {report.answered} answers {exact} match, {ended} end by themselves{looped}"
     best = " (best so far)" if report.is_best else ""
-    lines = [f"{when}: validation loss {report.validation_loss:.3f}{answers}{best}"]
+    rewards = describe_rewards(report) if report.step else ""
+    lines = [f"{when}: validation loss {report.validation_loss:.3f}{rewards}{answers}{best}"]
     for sample in report.samples[:1] if report.step else ():
         question = " ".join(f"{sample.instruction} {sample.input}".split())
         answer = " ".join(sample.response.split()) or "(nothing)"
         lines.append(f"    {question[:70]} -> {answer[:90]}")
     return lines
+
+
+def describe_rewards(report: StepReport | ValidationReport) -> str:
+    """Of a run on preferences, how the pairs stand; else nothing."""
+    if report.reward_accuracy is None or report.margin is None:
+        return ""
+    return f", {100 * report.reward_accuracy:.0f} % of pairs right, margin {report.margin:.3f}"
 
 
 def describe_forecast(found: Forecast) -> list[str]:
@@ -227,7 +235,8 @@ class PlainView:
     def on_step(self, report: StepReport) -> None:
         if report.step == 1 or report.step % max(1, report.total_steps // 10) == 0:
             rate = report.tokens / report.seconds
-            note(f"step {report.step}/{report.total_steps}: loss {report.loss:.3f}, {rate:,.0f} tokens/s")
+            rewards = describe_rewards(report) if report.step > 1 else ""  # the first has not moved anything yet
+            note(f"step {report.step}/{report.total_steps}: loss {report.loss:.3f}{rewards}, {rate:,.0f} tokens/s")
 
     def on_validation(self, report: ValidationReport) -> None:
         for line in describe_validation(report):

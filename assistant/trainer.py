@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,12 +18,14 @@ from assistant.collate import (
     EncodedExample,
     EncodedRows,
     book_batches,
+    by_length,
     collate,
     count_targets,
     encode_examples,
     plan_batches,
+    sequences,
 )
-from assistant.config import FinetuneSettings
+from assistant.config import FinetuneSettings, TrainOn
 from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.lora import add_adapters
@@ -42,12 +44,17 @@ Window = list[list[int]]
 
 
 class Trainer:
-    """A model with its rows, its settings and its optimizers.
+    """A model with its rows, its settings and its optimizers. It learns answers; its heir learns preferences.
 
     Raises:
         DataError: no row can be trained on, or a row is too long and `too_long` is "error".
         SettingsError: settings that do not go with the model or with each other.
     """
+
+    watched: tuple[str, ...] = ()
+    """What `measure` tells beside the loss."""
+    as_pairs = False
+    """Whether a row is a pair of answers."""
 
     def __init__(
         self, checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings, *, ranks: Ranks = ALONE
@@ -96,6 +103,7 @@ class Trainer:
             self.checkpoint.tokenizer,
             max_length=self.max_length,
             too_long=self.settings.too_long,
+            as_pairs=self.as_pairs,
         )
 
     def _batches(self, epoch: int) -> list[list[int]]:
@@ -109,7 +117,7 @@ class Trainer:
                     epochs=max(epoch + 1, self.settings.epochs),
                 )
             return self._book[epoch]
-        lengths = [len(row.input_ids) for row in self.train.rows]
+        lengths = [row.n_tokens for row in self.train.rows]
         return plan_batches(lengths, batch_size=self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
 
     def windows(self, first_step: int) -> Iterator[tuple[int, Window]]:
@@ -141,45 +149,81 @@ class Trainer:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         batches = [[self.train.rows[index] for index in indices] for indices in window]
-        n_targets = sum(count_targets(row, self.settings.train_on) for batch in batches for row in batch)
+        rows = [row for batch in batches for row in batch]
+        weight = self.weight(rows, self.settings.train_on)
         self.model.train()
-        total = 0.0
+        totals = dict.fromkeys(("loss", *self.watched), 0.0)
         for batch in batches:
             if mine := self.ranks.share(batch):
-                # Weighted by the targets of the whole window, so that accumulation and several processes equal one
-                # big batch.
-                loss = self.loss(self.collate(mine)) / n_targets
+                # Weighted by the targets (or pairs) of the whole window, so that accumulation and several processes
+                # equal one big batch.
+                sums = self.measure(mine, self.settings.train_on)
+                loss = sums["loss"] / weight
                 loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.item()
+                totals["loss"] += loss.item()
+                for name in self.watched:
+                    totals[name] += sums[name].item() / weight
         self.ranks.add_gradients(self.model.parameters())
-        total = self.ranks.add(total, self.device)
+        totals = {name: self.ranks.add(total, self.device) for name, total in totals.items()}
         limit = self.settings.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
-        if not math.isfinite(total) or not math.isfinite(norm):
+        if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+            found = f"a loss of {totals['loss']} and a norm of {norm}"
             raise AssistantError(
-                f"step {step}: expected a finite loss and gradient, got a loss of {total} and a norm of {norm}. "
+                f"step {step}: expected a finite loss and gradient, got {found}. "
                 f"Lower --learning-rate; the last good weights, if any were saved, are in last/ of the output folder."
             )
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return Update(
-            loss=total,
             learning_rate=rate,
             gradient_norm=norm,
-            tokens=sum(len(row.input_ids) for batch in batches for row in batch),
-            supervised_tokens=n_targets,
+            tokens=sum(row.n_tokens for row in rows),
+            supervised_tokens=sum(count_targets(row, self.settings.train_on) for row in sequences(rows)),
             seconds=time.perf_counter() - started,
+            **totals,
         )
 
-    def collate(self, rows: Sequence[EncodedExample]) -> Batch:
-        """A batch on the model's device."""
-        pad_id = self.checkpoint.tokenizer.pad_id
-        return collate(rows, pad_id=pad_id, train_on=self.settings.train_on).to(self.device)
+    def collate(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> Batch:
+        """A batch on the model's device; of pairs, the worse answers stand behind the better ones."""
+        return collate(sequences(rows), pad_id=self.checkpoint.tokenizer.pad_id, train_on=train_on).to(self.device)
 
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Summed cross-entropy of a batch."""
-        return summed_loss(self.model, batch, self.precision, is_plain=self.is_plain)
+    # --- what is learnt: preferences do these their own way -------------------------------------------------------
+
+    def prepare(self) -> None:
+        """What has to be computed once, with the starting weights, before the first step."""
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What `prepare` found, for the run's state."""
+        return {}
+
+    def restore(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Take what an earlier start has prepared."""
+
+    def weight(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> int:
+        """What the sums of `measure` are divided by to be means: targets."""
+        return sum(count_targets(row, train_on) for row in rows)
+
+    def measure(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:
+        """Sums (float32 scalars) over some rows: `loss` in nats, with its gradient, and what is `watched`."""
+        batch = self.collate(rows, train_on)
+        return {"loss": summed_loss(self.model, batch, self.precision, is_plain=self.is_plain)}
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    def means(self, rows: Sequence[EncodedExample]) -> dict[str, float]:
+        """What `measure` tells as means over every response token and EOS of the rows, or over every pair.
+
+        The model is left in evaluation mode.
+        """
+        self.model.eval()
+        totals = dict.fromkeys(("loss", *self.watched), 0.0)
+        with torch.inference_mode():
+            for batch in by_length(rows, self.settings.batch_size):
+                sums = self.measure(batch, "response")
+                totals = {name: total + sums[name].item() for name, total in totals.items()}
+        return {name: total / self.weight(rows, "response") for name, total in totals.items()}
 
     def compare_ways(self, window: Window) -> str | None:
         """Compute a batch the fast and the plain way. Should they differ on this machine, go on with plain, and say so.
@@ -187,7 +231,7 @@ class Trainer:
         Returns:
             What was found, in words, or None where both agree.
         """
-        batch = self.collate([self.train.rows[index] for index in window[0]])
+        batch = self.collate([self.train.rows[index] for index in window[0]], self.settings.train_on)
         self.model.eval()
         with torch.inference_mode():
             fast, plain = (

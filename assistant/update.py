@@ -27,19 +27,38 @@ def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32
     that makes one update, not of this batch. What all rows open with is computed once, unless `is_plain`: then every
     position of every row is computed, to compare with.
     """
+    losses, counts = _target_losses(model, batch, precision, is_plain)
+    return losses @ counts.sum(dim=0)
+
+
+def log_probabilities(
+    model: GPT, batch: Batch, precision: torch.dtype = torch.float32, *, is_plain: bool = False
+) -> Tensor:
+    """Log-probability (nats) of all targets of each row together: (B,) float32. Computed as `summed_loss` is."""
+    losses, counts = _target_losses(model, batch, precision, is_plain)
+    return -(counts @ losses)  # not `index_add`, whose order of adding is left to chance on a GPU
+
+
+def _target_losses(model: GPT, batch: Batch, precision: torch.dtype, is_plain: bool) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (K,) of the targets, and in which rows each counts: (B, K) of zeros and ones. Both float32."""
     with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
         if is_plain:
             counted = batch.targets != IGNORE_INDEX
+            targets, counts = batch.targets[counted], _one_hot_rows(counted.nonzero()[:, 0], len(counted))
             logits = model.head(model(batch.input_ids)[counted])
-            return F.cross_entropy(logits.float(), batch.targets[counted], reduction="sum")
-        wanted, targets, weights = _counted(batch)
-        logits = model.head(model.hidden_at(batch.input_ids, wanted, n_shared=batch.n_shared))
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    return losses @ weights
+        else:
+            wanted, targets, counts = _counted(batch)
+            logits = model.head(model.hidden_at(batch.input_ids, wanted, n_shared=batch.n_shared))
+    return F.cross_entropy(logits.float(), targets, reduction="none"), counts
+
+
+def _one_hot_rows(rows: Tensor, n_rows: int) -> Tensor:
+    """(B, K) float32 with a one where the k-th of `rows` (K,) is that row."""
+    return (rows == torch.arange(n_rows, device=rows.device)[:, None]).float()
 
 
 def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tokens of the `SharedLayout` have a target, their targets, and how many rows each stands for.
+    """Which K tokens of the `SharedLayout` have a target, their targets, and in which rows they count: (B, K) of 0, 1.
 
     A shared token whose target is shared too counts for all rows at once. The last shared one has a target in every
     row, and stands in the list once for each.
@@ -47,14 +66,13 @@ def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     n_tokens = batch.targets.shape[1]
     border = max(0, batch.n_shared - 1)
     alike = batch.targets[:, :border]
-    times = (alike != IGNORE_INDEX).sum(dim=0)
-    first = times.nonzero()[:, 0]
+    first = (alike != IGNORE_INDEX).any(dim=0).nonzero()[:, 0]
     rows, places = (batch.targets[:, border:] != IGNORE_INDEX).nonzero(as_tuple=True)
     places = places + border
     own = torch.where(places < batch.n_shared, places, places + rows * (n_tokens - batch.n_shared))
     targets = torch.cat([alike[:, first].amax(dim=0), batch.targets[rows, places]])
-    weights = torch.cat([times[first], torch.ones_like(rows)]).float()
-    return torch.cat([first, own]), targets, weights
+    counts = torch.cat([alike[:, first] != IGNORE_INDEX, _one_hot_rows(rows, len(alike))], dim=1)
+    return torch.cat([first, own]), targets, counts
 
 
 def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:

@@ -1,15 +1,12 @@
-"""A look at a model during its run: the loss of held-out rows, and what it answers to some of them."""
+"""A look at a model during its run: what it answers to some of the held-out rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from assistant.checkpoint import Checkpoint
-from assistant.collate import Batch, EncodedExample, collate
+from assistant.collate import EncodedExample
 from assistant.config import GenerationSettings
 from assistant.generate import generate
 from assistant.watching import Sample
@@ -33,20 +30,6 @@ class Answers:
     exact: float
     """Share that are the reference, white space at the ends aside."""
     samples: tuple[Sample, ...]
-
-
-def mean_loss(
-    rows: Sequence[EncodedExample], loss_of: Callable[[Batch], Tensor], *, batch_size: int, pad_id: int
-) -> tuple[float, int]:
-    """Mean cross-entropy (nats) over every response token and EOS of the rows, and how many those are."""
-    in_order = sorted(rows, key=lambda row: len(row.input_ids))
-    total, n_targets = 0.0, 0
-    with torch.inference_mode():
-        for start in range(0, len(in_order), batch_size):
-            batch = collate(in_order[start : start + batch_size], pad_id=pad_id)
-            total += loss_of(batch).item()
-            n_targets += batch.n_targets
-    return total / n_targets, n_targets
 
 
 def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count: int, n_samples: int) -> Answers:

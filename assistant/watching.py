@@ -32,7 +32,8 @@ class Update:
     """What one update of the weights did."""
 
     loss: float
-    """Mean cross-entropy (nats) over the targets of the whole accumulation window."""
+    """Mean cross-entropy (nats) over the targets of the whole accumulation window; of a run on preferences the mean
+    DPO loss (nats) over its pairs."""
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
@@ -41,6 +42,11 @@ class Update:
     supervised_tokens: int
     """Targets that count in the loss."""
     seconds: float
+    reward_accuracy: float | None = None
+    """Of a run on preferences: share of pairs whose chosen answer has gained more than the rejected one, as
+    log-probability over that under the starting weights. Before there was a step it is rounding, not a finding."""
+    margin: float | None = None
+    """Of a run on preferences: beta times how much more it has gained (nats), mean over the pairs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +76,7 @@ class ValidationReport:
 
     step: int
     validation_loss: float
-    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on."""
+    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on; or as `Update.loss`."""
     supervised_tokens: int
     is_best: bool
     answered: int
@@ -83,6 +89,9 @@ class ValidationReport:
     """Share that match the reference."""
     samples: tuple[Sample, ...]
     seconds: float
+    reward_accuracy: float | None = None
+    margin: float | None = None
+    """Both as in `Update`, of the validation pairs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,15 @@ def test_repeats_are_told_from_contradictions() -> None:
     assert not found.is_clean
 
 
+def test_a_prompt_may_have_many_pairs_of_answers_but_not_one_both_ways_round() -> None:
+    pairs = [replace(row(1, "Say hi.", "Hi."), rejected="No."), replace(row(2, "Say hi.", "Hi!"), rejected="No.")]
+    assert check_examples(pairs, parts(pairs, [], [])).is_clean
+    more = [*pairs, replace(row(3, "Say hi.", "No."), rejected="Hi!"), replace(pairs[0], row=4)]
+    found = check_examples(more, parts(more, [], []))
+    assert [[e.row for e in group] for group in found.conflicts] == [[2, 3]]
+    assert [[e.row for e in group] for group in found.duplicates] == [[1, 4]]
+
+
 def test_twins_are_found_across_parts_alone() -> None:
     long = "Please tell me in a few words what the weather may be like in the town of"
     train = [row(1, f"{long} Ulm"), row(2, f"{long} Ulm", "No.")]

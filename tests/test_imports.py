@@ -24,12 +24,13 @@ FLOORS: list[list[str]] = [
     ["assistant.distributed", "assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
     [
         "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder",
-        "assistant.validation", "assistant.trainer", "assistant.planning",
+        "assistant.validation", "assistant.trainer", "assistant.preference", "assistant.planning",
         "assistant.finetune", "assistant.scratch", "assistant.plots",
     ],
     ["assistant.session", "evaluation.responses", "evaluation.scoring", "evaluation.report", "evaluation.render"],
     [
         "assistant.terminal", "assistant.doctor", "assistant.data_commands", "assistant.finetune_command",
+        "assistant.prefer_command",
         "assistant.demo", "assistant.tui",
         "assistant.cli", "assistant.__main__", "evaluation.cli", "evaluation.__main__",
     ],
@@ -110,6 +111,7 @@ def test_packages_stay_in_their_homes(name: str) -> None:
     [
         (["-m", "assistant", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "assistant", "finetune", "--help"], "torch pandas matplotlib textual ollama transformers"),
+        (["-m", "assistant", "prefer", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "evaluation", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-c", "import assistant.tui"], "torch pandas matplotlib ollama transformers"),
     ],

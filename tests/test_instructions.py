@@ -115,7 +115,7 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
         f'{tmp_path}/rows.json, row 18: "output" must be text, got null.',
         f"{tmp_path}/rows.json, row 19: \"output\" must contain more than white space, got ' \\n\\t '.",
         f'{tmp_path}/rows.json, row 20: expected an object with "instruction" and "output", or "messages", '
-        'or "conversations", or "text", got text.',
+        'or "conversations", or "text", or "chosen" and "rejected", got text.',
     )
 
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_the_commands_of_the_readme_work(
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "gpt2", byte_tokenizer)
     (tmp_path / "mine.json").write_text(dump_rows(examples))
+    pairs = [replace(row, rejected="No.") for row in examples]
+    (tmp_path / "pairs.json").write_text(dump_rows(pairs))
     texts = [{"text": f"{row.instruction} {row.output}, again and again."} for row in examples]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
