@@ -90,6 +90,8 @@ def test_a_stop_string_across_the_bytes_of_a_character(tokenizer: Tokenizer) -> 
 def test_of_two_stop_strings_the_one_that_is_complete_first(tokenizer: Tokenizer) -> None:
     for ids in ([257, 100], [97, 98, 99, 100]):  # in one token or letter by letter
         assert follow(tokenizer, ids, ("abcd", "bc"))[0].shown == "a"
+    for ids in ([257], [97, 98, 99]):
+        assert follow(tokenizer, ids, ("abc", "b"))[0].shown == "a"
     assert follow(tokenizer, [257], ("bc", "abc"))[0].shown == ""
 
 
