@@ -43,14 +43,17 @@ from assistant.settings import (
     MaxLength,
     MaxNewTokens,
     MaxSteps,
+    MinP,
     Output,
     Overwrite,
     Patience,
     PlanOnly,
+    RepetitionPenalty,
     Resume,
     SaveEvery,
     Seed,
     SplitSeed,
+    Stop,
     Temperature,
     TestShare,
     TopK,
@@ -125,7 +128,10 @@ def chat(
     temperature: Temperature = ANSWER.temperature,
     top_k: TopK = None,
     top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = ANSWER.repetition_penalty,
     seed: Seed = ANSWER.seed,
+    stop: Stop = None,
 ) -> None:
     """Chat in the terminal.
 
@@ -133,7 +139,7 @@ def chat(
     """
     from assistant.tui import run_chat
 
-    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
+    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
     raise typer.Exit(run_chat(_model_or_demo(model), settings))
 
 
@@ -148,7 +154,13 @@ def ask(
     temperature: Temperature = ANSWER.temperature,
     top_k: TopK = None,
     top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = ANSWER.repetition_penalty,
     seed: Seed = ANSWER.seed,
+    stop: Stop = None,
+    logprobs: Annotated[
+        int | None, typer.Option(help="With --json: each token's log-probability, and those of so many likeliest.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -158,7 +170,11 @@ def ask(
     """
     if model is not None and text is None and len(model.split()) > 1 and not os.path.isdir(model):  # noqa: PTH112
         model, text = None, model  # a sentence that stands alone is the instruction; pathlib cannot ask for long ones
-    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
+    settings = generation_settings(
+        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, logprobs
+    )
+    if logprobs is not None and not as_json:
+        note("note: --logprobs does nothing without --json.")
     folder = _model_or_demo(model)
     text = _read_instruction() if text is None else text
     if not text.strip():

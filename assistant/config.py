@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
 """Shares of a data set that are for training, for testing, and for choosing the best weights."""
 
-StopReason = Literal["eos", "length", "cancelled"]
+StopReason = Literal["eos", "length", "stop", "cancelled"]
+"""By itself; at a limit; at a stop string; by whoever asked."""
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
@@ -25,7 +26,7 @@ class Frozen(BaseModel):
 
 
 class GenerationSettings(Frozen):
-    """How a reply is decoded. Temperature 0 is greedy; then the other sampling settings do nothing."""
+    """How a reply is decoded. Temperature 0 is greedy; then top-k, top-p, min-p and the seed do nothing."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -33,7 +34,33 @@ class GenerationSettings(Frozen):
     """Draw from the k likeliest tokens."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Draw from the fewest likeliest tokens whose probabilities add up to p."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draw from tokens at least p times as likely as the likeliest."""
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Divides the logits of tokens that the prompt or the reply has already, or multiplies them if negative; 1 does
+    nothing. Counts in greedy decoding too."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """A reply ends before the first of these texts."""
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    """Tell every new token's log-probability, and those of so many likeliest ones."""
+
+
+class TokenLogprob(Frozen):
+    """A token and how likely the model held it, before temperature, penalty and filters."""
+
+    token_id: int
+    text: str | None = None
+    """None where no tokenizer was at hand; bytes that are no character by themselves are U+FFFD."""
+    logprob: float
+    """Natural logarithm of the probability."""
+
+
+class TokenLogprobs(TokenLogprob):
+    """A new token, beside what else could have stood in its place."""
+
+    likeliest: tuple[TokenLogprob, ...]
+    """The likeliest tokens, likeliest first; the new token is one of them if it is likely enough."""
 
 
 class Reply(Frozen):
@@ -42,12 +69,15 @@ class Reply(Frozen):
     prompt: str
     prompt_token_ids: tuple[int, ...]
     response: str
-    """The decoded new tokens, EOS not among them."""
+    """The decoded new tokens, EOS not among them, up to the first stop string."""
     token_ids: tuple[int, ...]
-    """The new tokens, EOS not among them."""
+    """The new tokens, EOS not among them. At a stop string those that have nothing of it in them: their text is the
+    response, or lacks its end where the stop string begins inside a token."""
     stop_reason: StopReason
     seconds: float
     """Wall time from the prompt to the last token."""
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """One for each of `token_ids`, and one more for EOS where it came; None where they were not asked for."""
 
 
 class LoraSettings(Frozen):

@@ -6,20 +6,16 @@ what it says does not depend on its neighbours. Shapes: B rows, V vocab_size.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
-from assistant.config import GenerationSettings, StopReason
+from assistant.config import GenerationSettings, StopReason, TokenLogprobs
 from assistant.errors import ContextError
 from assistant.model import GPT, KVCache
-
-COLDEST = 1e-4
-"""Below this temperature float32 cannot tell sampling from taking the likeliest token."""
+from assistant.sampling import RowChance, logprobs_of, row_chance, sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +27,8 @@ class Generated:
     token_ids: tuple[int, ...]
     stop_reason: StopReason
     seconds: float
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """One for each of `token_ids`, and one more for EOS where it came; without texts. None if not asked for."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,8 +38,9 @@ class _Row:
     index: int
     prompt: tuple[int, ...]
     limit: int
-    generator: torch.Generator
+    chance: RowChance
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     stop_reason: StopReason | None = None
 
 
@@ -52,14 +51,15 @@ def generate(
     *,
     eos_id: int,
     batch_size: int = 32,
-    on_token: Callable[[int, int], None] | None = None,
+    on_token: Callable[[int, int], bool | None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Generated]:
     """Answer every prompt (token ids, not empty), `batch_size` at a time, longest first; yields in order of finishing.
 
-    `on_token(index, token_id)` is called for every new token but EOS; `should_stop()` is asked before every step, and
-    what is unfinished then ends as `cancelled`. A reply ends as `length` at `max_new_tokens` or at the end of the
-    context. The model must be in evaluation mode.
+    `on_token(index, token_id)` is called for every new token but EOS, and ends its row as `stop` by returning True,
+    that token still among the row's. This is how `settings.stop` is heeded, by callers who know the text; here it does
+    nothing. `should_stop()` is asked before every step, and what is unfinished then ends as `cancelled`. A reply ends
+    as `length` at `max_new_tokens` or at the end of the context. The model must be in evaluation mode.
 
     Raises:
         ContextError: a prompt leaves no room for a single token. Raised before anything is decoded.
@@ -88,14 +88,8 @@ def _new_row(model: GPT, index: int, prompt: Sequence[int], settings: Generation
         index=index,
         prompt=tuple(prompt),
         limit=min(settings.max_new_tokens, model.config.context_length - len(prompt)),
-        generator=torch.Generator().manual_seed(_row_seed(settings.seed, prompt)),
+        chance=row_chance(settings.seed, prompt),
     )
-
-
-def _row_seed(seed: int, prompt: Sequence[int]) -> int:
-    """The same seed and prompt give the same draws in any company; different prompts give independent ones."""
-    digest = hashlib.sha256(f"{seed} {list(prompt)}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 @torch.inference_mode()
@@ -104,7 +98,7 @@ def _generate_together(
     rows: list[_Row],
     settings: GenerationSettings,
     eos_id: int,
-    on_token: Callable[[int, int], None] | None,
+    on_token: Callable[[int, int], bool | None] | None,
     should_stop: Callable[[], bool],
 ) -> Iterator[Generated]:
     start = time.perf_counter()
@@ -122,8 +116,12 @@ def _generate_together(
             break
         hidden = model(input_ids.to(device), cache=cache, new_lengths=new_lengths)
         last = torch.tensor(new_lengths, device=device) - 1
-        logits = model.head(hidden[torch.arange(len(rows), device=device), last])
-        next_ids = sample(logits.float().cpu(), settings, [row.generator for row in rows])
+        logits = model.head(hidden[torch.arange(len(rows), device=device), last]).float().cpu()
+        next_ids = sample(logits, settings, [row.chance for row in rows])
+        if settings.logprobs is not None:
+            for row, logprobs in zip(rows, logprobs_of(logits, next_ids, settings.logprobs), strict=True):
+                if row.stop_reason is None:
+                    row.logprobs.append(logprobs)
         for row, token_id in zip(rows, next_ids, strict=True):
             if row.stop_reason is None:
                 _accept(row, token_id, eos_id, on_token)
@@ -131,51 +129,34 @@ def _generate_together(
         if not going:
             break
         if len(going) <= 3 * len(rows) // 4:  # moving the cache costs, so not for every row that ends
-            yield from _finished(rows, start)
+            yield from _finished(rows, settings, start)
             cache.select(going)
             rows, next_ids = [rows[line] for line in going], [next_ids[line] for line in going]
         # A finished row that still stands in the batch writes to one slot over and over, so it cannot overflow.
         new_lengths = [1 if row.stop_reason is None else 0 for row in rows]
         input_ids = torch.tensor(next_ids)[:, None]
-    yield from _finished(rows, start)
+    yield from _finished(rows, settings, start)
 
 
-def _accept(row: _Row, token_id: int, eos_id: int, on_token: Callable[[int, int], None] | None) -> None:
+def _accept(row: _Row, token_id: int, eos_id: int, on_token: Callable[[int, int], bool | None] | None) -> None:
     if token_id == eos_id:
         row.stop_reason = "eos"
         return
     row.token_ids.append(token_id)
-    if on_token is not None:
-        on_token(row.index, token_id)
-    if len(row.token_ids) >= row.limit:
+    if on_token is not None and on_token(row.index, token_id):
+        row.stop_reason = "stop"
+    elif len(row.token_ids) >= row.limit:
         row.stop_reason = "length"
 
 
-def _finished(rows: list[_Row], start: float) -> Iterator[Generated]:
+def _finished(rows: list[_Row], settings: GenerationSettings, start: float) -> Iterator[Generated]:
     seconds = time.perf_counter() - start
     for row in rows:
         if row.stop_reason is not None:
             yield Generated(
-                index=row.index, token_ids=tuple(row.token_ids), stop_reason=row.stop_reason, seconds=seconds
+                index=row.index,
+                token_ids=tuple(row.token_ids),
+                stop_reason=row.stop_reason,
+                seconds=seconds,
+                logprobs=None if settings.logprobs is None else tuple(row.logprobs),
             )
-
-
-def sample(logits: Tensor, settings: GenerationSettings, generators: Sequence[torch.Generator]) -> list[int]:
-    """The next id of every row from logits (B, V) float32 on the CPU. Greedy below COLDEST."""
-    if settings.temperature < COLDEST:
-        greedy: list[int] = logits.argmax(dim=-1).tolist()
-        return greedy
-    logits = logits / settings.temperature
-    if settings.top_k is not None and settings.top_k < logits.shape[-1]:
-        smallest = logits.topk(settings.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, float("-inf"))
-    probabilities, ids = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    if settings.top_p is not None:
-        # A token stays if those before it have not reached p yet, so the first always stays.
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= settings.top_p, 0.0)
-    chosen = [
-        int(torch.multinomial(row, 1, generator=generator))
-        for row, generator in zip(probabilities, generators, strict=True)
-    ]
-    return [int(ids[line, place]) for line, place in enumerate(chosen)]

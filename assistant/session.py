@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from assistant.checkpoint import Checkpoint, load_checkpoint
-from assistant.config import GenerationSettings, ModelInfo, Reply
+from assistant.config import GenerationSettings, ModelInfo, Reply, TokenLogprobs
 from assistant.errors import ContextError, SettingsError
+from assistant.fair_lock import FairLock
 from assistant.generate import Generated, check_prompt_length, generate
 from assistant.instructions import Example, Exchange
 from assistant.prompts import Template
+from assistant.reply_text import ReplyText
 
 
 class Session:
-    """One model, asked by one thread at a time; a second one waits for its turn."""
+    """One model, asked by one thread at a time; others are served in the order in which they asked."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._turn = threading.Lock()
+        self._turn = FairLock()
 
     @classmethod
     def load(cls, model: str | Path, *, device: str = "auto") -> Session:
@@ -80,39 +81,25 @@ class Session:
     ) -> Reply:
         """Answer one instruction.
 
-        `on_text` gets the text as it comes, whole characters only; `should_stop` is asked before every token, and a
-        reply that was stopped keeps what it has.
+        `on_text` gets the text as it comes, whole characters only and nothing of a stop string: what could be the
+        beginning of one is held back until that is clear. `should_stop` is asked before every token, and a reply that
+        was stopped keeps what it has.
 
         Raises:
             ContextError: the prompt leaves no room for an answer.
         """
-        prompt, ids = self.encode_prompt(instruction, input=input, history=history)
-        decoder = self.checkpoint.tokenizer.stream_decoder()
-
-        def on_token(_index: int, token_id: int) -> None:
-            text = decoder.push(token_id)
-            if text and on_text is not None:
-                on_text(text)
-
-        with self._turn:
-            (generated,) = generate(
-                self.checkpoint.model,
-                [ids],
-                settings,
-                eos_id=self.checkpoint.tokenizer.eos_id,
-                on_token=on_token,
-                should_stop=should_stop,
-            )
-        if (rest := decoder.finish()) and on_text is not None:
-            on_text(rest)
-        return self._as_reply(prompt, ids, generated)
+        prompt = self.encode_prompt(instruction, input=input, history=history)
+        ((_, reply),) = self._answer([prompt], settings, on_text=on_text, should_stop=should_stop)
+        return reply
 
     def replies(
         self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
     ) -> Iterator[tuple[int, Reply | ContextError]]:
         """Answer many examples in batches; yields (index into `examples`, reply) as they finish.
 
-        An example whose prompt leaves no room for an answer gives its ContextError in place of a reply.
+        An example whose prompt leaves no room for an answer gives its ContextError in place of a reply. Whoever else
+        asks the session waits until the last reply is taken, or the iterator closed; the same thread gets a
+        RuntimeError.
         """
         prompts: dict[int, tuple[str, list[int]]] = {}
         for index, example in enumerate(examples):
@@ -121,26 +108,62 @@ class Session:
             except ContextError as error:
                 yield index, ContextError(f"{example.where}: {error}")
         indices = list(prompts)
+        for place, reply in self._answer(list(prompts.values()), settings, batch_size=batch_size):
+            yield indices[place], reply
+
+    def _answer(
+        self,
+        prompts: Sequence[tuple[str, list[int]]],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 1,
+        on_text: Callable[[str], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Replies to prompts and their ids, with their places, as they finish; `on_text` is for a single one."""
+        tokenizer = self.checkpoint.tokenizer
+        texts = [ReplyText(tokenizer, settings.stop) for _ in prompts]
+
+        def on_token(place: int, token_id: int) -> bool:
+            text = texts[place].push(token_id)
+            if text and on_text is not None:
+                on_text(text)
+            return texts[place].stopped
+
         with self._turn:
             for generated in generate(
                 self.checkpoint.model,
-                [prompts[index][1] for index in indices],
+                [ids for _, ids in prompts],
                 settings,
-                eos_id=self.checkpoint.tokenizer.eos_id,
+                eos_id=tokenizer.eos_id,
                 batch_size=batch_size,
+                on_token=on_token,
+                should_stop=should_stop,
             ):
-                index = indices[generated.index]
-                yield index, self._as_reply(*prompts[index], generated)
+                place = generated.index
+                if (rest := texts[place].finish()) and on_text is not None:
+                    on_text(rest)
+                yield place, self._as_reply(*prompts[place], generated, texts[place])
 
-    def _as_reply(self, prompt: str, prompt_token_ids: Sequence[int], generated: Generated) -> Reply:
+    def _as_reply(self, prompt: str, prompt_token_ids: Sequence[int], generated: Generated, text: ReplyText) -> Reply:
+        kept, logprobs = generated.token_ids, generated.logprobs
+        if text.stopped:
+            kept = kept[: text.kept_tokens(kept)]
+            logprobs = logprobs and logprobs[: len(kept)]
         return Reply(
             prompt=prompt,
             prompt_token_ids=tuple(prompt_token_ids),
-            response=self.checkpoint.tokenizer.decode(generated.token_ids),
-            token_ids=generated.token_ids,
-            stop_reason=generated.stop_reason,
+            response=text.shown,
+            token_ids=kept,
+            stop_reason="stop" if text.stopped else generated.stop_reason,
             seconds=generated.seconds,
+            logprobs=logprobs and tuple(self._with_texts(token) for token in logprobs),
         )
+
+    def _with_texts(self, token: TokenLogprobs) -> TokenLogprobs:
+        decode = self.checkpoint.tokenizer.decode
+        likeliest = tuple(other.model_copy(update={"text": decode([other.token_id])}) for other in token.likeliest)
+        return token.model_copy(update={"text": decode([token.token_id]), "likeliest": likeliest})
 
 
 def pick_device(name: str) -> torch.device:

@@ -23,6 +23,11 @@ MaxNewTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
+MinP = Annotated[float | None, typer.Option(help="Draw from tokens at least p times as likely as the likeliest.")]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Above 1 makes tokens that stand in the prompt or reply already less likely.")
+]
+Stop = Annotated[list[str] | None, typer.Option(help="End the reply before this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
 TestShare = Annotated[float, typer.Option(help="Part of the rows kept for testing.", min=0, max=1)]
 ValidationShare = Annotated[float, typer.Option(help="Part that the best weights are chosen by.", min=0, max=1)]
@@ -72,7 +77,15 @@ def split_fractions(test: float, validation: float) -> tuple[float, float, float
 
 
 def generation_settings(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float,
+    seed: int,
+    stop: list[str] | None,
+    logprobs: int | None = None,
 ) -> GenerationSettings:
     """How to decode, from the options above. Raises SettingsError that names every wrong one."""
     return make_settings(
@@ -81,7 +94,11 @@ def generation_settings(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
+        stop=tuple(stop or ()),
+        logprobs=logprobs,
     )
 
 
@@ -95,7 +112,7 @@ def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -
         faults = []
         for fault in error.errors():
             name = "--" + prefix + str(fault["loc"][0]).replace("_", "-")
-            message = fault["msg"].removeprefix("Input should be ")
+            message = fault["msg"].removeprefix("Input should be ").removeprefix("String should have ")
             faults.append(f"{name}: expected {message}, got {fault['input']!r}.")
         raise SettingsError("\n".join(faults)) from error
 

@@ -19,7 +19,10 @@ from assistant.settings import (
     ANSWER,
     Json,
     MaxNewTokens,
+    MinP,
+    RepetitionPenalty,
     Seed,
+    Stop,
     Temperature,
     TopK,
     TopP,
@@ -59,7 +62,10 @@ def respond(
     temperature: Temperature = ANSWER.temperature,
     top_k: TopK = None,
     top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = ANSWER.repetition_penalty,
     seed: Seed = ANSWER.seed,
+    stop: Stop = None,
     batch_size: Annotated[int, typer.Option(help="Rows answered together.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
@@ -70,9 +76,9 @@ def respond(
     from assistant.instructions import read_examples
     from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
 
-    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, seed)
-    if temperature == 0 and (top_k is not None or top_p is not None):
-        note("note: --top-k and --top-p do nothing at --temperature 0.")
+    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
+    if temperature == 0 and not (top_k is top_p is min_p is None):
+        note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
     examples = read_examples(*data)
     folder = find_model(model)
     session = load_session(str(folder))

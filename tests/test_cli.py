@@ -92,6 +92,40 @@ def test_finetune_then_ask(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_ask_with_every_way_to_decode() -> None:
+    words = ["ask", "base", "Say", "--max-new-tokens", "8"]
+    plain = json.loads(invoke(*words, "--json").stdout)
+    assert plain["logprobs"] is None
+    scored = json.loads(invoke(*words, "--json", "--logprobs", "2").stdout)
+    assert [token["token_id"] for token in scored["logprobs"]][:8] == plain["token_ids"]
+    first = scored["logprobs"][0]
+    assert first["text"] == first["likeliest"][0]["text"]
+    assert first["logprob"] == first["likeliest"][0]["logprob"] < 0
+    assert len(first["likeliest"]) == 2
+
+    stop = plain["response"][2:4]
+    cut = json.loads(invoke(*words, "--json", "--stop", "not there", "--stop", stop).stdout)
+    assert cut["stop_reason"] == "stop"
+    assert cut["response"] == plain["response"].partition(stop)[0]
+    assert invoke(*words, "--stop", stop).stdout == cut["response"] + "\n"
+    other = json.loads(invoke(*words, "--json", "--repetition-penalty", "5").stdout)
+    assert other["token_ids"] != plain["token_ids"]
+    coldest = json.loads(invoke(*words, "--json", "--temperature", "2", "--min-p", "1").stdout)
+    assert coldest["token_ids"] == plain["token_ids"]
+
+    assert "note: --logprobs does nothing without --json." in invoke(*words, "--logprobs", "2").stderr
+    wrong = invoke(*words, "--min-p", "2", "--repetition-penalty", "0", "--stop", "", "--logprobs", "-1")
+    assert wrong.exit_code == 2
+    for sentence in (
+        "--min-p: expected less than or equal to 1, got 2.0.",
+        "--repetition-penalty: expected greater than 0, got 0.0.",
+        "--stop: expected at least 1 character, got ''.",
+        "--logprobs: expected greater than or equal to 0, got -1.",
+    ):
+        assert sentence in wrong.stderr
+
+
+@pytest.mark.usefixtures("folder")
 def test_phi3_travels_with_the_model() -> None:
     done = invoke("finetune", "rows.json", "-m", "base", "-o", "out", *FINETUNE, "--template", "phi3")
     assert done.exit_code == 0, done.stderr

@@ -199,7 +199,9 @@ def test_the_set_is_as_large_and_as_varied_as_promised(rows: list[Example]) -> N
     assert len(rows) >= 2_400
     assert len(categories) >= 24
     assert min(categories.values()) >= 35
-    phrasings = Counter(re.sub(r"_(plus|minus|times|divided)$", "", row["category"]) for row in table_of_phrasings("phrasings"))
+    phrasings = Counter(
+        re.sub(r"_(plus|minus|times|divided)$", "", row["category"]) for row in table_of_phrasings("phrasings")
+    )
     assert min(phrasings.values()) >= 8
     written = defaultdict(set)
     for row in json.loads((REPOSITORY / "data" / "authoring" / "written.json").read_text(encoding="utf-8")):

@@ -496,9 +496,13 @@ def test_respond_passes_its_options_on(data: Path, monkeypatch: pytest.MonkeyPat
     use(Recording(), monkeypatch)
     evaluation(
         *("respond", "m", "--data", data, "--run", "mine", "--max-new-tokens", 9, "--temperature", 0.5),
-        *("--top-k", 4, "--top-p", 0.9, "--seed", 7, "--batch-size", 3),
+        *("--top-k", 4, "--top-p", 0.9, "--min-p", 0.1, "--repetition-penalty", 1.2, "--seed", 7),
+        *("--stop", "\n", "--stop", "END", "--batch-size", 3),
     )
-    assert seen == {"max_new_tokens": 9, "temperature": 0.5, "top_k": 4, "top_p": 0.9, "seed": 7, "batch_size": 3}
+    assert seen == {
+        **{"max_new_tokens": 9, "temperature": 0.5, "top_k": 4, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2},
+        **{"seed": 7, "stop": ("\n", "END"), "logprobs": None, "batch_size": 3},
+    }
 
 
 def test_ctrl_c_keeps_the_answers_and_the_same_command_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

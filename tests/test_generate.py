@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from assistant.checkpoint import load_model
 from assistant.config import GenerationSettings
 from assistant.errors import ContextError, SettingsError
-from assistant.generate import Generated, generate, sample
+from assistant.generate import Generated, generate
 from assistant.instructions import Example
 from assistant.model import GPT
 from assistant.session import Session, pick_device
@@ -132,41 +132,54 @@ def test_the_seed_decides(model: GPT) -> None:
     assert texts(2) != first
 
 
-# --- sampling -----------------------------------------------------------------------------------------------------
+# --- log-probabilities --------------------------------------------------------------------------------------------
 
 
-def draws(logits: list[float], settings: GenerationSettings, count: int = 400) -> list[int]:
-    generator = torch.Generator().manual_seed(0)
-    return [sample(torch.tensor([logits]), settings, [generator])[0] for _ in range(count)]
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED.model_copy(update={"repetition_penalty": 1.5, "min_p": 0.01})])
+def test_logprobs_are_those_of_the_whole_forward_without_a_cache(model: GPT, settings: GenerationSettings) -> None:
+    settings = settings.model_copy(update={"logprobs": 3})
+    given = prompts(8, 40, seed=4)
+    said = Counter(token for g in run(model, given, settings) for token in g.token_ids)
+    eos_id = said.most_common(1)[0][0]
+    endings = set()
+    for generated, prompt in zip(run(model, given, settings, eos_id=eos_id, batch_size=5), given, strict=True):
+        assert generated.logprobs is not None
+        new = [*generated.token_ids, *([eos_id] if generated.stop_reason == "eos" else [])]
+        assert [token.token_id for token in generated.logprobs] == new
+        endings.add(generated.stop_reason)
+        with torch.inference_mode():
+            hidden = model(torch.tensor([[*prompt, *new[:-1]]]))
+            expected = model.head(hidden)[0, len(prompt) - 1 :].double().log_softmax(dim=-1)
+        for row, token in zip(expected, generated.logprobs, strict=True):
+            assert token.logprob == pytest.approx(row[token.token_id].item(), abs=1e-4)
+            values, ids = row.topk(3)
+            assert [other.logprob for other in token.likeliest] == pytest.approx(values.tolist(), abs=1e-4)
+            if (values.diff() < -1e-3).all():
+                assert [other.token_id for other in token.likeliest] == ids.tolist()
+    assert endings == {"eos", "length"}
+    assert run(model, given[:1], GREEDY)[0].logprobs is None
 
 
-def test_sampling_follows_the_probabilities() -> None:
-    probabilities = [0.5, 0.3, 0.15, 0.05]
-    logits = torch.tensor(probabilities).log().tolist()
-    found = draws(logits, GenerationSettings(temperature=1.0), 4000)
-    for index, probability in enumerate(probabilities):
-        assert abs(found.count(index) / 4000 - probability) < 0.03
-    cold = draws(logits, GenerationSettings(temperature=0.25), 1000)
-    assert cold.count(0) / 1000 > 0.85
-    for temperature in (0.0, 1e-42):
-        assert set(draws(logits, GenerationSettings(temperature=temperature))) == {0}
+def test_more_likeliest_tokens_than_there_are(model: GPT) -> None:
+    (generated,) = run(model, [[65]], GenerationSettings(max_new_tokens=1, logprobs=1000))
+    assert generated.logprobs is not None
+    assert sorted(token.token_id for token in generated.logprobs[0].likeliest) == list(range(257))
+    assert sum(math.exp(token.logprob) for token in generated.logprobs[0].likeliest) == pytest.approx(1, abs=1e-5)
 
 
-def test_top_k_and_top_p_leave_only_the_likeliest() -> None:
-    logits = torch.tensor([0.05, 0.5, 0.15, 0.3]).log().tolist()
-    assert set(draws(logits, GenerationSettings(temperature=1.0, top_k=2))) == {1, 3}
-    assert set(draws(logits, GenerationSettings(temperature=1.0, top_p=0.79))) == {1, 3}
-    assert set(draws(logits, GenerationSettings(temperature=1.0, top_p=0.81))) == {1, 2, 3}
-    assert set(draws(logits, GenerationSettings(temperature=1.0, top_p=0.01))) == {1}
-    assert set(draws(logits, GenerationSettings(temperature=1.0, top_k=9))) == {0, 1, 2, 3}
+def test_a_listener_ends_its_row_alone(model: GPT) -> None:
+    given = prompts(3, 20, seed=6)
+    whole = run(model, given, GREEDY)
+    counts: Counter[int] = Counter()
 
+    def listener(index: int, _token_id: int) -> bool:
+        counts[index] += 1
+        return index == 1 and counts[1] == 4
 
-@given(st.lists(st.floats(-30, 30), min_size=2, max_size=30), st.floats(0.1, 3), st.integers(1, 30), st.floats(0.01, 1))
-def test_what_is_drawn_is_always_allowed(logits: list[float], temperature: float, top_k: int, top_p: float) -> None:
-    settings = GenerationSettings(temperature=temperature, top_k=top_k, top_p=top_p)
-    (token,) = sample(torch.tensor([logits]), settings, [torch.Generator().manual_seed(1)])
-    values = torch.tensor(logits)
-    assert int((values > values[token]).sum()) < top_k
+    ended = sorted(generate(model, given, GREEDY, eos_id=256, on_token=listener), key=lambda g: g.index)
+    assert ended[1].stop_reason == "stop"
+    assert ended[1].token_ids == whole[1].token_ids[:4]
+    assert [ended[n].token_ids for n in (0, 2)] == [whole[n].token_ids for n in (0, 2)]
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------
@@ -213,13 +226,90 @@ def test_two_threads_are_served_in_turn(session: Session) -> None:
     assert [found[0], found[1]] == alone
 
 
+def test_threads_are_served_in_the_order_in_which_they_asked(session: Session) -> None:
+    served: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_text: str) -> None:
+        begun.set()
+        assert go_on.wait(10)
+
+    def ask(index: int) -> None:
+        session.reply("x", settings=SAMPLED, on_text=lambda _text: served.append(index))
+
+    threads = [threading.Thread(target=session.reply, args=("hold",), kwargs={"settings": SAMPLED, "on_text": hold})]
+    threads[0].start()
+    assert begun.wait(10)
+    for index in range(6):
+        threads.append(threading.Thread(target=ask, args=(index,)))
+        threads[-1].start()
+        deadline = time.monotonic() + 10
+        while session._turn.n_waiting <= index and time.monotonic() < deadline:
+            time.sleep(0.001)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert list(dict.fromkeys(served)) == [0, 1, 2, 3, 4, 5]
+    assert served == sorted(served)
+
+
 def test_a_failure_in_the_listener_leaves_the_session_usable(session: Session) -> None:
     def listener(_text: str) -> None:
         raise ZeroDivisionError
 
+    before = session.reply("Hi", settings=SAMPLED)
     with pytest.raises(ZeroDivisionError):
         session.reply("Hi", settings=SAMPLED, on_text=listener)
-    assert session.reply("Hi", settings=SAMPLED).token_ids
+    after: list[str] = []
+    thread = threading.Thread(target=lambda: after.append(session.reply("Hi", settings=SAMPLED).response), daemon=True)
+    thread.start()  # a lock that was kept would hold this thread, not the test
+    thread.join(10)
+    assert after == [before.response]
+
+
+def test_an_iterator_that_is_left_gives_the_turn_back(session: Session) -> None:
+    rows = [Example(instruction="x" * n, output="y", source="f", row=n) for n in (5, 9)]
+    replies = session.replies(rows, SAMPLED, batch_size=1)
+    next(replies)
+    with pytest.raises(RuntimeError, match="this thread has it already"):
+        session.reply("x", settings=SAMPLED)  # nobody would ever take the next reply
+    replies.close()  # type: ignore[attr-defined]
+    assert session.reply("x", settings=SAMPLED).token_ids
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_stop_string_cuts_the_reply_and_is_never_shown(
+    session: Session, byte_tokenizer: Tokenizer, length: int
+) -> None:
+    whole = session.reply("Say hi.", settings=SAMPLED)
+    for place in range(len(whole.response) - length + 1):
+        stop = whole.response[place : place + length]
+        pieces: list[str] = []
+        settings = SAMPLED.model_copy(update={"stop": (stop, "not there"), "logprobs": 0})
+        reply = session.reply("Say hi.", settings=settings, on_text=pieces.append)
+        assert reply.stop_reason == "stop"
+        assert reply.response == whole.response.partition(stop)[0] == "".join(pieces)
+        assert reply.token_ids == whole.token_ids[: len(reply.token_ids)]
+        # A byte a token, so a stop string never begins inside one.
+        assert byte_tokenizer.decode(reply.token_ids) == reply.response
+        assert reply.logprobs is not None
+        assert [token.token_id for token in reply.logprobs] == list(reply.token_ids)
+    unchanged = session.reply("Say hi.", settings=SAMPLED.model_copy(update={"stop": ("not there",)}))
+    assert unchanged.model_copy(update={"seconds": whole.seconds}) == whole
+
+
+def test_stop_strings_in_a_batch_are_those_of_single_rows(session: Session) -> None:
+    rows = [Example(instruction="x" * n, output="y", source="f", row=n) for n in (5, 90, 40, 1)]
+    said = Counter("".join(session.reply(row.instruction, settings=SAMPLED).response for row in rows))
+    settings = SAMPLED.model_copy(update={"stop": (said.most_common(1)[0][0],), "logprobs": 2})
+    for index, reply in list(session.replies(rows, settings, batch_size=3)):
+        assert not isinstance(reply, ContextError)
+        single = session.reply(rows[index].instruction, settings=settings)
+        assert (reply.response, reply.token_ids, reply.stop_reason) == (
+            single.response, single.token_ids, single.stop_reason,
+        )  # fmt: skip
+        assert reply.logprobs is not None
+        assert all(len(token.likeliest) == 2 and token.text is not None for token in reply.logprobs)
 
 
 def test_summary_and_devices(session: Session) -> None:

@@ -16,14 +16,14 @@ FLOORS: list[list[str]] = [
     [
         "assistant", "assistant.errors", "assistant.escape", "assistant.files", "assistant.config",
         "assistant.shipped", "assistant.instructions", "assistant.splits", "assistant.check", "assistant.prompts",
-        "assistant.tokenizer",
+        "assistant.tokenizer", "assistant.reply_text", "assistant.fair_lock",
         "assistant.ollama_server", "assistant.settings",
         "evaluation", "evaluation.escape", "evaluation.metrics", "evaluation.statistics", "evaluation.rubric",
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
     ["assistant.distributed", "assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
     [
-        "assistant.watching", "assistant.update", "assistant.generate", "assistant.run_folder",
+        "assistant.watching", "assistant.update", "assistant.sampling", "assistant.generate", "assistant.run_folder",
         "assistant.validation", "assistant.trainer", "assistant.preference", "assistant.planning",
         "assistant.finetune", "assistant.scratch", "assistant.plots",
     ],

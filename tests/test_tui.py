@@ -91,6 +91,7 @@ async def test_an_empty_reply_says_so() -> None:
     ("reason", "count", "temperature", "words"),
     [
         ("eos", 1, 0.0, "1 token · 2.0 tokens/s · finished"),
+        ("stop", 5, 0.0, "5 tokens · 10.0 tokens/s · ended at a stop text"),
         ("cancelled", 3, 0.0, "3 tokens · 6.0 tokens/s · stopped by you"),
         ("length", 5, 0.0, "5 tokens · 10.0 tokens/s · reached the limit of 5 new tokens"),
         ("length", 4, 0.0, "4 tokens · 8.0 tokens/s · the model's context is full"),

@@ -109,6 +109,8 @@ def describe_end(reply: Reply, settings: GenerationSettings) -> str:
         parts.append(f"{count / reply.seconds:.1f} tokens/s")
     if reply.stop_reason == "eos":
         parts.append("finished" if reply.response.strip() else "finished without a word")
+    elif reply.stop_reason == "stop":
+        parts.append("ended at a stop text")
     elif reply.stop_reason == "cancelled":
         parts.append("stopped by you")
     elif count >= settings.max_new_tokens:
