@@ -12,6 +12,9 @@ DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
 StopReason = Literal["eos", "length", "stop", "cancelled"]
 """By itself; at a limit; at a stop string; by whoever asked."""
 Precision = Literal["auto", "float32", "bfloat16"]
+Storage = Literal["float32", "bfloat16", "float16", "int8"]
+"""How weights are kept for decoding."""
+DecodePrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
 BestBy = Literal["loss", "exact", "ended", "last"]

@@ -1,21 +1,34 @@
 """Decoding: one engine for the chat, single questions, samples during fine-tuning and whole test sets.
 
-Rows of different length are decoded together. Every row has its own cache length and its own random generator, so
-what it says does not depend on its neighbours. Shapes: B rows, V vocab_size.
+Rows of different length are decoded together, each ending by itself, a waiting one taking the place of one that ended.
+Every row has its own cache length and its own random generator, so what it says does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from torch import Tensor
 
-from assistant.config import GenerationSettings, StopReason, TokenLogprobs
+from assistant.config import DecodePrecision, GenerationSettings, StopReason, TokenLogprobs
+from assistant.decoder import CHUNK, Cache, Decoder, Piece
 from assistant.errors import ContextError
-from assistant.model import GPT, KVCache
-from assistant.sampling import RowChance, logprobs_of, row_chance, sample
+from assistant.model import GPT
+from assistant.sampling import RowChance, copied, logprobs_of, row_chance, sample
+
+OnToken = Callable[[int, int], bool | None]
+SLOT_STEP = 64
+"""The cache of single prompts grows by so many slots."""
+FEWEST_DRAFTED, MOST_DRAFTED = 4, 16
+SMALLEST_DRAFTED_FOR = 64 * 2**20
+"""Bytes of weights; smaller ones stay in the processor's caches, and reading them is not what takes the time."""
+WORTH = 0.8
+"""A draft must bring the time of a token down to this share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +40,7 @@ class Generated:
     token_ids: tuple[int, ...]
     stop_reason: StopReason
     seconds: float
+    """Since the row was begun."""
     logprobs: tuple[TokenLogprobs, ...] | None = None
     """One for each of `token_ids`, and one more for EOS where it came; without texts. None if not asked for."""
 
@@ -39,6 +53,7 @@ class _Row:
     prompt: tuple[int, ...]
     limit: int
     chance: RowChance
+    started: float
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -51,25 +66,12 @@ def generate(
     *,
     eos_id: int,
     batch_size: int = 32,
-    on_token: Callable[[int, int], bool | None] | None = None,
+    on_token: OnToken | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Generated]:
-    """Answer every prompt (token ids, not empty), `batch_size` at a time, longest first; yields in order of finishing.
-
-    `on_token(index, token_id)` is called for every new token but EOS, and ends its row as `stop` by returning True,
-    that token still among the row's. This is how `settings.stop` is heeded, by callers who know the text; here it does
-    nothing. `should_stop()` is asked before every step, and what is unfinished then ends as `cancelled`. A reply ends
-    as `length` at `max_new_tokens` or at the end of the context. The model must be in evaluation mode.
-
-    Raises:
-        ContextError: a prompt leaves no room for a single token. Raised before anything is decoded.
-    """
-    for prompt in prompts:
-        check_prompt_length(len(prompt), model.config.context_length)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        rows = [_new_row(model, index, prompts[index], settings) for index in order[start : start + batch_size]]
-        yield from _generate_together(model, rows, settings, eos_id, on_token, should_stop or (lambda: False))
+    """What `Engine.generate` gives, for weights that will have changed the next time."""
+    engine = Engine(Decoder(model, is_chosen=False), eos_id=eos_id)
+    return engine.generate(prompts, settings, batch_size=batch_size, on_token=on_token, should_stop=should_stop)
 
 
 def check_prompt_length(n_tokens: int, context_length: int) -> None:
@@ -83,80 +85,356 @@ def check_prompt_length(n_tokens: int, context_length: int) -> None:
         )
 
 
-def _new_row(model: GPT, index: int, prompt: Sequence[int], settings: GenerationSettings) -> _Row:
-    return _Row(
-        index=index,
-        prompt=tuple(prompt),
-        limit=min(settings.max_new_tokens, model.config.context_length - len(prompt)),
-        chance=row_chance(settings.seed, prompt),
-    )
+class Engine:
+    """A model that answers, and remembers what it read last: what the next prompt begins with is not read again.
+
+    With a `draft`, the same weights in a smaller storage, a single prompt is answered faster: the draft proposes some
+    tokens, and the decoder reads them all at once, which costs it hardly more than reading one. What is said is what
+    the decoder alone would have said.
+    """
+
+    def __init__(self, decoder: Decoder, *, eos_id: int, draft: Decoder | None = None) -> None:
+        self.decoder, self.draft, self.eos_id = decoder, draft, eos_id
+        self._memory = Cache(decoder.config, rows=1, slots=0, device=decoder.device)
+        self._memory_ids: list[int] = []
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 32,
+        on_token: OnToken | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[Generated]:
+        """Answer every prompt (token ids, not empty), `batch_size` at a time, longest first; yields each as it ends.
+
+        `on_token(index, token_id)` is called for every new token but EOS, and ends its row as `stop` by returning
+        True, that token still among the row's. This is how `settings.stop` is heeded, by callers who know the text;
+        here it does nothing. `should_stop()` is asked before every step, and what is unfinished then ends as
+        `cancelled`. A reply ends as `length` at `max_new_tokens` or at the end of the context.
+
+        Raises:
+            ContextError: a prompt leaves no room for a single token. Raised before anything is decoded.
+        """
+        context_length = self.decoder.config.context_length
+        for prompt in prompts:
+            check_prompt_length(len(prompt), context_length)
+        job = _Job(self, settings, on_token, should_stop or (lambda: False))
+        if len(prompts) == 1:
+            yield job.answer_one(prompts[0])
+        else:
+            yield from job.answer_many(prompts, batch_size)
+
+    def recall(self, prompt: Sequence[int], slots: int) -> int:
+        """Make room for `slots` tokens in the memory, and keep there what `prompt` begins with, its last token apart.
+
+        Returns how many tokens those are.
+        """
+        n_known = _n_common(self._memory_ids[: self._memory.lengths[0]], prompt[:-1])
+        if self._memory.slots < slots:
+            larger = min(-(-slots // SLOT_STEP) * SLOT_STEP, self.decoder.config.context_length)
+            grown = Cache(self.decoder.config, rows=1, slots=larger, device=self.decoder.device)
+            grown.copy_row(self._memory, 0, 0, n_known)
+            self._memory = grown
+        self._memory.lengths[0] = n_known
+        self._memory_ids = list(prompt[:n_known])
+        return n_known
+
+    @property
+    def memory(self) -> Cache:
+        """One row: what was read last."""
+        return self._memory
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Say which tokens the decoder has added to the memory."""
+        self._memory_ids += token_ids
+
+
+def _n_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(second))
+
+
+class Drafting:
+    """Tokens that a draft proposes for the prompt in the engine's memory, and that the decoder then checks.
+
+    Leviathan et al., arXiv 2211.17192, with the model's own smaller weights as the draft: of the same prompt it nearly
+    always says the same. The draft reads the decoder's keys and values of what was said so far, so it needs none of
+    its own; what it adds behind them, the check writes over.
+    """
+
+    def __init__(self, engine: Engine, draft: Decoder) -> None:
+        self._engine, self._draft, self._count = engine, draft, FEWEST_DRAFTED
+
+    def propose(
+        self,
+        pending: int,
+        settings: GenerationSettings,
+        chance: RowChance,
+        room: int,
+        should_stop: Callable[[], bool],
+    ) -> list[int]:
+        """`pending`, which the memory lacks, and what the draft says behind it: `room` tokens at most, no EOS."""
+        memory, tokens = self._engine.memory, [pending]
+        self._start = memory.lengths[0]
+        chance = copied(chance)  # the same luck as the check will have
+        while len(tokens) < min(self._count, room):
+            if should_stop():
+                del tokens[1:]
+                break
+            logits = self._draft.step(torch.tensor(tokens[-1:], device=self._draft.device), memory)
+            (token,) = sample(logits.float().cpu(), settings, [chance])
+            if token == self._engine.eos_id:
+                break
+            tokens.append(token)
+        memory.lengths[0] = self._start
+        return tokens
+
+    def check(self, tokens: Sequence[int]) -> Tensor:
+        """Logits (T, V) of the decoder behind each of the tokens."""
+        return self._engine.decoder.read([Piece(0, tokens)], self._engine.memory, [True], is_every=True)
+
+    def settle(self, tokens: Sequence[int], n_right: int) -> None:
+        """Keep the first `n_right` tokens in the memory; draft more the next time if all were right, else fewer."""
+        self._engine.memory.lengths[0] = self._start + n_right
+        self._engine.remember(tokens[:n_right])
+        if n_right == len(tokens):
+            self._count = min(2 * self._count, MOST_DRAFTED)
+        else:
+            self._count = max(n_right + 1, FEWEST_DRAFTED)
+
+
+class _Job:
+    """One call of `Engine.generate`."""
+
+    def __init__(
+        self, engine: Engine, settings: GenerationSettings, on_token: OnToken | None, should_stop: Callable[[], bool]
+    ) -> None:
+        self.engine, self.settings, self.decoder = engine, settings, engine.decoder
+        self.on_token, self.should_stop = on_token, should_stop
+
+    def _new_row(self, index: int, prompt: Sequence[int]) -> _Row:
+        return _Row(
+            index=index,
+            prompt=tuple(prompt),
+            limit=min(self.settings.max_new_tokens, self.decoder.config.context_length - len(prompt)),
+            chance=row_chance(self.settings.seed, prompt),
+            started=time.perf_counter(),
+        )
+
+    def _finished(self, row: _Row) -> Generated:
+        assert row.stop_reason is not None
+        return Generated(
+            index=row.index,
+            token_ids=tuple(row.token_ids),
+            stop_reason=row.stop_reason,
+            seconds=time.perf_counter() - row.started,
+            logprobs=None if self.settings.logprobs is None else tuple(row.logprobs),
+        )
+
+    def _continue(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
+        """Draw the next token of every row from logits (B, V), and end the rows that it ends."""
+        logits = logits.float().cpu()
+        next_ids = sample(logits, self.settings, [row.chance for row in rows])
+        if self.settings.logprobs is not None:
+            for row, logprobs in zip(rows, logprobs_of(logits, next_ids, self.settings.logprobs), strict=True):
+                row.logprobs.append(logprobs)
+        for row, token_id in zip(rows, next_ids, strict=True):
+            if token_id == self.engine.eos_id:
+                row.stop_reason = "eos"
+                continue
+            row.token_ids.append(token_id)
+            if self.on_token is not None and self.on_token(row.index, token_id):
+                row.stop_reason = "stop"
+            elif len(row.token_ids) >= row.limit:
+                row.stop_reason = "length"
+        return next_ids
+
+    # --- one prompt ---------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def answer_one(self, prompt: Sequence[int]) -> Generated:
+        """Continue a prompt in the engine's memory, where the next prompt finds it."""
+        row = self._new_row(0, prompt)
+        start = self.engine.recall(prompt, len(prompt) + row.limit)
+        logits = self._read_on(row, start)
+        if logits is not None:
+            pending = self._continue([row], logits)
+            drafting = None if self.engine.draft is None else Drafting(self.engine, self.engine.draft)
+            while row.stop_reason is None:
+                if self.should_stop():
+                    break
+                if drafting is None:
+                    logits = self.decoder.step(torch.tensor(pending, device=self.decoder.device), self.engine.memory)
+                    self.engine.remember(pending)
+                    pending = self._continue([row], logits)
+                else:
+                    pending = self._continue_drafted(row, pending[0], drafting)
+        row.stop_reason = row.stop_reason or "cancelled"
+        return self._finished(row)
+
+    def _read_on(self, row: _Row, start: int) -> Tensor | None:
+        """Read the prompt's tokens from `start` on; logits (1, V) behind it, or None if it was cancelled."""
+        logits = None
+        for first in range(start, len(row.prompt), CHUNK):
+            if self.should_stop():
+                return None
+            tokens = row.prompt[first : first + CHUNK]
+            is_last = first + CHUNK >= len(row.prompt)
+            logits = self.decoder.read([Piece(0, tokens)], self.engine.memory, [is_last])
+            self.engine.remember(tokens)
+        return logits
+
+    def _continue_drafted(self, row: _Row, pending: int, drafting: Drafting) -> list[int]:
+        """Some tokens at once. Returns the last one, which is in the row but not in the memory."""
+        room = row.limit - len(row.token_ids)
+        tokens = drafting.propose(pending, self.settings, row.chance, room, self.should_stop)
+        logits = drafting.check(tokens)
+        next_ids: list[int] = []
+        for place in range(len(tokens)):
+            next_ids = self._continue([row], logits[place : place + 1])
+            is_as_drafted = place + 1 < len(tokens) and next_ids[0] == tokens[place + 1]
+            if row.stop_reason is not None or not is_as_drafted:
+                break
+        drafting.settle(tokens, place + 1)
+        return next_ids
+
+    # --- many prompts -------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def answer_many(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[Generated]:
+        """Continue prompts together in a cache of their own."""
+        if not prompts:
+            return
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        limit, context_length = self.settings.max_new_tokens, self.decoder.config.context_length
+        slots = max(min(len(prompt) + limit, context_length) for prompt in prompts)
+        n_shared = self._read_shared(prompts)
+        cache = Cache(self.decoder.config, rows=min(batch_size, len(prompts)), slots=slots, device=self.decoder.device)
+        waiting = deque(order)
+        rows: list[_Row] = []
+        pending: list[int] = []
+        while rows or waiting:
+            if self.should_stop():
+                break
+            new = [self._new_row(index, prompts[index]) for index in _take(waiting, len(cache.lengths) - len(rows))]
+            if new:
+                for place in range(len(rows), len(rows) + len(new)):
+                    cache.copy_row(self.engine.memory, 0, place, n_shared)
+                logits = self._read_together(new, n_shared, len(rows), cache)
+                rows += new
+                pending += self._continue(new, logits)
+            else:
+                logits = self.decoder.step(torch.tensor(pending, device=self.decoder.device), cache)
+                pending = self._continue(rows, logits)
+            yield from self._part_with_finished(rows, pending, cache)
+        for row in [*rows, *(self._new_row(index, prompts[index]) for index in waiting)]:
+            row.stop_reason = "cancelled"
+            yield self._finished(row)
+
+    def _read_shared(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Read what all prompts begin with into the memory, once; returns its length."""
+        first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # those in between share what these two do
+        n_shared = min(_n_common(first, last), min(len(prompt) for prompt in prompts) - 1)
+        start = self.engine.recall([*first[:n_shared], -1], n_shared)
+        for place in range(start, n_shared, CHUNK):
+            tokens = first[place : min(place + CHUNK, n_shared)]
+            self.decoder.read([Piece(0, tokens)], self.engine.memory, [False])
+            self.engine.remember(tokens)
+        return n_shared
+
+    def _read_together(self, rows: Sequence[_Row], n_shared: int, first_place: int, cache: Cache) -> Tensor:
+        """Read the prompts of new rows, the shared tokens apart; logits (B, V) behind them."""
+        logits: list[Tensor] = []
+        pieces: list[Piece] = []
+        wanted: list[bool] = []
+        room = CHUNK
+
+        def flush() -> None:
+            nonlocal room
+            if pieces:
+                logits.append(self.decoder.read(pieces, cache, wanted))
+            pieces.clear()
+            wanted.clear()
+            room = CHUNK
+
+        for place, row in enumerate(rows, start=first_place):
+            rest = row.prompt[n_shared:]
+            while rest:
+                if room < min(len(rest), CHUNK // 4):  # no use in a few tokens of a long prompt
+                    flush()
+                part, rest = rest[:room], rest[room:]
+                pieces.append(Piece(place, part))
+                wanted.append(not rest)
+                room -= len(part)
+                if rest:
+                    flush()
+        flush()
+        return torch.cat(logits)
+
+    def _part_with_finished(self, rows: list[_Row], pending: list[int], cache: Cache) -> Iterator[Generated]:
+        """Take rows that have ended out of the batch; the last row moves to the place of each."""
+        for place in reversed(range(len(rows))):
+            if rows[place].stop_reason is None:
+                continue
+            done, last = rows[place], len(rows) - 1
+            if place != last:
+                cache.copy_row(cache, last, place, cache.lengths[last])
+                rows[place], pending[place] = rows[last], pending[last]
+            rows.pop()
+            pending.pop()
+            cache.lengths[last] = 0
+            yield self._finished(done)
+
+
+def _take(waiting: deque[int], count: int) -> list[int]:
+    return [waiting.popleft() for _ in range(min(count, len(waiting)))]
+
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+
+def build_engine(model: GPT, *, eos_id: int, precision: DecodePrecision = "auto") -> Engine:
+    """An engine with the weights in that storage. It keeps nothing of `model` but weights in float32.
+
+    `auto` is float32, with a draft where that is faster: what is said is then what float32 says.
+    """
+    if precision != "auto":
+        return Engine(Decoder(model, storage=precision), eos_id=eos_id)
+    decoder = Decoder(model)
+    return Engine(decoder, eos_id=eos_id, draft=useful_draft(model, decoder))
 
 
 @torch.inference_mode()
-def _generate_together(
-    model: GPT,
-    rows: list[_Row],
-    settings: GenerationSettings,
-    eos_id: int,
-    on_token: Callable[[int, int], bool | None] | None,
-    should_stop: Callable[[], bool],
-) -> Iterator[Generated]:
-    start = time.perf_counter()
-    device = model.transformer.wte.weight.device
-    slots = max(len(row.prompt) + row.limit for row in rows)
-    cache = KVCache(model.config, rows=len(rows), slots=slots, device=device)
-    input_ids = torch.full((len(rows), max(len(row.prompt) for row in rows)), eos_id, dtype=torch.int64)
-    for line, row in enumerate(rows):
-        input_ids[line, : len(row.prompt)] = torch.tensor(row.prompt)
-    new_lengths = [len(row.prompt) for row in rows]
-    while True:
-        if should_stop():
-            for row in rows:
-                row.stop_reason = row.stop_reason or "cancelled"
-            break
-        hidden = model(input_ids.to(device), cache=cache, new_lengths=new_lengths)
-        last = torch.tensor(new_lengths, device=device) - 1
-        logits = model.head(hidden[torch.arange(len(rows), device=device), last]).float().cpu()
-        next_ids = sample(logits, settings, [row.chance for row in rows])
-        if settings.logprobs is not None:
-            for row, logprobs in zip(rows, logprobs_of(logits, next_ids, settings.logprobs), strict=True):
-                if row.stop_reason is None:
-                    row.logprobs.append(logprobs)
-        for row, token_id in zip(rows, next_ids, strict=True):
-            if row.stop_reason is None:
-                _accept(row, token_id, eos_id, on_token)
-        going = [line for line, row in enumerate(rows) if row.stop_reason is None]
-        if not going:
-            break
-        if len(going) <= 3 * len(rows) // 4:  # moving the cache costs, so not for every row that ends
-            yield from _finished(rows, settings, start)
-            cache.select(going)
-            rows, next_ids = [rows[line] for line in going], [next_ids[line] for line in going]
-        # A finished row that still stands in the batch writes to one slot over and over, so it cannot overflow.
-        new_lengths = [1 if row.stop_reason is None else 0 for row in rows]
-        input_ids = torch.tensor(next_ids)[:, None]
-    yield from _finished(rows, settings, start)
+def useful_draft(model: GPT, decoder: Decoder) -> Decoder | None:
+    """The weights in the storage that makes single prompts fastest as a draft, or None where none pays."""
+    if decoder.device.type != "cpu" or 4 * model.n_parameters < SMALLEST_DRAFTED_FOR:
+        return None
+    count = min(8, decoder.config.context_length)
+    cache = Cache(decoder.config, rows=1, slots=count, device=decoder.device)
+    alone = _seconds_of(partial(decoder.step, torch.zeros(1, dtype=torch.int64), cache), cache)
+    check = _seconds_of(partial(decoder.read, [Piece(0, [0] * count)], cache, [True], is_every=True), cache)
+    best: Decoder | None = None
+    least = WORTH * alone
+    for storage in ("int8", "float16"):
+        draft = Decoder(model, storage=storage)
+        step = _seconds_of(partial(draft.step, torch.zeros(1, dtype=torch.int64), cache), cache)
+        seconds = (check + (count - 1) * step) / count  # a token, all being right
+        if seconds < least:
+            best, least = draft, seconds
+    return best
 
 
-def _accept(row: _Row, token_id: int, eos_id: int, on_token: Callable[[int, int], bool | None] | None) -> None:
-    if token_id == eos_id:
-        row.stop_reason = "eos"
-        return
-    row.token_ids.append(token_id)
-    if on_token is not None and on_token(row.index, token_id):
-        row.stop_reason = "stop"
-    elif len(row.token_ids) >= row.limit:
-        row.stop_reason = "length"
-
-
-def _finished(rows: list[_Row], settings: GenerationSettings, start: float) -> Iterator[Generated]:
-    seconds = time.perf_counter() - start
-    for row in rows:
-        if row.stop_reason is not None:
-            yield Generated(
-                index=row.index,
-                token_ids=tuple(row.token_ids),
-                stop_reason=row.stop_reason,
-                seconds=seconds,
-                logprobs=None if settings.logprobs is None else tuple(row.logprobs),
-            )
+def _seconds_of(call: Callable[[], object], cache: Cache) -> float:
+    """The least time of a few calls, each on an empty cache."""
+    taken = []
+    for _ in range(3):
+        cache.lengths[0] = 0
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)

@@ -3,13 +3,12 @@
 Shapes: B rows, T tokens, C n_embd, V vocab_size, H heads, D head size, S slots of the cache.
 
 The forward pass ends at the hidden states. The head is a call of its own, because it is a third of a small GPT-2 and
-is only wanted at the positions that have a target (training) or that come last (generation).
+is only wanted at the positions that have a target. Generation has an arrangement of its own, `assistant.decoder`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,69 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from assistant.config import ModelConfig
-
-
-class KVCache:
-    """Keys and values of B rows, each filled to its own length. Allocated once.
-
-    A row's tokens lie at slots 0 to length - 1, whatever the other rows hold: nothing is padded on the left, so the
-    position of a token is its slot. Slots behind a row's length get no weight, and hold finite numbers.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        rows: int,
-        slots: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        shape = (config.n_layer, rows, config.n_head, slots, config.head_size)
-        # Not `empty`: a weight of zero times a NaN that happened to lie in memory would be NaN.
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths: list[int] = [0] * rows
-
-    @property
-    def slots(self) -> int:
-        """Tokens that a row can hold."""
-        return self.keys.shape[3]
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order."""
-        index = torch.tensor(rows, device=self.keys.device)
-        self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
-        self.lengths = [self.lengths[row] for row in rows]
-
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values (B, H, T, D) behind each row's length; return all that T queries may look at."""
-        new, start = keys.shape[2], self.lengths[0]
-        if self.is_even:
-            self.keys[layer, :, :, start : start + new] = keys
-            self.values[layer, :, :, start : start + new] = values
-        else:
-            slots = self.positions(new)
-            rows = torch.arange(len(self.lengths), device=slots.device)[:, None]
-            # Advanced indices apart from each other put their dimensions first: (B, T, H, D).
-            self.keys[layer][rows, :, slots] = keys.transpose(1, 2).to(self.keys.dtype)
-            self.values[layer][rows, :, slots] = values.transpose(1, 2).to(self.values.dtype)
-        end = max(self.lengths) + new
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    @property
-    def is_even(self) -> bool:
-        """Whether all rows have the same length, as one row always has."""
-        return self.lengths.count(self.lengths[0]) == len(self.lengths)
-
-    def positions(self, new: int) -> Tensor:
-        """Positions (B, `new`) int64 of the next tokens of every row."""
-        device = self.keys.device
-        return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
-
-    def advance(self, new_lengths: Sequence[int]) -> None:
-        """Count the tokens just stored; of a padded prompt only the real ones."""
-        self.lengths = [length + new for length, new in zip(self.lengths, new_lengths, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,16 +43,12 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, layer: int, cache: KVCache | None, mask: Tensor | None) -> Tensor:
-        """x (B, T, C) -> (B, T, C). Without a mask, T queries over as many keys are causal."""
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
         n_rows, n_tokens, width = x.shape
         heads = (n_rows, n_tokens, self.n_head, width // self.n_head)
         queries, keys, values = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))
-        if cache is not None:
-            keys, values = cache.store(layer, keys, values)
-            keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-        causal = mask is None and n_tokens > 1
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
         return out
 
@@ -164,8 +96,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, layer: int, cache: KVCache | None, mask: Tensor | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), layer, cache, mask)
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -201,34 +133,24 @@ class GPT(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
-    def forward(
-        self, input_ids: Tensor, *, cache: KVCache | None = None, new_lengths: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor) -> Tensor:
         """Hidden states (B, T, C), behind the last LayerNorm, of input_ids (B, T) int64.
 
-        With a cache the tokens continue its rows, and the cache is advanced by `new_lengths` (T where none are
-        given). Rows may be padded on the right: what stands behind a row's real tokens is not looked at by them.
+        Rows may be padded on the right: what stands behind a row's real tokens is not looked at by them. To generate,
+        see `assistant.decoder`, which has a cache.
 
         Raises:
-            ValueError: the ids are not (B, T), or reach beyond the context length or the cache.
+            ValueError: the ids are not (B, T), or more than the context length.
         """
         if input_ids.dim() != 2:
             raise ValueError(f"GPT: expected input_ids of shape (B, T), got {tuple(input_ids.shape)}.")
         n_tokens = input_ids.shape[1]
-        limit = self.config.context_length if cache is None else cache.slots
-        end = n_tokens if cache is None else max(cache.lengths) + n_tokens
-        if end > limit:
-            raise ValueError(f"GPT: expected at most {limit} positions, got {end}.")
-        if cache is None:
-            positions = torch.arange(n_tokens, device=input_ids.device)
-        else:
-            positions = cache.positions(n_tokens).clamp_(max=self.config.context_length - 1)
-        mask = None if cache is None else _mask(cache, n_tokens)
+        if n_tokens > self.config.context_length:
+            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
+        positions = torch.arange(n_tokens, device=input_ids.device)
         x = self.transformer.wte(input_ids) + self.transformer.wpe(positions)
-        for layer, block in enumerate(self.transformer.h):
-            x = block(x, layer, cache, mask)
-        if cache is not None:
-            cache.advance([n_tokens] * len(cache.lengths) if new_lengths is None else new_lengths)
+        for block in self.transformer.h:
+            x = block(x)
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden
 
@@ -286,14 +208,3 @@ class GPT(nn.Module):
     def n_parameters(self) -> int:
         """Weights, a tied head counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-def _mask(cache: KVCache, n_tokens: int) -> Tensor | None:
-    """Which slots each new token may see: (B, 1, T, S) bool, or None where SDPA's own rule is right.
-
-    SDPA's `is_causal` aligns the first query with the first key, so it only serves a cache that is still empty.
-    """
-    if cache.is_even and (n_tokens == 1 or cache.lengths[0] == 0):
-        return None
-    slots = torch.arange(max(cache.lengths) + n_tokens, device=cache.keys.device)
-    return (slots <= cache.positions(n_tokens)[:, :, None])[:, None]

@@ -35,6 +35,13 @@ def row_chance(seed: int, prompt: Sequence[int]) -> RowChance:
     return RowChance(generator=generator, seen=set(prompt))
 
 
+def copied(chance: RowChance) -> RowChance:
+    """The same chance once more: it will draw what the other one will."""
+    generator = torch.Generator()
+    generator.set_state(chance.generator.get_state())
+    return RowChance(generator=generator, seen=set(chance.seen))
+
+
 def sample(logits: Tensor, settings: GenerationSettings, rows: Sequence[RowChance]) -> list[int]:
     """The next id of every row from logits (B, V) float32 on the CPU, which stay as they are.
 

@@ -8,53 +8,44 @@ from pathlib import Path
 import torch
 
 from assistant.checkpoint import Checkpoint, load_checkpoint
-from assistant.config import GenerationSettings, ModelInfo, Reply, TokenLogprobs
+from assistant.config import DecodePrecision, GenerationSettings, ModelInfo, Reply, TokenLogprobs
 from assistant.errors import ContextError, SettingsError
 from assistant.fair_lock import FairLock
-from assistant.generate import Generated, check_prompt_length, generate
+from assistant.generate import Generated, build_engine, check_prompt_length
 from assistant.instructions import Example, Exchange
-from assistant.prompts import Template
 from assistant.reply_text import ReplyText
 
 
 class Session:
     """One model, asked by one thread at a time; others are served in the order in which they asked."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, *, precision: DecodePrecision = "auto") -> None:
+        """Of the checkpoint's model only weights are kept, in the storage that `precision` names."""
+        self.name = checkpoint.name
+        """The folder's name."""
+        self.info: ModelInfo | None = checkpoint.info
+        """Where the model comes from; None for a base model."""
+        self.template = checkpoint.template
+        """The template the model was trained with, or the default for a base model."""
+        self.precision = precision
+        self.n_parameters = checkpoint.model.n_parameters
+        self.context_length = checkpoint.config.context_length
+        """Tokens of prompt and reply together."""
+        self._tokenizer = checkpoint.tokenizer
+        self._engine = build_engine(checkpoint.model, eos_id=self._tokenizer.eos_id, precision=precision)
         self._turn = FairLock()
 
     @classmethod
-    def load(cls, model: str | Path, *, device: str = "auto") -> Session:
+    def load(cls, model: str | Path, *, device: str = "auto", precision: DecodePrecision = "auto") -> Session:
         """Open a model folder. Raises CheckpointError with what is wrong with it."""
-        return cls(load_checkpoint(model, device=pick_device(device)))
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.checkpoint.name
-
-    @property
-    def info(self) -> ModelInfo | None:
-        """Where the model comes from; None for a base model."""
-        return self.checkpoint.info
-
-    @property
-    def template(self) -> Template:
-        """The template the model was trained with, or the default for a base model."""
-        return self.checkpoint.template
-
-    @property
-    def context_length(self) -> int:
-        """Tokens of prompt and reply together."""
-        return self.checkpoint.config.context_length
+        return cls(load_checkpoint(model, device=pick_device(device)), precision=precision)
 
     @property
     def summary(self) -> str:
         """One line: name, size, template, context."""
-        millions = self.checkpoint.model.n_parameters / 1e6
         kind = f"template {self.template.name}" if self.info else f"base model, template {self.template.name}"
-        return f"{self.name} · {millions:.1f}M parameters · {kind} · context {self.context_length}"
+        size = f"{self.n_parameters / 1e6:.1f}M parameters"
+        return f"{self.name} · {size} · {kind} · context {self.context_length}"
 
     def encode_prompt(
         self, instruction: str, *, input: str = "", history: Sequence[Exchange] = ()
@@ -65,7 +56,7 @@ class Session:
             ContextError: it leaves no room for an answer.
         """
         prompt = self.template.render(instruction, input, history)
-        ids = self.checkpoint.tokenizer.encode(prompt)
+        ids = self._tokenizer.encode(prompt)
         check_prompt_length(len(ids), self.context_length)
         return prompt, ids
 
@@ -121,7 +112,7 @@ class Session:
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
         """Replies to prompts and their ids, with their places, as they finish; `on_text` is for a single one."""
-        tokenizer = self.checkpoint.tokenizer
+        tokenizer = self._tokenizer
         texts = [ReplyText(tokenizer, settings.stop) for _ in prompts]
 
         def on_token(place: int, token_id: int) -> bool:
@@ -131,11 +122,9 @@ class Session:
             return texts[place].stopped
 
         with self._turn:
-            for generated in generate(
-                self.checkpoint.model,
+            for generated in self._engine.generate(
                 [ids for _, ids in prompts],
                 settings,
-                eos_id=tokenizer.eos_id,
                 batch_size=batch_size,
                 on_token=on_token,
                 should_stop=should_stop,
@@ -161,7 +150,7 @@ class Session:
         )
 
     def _with_texts(self, token: TokenLogprobs) -> TokenLogprobs:
-        decode = self.checkpoint.tokenizer.decode
+        decode = self._tokenizer.decode
         likeliest = tuple(other.model_copy(update={"text": decode([other.token_id])}) for other in token.likeliest)
         return token.model_copy(update={"text": decode([token.token_id]), "likeliest": likeliest})
 

@@ -7,6 +7,8 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ import torch
 
 from assistant.checkpoint import load_model
 from assistant.config import GenerationSettings
+from assistant.decoder import Cache, Decoder, Piece
 from assistant.errors import ContextError, SettingsError
-from assistant.generate import Generated, generate
+from assistant.generate import Engine, Generated, build_engine, generate, useful_draft
 from assistant.instructions import Example
 from assistant.model import GPT
 from assistant.session import Session, pick_device
@@ -116,6 +119,191 @@ def test_stopping_keeps_what_there_is_and_leaves_the_engine_usable(model: GPT) -
     whole = {g.index: g for g in run(model, given, SAMPLED)}
     for g in stopped:
         assert whole[g.index].token_ids[: len(g.token_ids)] == g.token_ids
+
+
+class CountingDecoder(Decoder):
+    """Counts the tokens that are read and the steps that are done."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__(model, is_chosen=False)
+        self.n_read = self.n_steps = 0
+
+    def read(self, pieces: Sequence[Piece], cache: Cache, wanted: Sequence[bool], *, is_every: bool = False) -> Tensor:
+        self.n_read += sum(len(piece.input_ids) for piece in pieces)
+        return super().read(pieces, cache, wanted, is_every=is_every)
+
+    def step(self, input_ids: Tensor, cache: Cache) -> Tensor:
+        self.n_steps += 1
+        return super().step(input_ids, cache)
+
+
+def perturbed(model: GPT, by: float) -> GPT:
+    """The same model with other weights nearby: a draft that is often wrong."""
+    other = GPT(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * parameter.std(correction=0) * by)
+    return other
+
+
+@pytest.mark.parametrize("wrong_by", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [GREEDY, SAMPLED, SAMPLED.model_copy(update={"repetition_penalty": 1.3, "min_p": 0.02, "logprobs": 3})],
+)
+def test_a_draft_changes_nothing_but_the_number_of_steps(
+    model: GPT, settings: GenerationSettings, wrong_by: float
+) -> None:
+    said = Counter(token for g in run(model, prompts(10, 40), settings) for token in g.token_ids)
+    eos_id = said.most_common(3)[-1][0]
+    drafted = CountingDecoder(model)
+    engine = Engine(drafted, eos_id=eos_id, draft=Decoder(perturbed(model, wrong_by), is_chosen=False))
+    n_tokens = 0
+    for prompt in prompts(30, 63, seed=8):
+        (alone,) = run(model, [prompt], settings, eos_id=eos_id)
+        seen: list[int] = []
+        (found,) = engine.generate([prompt], settings, on_token=lambda _, token, seen=seen: seen.append(token))
+        assert (found.token_ids, found.stop_reason) == (alone.token_ids, alone.stop_reason)
+        assert tuple(seen) == found.token_ids
+        for ours, theirs in zip(found.logprobs or (), alone.logprobs or (), strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+        n_tokens += len(found.token_ids)
+    assert drafted.n_steps == 0
+    assert n_tokens > 100
+    if not wrong_by:
+        assert engine.decoder.n_read < sum(len(prompt) for prompt in prompts(30, 63, seed=8)) + n_tokens + 30
+
+
+def test_a_draft_stops_at_stop_texts_limits_and_when_told(model: GPT) -> None:
+    engine = Engine(Decoder(model, is_chosen=False), eos_id=256, draft=Decoder(model, is_chosen=False))
+    (whole,) = engine.generate([[65, 66]], GREEDY)
+    for count in range(1, 20):
+        (found,) = engine.generate([[65, 66]], GenerationSettings(max_new_tokens=count))
+        assert (found.token_ids, found.stop_reason) == (whole.token_ids[:count], "length")
+        seen: list[int] = []
+
+        def stop_at(_: int, token: int, seen: list[int] = seen, count: int = count) -> bool:
+            seen.append(token)
+            return len(seen) == count
+
+        (found,) = engine.generate([[65, 66]], GREEDY, on_token=stop_at)
+        assert (found.token_ids, found.stop_reason) == (whole.token_ids[:count], "stop")
+        asked: list[int] = []
+
+        def stop_after(asked: list[int] = asked, count: int = count) -> bool:
+            asked.append(1)
+            return len(asked) > count
+
+        (found,) = engine.generate([[65, 66]], GREEDY, should_stop=stop_after)
+        assert found.token_ids == whole.token_ids[: len(found.token_ids)]
+        assert found.stop_reason == "cancelled"
+        assert len(asked) <= count + 2  # asked once or twice more, and not to the end
+
+
+def test_what_was_read_is_not_read_again(model: GPT) -> None:
+    decoder = CountingDecoder(model)
+    engine = Engine(decoder, eos_id=256)
+    first = prompts(1, 1)[0] + list(range(30))
+    (reply,) = engine.generate([first], GREEDY)
+    assert decoder.n_read == len(first)
+    longer = [*first, *reply.token_ids, 7, 8, 9]  # as the next turn of a chat
+    (found,) = engine.generate([longer], GREEDY)
+    assert decoder.n_read == len(first) + 4  # the last token of a reply was said and not read
+    assert found.token_ids == run(model, [longer], GREEDY)[0].token_ids
+    (again,) = engine.generate([first], GREEDY)
+    assert decoder.n_read == len(first) + 5  # one is, for the logits behind it
+    assert again.token_ids == reply.token_ids
+    other = [*first[:10], 200, 201]
+    (found,) = engine.generate([other], GREEDY)
+    assert decoder.n_read == len(first) + 7
+    assert found.token_ids == run(model, [other], GREEDY)[0].token_ids
+
+
+def test_what_all_prompts_begin_with_is_read_once(model: GPT) -> None:
+    opening = list(range(100, 120))
+    given = [opening + rest for rest in prompts(9, 20, seed=4)]
+    decoder = CountingDecoder(model)
+    engine = Engine(decoder, eos_id=256)
+    found = sorted(engine.generate(given, GREEDY, batch_size=4), key=lambda g: g.index)
+    shared = 20
+    assert decoder.n_read == shared + sum(len(prompt) - shared for prompt in given)
+    assert [g.token_ids for g in found] == [run(model, [prompt], GREEDY)[0].token_ids for prompt in given]
+    before = decoder.n_read
+    list(engine.generate(given, GREEDY, batch_size=4))
+    assert decoder.n_read == before + sum(len(prompt) - shared for prompt in given)
+
+
+def test_a_waiting_prompt_takes_the_place_of_one_that_ended(model: GPT) -> None:
+    """Were they answered batch by batch, each batch would take as long as its longest reply."""
+    given = prompts(24, 20, seed=6)
+    said = Counter(token for g in run(model, given, GREEDY) for token in g.token_ids)
+    eos_id = said.most_common(1)[0][0]
+    alone = [run(model, [prompt], GREEDY, eos_id=eos_id)[0] for prompt in given]
+    lengths = [len(g.token_ids) + 1 for g in alone]
+    assert min(lengths) < max(lengths) == 25
+    decoder = CountingDecoder(model)
+    list(Engine(decoder, eos_id=eos_id).generate(given, GREEDY, batch_size=4))
+    order = sorted(range(24), key=lambda index: -len(given[index]))
+    by_batch = sum(max(lengths[index] for index in order[start : start + 4]) for start in range(0, 24, 4))
+    assert decoder.n_steps < by_batch - 10
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_long_prompts_are_read_in_chunks(model: GPT, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    given = prompts(12, 60, seed=11)
+    expected = [g.token_ids for g in run(model, given, GREEDY)]
+    monkeypatch.setattr("assistant.generate.CHUNK", chunk)
+    decoder = CountingDecoder(model)
+    engine = Engine(decoder, eos_id=256)
+    found = sorted(engine.generate(given, GREEDY, batch_size=5), key=lambda g: g.index)
+    assert [g.token_ids for g in found] == expected
+    assert [next(engine.generate([prompt], GREEDY)).token_ids for prompt in given] == expected
+    (cancelled,) = engine.generate([[*given[0][:-1], 3]], GREEDY, should_stop=lambda: True)
+    assert (cancelled.token_ids, cancelled.stop_reason) == ((), "cancelled")
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_a_failure_leaves_the_engine_usable(model: GPT, drafts: bool) -> None:
+    draft = Decoder(model, is_chosen=False) if drafts else None
+    engine = Engine(Decoder(model, is_chosen=False), eos_id=256, draft=draft)
+    given = prompts(6, 30, seed=12)
+    expected = [run(model, [prompt], GREEDY)[0].token_ids for prompt in given]
+
+    def fail(_: int, token: int) -> None:
+        if token % 3 == 0:
+            raise RuntimeError("the listener broke")
+
+    for prompt, right in zip(given, expected, strict=True):
+        with suppress(RuntimeError):
+            list(engine.generate([prompt], GREEDY, on_token=fail))
+        with suppress(RuntimeError):
+            list(engine.generate(given, GREEDY, on_token=fail))
+        iterator = engine.generate(given, GREEDY, batch_size=2)
+        next(iterator)
+        iterator.close()
+        assert next(engine.generate([prompt], GREEDY)).token_ids == right
+
+
+def test_small_models_get_no_draft(model: GPT) -> None:
+    assert build_engine(model, eos_id=256).draft is None
+    assert build_engine(model, eos_id=256, precision="int8").decoder.storage == "int8"
+
+
+def test_a_draft_must_pay(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant.generate.SMALLEST_DRAFTED_FOR", 0)
+    decoder = Decoder(model, is_chosen=False)
+    for times, expected in (
+        ([10.0, 10.0, 1.0, 3.0], "int8"),
+        ([10.0, 10.0, 3.0, 1.0], "float16"),
+        ([10.0, 55.0, 3.0, 1.0], "float16"),
+        ([10.0, 75.0, 3.0, 1.0], None),
+    ):
+        left = iter(times)
+        monkeypatch.setattr("assistant.generate._seconds_of", lambda *_, left=left: next(left))
+        draft = useful_draft(model, decoder)
+        assert (draft and draft.storage) == expected
 
 
 def test_the_seed_decides(model: GPT) -> None:

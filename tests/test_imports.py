@@ -21,7 +21,10 @@ FLOORS: list[list[str]] = [
         "evaluation", "evaluation.escape", "evaluation.metrics", "evaluation.statistics", "evaluation.rubric",
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
-    ["assistant.distributed", "assistant.model", "assistant.lora", "assistant.collate", "assistant.checkpoint"],
+    [
+        "assistant.kernels", "assistant.distributed", "assistant.model", "assistant.decoder", "assistant.lora",
+        "assistant.collate", "assistant.checkpoint",
+    ],
     [
         "assistant.watching", "assistant.update", "assistant.sampling", "assistant.generate", "assistant.run_folder",
         "assistant.validation", "assistant.trainer", "assistant.preference", "assistant.planning",

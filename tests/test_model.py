@@ -1,4 +1,4 @@
-"""Our GPT-2 against the one of transformers, and the cache against no cache."""
+"""Our GPT-2 against the one of transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from assistant.checkpoint import load_model
 from assistant.collate import EncodedExample, collate
 from assistant.config import ModelConfig
 from assistant.instructions import Example
-from assistant.model import GPT, KVCache
+from assistant.model import GPT
 from assistant.tokenizer import Tokenizer
 from assistant.update import summed_loss
 
@@ -67,30 +67,6 @@ def test_padding_on_the_right_changes_nothing(model: GPT) -> None:
     assert torch.allclose(model(padded)[:, :20], model(ids), atol=1e-6)
 
 
-def test_a_ragged_batch_through_the_cache_equals_each_row_alone(model: GPT) -> None:
-    """Prefill of padded prompts, then chunks and single tokens, each row at its own position."""
-    lengths, total = [17, 5, 1], 30
-    rows = [random_ids(total, seed=seed) for seed in range(3)]
-    cache = KVCache(model.config, rows=3, slots=total, device=torch.device("cpu"))
-    prompts = torch.full((3, 17), 256)
-    for index, length in enumerate(lengths):
-        prompts[index, :length] = rows[index][:length]
-    with torch.inference_mode():
-        model(prompts, cache=cache, new_lengths=lengths)
-        for step in (3, 1, 1, 4):
-            chunk = torch.stack([row[n : n + step] for row, n in zip(rows, cache.lengths, strict=True)])
-            start = list(cache.lengths)
-            hidden = model(chunk, cache=cache)
-            for index, begin in enumerate(start):
-                alone = model(rows[index][None, : begin + step])[0, begin:]
-                assert torch.allclose(hidden[index], alone, atol=1e-5), (index, step)
-        cache.select([2, 0])
-        assert cache.lengths == [10, 26]
-        hidden = model(torch.stack([rows[2][10:11], rows[0][26:27]]), cache=cache)
-        assert torch.allclose(hidden[0, 0], model(rows[2][None, :11])[0, 10], atol=1e-5)
-        assert torch.allclose(hidden[1, 0], model(rows[0][None, :27])[0, 26], atol=1e-5)
-
-
 def test_the_selective_head_gives_the_plain_loss(model: GPT) -> None:
     rows = [
         EncodedExample(input_ids=tuple(random_ids(n, seed=n).tolist()), prompt_length=n // 2, example=Example(
@@ -138,10 +114,6 @@ def test_doors(model: GPT) -> None:
         model(random_ids(5))
     with pytest.raises(ValueError, match="at most 256 positions, got 257"):
         model(random_ids(1, 257))
-    cache = KVCache(model.config, rows=1, slots=8, device=torch.device("cpu"))
-    model(random_ids(1, 8), cache=cache)
-    with pytest.raises(ValueError, match="at most 8 positions, got 9"):
-        model(random_ids(1, 1), cache=cache)
 
 
 def test_initial_weights_follow_the_seed(byte_tokenizer: Tokenizer) -> None:
