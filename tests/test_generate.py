@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from assistant.checkpoint import load_model
 from assistant.config import GenerationSettings
