@@ -34,6 +34,7 @@ from assistant.settings import (
     Epochs,
     GradientCheckpointing,
     Json,
+    Kept,
     LearningRate,
     LongRows,
     LoraAlpha,
@@ -132,6 +133,7 @@ def chat(
     repetition_penalty: RepetitionPenalty = ANSWER.repetition_penalty,
     seed: Seed = ANSWER.seed,
     stop: Stop = None,
+    precision: Kept = "auto",
 ) -> None:
     """Chat in the terminal.
 
@@ -140,7 +142,7 @@ def chat(
     from assistant.tui import run_chat
 
     settings = generation_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
-    raise typer.Exit(run_chat(_model_or_demo(model), settings))
+    raise typer.Exit(run_chat(_model_or_demo(model), settings, precision=precision))
 
 
 @app.command()
@@ -162,6 +164,7 @@ def ask(
         int | None, typer.Option(help="With --json: each token's log-probability, and those of so many likeliest.")
     ] = None,
     device: Device = "auto",
+    precision: Kept = "auto",
     as_json: Json = False,
 ) -> None:
     """Answer one instruction and end, for scripts and pipes.
@@ -182,7 +185,7 @@ def ask(
 
     from assistant.session import Session
 
-    session = Session.load(folder, device=device)
+    session = Session.load(folder, device=device, precision=precision)
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     safe = displayable if on_terminal else str  # a pipe gets the model's own words
     if as_json:

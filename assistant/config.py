@@ -81,6 +81,8 @@ class Reply(Frozen):
     """Wall time from the prompt to the last token."""
     logprobs: tuple[TokenLogprobs, ...] | None = None
     """One for each of `token_ids`, and one more for EOS where it came; None where they were not asked for."""
+    n_forgotten: int = 0
+    """The oldest exchanges of the history that were left out, because the context is full."""
 
 
 class LoraSettings(Frozen):

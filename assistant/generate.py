@@ -141,6 +141,10 @@ class Engine:
         self._memory_ids = list(prompt[:n_known])
         return n_known
 
+    def forget(self) -> None:
+        """Know nothing of what was read."""
+        self._memory.lengths[0] = 0
+
     @property
     def memory(self) -> Cache:
         """One row: what was read last."""

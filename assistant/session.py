@@ -16,6 +16,10 @@ from assistant.instructions import Example, Exchange
 from assistant.reply_text import ReplyText
 
 
+LEAST_ROOM = 4
+"""A conversation is shortened before the answer has less than one in so many of the context's tokens."""
+
+
 class Session:
     """One model, asked by one thread at a time; others are served in the order in which they asked."""
 
@@ -72,6 +76,9 @@ class Session:
     ) -> Reply:
         """Answer one instruction.
 
+        Where a long history would leave the answer less room than it may take (or a quarter of the context), the
+        oldest exchanges are left out, whole, and the reply counts them.
+
         `on_text` gets the text as it comes, whole characters only and nothing of a stop string: what could be the
         beginning of one is held back until that is clear. `should_stop` is asked before every token, and a reply that
         was stopped keeps what it has.
@@ -79,9 +86,16 @@ class Session:
         Raises:
             ContextError: the prompt leaves no room for an answer.
         """
-        prompt = self.encode_prompt(instruction, input=input, history=history)
-        ((_, reply),) = self._answer([prompt], settings, on_text=on_text, should_stop=should_stop)
-        return reply
+        wanted = min(settings.max_new_tokens, self.context_length // LEAST_ROOM)
+        for n_forgotten in range(len(history) + 1):
+            left = history[n_forgotten:]
+            prompt = self.template.render(instruction, input, left)
+            ids = self._tokenizer.encode(prompt)
+            if not left or len(ids) + wanted <= self.context_length:
+                break
+        check_prompt_length(len(ids), self.context_length)
+        ((_, reply),) = self._answer([(prompt, ids)], settings, on_text=on_text, should_stop=should_stop)
+        return reply.model_copy(update={"n_forgotten": n_forgotten})
 
     def replies(
         self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32

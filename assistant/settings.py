@@ -8,7 +8,16 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from assistant.config import BOOK, BestBy, FinetuneSettings, GenerationSettings, LoraSettings, Precision, TooLong
+from assistant.config import (
+    BOOK,
+    BestBy,
+    DecodePrecision,
+    FinetuneSettings,
+    GenerationSettings,
+    LoraSettings,
+    Precision,
+    TooLong,
+)
 from assistant.errors import SettingsError
 from assistant.prompts import get_template
 
@@ -26,6 +35,10 @@ TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens
 MinP = Annotated[float | None, typer.Option(help="Draw from tokens at least p times as likely as the likeliest.")]
 RepetitionPenalty = Annotated[
     float, typer.Option(help="Above 1 makes tokens that stand in the prompt or reply already less likely.")
+]
+Kept = Annotated[
+    DecodePrecision,
+    typer.Option("--precision", help="How weights are kept; auto answers as float32 does, in less time."),
 ]
 Stop = Annotated[list[str] | None, typer.Option(help="End the reply before this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]

@@ -18,6 +18,7 @@ from assistant.files import shown_path
 from assistant.settings import (
     ANSWER,
     Json,
+    Kept,
     MaxNewTokens,
     MinP,
     RepetitionPenalty,
@@ -33,6 +34,7 @@ from assistant.shipped import find_model
 from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
 
 if TYPE_CHECKING:
+    from assistant.config import DecodePrecision
     from assistant.session import Session
     from evaluation.judgement import JudgeSettings
     from evaluation.report import Report
@@ -67,6 +69,7 @@ def respond(
     seed: Seed = ANSWER.seed,
     stop: Stop = None,
     batch_size: Annotated[int, typer.Option(help="Rows answered together.", min=1)] = 32,
+    precision: Kept = "auto",
     as_json: Json = False,
 ) -> None:
     """Answer a test set with a model.
@@ -81,7 +84,7 @@ def respond(
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
     examples = read_examples(*data)
     folder = find_model(model)
-    session = load_session(str(folder))
+    session = load_session(str(folder), precision)
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
     begin_run(run, describe_model_run(session, str(folder), [shown_path(path) for path in data], chosen, settings))
@@ -160,11 +163,11 @@ def report(
     _show(_reported(folder), folder, as_json)
 
 
-def load_session(model: str) -> Session:
+def load_session(model: str, precision: DecodePrecision) -> Session:
     """The model, loaded. Torch comes in here and nowhere earlier."""
     from assistant.session import Session
 
-    return Session.load(model)
+    return Session.load(model, precision=precision)
 
 
 # --- parts of the commands ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import assistant
-from assistant.config import DEFAULT_FRACTIONS, Frozen, GenerationSettings, Reply, StopReason
+from assistant.config import DEFAULT_FRACTIONS, DecodePrecision, Frozen, GenerationSettings, Reply, StopReason
 from assistant.errors import DataError, SettingsError
 from assistant.files import shown_path, write_whole
 from assistant.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
@@ -81,6 +81,8 @@ class RunInfo(Frozen):
     part: Part = "all"
     rows: int
     settings: GenerationSettings | None = None
+    precision: DecodePrecision = "auto"
+    """How the model's weights were kept."""
     versions: dict[str, str]
     created: datetime
 
@@ -179,6 +181,7 @@ def describe_model_run(
         part=chosen.part,
         rows=len(chosen.examples),
         settings=settings,
+        precision=session.precision,
         versions=_versions("torch", "tiktoken"),
         created=now(),
     )
@@ -369,6 +372,8 @@ def _differences(stored: RunInfo, wanted: RunInfo) -> list[str]:
         differences.append(f"another prompt template ({wanted.template}; it has {stored.template})")
     if stored.data_fingerprint != wanted.data_fingerprint:
         differences.append(f"other rows ({_rows_in_words(wanted)}; it holds {_rows_in_words(stored)})")
+    if stored.precision != wanted.precision:
+        differences.append(f"--precision {wanted.precision} (it has {stored.precision})")
     if stored.settings is not None and wanted.settings is not None:
         ours = wanted.settings.model_dump()
         for name, before in stored.settings.model_dump().items():

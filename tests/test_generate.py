@@ -20,7 +20,7 @@ from assistant.config import GenerationSettings
 from assistant.decoder import Cache, Decoder, Piece
 from assistant.errors import ContextError, SettingsError
 from assistant.generate import Engine, Generated, build_engine, generate, useful_draft
-from assistant.instructions import Example
+from assistant.instructions import Example, Exchange
 from assistant.model import GPT
 from assistant.session import Session, pick_device
 from assistant.tokenizer import Tokenizer
@@ -499,6 +499,29 @@ def test_stop_strings_in_a_batch_are_those_of_single_rows(session: Session) -> N
         )  # fmt: skip
         assert reply.logprobs is not None
         assert all(len(token.likeliest) == 2 and token.text is not None for token in reply.logprobs)
+
+
+def test_a_long_conversation_loses_its_oldest_exchanges_and_says_so(byte_tokenizer: Tokenizer) -> None:
+    """Whole ones, never the template, until the answer has a quarter of the context or all it may take."""
+    session = Session(tiny_checkpoint(byte_tokenizer, n_positions=640))
+    settings = GenerationSettings(max_new_tokens=40)
+    history = [Exchange(user=f"question {n}", assistant="an answer " * n) for n in range(9)]
+    context = session.context_length
+    counts = []
+    for length in range(10):
+        reply = session.reply("And now?", history=history[:length], settings=settings)
+        left = history[reply.n_forgotten : length]
+        assert reply.prompt == session.template.render("And now?", history=left)
+        assert reply.prompt.startswith(session.template.preamble)
+        assert len(reply.prompt_token_ids) + 40 <= context or not left
+        if reply.n_forgotten:  # one more would not have fitted
+            more = history[reply.n_forgotten - 1 : length]
+            assert len(byte_tokenizer.encode(session.template.render("And now?", history=more))) + 40 > context
+        counts.append(reply.n_forgotten)
+    assert counts[0] == 0
+    assert 0 < counts[-1] < 9
+    with pytest.raises(ContextError, match="expected fewer than"):
+        session.reply("long " * context, history=history, settings=settings)
 
 
 def test_summary_and_devices(session: Session) -> None:

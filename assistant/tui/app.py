@@ -11,7 +11,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from assistant.config import GenerationSettings
+from assistant.config import DecodePrecision, GenerationSettings
 from assistant.errors import PrerequisiteError
 from assistant.tui.engine import Load, SessionLike
 from assistant.tui.screen import ChatScreen
@@ -61,7 +61,7 @@ def check_terminal() -> None:
             )
 
 
-def run_chat(model: str, settings: GenerationSettings) -> int:
+def run_chat(model: str, settings: GenerationSettings, *, precision: DecodePrecision = "auto") -> int:
     """Chat with a model folder until the user quits. Returns the exit code.
 
     Raises:
@@ -72,7 +72,7 @@ def run_chat(model: str, settings: GenerationSettings) -> int:
     def load() -> SessionLike:
         from assistant.session import Session  # imports torch
 
-        return Session.load(model)
+        return Session.load(model, precision=precision)
 
     return run_app(ChatApp(load=load, model_name=Path(model).name or model, settings=settings))
 

@@ -117,6 +117,8 @@ def describe_end(reply: Reply, settings: GenerationSettings) -> str:
         parts.append(f"reached the limit of {settings.max_new_tokens} new tokens")
     else:
         parts.append("the model's context is full")
+    if reply.n_forgotten:
+        parts.append(f"{reply.n_forgotten} of the oldest messages no longer fit and were left out")
     if settings.temperature > 0:
         parts.append(f"seed {settings.seed}")
     return " · ".join(parts)
