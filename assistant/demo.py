@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
 MARKER = "MADE_BY_DEMO.txt"
-FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1.4e-4", "--batch-size", "8", "--freeze-embeddings")
+FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", "4", "--freeze-embeddings")
 SHOWN_ROWS = 6
 SHOWN_TOKENS = 40
 SHOWN_CHARACTERS = 100

@@ -15,7 +15,6 @@ from assistant.generate import Generated, build_engine, check_prompt_length
 from assistant.instructions import Example, Exchange
 from assistant.reply_text import ReplyText
 
-
 LEAST_ROOM = 4
 """A conversation is shortened before the answer has less than one in so many of the context's tokens."""
 

@@ -113,7 +113,7 @@ def describe_plan(plan: Plan) -> list[str]:
     ]
     if plan.n_trained < plan.n_weights:
         share = 100 * plan.n_trained / plan.n_weights
-        lines.append(f"LoRA: {plan.n_trained:,} of {plan.n_weights:,} weights are trained ({share:.1f} %).")
+        lines.append(f"{plan.n_trained:,} of {plan.n_weights:,} weights are trained ({share:.1f} %).")
     if plan.first_step:
         lines.append(f"Going on behind step {plan.first_step}.")
     for verb, examples in (

@@ -15,14 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from assistant.checkpoint import load_model
+from assistant.checkpoint import load_checkpoint, load_model
 from assistant.config import GenerationSettings
 from assistant.decoder import Cache, Decoder, Piece
 from assistant.errors import ContextError, SettingsError
 from assistant.generate import Engine, Generated, build_engine, generate, useful_draft
-from assistant.instructions import Example, Exchange
+from assistant.instructions import Example, Exchange, read_examples
 from assistant.model import GPT
 from assistant.session import Session, pick_device
+from assistant.shipped import find_model, shipped
+from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 
 from .models import tiny_checkpoint
@@ -63,15 +65,26 @@ def test_greedy_tokens_equal_those_of_transformers(tmp_path: Path) -> None:
     theirs = GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path)
     ours = load_model(tmp_path)
-    given = prompts(40, 39)
-    for generated, prompt in zip(run(ours, given, GREEDY, batch_size=16), given, strict=True):
-        expected = theirs.generate(
+    given = prompts(200, 63)
+    for generated, prompt in zip(run(ours, given, GREEDY, eos_id=300, batch_size=16), given, strict=True):
+        # By induction: they would have said each of these tokens, were the ones before it theirs.
+        with torch.inference_mode():
+            logits = theirs(torch.tensor([[*prompt, *generated.token_ids]])).logits[0, len(prompt) - 1 : -1]
+        best = logits.topk(2, dim=-1)
+        for token, (first, second), gap in zip(
+            generated.token_ids, best.indices.tolist(), (best.values[:, 0] - best.values[:, 1]).tolist(), strict=True
+        ):
+            if token != first:
+                assert (token, gap < 1e-4) == (second, True)
+                break
+        assert len(generated.token_ids) == min(24, 64 - len(prompt))
+    for prompt in [prompt for prompt in given if len(prompt) < 40][:5]:
+        said = theirs.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
             max_new_tokens=24, do_sample=False, pad_token_id=256,
         )[0, len(prompt) :].tolist()  # fmt: skip
-        if 256 in expected:
-            expected = expected[: expected.index(256)]
-        assert list(generated.token_ids) == expected
+        expected = said[: said.index(256)] if 256 in said else said
+        assert run(ours, [prompt], GREEDY)[0].token_ids == tuple(expected)
 
 
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED])
@@ -305,6 +318,21 @@ def test_a_draft_must_pay(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("assistant.generate._seconds_of", lambda *_, left=left: next(left))
         draft = useful_draft(model, decoder)
         assert (draft and draft.storage) == expected
+
+
+def test_pocket_says_the_same_in_any_batch_and_by_the_kernels_that_are_chosen() -> None:
+    checkpoint = load_checkpoint(find_model("pocket"))
+    rows = split_examples(read_examples(shipped("instructions.json"))).test[:48]
+    prompts_ = [checkpoint.tokenizer.encode(checkpoint.template.render(row.instruction, row.input)) for row in rows]
+    eos_id = checkpoint.tokenizer.eos_id
+    plain = Engine(Decoder(checkpoint.model, is_chosen=False), eos_id=eos_id)
+    expected = [next(plain.generate([prompt], GREEDY)).token_ids for prompt in prompts_]
+    drafted = Engine(Decoder(checkpoint.model), eos_id=eos_id, draft=Decoder(checkpoint.model, storage="int8"))
+    assert [next(drafted.generate([prompt], GREEDY)).token_ids for prompt in prompts_] == expected
+    for batch_size in (5, 48):
+        auto = build_engine(checkpoint.model, eos_id=eos_id)
+        found = sorted(auto.generate(prompts_, GREEDY, batch_size=batch_size), key=lambda g: g.index)
+        assert [g.token_ids for g in found] == expected
 
 
 def test_the_seed_decides(model: GPT) -> None:
