@@ -402,15 +402,16 @@ def _take(waiting: deque[int], count: int) -> list[int]:
 # --- building -----------------------------------------------------------------------------------------------------
 
 
-def build_engine(model: GPT, *, eos_id: int, precision: DecodePrecision = "auto") -> Engine:
+def build_engine(model: GPT, *, eos_id: int, precision: DecodePrecision = "auto", may_draft: bool = True) -> Engine:
     """An engine with the weights in that storage. It keeps nothing of `model` but weights in float32.
 
-    `auto` is float32, with a draft where that is faster: what is said is then what float32 says.
+    `auto` is float32, with a draft where that is faster: what is said is then what float32 says. Without `may_draft`
+    there is none, which many prompts have no use for.
     """
     if precision != "auto":
         return Engine(Decoder(model, storage=precision), eos_id=eos_id)
     decoder = Decoder(model)
-    return Engine(decoder, eos_id=eos_id, draft=useful_draft(model, decoder))
+    return Engine(decoder, eos_id=eos_id, draft=useful_draft(model, decoder) if may_draft else None)
 
 
 @torch.inference_mode()

@@ -22,8 +22,11 @@ LEAST_ROOM = 4
 class Session:
     """One model, asked by one thread at a time; others are served in the order in which they asked."""
 
-    def __init__(self, checkpoint: Checkpoint, *, precision: DecodePrecision = "auto") -> None:
-        """Of the checkpoint's model only weights are kept, in the storage that `precision` names."""
+    def __init__(self, checkpoint: Checkpoint, *, precision: DecodePrecision = "auto", may_draft: bool = True) -> None:
+        """Of the checkpoint's model only weights are kept, in the storage that `precision` names.
+
+        `may_draft` as `assistant.generate.build_engine` has it.
+        """
         self.name = checkpoint.name
         """The folder's name."""
         self.info: ModelInfo | None = checkpoint.info
@@ -35,13 +38,17 @@ class Session:
         self.context_length = checkpoint.config.context_length
         """Tokens of prompt and reply together."""
         self._tokenizer = checkpoint.tokenizer
-        self._engine = build_engine(checkpoint.model, eos_id=self._tokenizer.eos_id, precision=precision)
+        self._engine = build_engine(
+            checkpoint.model, eos_id=self._tokenizer.eos_id, precision=precision, may_draft=may_draft
+        )
         self._turn = FairLock()
 
     @classmethod
-    def load(cls, model: str | Path, *, device: str = "auto", precision: DecodePrecision = "auto") -> Session:
+    def load(
+        cls, model: str | Path, *, device: str = "auto", precision: DecodePrecision = "auto", may_draft: bool = True
+    ) -> Session:
         """Open a model folder. Raises CheckpointError with what is wrong with it."""
-        return cls(load_checkpoint(model, device=pick_device(device)), precision=precision)
+        return cls(load_checkpoint(model, device=pick_device(device)), precision=precision, may_draft=may_draft)
 
     @property
     def summary(self) -> str:

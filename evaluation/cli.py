@@ -167,7 +167,7 @@ def load_session(model: str, precision: DecodePrecision) -> Session:
     """The model, loaded. Torch comes in here and nowhere earlier."""
     from assistant.session import Session
 
-    return Session.load(model, precision=precision)
+    return Session.load(model, precision=precision, may_draft=False)
 
 
 # --- parts of the commands ----------------------------------------------------------------------------------------
