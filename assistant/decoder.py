@@ -29,6 +29,14 @@ class Cache:
         # Not `empty`: a weight of zero times a NaN that happened to lie in memory would be NaN.
         self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layer)]
         self.lengths = [0] * rows
+        self._views: tuple[int, list[tuple[Tensor, Tensor, Tensor]]] = (0, [])
+
+    def views(self, n_rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of every layer the first rows: both (2, B, H, S, D), keys (B, H, S, D) and values. Made once, used often."""
+        if self._views[0] != n_rows:
+            parts = [layer[:, :n_rows] for layer in self.layers]
+            self._views = n_rows, [(part, part[0], part[1]) for part in parts]
+        return self._views[1]
 
     @property
     def slots(self) -> int:
@@ -101,7 +109,7 @@ class Decoder:
         return words + F.embedding(positions, self._wpe)
 
     def step(self, input_ids: Tensor, cache: Cache) -> Tensor:
-        """Logits (B, V) float32 behind the next token, input_ids (B,) int64, of each of the cache's first B rows."""
+        """Logits (B, V) behind the next token, input_ids (B,) int64, of each of the cache's first B rows."""
         n_rows = input_ids.shape[0]
         lengths = cache.lengths[:n_rows]
         end = max(lengths) + 1
@@ -110,14 +118,15 @@ class Decoder:
         mask = None if is_even else (torch.arange(end, device=self.device) <= positions[:, None])[:, None, None]
         rows = torch.arange(n_rows, device=self.device)
         x = self._embed(input_ids, positions)
-        for layer, stored in zip(self._layers, cache.layers, strict=True):
+        # Every operation here is done once a layer and token, and at one row costs as much as its arithmetic.
+        for layer, (stored, keys, values) in zip(self._layers, cache.views(n_rows), strict=True):
             qkv = layer.c_attn(self._norm(x, layer.ln_1)).view(n_rows, 3, self.config.n_head, -1)
             if is_even:
-                stored[:, :n_rows, :, end - 1] = qkv[:, 1:].transpose(0, 1)
+                stored.select(3, end - 1).copy_(qkv.narrow(1, 1, 2).transpose(0, 1))
             else:
-                stored[:, rows, :, positions] = qkv[:, 1:]
+                stored[:, rows, :, positions] = qkv[:, 1:].float()
             attended = F.scaled_dot_product_attention(
-                qkv[:, 0, :, None], stored[0, :n_rows, :, :end], stored[1, :n_rows, :, :end], attn_mask=mask
+                qkv.select(1, 0).unsqueeze(2).float(), keys.narrow(2, 0, end), values.narrow(2, 0, end), attn_mask=mask
             )
             x = x + layer.attn_c_proj(attended.reshape(n_rows, self._width))
             x = x + self._mlp(self._norm(x, layer.ln_2), layer)
@@ -126,7 +135,7 @@ class Decoder:
         return self._head(self._norm(x, self._ln_f))
 
     def read(self, pieces: Sequence[Piece], cache: Cache, wanted: Sequence[bool], *, is_every: bool = False) -> Tensor:
-        """Store what comes next in some rows; logits (K, V) float32 behind the last token of the K `wanted` pieces.
+        """Store what comes next in some rows; logits (K, V) behind the last token of the K `wanted` pieces.
 
         With `is_every` they are (N, V), behind all tokens of all pieces.
         """
@@ -146,7 +155,9 @@ class Decoder:
                 stored[:, row, :, start:end] = own[:, 1:].permute(1, 2, 0, 3)
                 if is_last and not is_wanted:
                     continue
-                queries = own[-1:, 0] if is_last else own[:, 0]  # nothing reads the others behind the last layer
+                queries = (
+                    own[-1:, 0] if is_last else own[:, 0]
+                ).float()  # nothing reads the others behind the last layer
                 attended.append(self._attend(queries, stored[:, row, :, :end]))
             if is_last:
                 x = x[last]

@@ -14,6 +14,7 @@ import math
 import platform
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from assistant.config import Storage
 from assistant.files import write_whole
 
 Product = Callable[[Tensor], Tensor]
-"""(M, I) float32 -> (M, O) float32, the bias added."""
+"""(M, I) of any type -> (M, O), the bias added, in float32 or in the 16 bits that it was computed in."""
 
 TIERS = (1, 16, 64)
 """Numbers of rows that are probed: one; up to so many; more. At few rows reading the weights takes the time, at many
@@ -76,44 +77,56 @@ def keep(weight: Tensor, bias: Tensor | None, storage: Storage) -> Kept:
 def plain(kept: Kept) -> Product:
     """Whatever the storage, in float32. What was not kept in it is restored anew every time, and not remembered."""
     if kept.weight.dtype is torch.float32:
-        return lambda x: F.linear(x, kept.weight, kept.bias)
-    return lambda x: F.linear(x, kept.restored(), kept.bias)
+        return lambda x: F.linear(x.float(), kept.weight, kept.bias)
+    return lambda x: F.linear(x.float(), kept.restored(), kept.bias)
 
 
 def packed(kept: Kept) -> Product:
     """oneDNN's own arrangement of a float32 or bfloat16 weight, made once: a copy, and no private name is stable."""
+    dtype = kept.weight.dtype
     weight = torch.ops.mkldnn._reorder_linear_weight(kept.weight, 1)
-    bias = None if kept.bias is None else kept.bias.to(kept.weight.dtype)
-    multiply, dtype = torch.ops.mkldnn._linear_pointwise, kept.weight.dtype
-    if dtype is torch.float32:
-        return lambda x: multiply(x, weight, bias, "none", [], "")
-    return lambda x: multiply(x.to(dtype), weight, bias, "none", [], "").float()
+    bias = None if kept.bias is None else kept.bias.to(dtype)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return lambda x: multiply(x.to(dtype), weight, bias, "none", [], "")
 
 
 def narrow(kept: Kept) -> Product:
-    """The 16-bit product, inputs rounded to 16 bits too. The bias is added in float32."""
+    """The 16-bit product, inputs and results rounded to 16 bits too."""
     dtype = kept.weight.dtype
-    if kept.bias is None:
-        return lambda x: F.linear(x.to(dtype), kept.weight).float()
-    bias = kept.bias
-    return lambda x: F.linear(x.to(dtype), kept.weight).float().add_(bias)
+    bias = None if kept.bias is None else kept.bias.to(dtype)
+    return lambda x: F.linear(x.to(dtype), kept.weight, bias)
 
 
 def steps(kept: Kept) -> Product:
     """int8 weights, inputs rounded to bfloat16."""
     assert kept.scales is not None
-    scales, bias = kept.scales.bfloat16(), kept.bias
+    weight, scales, bias = kept.weight, kept.scales.bfloat16(), kept.bias
     multiply = torch._weight_int8pack_mm
     if bias is None:
-        return lambda x: multiply(x.bfloat16(), kept.weight, scales).float()
-    return lambda x: multiply(x.bfloat16(), kept.weight, scales).float().add_(bias)
+        return lambda x: multiply(x.bfloat16(), weight, scales)
+    return lambda x: multiply(x.bfloat16(), weight, scales) + bias
+
+
+def dynamic(kept: Kept) -> Product:
+    """int8 weights, inputs rounded to 8 bits of their largest entry; for a single row, since rows would share that.
+
+    llama.cpp's q8_0 rounds its inputs so, too, in blocks of 32. The weights are a copy.
+    """
+    assert kept.scales is not None
+    zeros = torch.zeros_like(kept.scales, dtype=torch.int64)
+    with warnings.catch_warnings():  # torch means to give it up; where it has, the probe leaves this kernel out
+        warnings.simplefilter("ignore")
+        weight = torch._make_per_channel_quantized_tensor(kept.weight, kept.scales.double(), zeros, 0)
+        product = torch.ops.quantized.linear_prepack(weight, kept.bias)
+    multiply = torch.ops.quantized.linear_dynamic
+    return lambda x: multiply(x.float(), product, False)
 
 
 ARRANGEMENTS: dict[Storage, tuple[tuple[Callable[[Kept], Product], ...], ...]] = {
     "float32": ((plain,), (packed,)),
     "bfloat16": ((plain, narrow), (packed,)),
     "float16": ((plain, narrow),),
-    "int8": ((plain, steps),),
+    "int8": ((plain, steps, dynamic),),
 }
 """The candidates. Those in one pair of brackets share the memory of the weight, so each number of rows may have its own
 of them. The first is right by definition."""
@@ -127,13 +140,13 @@ class Matrix:
         self._one, self._some, self._many = (made[name] for name in kernels)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(M, I) float32 -> (M, O) float32."""
+        """(M, I) -> (M, O), as `Product` has it."""
         n_rows = x.shape[0]
         product = self._one if n_rows == 1 else self._some if n_rows <= TIERS[1] else self._many
         return product(x)
 
 
-_KERNELS = {kernel.__name__: kernel for kernel in (plain, packed, narrow, steps)}
+_KERNELS = {kernel.__name__: kernel for kernel in (plain, packed, narrow, steps, dynamic)}
 
 
 # --- choosing -----------------------------------------------------------------------------------------------------
@@ -190,6 +203,9 @@ def _seconds(kernel: Callable[[Kept], Product], samples: Sequence[Kept], storage
     try:
         products = [kernel(kept) for kept in samples]
         for n_rows in TIERS:
+            if kernel is dynamic and n_rows > 1:
+                taken.append(math.inf)
+                continue
             x = torch.randn(n_rows, samples[0].weight.shape[1], generator=generator)
             if kernel is not plain and not _is_right(products[0](x), plain(samples[0])(x), storage):
                 return [math.inf] * len(TIERS)
