@@ -172,7 +172,7 @@ class Drafting:
     """
 
     def __init__(self, engine: Engine, draft: Decoder) -> None:
-        self._engine, self._draft, self._count = engine, draft, FEWEST_DRAFTED
+        self._engine, self._draft, self._count = engine, draft, MOST_DRAFTED // 2
 
     def propose(
         self,
