@@ -13,7 +13,6 @@ import json
 import math
 import platform
 import re
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -39,8 +38,6 @@ TIERS = (1, 16, 64)
 the arithmetic does."""
 TRIES = 2
 PROBED_BYTES = 32 * 2**20
-BLOCK = 2**20
-"""Entries of a weight that are restored at a time: 4 MiB in float32."""
 LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3, "int8": 2e-2}
 """Of a product with the weights as they are kept, as a share of the largest entry of the result."""
 INT8_STEPS = 127
@@ -78,41 +75,10 @@ def keep(weight: Tensor, bias: Tensor | None, storage: Storage) -> Kept:
 
 
 def plain(kept: Kept) -> Product:
-    """In float32, whatever the storage. Other weights are restored anew every time, some lines after the others."""
+    """In float32, whatever the storage. Other weights are restored anew every time, and not remembered."""
     if kept.weight.dtype is torch.float32:
         return lambda x: F.linear(x.float(), kept.weight, kept.bias)
-    n_outputs, n_inputs = kept.weight.shape
-    n_lines = min(n_outputs, max(1, BLOCK // n_inputs))
-
-    def product(x: Tensor) -> Tensor:
-        x = x.float()
-        room = _room(n_lines, n_inputs, x.device)
-        parts = []
-        for first in range(0, n_outputs, n_lines):
-            lines = kept.weight[first : first + n_lines]
-            parts.append(F.linear(x, room[: len(lines)].copy_(lines)))
-        result = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        if kept.scales is not None:
-            result.mul_(kept.scales)
-        return result if kept.bias is None else result.add_(kept.bias)
-
-    return product
-
-
-def _room(n_lines: int, n_inputs: int, device: torch.device) -> Tensor:
-    """Memory (n_lines, n_inputs) float32 to restore weights in, of each thread its own.
-
-    Small enough to stay in the processor's caches, and kept: new memory costs more than the restoring.
-    """
-    if getattr(_thread, "device", None) != device:
-        _thread.device, _thread.room = device, torch.empty(0, device=device)
-    if _thread.room.numel() < n_lines * n_inputs:
-        _thread.room = torch.empty(n_lines * n_inputs, device=device)
-    room: Tensor = _thread.room[: n_lines * n_inputs]
-    return room.view(n_lines, n_inputs)
-
-
-_thread = threading.local()
+    return lambda x: F.linear(x.float(), kept.restored(), kept.bias)
 
 
 def packed(kept: Kept) -> Product:
