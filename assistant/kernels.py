@@ -107,6 +107,15 @@ def steps(kept: Kept) -> Product:
     return lambda x: multiply(x.bfloat16(), weight, scales) + bias
 
 
+def widened(kept: Kept) -> Product:
+    """int8 weights as bfloat16, which holds them exactly, made anew every time; inputs rounded to bfloat16."""
+    assert kept.scales is not None
+    weight, scales, bias = kept.weight, kept.scales, kept.bias
+    if bias is None:
+        return lambda x: F.linear(x.bfloat16(), weight.bfloat16()) * scales
+    return lambda x: (F.linear(x.bfloat16(), weight.bfloat16()) * scales).add_(bias)
+
+
 def dynamic(kept: Kept) -> Product:
     """int8 weights, inputs rounded to 8 bits of their largest entry; for a single row, since rows would share that.
 
@@ -126,7 +135,7 @@ ARRANGEMENTS: dict[Storage, tuple[tuple[Callable[[Kept], Product], ...], ...]] =
     "float32": ((plain,), (packed,)),
     "bfloat16": ((plain, narrow), (packed,)),
     "float16": ((plain, narrow),),
-    "int8": ((plain, steps, dynamic),),
+    "int8": ((plain, steps, widened, dynamic),),
 }
 """The candidates. Those in one pair of brackets share the memory of the weight, so each number of rows may have its own
 of them. The first is right by definition."""
@@ -146,7 +155,7 @@ class Matrix:
         return product(x)
 
 
-_KERNELS = {kernel.__name__: kernel for kernel in (plain, packed, narrow, steps, dynamic)}
+_KERNELS = {kernel.__name__: kernel for kernel in (plain, packed, narrow, steps, widened, dynamic)}
 
 
 # --- choosing -----------------------------------------------------------------------------------------------------
