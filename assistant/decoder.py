@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from assistant.config import ModelConfig, Storage
 from assistant.kernels import Matrix, keep, matrices
+from assistant.lora import LoraLinear
 from assistant.model import GPT, Block
 
 CHUNK = 256
@@ -68,6 +69,14 @@ class _Layer:
     mlp_c_proj: Matrix
 
 
+def _linear_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight (O, I) and bias of a linear layer, with what LoRA adds to it now."""
+    if isinstance(module, LoraLinear):
+        return module.merged_weight(), module.base.bias
+    assert isinstance(module, nn.Linear)
+    return module.weight, module.bias
+
+
 def _weights_of(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     return norm.weight.detach(), norm.bias.detach()
 
@@ -84,8 +93,7 @@ class Decoder:
         self._approximate = "none" if model.config.activation_function == "gelu" else "tanh"
 
         def all_of(name: str) -> list[Matrix]:
-            linears = [block.get_submodule(name) for block in blocks]
-            kept = [keep(linear.weight, linear.bias, storage) for linear in linears if isinstance(linear, nn.Linear)]
+            kept = [keep(*_linear_of(block.get_submodule(name)), storage) for block in blocks]
             return matrices(kept, storage, is_chosen=is_chosen)
 
         blocks = [block for block in model.transformer.h if isinstance(block, Block)]

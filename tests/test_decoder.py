@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from assistant.config import Storage
+from assistant.config import LoraSettings, Storage
 from assistant.decoder import Cache, Decoder, Piece
 from assistant.kernels import keep
+from assistant.lora import adapted_layers, add_adapters
 from assistant.model import GPT
 from assistant.tokenizer import Tokenizer
 
@@ -121,3 +122,18 @@ def test_every_storage_gives_what_its_weights_give(model: GPT, storage: Storage,
             scale = expected[place].abs().max()
             assert ((found - expected[place]).abs().max() <= TOLERANCE[storage] * scale).all()
     assert (plain_logits(model, ids) - expected).abs().max() > 0 or storage == "float32"
+
+
+def test_a_model_with_adapters_answers_with_what_they_add(byte_tokenizer: Tokenizer) -> None:
+    model = tiny_checkpoint(byte_tokenizer, n_positions=64).model
+    before = plain_logits(model, ids_of(12, seed=1))
+    add_adapters(model, LoraSettings(rank=2, alpha=16), seed=1)
+    with torch.no_grad():
+        for layer in adapted_layers(model).values():
+            layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=torch.Generator().manual_seed(2)))
+    ids = ids_of(12, seed=1)
+    expected = plain_logits(model, ids)
+    assert (expected - before).abs().max() > 0.01
+    with torch.inference_mode():
+        found = Decoder(model).read([Piece(0, ids)], new_cache(model, 1), [True], is_every=True)
+    assert torch.allclose(found, expected, atol=1e-4)

@@ -454,7 +454,7 @@ def data(tmp_path: Path, examples: list[Example]) -> Path:
 
 
 def use(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> FakeSession:
-    monkeypatch.setattr(cli, "load_session", lambda _model: session)
+    monkeypatch.setattr(cli, "load_session", lambda _model, _precision: session)
     return session
 
 

@@ -22,7 +22,7 @@ FLOORS: list[list[str]] = [
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
     [
-        "assistant.kernels", "assistant.distributed", "assistant.model", "assistant.decoder", "assistant.lora",
+        "assistant.kernels", "assistant.distributed", "assistant.model", "assistant.lora", "assistant.decoder",
         "assistant.collate", "assistant.checkpoint",
     ],
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from assistant.config import FinetuneSettings, GenerationSettings, ModelInfo, Reply, TemplateRecord
+from assistant.config import DecodePrecision, FinetuneSettings, GenerationSettings, ModelInfo, Reply, TemplateRecord
 from assistant.errors import ContextError, DataError, PrerequisiteError, SettingsError
 from assistant.instructions import Example, Exchange
 from assistant.prompts import TEMPLATES, Template
@@ -37,6 +37,7 @@ class FakeSession:
     """Answers with the instruction in capitals, last row first; stops or refuses where it is told to."""
 
     name: str = "fake"
+    precision: DecodePrecision = "auto"
     template: Template = TEMPLATES["alpaca"]
     info: ModelInfo | None = None
     too_long: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ def test_every_row_is_answered_and_kept_in_the_order_of_the_data(tmp_path: Path,
 
 def test_history_and_category_are_kept(tmp_path: Path) -> None:
     rows = [Example(instruction="And?", output="Yes.", history=(Exchange("Hi", "Hello"),), category="talk", row=3)]
-    answer_all(FakeSession(), rows, tmp_path)
+    answer_all(FakeSession(), examples, tmp_path)
     (record,) = read_run(tmp_path).responses
     assert (record.history, record.category) == ((Exchange("Hi", "Hello"),), "talk")
 
@@ -225,6 +226,12 @@ def test_other_settings_are_refused(
         answer_all(FakeSession(), examples, tmp_path, **change)
     assert words in str(caught.value)
     assert (tmp_path / RESPONSES_FILE).read_bytes() == before
+
+
+def test_weights_kept_otherwise_are_refused(tmp_path: Path, examples: list[Example]) -> None:
+    answer_all(FakeSession(), examples, tmp_path)
+    with pytest.raises(SettingsError, match=r"--precision int8 \(it has auto\)"):
+        answer_all(FakeSession(precision="int8"), examples, tmp_path)
 
 
 def test_other_rows_and_another_template_are_refused(tmp_path: Path, examples: list[Example]) -> None:

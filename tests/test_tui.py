@@ -105,6 +105,10 @@ def test_the_end_is_told_in_words(reason: str, count: int, temperature: float, w
     )
     settings = GenerationSettings(max_new_tokens=5, temperature=temperature, seed=17)
     assert describe_end(reply, settings) == words
+    if reason == "stop":
+        shortened = reply.model_copy(update={"n_forgotten": 2})
+        left_out = " · 2 of the oldest messages no longer fit and were left out"
+        assert describe_end(shortened, settings) == words + left_out
 
 
 # --- stopping, and one at a time ----------------------------------------------------------------------------------
@@ -376,12 +380,12 @@ def test_importing_the_chat_leaves_torch_out() -> None:
 def test_run_chat_loads_the_model_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     apps: list[ChatApp] = []
     monkeypatch.setattr(app_module, "run_app", lambda app: apps.append(app) or 7)
-    session = SimpleNamespace(Session=SimpleNamespace(load=lambda model: ("loaded", model)))
+    session = SimpleNamespace(Session=SimpleNamespace(load=lambda model, precision: ("loaded", model, precision)))
     monkeypatch.setattr(app_module, "check_terminal", lambda: None)
-    assert run_chat("models/mine", GenerationSettings()) == 7
+    assert run_chat("models/mine", GenerationSettings(), precision="int8") == 7
     monkeypatch.setitem(sys.modules, "assistant.session", session)
     screen = apps[0].get_default_screen()
-    assert screen._load() == ("loaded", "models/mine")
+    assert screen._load() == ("loaded", "models/mine", "int8")
     assert screen._model_name == "mine"
 
 
