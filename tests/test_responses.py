@@ -165,7 +165,7 @@ def test_every_row_is_answered_and_kept_in_the_order_of_the_data(tmp_path: Path,
 
 def test_history_and_category_are_kept(tmp_path: Path) -> None:
     rows = [Example(instruction="And?", output="Yes.", history=(Exchange("Hi", "Hello"),), category="talk", row=3)]
-    answer_all(FakeSession(), examples, tmp_path)
+    answer_all(FakeSession(), rows, tmp_path)
     (record,) = read_run(tmp_path).responses
     assert (record.history, record.category) == ((Exchange("Hi", "Hello"),), "talk")
 
