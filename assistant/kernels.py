@@ -37,7 +37,7 @@ TIERS = (1, 16, 64)
 """Numbers of rows that are probed: one; up to so many; more. At few rows reading the weights takes the time, at many
 the arithmetic does."""
 TRIES = 2
-PROBED_BYTES = 32 * 2**20
+PROBED_BYTES, PROBED_LINES = 32 * 2**20, 4096
 LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3, "int8": 2e-2}
 """Of a product with the weights as they are kept, as a share of the largest entry of the result."""
 INT8_STEPS = 127
@@ -191,16 +191,17 @@ def choose(weights: Sequence[Kept], storage: Storage) -> tuple[str, ...]:
 
 
 def _samples(weights: Sequence[Kept]) -> list[Kept]:
-    """Some of the weights, and of large ones some lines: more than the processor's caches hold, as in use."""
+    """Pieces of the weights: together more than the processor's nearer caches hold, as in use they do not fit."""
     samples: list[Kept] = []
     room = PROBED_BYTES
     for kept in weights:
-        lines = min(kept.weight.shape[0], max(1, room // (kept.weight.shape[1] * kept.weight.element_size())))
-        parts = (None if part is None else part[:lines] for part in (kept.bias, kept.scales))
-        samples.append(Kept(kept.weight[:lines], *parts))
-        room -= samples[-1].weight.nbytes
-        if room <= 0:
-            break
+        for first in range(0, kept.weight.shape[0], PROBED_LINES):
+            part = slice(first, first + PROBED_LINES)
+            bias, scales = (None if one is None else one[part] for one in (kept.bias, kept.scales))
+            samples.append(Kept(kept.weight[part], bias, scales))
+            room -= samples[-1].weight.nbytes
+            if room <= 0:
+                return samples
     return samples
 
 
@@ -218,7 +219,9 @@ def _seconds(kernel: Callable[[Kept], Product], samples: Sequence[Kept], storage
             x = torch.randn(n_rows, samples[0].weight.shape[1], generator=generator)
             if kernel is not plain and not _is_right(products[0](x), plain(samples[0])(x), storage):
                 return [math.inf] * len(TIERS)
-            taken.append(min(_time(products, x) for _ in range(TRIES)))
+            # At one row the memory counts, so all are read; at more the arithmetic does, and one piece tells.
+            timed = products if n_rows == 1 else products[:1]
+            taken.append(min(_time(timed, x) for _ in range(TRIES)))
     except (RuntimeError, AttributeError):  # a torch without it, or a processor without the units
         return [math.inf] * len(TIERS)
     return taken
