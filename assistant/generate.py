@@ -24,6 +24,9 @@ from assistant.sampling import RowChance, copied, logprobs_of, row_chance, sampl
 OnToken = Callable[[int, int], bool | None]
 SLOT_STEP = 64
 """The cache of single prompts grows by so many slots."""
+LONE_CHUNK = 96
+"""Tokens of a single prompt that are read at once. More are a tenth faster, and need more memory than a fifth of the
+cache (benchmarks/RESULTS.md)."""
 FEWEST_DRAFTED, MOST_DRAFTED = 4, 16
 SMALLEST_DRAFTED_FOR = 64 * 2**20
 """Bytes of weights; smaller ones stay in the processor's caches, and reading them is not what takes the time."""
@@ -284,11 +287,11 @@ class _Job:
     def _read_on(self, row: _Row, start: int) -> Tensor | None:
         """Read the prompt's tokens from `start` on; logits (1, V) behind it, or None if it was cancelled."""
         logits = None
-        for first in range(start, len(row.prompt), CHUNK):
+        for first in range(start, len(row.prompt), LONE_CHUNK):
             if self.should_stop():
                 return None
-            tokens = row.prompt[first : first + CHUNK]
-            is_last = first + CHUNK >= len(row.prompt)
+            tokens = row.prompt[first : first + LONE_CHUNK]
+            is_last = first + LONE_CHUNK >= len(row.prompt)
             logits = self.decoder.read([Piece(0, tokens)], self.engine.memory, [is_last])
             self.engine.remember(tokens)
         return logits

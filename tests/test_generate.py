@@ -268,7 +268,8 @@ def test_a_waiting_prompt_takes_the_place_of_one_that_ended(model: GPT) -> None:
 def test_long_prompts_are_read_in_chunks(model: GPT, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     given = prompts(12, 60, seed=11)
     expected = [g.token_ids for g in run(model, given, GREEDY)]
-    monkeypatch.setattr("assistant.generate.CHUNK", chunk)
+    for name in ("CHUNK", "LONE_CHUNK"):
+        monkeypatch.setattr(f"assistant.generate.{name}", chunk)
     decoder = CountingDecoder(model)
     engine = Engine(decoder, eos_id=256)
     found = sorted(engine.generate(given, GREEDY, batch_size=5), key=lambda g: g.index)
