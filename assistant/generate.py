@@ -10,28 +10,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from assistant.config import DecodePrecision, GenerationSettings, StopReason, TokenLogprobs
 from assistant.decoder import CHUNK, Cache, Decoder, Piece
+from assistant.drafting import Drafting, Memory, n_common, useful_draft
 from assistant.errors import ContextError
 from assistant.model import GPT
-from assistant.sampling import RowChance, copied, logprobs_of, row_chance, sample
+from assistant.sampling import RowChance, logprobs_of, row_chance, sample
 
 OnToken = Callable[[int, int], bool | None]
-SLOT_STEP = 64
-"""The cache of single prompts grows by so many slots."""
 LONE_CHUNK = 96
 """Tokens of a single prompt that are read at once. More are a tenth faster, and need more memory than a fifth of the
 cache (benchmarks/RESULTS.md)."""
-FEWEST_DRAFTED, MOST_DRAFTED = 4, 16
-SMALLEST_DRAFTED_FOR = 64 * 2**20
-"""Bytes of weights; smaller ones stay in the processor's caches, and reading them is not what takes the time."""
-WORTH = 0.8
-"""A draft must bring the time of a token down to this share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +91,8 @@ class Engine:
 
     def __init__(self, decoder: Decoder, *, eos_id: int, draft: Decoder | None = None) -> None:
         self.decoder, self.draft, self.eos_id = decoder, draft, eos_id
-        self._memory = Cache(decoder.config, rows=1, slots=0, device=decoder.device)
-        self._memory_ids: list[int] = []
+        self.memory = Memory(decoder)
+        """What was read last, and single prompts are answered in."""
 
     def generate(
         self,
@@ -128,91 +121,6 @@ class Engine:
             yield job.answer_one(prompts[0])
         else:
             yield from job.answer_many(prompts, batch_size)
-
-    def recall(self, prompt: Sequence[int], slots: int) -> int:
-        """Make room for `slots` tokens in the memory, and keep there what `prompt` begins with, its last token apart.
-
-        Returns how many tokens those are.
-        """
-        n_known = _n_common(self._memory_ids[: self._memory.lengths[0]], prompt[:-1])
-        if self._memory.slots < slots:
-            larger = min(-(-slots // SLOT_STEP) * SLOT_STEP, self.decoder.config.context_length)
-            grown = Cache(self.decoder.config, rows=1, slots=larger, device=self.decoder.device)
-            grown.copy_row(self._memory, 0, 0, n_known)
-            self._memory = grown
-        self._memory.lengths[0] = n_known
-        self._memory_ids = list(prompt[:n_known])
-        return n_known
-
-    def forget(self) -> None:
-        """Know nothing of what was read."""
-        self._memory.lengths[0] = 0
-
-    @property
-    def memory(self) -> Cache:
-        """One row: what was read last."""
-        return self._memory
-
-    def remember(self, token_ids: Sequence[int]) -> None:
-        """Say which tokens the decoder has added to the memory."""
-        self._memory_ids += token_ids
-
-
-def _n_common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return place
-    return min(len(first), len(second))
-
-
-class Drafting:
-    """Tokens that a draft proposes for the prompt in the engine's memory, and that the decoder then checks.
-
-    Leviathan et al., arXiv 2211.17192, with the model's own smaller weights as the draft: of the same prompt it nearly
-    always says the same. The draft reads the decoder's keys and values of what was said so far, so it needs none of
-    its own; what it adds behind them, the check writes over.
-    """
-
-    def __init__(self, engine: Engine, draft: Decoder) -> None:
-        self._engine, self._draft, self._count = engine, draft, MOST_DRAFTED // 2
-
-    def propose(
-        self,
-        pending: int,
-        settings: GenerationSettings,
-        chance: RowChance,
-        room: int,
-        should_stop: Callable[[], bool],
-    ) -> list[int]:
-        """`pending`, which the memory lacks, and what the draft says behind it: `room` tokens at most, no EOS."""
-        memory, tokens = self._engine.memory, [pending]
-        self._start = memory.lengths[0]
-        chance = copied(chance)  # the same luck as the check will have
-        while len(tokens) < min(self._count, room):
-            if should_stop():
-                del tokens[1:]
-                break
-            logits = self._draft.step(torch.tensor(tokens[-1:], device=self._draft.device), memory)
-            (token,) = sample(logits.float().cpu(), settings, [chance])
-            if token == self._engine.eos_id:
-                break
-            tokens.append(token)
-        memory.lengths[0] = self._start
-        return tokens
-
-    def check(self, tokens: Sequence[int]) -> Tensor:
-        """Logits (T, V) of the decoder behind each of the tokens."""
-        return self._engine.decoder.read([Piece(0, tokens)], self._engine.memory, [True], is_every=True)
-
-    def settle(self, tokens: Sequence[int], n_right: int) -> None:
-        """Keep the first `n_right` tokens in the memory; draft more the next time if all were right, else fewer."""
-        self._engine.memory.lengths[0] = self._start + n_right
-        self._engine.remember(tokens[:n_right])
-        if n_right == len(tokens):
-            self._count = min(2 * self._count, MOST_DRAFTED)
-        else:
-            self._count = max(n_right + 1, FEWEST_DRAFTED)
 
 
 class _Job:
@@ -267,17 +175,23 @@ class _Job:
     def answer_one(self, prompt: Sequence[int]) -> Generated:
         """Continue a prompt in the engine's memory, where the next prompt finds it."""
         row = self._new_row(0, prompt)
-        start = self.engine.recall(prompt, len(prompt) + row.limit)
+        start = self.engine.memory.recall(prompt, len(prompt) + row.limit)
         logits = self._read_on(row, start)
         if logits is not None:
             pending = self._continue([row], logits)
-            drafting = None if self.engine.draft is None else Drafting(self.engine, self.engine.draft)
+            drafting = (
+                None
+                if self.engine.draft is None
+                else Drafting(self.decoder, self.engine.draft, self.engine.memory, eos_id=self.engine.eos_id)
+            )
             while row.stop_reason is None:
                 if self.should_stop():
                     break
                 if drafting is None:
-                    logits = self.decoder.step(torch.tensor(pending, device=self.decoder.device), self.engine.memory)
-                    self.engine.remember(pending)
+                    logits = self.decoder.step(
+                        torch.tensor(pending, device=self.decoder.device), self.engine.memory.cache
+                    )
+                    self.engine.memory.remember(pending)
                     pending = self._continue([row], logits)
                 else:
                     pending = self._continue_drafted(row, pending[0], drafting)
@@ -292,8 +206,8 @@ class _Job:
                 return None
             tokens = row.prompt[first : first + LONE_CHUNK]
             is_last = first + LONE_CHUNK >= len(row.prompt)
-            logits = self.decoder.read([Piece(0, tokens)], self.engine.memory, [is_last])
-            self.engine.remember(tokens)
+            logits = self.decoder.read([Piece(0, tokens)], self.engine.memory.cache, [is_last])
+            self.engine.memory.remember(tokens)
         return logits
 
     def _continue_drafted(self, row: _Row, pending: int, drafting: Drafting) -> list[int]:
@@ -331,7 +245,7 @@ class _Job:
             new = [self._new_row(index, prompts[index]) for index in _take(waiting, len(cache.lengths) - len(rows))]
             if new:
                 for place in range(len(rows), len(rows) + len(new)):
-                    cache.copy_row(self.engine.memory, 0, place, n_shared)
+                    cache.copy_row(self.engine.memory.cache, 0, place, n_shared)
                 logits = self._read_together(new, n_shared, len(rows), cache)
                 rows += new
                 pending += self._continue(new, logits)
@@ -346,12 +260,12 @@ class _Job:
     def _read_shared(self, prompts: Sequence[Sequence[int]]) -> int:
         """Read what all prompts begin with into the memory, once; returns its length."""
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # those in between share what these two do
-        n_shared = min(_n_common(first, last), min(len(prompt) for prompt in prompts) - 1)
-        start = self.engine.recall([*first[:n_shared], -1], n_shared)
+        n_shared = min(n_common(first, last), min(len(prompt) for prompt in prompts) - 1)
+        start = self.engine.memory.recall([*first[:n_shared], -1], n_shared)
         for place in range(start, n_shared, CHUNK):
             tokens = first[place : min(place + CHUNK, n_shared)]
-            self.decoder.read([Piece(0, tokens)], self.engine.memory, [False])
-            self.engine.remember(tokens)
+            self.decoder.read([Piece(0, tokens)], self.engine.memory.cache, [False])
+            self.engine.memory.remember(tokens)
         return n_shared
 
     def _read_together(self, rows: Sequence[_Row], n_shared: int, first_place: int, cache: Cache) -> Tensor:
@@ -415,34 +329,3 @@ def build_engine(model: GPT, *, eos_id: int, precision: DecodePrecision = "auto"
         return Engine(Decoder(model, storage=precision), eos_id=eos_id)
     decoder = Decoder(model)
     return Engine(decoder, eos_id=eos_id, draft=useful_draft(model, decoder) if may_draft else None)
-
-
-@torch.inference_mode()
-def useful_draft(model: GPT, decoder: Decoder) -> Decoder | None:
-    """The weights in the storage that makes single prompts fastest as a draft, or None where none pays."""
-    if decoder.device.type != "cpu" or 4 * model.n_parameters < SMALLEST_DRAFTED_FOR:
-        return None
-    count = min(8, decoder.config.context_length)
-    cache = Cache(decoder.config, rows=1, slots=count, device=decoder.device)
-    alone = _seconds_of(partial(decoder.step, torch.zeros(1, dtype=torch.int64), cache), cache)
-    check = _seconds_of(partial(decoder.read, [Piece(0, [0] * count)], cache, [True], is_every=True), cache)
-    best: Decoder | None = None
-    least = WORTH * alone
-    for storage in ("int8", "float16"):
-        draft = Decoder(model, storage=storage)
-        step = _seconds_of(partial(draft.step, torch.zeros(1, dtype=torch.int64), cache), cache)
-        seconds = (check + (count - 1) * step) / count  # a token, all being right
-        if seconds < least:
-            best, least = draft, seconds
-    return best
-
-
-def _seconds_of(call: Callable[[], object], cache: Cache) -> float:
-    """The least time of a few calls, each on an empty cache."""
-    taken = []
-    for _ in range(3):
-        cache.lengths[0] = 0
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)

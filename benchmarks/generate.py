@@ -79,7 +79,7 @@ def ours(model: Path, precision: Any) -> Answer:
     engine = build_engine(load_checkpoint(model).model, eos_id=NO_EOS, precision=precision)
 
     def answer(given: list[list[int]], new: int) -> list[list[int]]:
-        engine.forget()  # each round reads its prompts anew
+        engine.memory.forget()  # each round reads its prompts anew
         found = engine.generate(given, GenerationSettings(max_new_tokens=new), batch_size=BATCH)
         return [list(one.token_ids) for one in sorted(found, key=lambda one: one.index)]
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from assistant.checkpoint import load_checkpoint, load_model
 from assistant.config import GenerationSettings
 from assistant.decoder import Cache, Decoder, Piece
+from assistant.drafting import useful_draft
 from assistant.errors import ContextError, SettingsError
-from assistant.generate import Engine, Generated, build_engine, generate, useful_draft
+from assistant.generate import Engine, Generated, build_engine, generate
 from assistant.instructions import Example, Exchange, read_examples
 from assistant.model import GPT
 from assistant.session import Session, pick_device
@@ -307,7 +308,7 @@ def test_small_models_get_no_draft(model: GPT) -> None:
 
 
 def test_a_draft_must_pay(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assistant.generate.SMALLEST_DRAFTED_FOR", 0)
+    monkeypatch.setattr("assistant.drafting.SMALLEST_DRAFTED_FOR", 0)
     decoder = Decoder(model, is_chosen=False)
     for times, expected in (
         ([10.0, 10.0, 1.0, 3.0], "int8"),
@@ -316,7 +317,7 @@ def test_a_draft_must_pay(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
         ([10.0, 75.0, 3.0, 1.0], None),
     ):
         left = iter(times)
-        monkeypatch.setattr("assistant.generate._seconds_of", lambda *_, left=left: next(left))
+        monkeypatch.setattr("assistant.drafting._seconds_of", lambda *_, left=left: next(left))
         draft = useful_draft(model, decoder)
         assert (draft and draft.storage) == expected
 

@@ -26,7 +26,8 @@ FLOORS: list[list[str]] = [
         "assistant.collate", "assistant.checkpoint",
     ],
     [
-        "assistant.watching", "assistant.update", "assistant.sampling", "assistant.generate", "assistant.run_folder",
+        "assistant.watching", "assistant.update", "assistant.sampling", "assistant.drafting", "assistant.generate",
+        "assistant.run_folder",
         "assistant.validation", "assistant.trainer", "assistant.preference", "assistant.planning",
         "assistant.finetune", "assistant.scratch", "assistant.plots",
     ],
