@@ -277,5 +277,8 @@ def _remember(known: dict[str, Any]) -> None:
 
 
 def _is_choice(value: object, storage: Storage) -> bool:
+    """Whether a remembered choice can be used: names of this storage's kernels, `dynamic` for a single row alone."""
     names = {kernel.__name__ for arrangement in ARRANGEMENTS[storage] for kernel in arrangement}
-    return isinstance(value, list) and len(value) == len(TIERS) and all(name in names for name in value)
+    if not isinstance(value, list) or len(value) != len(TIERS):
+        return False
+    return all(isinstance(name, str) and name in names for name in value) and "dynamic" not in value[1:]

@@ -103,6 +103,14 @@ def test_a_choice_is_remembered_and_a_damaged_memory_forgotten(
     assert len(asked) == 5
     matrices(weights("float16"), "float16", is_chosen=False)
     assert len(asked) == 5
+    file.write_text(file.read_text().replace('"narrow"', "[]"))
+    matrices(weights("float16"), "float16", is_chosen=True)
+    assert len(asked) == 6
+
+
+def test_rows_never_share_what_a_remembered_choice_rounds_them_by() -> None:
+    assert kernels._is_choice(["dynamic", "steps", "plain"], "int8")
+    assert not kernels._is_choice(["dynamic", "dynamic", "dynamic"], "int8")
 
 
 def test_without_a_place_to_remember_it_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
