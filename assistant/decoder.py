@@ -78,7 +78,7 @@ def _linear_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _weights_of(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return norm.weight.detach(), norm.bias.detach()
+    return norm.weight.detach().clone(), norm.bias.detach().clone()  # copies, as `keep` has it
 
 
 class Decoder:
@@ -105,7 +105,7 @@ class Decoder:
         self._ln_f = _weights_of(model.transformer.ln_f)
         head = keep(model.lm_head.weight, None, storage)
         (self._head,) = matrices([head], storage, is_chosen=is_chosen)
-        self._wpe = model.transformer.wpe.weight.detach()
+        self._wpe = model.transformer.wpe.weight.detach().clone()
         is_tied = model.lm_head.weight is model.transformer.wte.weight
         # One table of the vocabulary is enough where both ends of the model have the same.
         self._wte = head if is_tied else keep(model.transformer.wte.weight, None, storage)

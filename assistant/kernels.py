@@ -61,7 +61,10 @@ class Kept:
 def keep(weight: Tensor, bias: Tensor | None, storage: Storage) -> Kept:
     """Put a weight (O, I) float32 into a storage. In float32 it is shared, not copied."""
     weight = weight.detach()
-    bias = None if bias is None else bias.detach()
+    if storage == "float32":
+        return Kept(weight, None if bias is None else bias.detach())
+    # A copy: what shares a little memory with a file that was mapped keeps all of it.
+    bias = None if bias is None else bias.detach().clone()
     if storage == "int8":
         scales = (weight.abs().amax(dim=1) / INT8_STEPS).clamp_min(torch.finfo(torch.float32).tiny)
         # The kernel multiplies with scales of 16 bits, so those are what the weights are divided by.

@@ -33,6 +33,7 @@ from assistant.prompts import get_template
 from assistant.splits import Splits
 from assistant.tokenizer import read_tokenizer
 from assistant.trainer import Trainer
+from benchmarks.book import book_model
 
 BATCH, WARM_UP = 8, 2
 OURS = {
@@ -73,22 +74,11 @@ def ours(model: Path, examples: list[Example], name: str) -> list[float]:
 
 def the_book(model: Path, examples: list[Example]) -> list[float]:
     """The same of the book's model and loop, from random weights of the same shape."""
-    from llms_from_scratch.ch04 import GPTModel
     from llms_from_scratch.ch05 import calc_loss_batch
     from llms_from_scratch.ch07 import InstructionDataset, custom_collate_fn
 
     config = read_config(model)
-    network = GPTModel(
-        {
-            "vocab_size": config.vocab_size,
-            "context_length": config.n_positions,
-            "emb_dim": config.n_embd,
-            "n_heads": config.n_head,
-            "n_layers": config.n_layer,
-            "drop_rate": 0.0,
-            "qkv_bias": True,
-        }
-    )
+    network = book_model(config)
     entries = [{"instruction": e.instruction, "input": e.input, "output": e.output} for e in examples]
     dataset = InstructionDataset(entries, read_tokenizer(model).encoding)
     torch.manual_seed(123)

@@ -36,6 +36,7 @@ from assistant.instructions import read_examples
 from assistant.prompts import get_template
 from assistant.splits import split_examples
 from assistant.tokenizer import read_tokenizer
+from benchmarks.book import book_model
 
 NEW = {"one": 100, "first": 1, "many": 64}
 BOOK_NEW = {"one": 40, "first": 1, "many": 16}
@@ -90,21 +91,10 @@ BATCH = 55
 
 
 def the_book(model: Path, _: str) -> Answer:
-    from llms_from_scratch.ch04 import GPTModel
     from llms_from_scratch.ch05 import generate
 
     config = read_config(model)
-    network = GPTModel(
-        {
-            "vocab_size": config.vocab_size,
-            "context_length": config.n_positions,
-            "emb_dim": config.n_embd,
-            "n_heads": config.n_head,
-            "n_layers": config.n_layer,
-            "drop_rate": 0.0,
-            "qkv_bias": True,
-        }
-    ).eval()
+    network = book_model(config).eval()
 
     def answer(given: list[list[int]], new: int) -> list[list[int]]:
         return [

@@ -1,0 +1,24 @@
+"""The book's own model, in the shape of one of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from assistant.config import ModelConfig
+
+
+def book_model(config: ModelConfig) -> Any:
+    """A `GPTModel` of `llms-from-scratch` with random weights."""
+    from llms_from_scratch.ch04 import GPTModel
+
+    return GPTModel(
+        {
+            "vocab_size": config.vocab_size,
+            "context_length": config.n_positions,
+            "emb_dim": config.n_embd,
+            "n_heads": config.n_head,
+            "n_layers": config.n_layer,
+            "drop_rate": 0.0,
+            "qkv_bias": True,
+        }
+    )
