@@ -107,7 +107,12 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
         model = GPT(config)
     expected = {name: tuple(value.shape) for name, value in _stored(model).items()}
     _compare_shapes(folder / WEIGHTS_FILE, expected, weights)
-    state = {name: _linear_layout(name, weights[name]).to(torch.float32).contiguous() for name in expected}
+    # Always a copy: one weight that is left as it lies keeps the whole file in memory.
+    state = {
+        name: _linear_layout(name, weights[name]).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name in expected
+    }
+    del weights
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     model.load_state_dict(state, assign=True)

@@ -54,9 +54,9 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
-        small = F.linear(F.linear(x, self.lora_A), self.lora_B)
-        out: Tensor = self.base(x) + small * self.scale
-        return out
+        out: Tensor = self.base(x)
+        small = F.linear(F.linear(x.to(out.dtype), self.lora_A.to(out.dtype)), self.lora_B.to(out.dtype))
+        return out + small * self.scale
 
     def merged_weight(self) -> Tensor:
         """The weight (out, in) of one layer that does the same."""

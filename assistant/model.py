@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from assistant.config import ModelConfig
+from assistant.linear import Linear, embed_tied
+
+MOST_SCORES = 2_000_000
+"""Attention weights of a layer up to which they are written out on a processor: faster there for short rows, most of
+all on the way back, and little memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +45,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -65,8 +70,8 @@ class CausalSelfAttention(nn.Module):
             torch.cat([ours.expand(layout.n_rows, -1, -1, -1), theirs], dim=2)
             for ours, theirs in zip(first[1:], own[1:], strict=True)
         )
-        attended = F.scaled_dot_product_attention(own[0], keys, values, attn_mask=layout.mask)
-        opening = F.scaled_dot_product_attention(*first, is_causal=True)
+        attended = _masked_attention(own[0], keys, values, layout.mask)
+        opening = _masked_attention(*first, layout.mask.new_ones(shared, shared).tril())
         return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
 
     def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,12 +80,21 @@ class CausalSelfAttention(nn.Module):
         return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
 
+def _masked_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """queries (B, H, T, D) over keys and values (B, H, S, D) where mask (T, S) bool allows -> (B, H, T, D)."""
+    n_scores = queries.shape[:3].numel() * keys.shape[2]
+    if queries.device.type != "cpu" or n_scores > MOST_SCORES:
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    scores = (queries / math.sqrt(queries.shape[3])) @ keys.transpose(2, 3)
+    return (scores + torch.where(mask, 0.0, -math.inf).to(scores.dtype)).softmax(dim=-1) @ values
+
+
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner = config.n_inner or 4 * config.n_embd
-        self.c_fc = nn.Linear(config.n_embd, inner)
-        self.c_proj = nn.Linear(inner, config.n_embd)
+        self.c_fc = Linear(config.n_embd, inner)
+        self.c_proj = Linear(inner, config.n_embd)
         self.approximate = "none" if config.activation_function == "gelu" else "tanh"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +143,7 @@ class GPT(nn.Module):
         self.recomputes = False
         """Whether training forgets what happens inside a block and computes it again on the way back."""
         self.transformer = Transformer(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
@@ -154,8 +168,8 @@ class GPT(nn.Module):
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden
 
-    def hidden_at(self, input_ids: Tensor, wanted: Tensor, *, n_shared: int = 0) -> Tensor:
-        """Hidden states (K, C) of some tokens of a batch, to train on: what `forward` gives, with less arithmetic.
+    def logits_at(self, input_ids: Tensor, wanted: Tensor, *, n_shared: int = 0) -> Tensor:
+        """Logits (K, V) of some tokens of a batch, to train on: what `forward` and `head` give, with less arithmetic.
 
         The first `n_shared` ids of input_ids (B, T) must be the same in every row, and are computed once. `wanted`
         (K,) int64 counts tokens as `SharedLayout` lists them; the last block's second half runs on those alone.
@@ -163,13 +177,14 @@ class GPT(nn.Module):
         n_rows, n_tokens = input_ids.shape
         if n_tokens > self.config.context_length:
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
-        n_own = n_tokens - n_shared
         places = torch.arange(n_tokens, device=input_ids.device)
         ids = torch.cat([input_ids[0, :n_shared], input_ids[:, n_shared:].reshape(-1)])
         positions = torch.cat([places[:n_shared], places[n_shared:].repeat(n_rows)])
         mask = places <= places[n_shared:, None] if n_shared else None
-        layout = SharedLayout(n_rows=n_rows, n_shared=n_shared, n_own=n_own, mask=mask)
-        x = self.transformer.wte(ids) + self.transformer.wpe(positions)
+        layout = SharedLayout(n_rows=n_rows, n_shared=n_shared, n_own=n_tokens - n_shared, mask=mask)
+        wte, gradients = self.transformer.wte, [] if self._ties_gradients else None
+        x = wte(ids) if gradients is None else embed_tied(wte.weight, ids, gradients)
+        x = x + self.transformer.wpe(positions)
         blocks = [block for block in self.transformer.h if isinstance(block, Block)]
         for block in blocks[:-1]:
             if self.recomputes and self.training:
@@ -177,7 +192,14 @@ class GPT(nn.Module):
             else:
                 x = block.forward_shared(x, layout)
         hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, wanted))
-        return hidden
+        return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
+
+    @property
+    def _ties_gradients(self) -> bool:
+        """Whether the embedding's gradient goes into the head's: on a processor, where both are one weight."""
+        weight = self.transformer.wte.weight
+        is_trained_here = weight.requires_grad and weight.device.type == "cpu"
+        return self.config.tie_word_embeddings and is_trained_here and not torch.is_autocast_enabled("cpu")
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., C)."""

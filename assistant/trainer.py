@@ -28,15 +28,28 @@ from assistant.collate import (
 from assistant.config import FinetuneSettings, TrainOn
 from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.linear import add_copies
 from assistant.lora import add_adapters
 from assistant.prompts import get_template
 from assistant.splits import Splits
-from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
+from assistant.update import (
+    build_optimizers,
+    gradient_norm,
+    learning_rate,
+    pick_precision,
+    summed_loss,
+    take_step,
+)
 from assistant.watching import Update
 
 WAYS_MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Largest difference of a loss computed in two ways, in nats, that rounding explains."""
+"""Largest difference that rounding explains of a loss computed in two ways, in nats, and of a weight's gradient, as a
+share of the whole gradient."""
+COMPARED_ROWS = 4
+"""Rows that are computed both ways; the plain one needs more memory for a row."""
 
+TINY = 1e-6
+"""Keeps a norm of zero from being divided by; as torch's own clipping has it."""
 MOST_VALIDATIONS = 20
 """Of a run that was not told how often to validate."""
 Window = list[list[int]]
@@ -95,6 +108,8 @@ class Trainer:
         if settings.lora is not None:
             add_adapters(self.model, settings.lora, seed=settings.seed)
         self.optimizers = build_optimizers(self.model, settings)
+        if self.precision is torch.bfloat16 and self.device.type == "cpu":
+            add_copies(self.model, narrow_gradients=settings.gradient_accumulation_steps == ranks.world == 1)
 
     def _encode(self, part: str) -> EncodedRows:
         return encode_examples(
@@ -165,17 +180,15 @@ class Trainer:
                     totals[name] += sums[name].item() / weight
         self.ranks.add_gradients(self.model.parameters())
         totals = {name: self.ranks.add(total, self.device) for name, total in totals.items()}
-        limit = self.settings.max_grad_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        norm = gradient_norm(self.model.parameters())
         if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
             found = f"a loss of {totals['loss']} and a norm of {norm}"
             raise AssistantError(
                 f"step {step}: expected a finite loss and gradient, got {found}. "
                 f"Lower --learning-rate; the last good weights, if any were saved, are in last/ of the output folder."
             )
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        limit = self.settings.max_grad_norm or math.inf
+        take_step(self.optimizers, self.model, min(1.0, limit / (norm + TINY)))
         return Update(
             learning_rate=rate,
             gradient_norm=norm,
@@ -226,23 +239,36 @@ class Trainer:
         return {name: total / self.weight(rows, "response") for name, total in totals.items()}
 
     def compare_ways(self, window: Window) -> str | None:
-        """Compute a batch the fast and the plain way. Should they differ on this machine, go on with plain, and say so.
+        """Compute a few rows the fast and the plain way: the loss, and how long the gradient of every weight is.
+
+        Should they differ on this machine, go on the plain way, and say so.
 
         Returns:
             What was found, in words, or None where both agree.
         """
-        batch = self.collate([self.train.rows[index] for index in window[0]], self.settings.train_on)
-        self.model.eval()
-        with torch.inference_mode():
-            fast, plain = (
-                summed_loss(self.model, batch, self.precision, is_plain=is_plain).item() / batch.n_targets
-                for is_plain in (False, True)
-            )
-        agrees = abs(fast - plain) <= WAYS_MAY_DIFFER[self.precision] * max(1.0, abs(plain))
+        batch = self.collate([self.train.rows[index] for index in window[0][:COMPARED_ROWS]], self.settings.train_on)
+        fast, plain = (self._loss_and_norms(batch, is_plain=is_plain) for is_plain in (False, True))
+        margin = WAYS_MAY_DIFFER[self.precision]
+        losses_agree = abs(fast[0] - plain[0]) <= margin * max(1.0, abs(plain[0]))
+        agrees = losses_agree and bool((fast[1] - plain[1]).abs().max() <= margin * torch.linalg.vector_norm(plain[1]))
         if not self.ranks.largest(int(not agrees), self.device):
             return None
         self.is_plain = True
+        what = "gradients that differ"
+        if not losses_agree:
+            what = f"a loss of {plain[0]:.6f} and, the faster way, {fast[0]:.6f}"
         return (
-            f"the first batch: expected a loss of {plain:.6f}, got {fast:.6f} the faster way. "
+            f"the first batch: expected both ways of computing it to agree, got {what}. "
             f"This run computes the plain way, which is slower. Please report it, with `assistant doctor`."
         )
+
+    def _loss_and_norms(self, batch: Batch, *, is_plain: bool) -> tuple[float, torch.Tensor]:
+        """Mean loss (nats) of a batch, and the norm (W,) float32 of the gradient of each weight that is trained."""
+        self.model.train()
+        loss = summed_loss(self.model, batch, self.precision, is_plain=is_plain) / batch.n_targets
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms = []
+        for weight in (weight for weight in self.model.parameters() if weight.requires_grad):
+            norms.append(0.0 if weight.grad is None else gradient_norm([weight]))
+            weight.grad = None
+        return loss.item(), torch.tensor(norms)

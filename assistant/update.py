@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from assistant.collate import IGNORE_INDEX, Batch
 from assistant.config import FinetuneSettings, Precision
+from assistant.linear import Linear, has_copies
 from assistant.model import GPT
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_BETAS_BESIDE_MUON = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
 """The schedule's end, as a share of its peak."""
+WEIGHTS_AT_ONCE = 8_000_000
+"""Of which a processor takes a step together; these and what belongs to them stay near it."""
 LARGEST_WARMUP = 0.1
 """The warm-up's longest share of all steps: small data sets have few."""
 
@@ -41,14 +45,15 @@ def log_probabilities(
 
 def _target_losses(model: GPT, batch: Batch, precision: torch.dtype, is_plain: bool) -> tuple[Tensor, Tensor]:
     """Cross-entropy (K,) of the targets, and in which rows each counts: (B, K) of zeros and ones. Both float32."""
-    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+    by_autocast = precision is torch.bfloat16 and (is_plain or not has_copies(model))
+    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=by_autocast):
         if is_plain:
             counted = batch.targets != IGNORE_INDEX
             targets, counts = batch.targets[counted], _one_hot_rows(counted.nonzero()[:, 0], len(counted))
             logits = model.head(model(batch.input_ids)[counted])
         else:
             wanted, targets, counts = _counted(batch)
-            logits = model.head(model.hidden_at(batch.input_ids, wanted, n_shared=batch.n_shared))
+            logits = model.logits_at(batch.input_ids, wanted, n_shared=batch.n_shared)
     return F.cross_entropy(logits.float(), targets, reduction="none"), counts
 
 
@@ -94,13 +99,56 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
         groups = [{"params": trained, "weight_decay": settings.weight_decay}]
     groups = [group for group in groups if group["params"]]
     betas = ADAM_BETAS_BESIDE_MUON if inside else ADAM_BETAS
-    adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
-    if not inside:
-        return [adam]
-    muon = torch.optim.Muon(
-        inside, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [adam, muon]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+    ]
+    if inside:
+        decay = settings.weight_decay
+        optimizers.append(
+            torch.optim.Muon(inside, lr=settings.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        )
+    for optimizer in optimizers:
+        for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+            # As the first step would make them. Made now, they do not lie scattered among what a step needs.
+            optimizer.state[weight] = {
+                name: weight.new_zeros(()) if name == "step" else torch.zeros_like(weight)
+                for name in state_names(optimizer)
+            }
+    return optimizers
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """Of all gradients together, in float32 whatever they are kept in."""
+    gradients = [weight.grad for weight in parameters if weight.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms)).item()
+
+
+def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: float) -> None:
+    """Update every weight that has a gradient by `factor` times it, and leave no gradient.
+
+    On a processor a few weights at a time: what belongs to them, widened gradients and copies too, stays near it.
+    """
+    waiting = [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
+    layers = {layer.weight: layer for layer in model.modules() if isinstance(layer, Linear) and layer.copy is not None}
+    for weight, _ in waiting:
+        weight.grad = None
+    most = WEIGHTS_AT_ONCE if waiting[0][0].device.type == "cpu" else math.inf
+    while waiting:
+        part: list[nn.Parameter] = []
+        while waiting and (not part or sum(map(torch.numel, part)) + waiting[-1][0].numel() <= most):
+            weight, gradient = waiting.pop()
+            weight.grad = gradient.to(weight.dtype)
+            if factor != 1.0:
+                weight.grad.mul_(factor)
+            del gradient
+            part.append(weight)
+        for optimizer in optimizers:
+            optimizer.step()
+        for weight in part:
+            weight.grad = None
+            if weight in layers:
+                layers[weight].renew_copy()
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:

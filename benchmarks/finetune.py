@@ -29,6 +29,7 @@ from assistant.checkpoint import load_checkpoint, read_config
 from assistant.collate import encode_examples
 from assistant.config import FinetuneSettings
 from assistant.instructions import Example, read_examples
+from assistant.memory import keep_memory
 from assistant.prompts import get_template
 from assistant.splits import Splits
 from assistant.tokenizer import read_tokenizer
@@ -53,6 +54,7 @@ def rows(path: Path, count: int) -> list[Example]:
 
 def ours(model: Path, examples: list[Example], name: str) -> list[float]:
     """Seconds of every step of our trainer."""
+    keep_memory()  # as the command does
     train_on, precision = OURS[name]
     settings = FinetuneSettings(batch_size=BATCH, train_on=train_on, precision=precision, epochs=1)
     nothing: tuple[Example, ...] = ()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from assistant import model as model_module
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
 from assistant.config import BestBy, FinetuneSettings, LoraSettings, OptimizerName
@@ -195,19 +196,28 @@ def test_looking_does_not_touch(tmp_path: Path, byte_tokenizer: Tokenizer, examp
     assert weights(tmp_path / "often" / "last") == weights(tmp_path / "never" / "last")
 
 
+@pytest.mark.parametrize("what", ["loss", "gradients"])
 def test_a_faster_way_that_is_wrong_here_is_switched_off_and_said(
-    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     train(byte_tokenizer, examples, tmp_path / "right")
-    hidden_at = GPT.hidden_at
+    logits_at, embed_tied = GPT.logits_at, model_module.embed_tied
 
-    def broken(model: GPT, *arguments: torch.Tensor, n_shared: int) -> torch.Tensor:
-        return hidden_at(model, *arguments, n_shared=n_shared) * 1.1
+    def wrong_logits(model: GPT, *arguments: torch.Tensor, n_shared: int) -> torch.Tensor:
+        return logits_at(model, *arguments, n_shared=n_shared) * 1.1
 
-    monkeypatch.setattr(GPT, "hidden_at", broken)
+    def wrong_gradients(weight: torch.Tensor, ids: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
+        rows = embed_tied(weight, ids, gradients)
+        return rows * 2 - rows.detach()
+
+    if what == "loss":
+        monkeypatch.setattr(GPT, "logits_at", wrong_logits)
+    else:
+        monkeypatch.setattr(model_module, "embed_tied", wrong_gradients)
     _, watcher = train(byte_tokenizer, examples, tmp_path / "run")
     (warning,) = watcher.warnings
     assert "This run computes the plain way" in warning
+    assert ("a loss of" if what == "loss" else "gradients that differ") in warning
     fast, plain = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("right", "run"))
     assert all(torch.allclose(fast[name], plain[name], atol=1e-3) for name in fast)
 

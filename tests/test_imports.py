@@ -14,7 +14,7 @@ from .conftest import REPOSITORY
 # A module imports only from floors below its own, or from a module named earlier on its floor.
 FLOORS: list[list[str]] = [
     [
-        "assistant", "assistant.errors", "assistant.escape", "assistant.files", "assistant.config",
+        "assistant", "assistant.errors", "assistant.escape", "assistant.files", "assistant.memory", "assistant.config",
         "assistant.shipped", "assistant.instructions", "assistant.splits", "assistant.check", "assistant.prompts",
         "assistant.tokenizer", "assistant.reply_text", "assistant.fair_lock",
         "assistant.ollama_server", "assistant.settings",
@@ -22,8 +22,8 @@ FLOORS: list[list[str]] = [
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
     [
-        "assistant.kernels", "assistant.distributed", "assistant.model", "assistant.lora", "assistant.decoder",
-        "assistant.collate", "assistant.checkpoint",
+        "assistant.kernels", "assistant.distributed", "assistant.linear", "assistant.model", "assistant.lora",
+        "assistant.decoder", "assistant.collate", "assistant.checkpoint",
     ],
     [
         "assistant.watching", "assistant.update", "assistant.sampling", "assistant.drafting", "assistant.generate",

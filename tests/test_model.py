@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from assistant.checkpoint import load_model
-from assistant.collate import EncodedExample, collate
+from assistant.collate import Batch, EncodedExample, collate
 from assistant.config import ModelConfig
 from assistant.instructions import Example
+from assistant.linear import Linear, add_copies
 from assistant.model import GPT
 from assistant.tokenizer import Tokenizer
 from assistant.update import summed_loss
@@ -107,6 +108,59 @@ def test_computing_the_opening_once_gives_the_plain_loss_and_gradients(model: GP
     gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (fast, plain)]
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def ragged_batch() -> Batch:
+    opening = random_ids(9).tolist()
+    rows = [
+        EncodedExample(
+            input_ids=(*opening, *random_ids(n, seed=n).tolist()),
+            prompt_length=9 + n // 2,
+            example=Example(instruction="x", output="y"),
+        )
+        for n in (12, 30, 7, 18)
+    ]
+    return collate(rows, pad_id=256)
+
+
+def gradients_of(
+    model: GPT, batch: Batch, *, is_plain: bool = False, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    model.zero_grad()
+    summed_loss(model, batch, dtype, is_plain=is_plain).backward()
+    return [parameter.grad.float() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_layers_on_copies_have_the_gradients_of_their_weights(model: GPT) -> None:
+    """With copies as wide as the weights they are the plain ones, and a copy never is of older weights."""
+    batch = ragged_batch()
+    plain = gradients_of(model, batch, is_plain=True)
+    for layer in (layer for layer in model.modules() if isinstance(layer, Linear)):
+        layer.copy = torch.empty_like(layer.weight)
+    for factor in (1.0, 1.1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+        ours = gradients_of(model, batch)
+        for layer in (layer for layer in model.modules() if isinstance(layer, Linear)):
+            assert layer.copy is not None
+            assert torch.equal(layer.copy, layer.weight)
+        if factor == 1.0:
+            for one, other in zip(ours, plain, strict=True):
+                assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_bfloat16_copies_give_the_gradients_within_their_rounding(model: GPT, narrow: bool) -> None:
+    batch = ragged_batch()
+    plain = gradients_of(model, batch, is_plain=True)
+    add_copies(model, narrow_gradients=narrow)
+    ours = gradients_of(model, batch, dtype=torch.bfloat16)
+    kept = {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None}
+    assert kept == ({torch.float32, torch.bfloat16} if narrow else {torch.float32})
+    whole = torch.cat([gradient.flatten() for gradient in plain])
+    difference = torch.cat([gradient.flatten() for gradient in ours]) - whole
+    assert 0 < difference.norm() < 0.02 * whole.norm()
 
 
 def test_doors(model: GPT) -> None:
