@@ -28,7 +28,7 @@ class Linear(nn.Linear):
         if self.copy is None or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, self.bias)
         matrix = self.newest_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, None)
+        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, None)  # type: ignore[no-untyped-call]
         return out
 
     def as_tied_head(self, x: Tensor, gradients: list[Tensor]) -> Tensor:
@@ -38,7 +38,7 @@ class Linear(nn.Linear):
         have made what x was computed from.
         """
         matrix = self.weight.detach() if self.copy is None else self.newest_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, gradients)
+        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, gradients)  # type: ignore[no-untyped-call]
         return out
 
     def newest_copy(self) -> Tensor:
@@ -69,7 +69,7 @@ class _CopyLinear(torch.autograd.Function):
         return F.linear(x, matrix, None if bias is None else bias.to(matrix.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         x, matrix = ctx.saved_tensors
         of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         flat = gradient.flatten(end_dim=-2)
@@ -91,7 +91,7 @@ def embed_tied(weight: Tensor, ids: Tensor, gradients: list[Tensor]) -> Tensor:
 
     Its own gradient is of few rows and would be as large as the matrix; they are added to the head's instead.
     """
-    out: Tensor = _TiedEmbedding.apply(weight, ids, gradients)
+    out: Tensor = _TiedEmbedding.apply(weight, ids, gradients)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -103,7 +103,7 @@ class _TiedEmbedding(torch.autograd.Function):
         return F.embedding(ids, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (ids,) = ctx.saved_tensors
         of_head: Tensor = ctx.gradients.pop()
         return of_head.index_add_(0, ids, gradient.to(of_head.dtype)), None, None

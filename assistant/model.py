@@ -182,7 +182,8 @@ class GPT(nn.Module):
         positions = torch.cat([places[:n_shared], places[n_shared:].repeat(n_rows)])
         mask = places <= places[n_shared:, None] if n_shared else None
         layout = SharedLayout(n_rows=n_rows, n_shared=n_shared, n_own=n_tokens - n_shared, mask=mask)
-        wte, gradients = self.transformer.wte, [] if self._ties_gradients else None
+        wte = self.transformer.wte
+        gradients: list[Tensor] | None = [] if self._ties_gradients else None
         x = wte(ids) if gradients is None else embed_tied(wte.weight, ids, gradients)
         x = x + self.transformer.wpe(positions)
         blocks = [block for block in self.transformer.h if isinstance(block, Block)]

@@ -121,7 +121,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Of all gradients together, in float32 whatever they are kept in."""
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    return torch.linalg.vector_norm(torch.stack(norms)).item()
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: float) -> None:
