@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from assistant.errors import SettingsError
 from assistant.files import shown_path
 from assistant.finetune import finetune
 from assistant.instructions import read_examples
+from assistant.memory import keep_memory
 from assistant.planning import Forecast, forecast
 from assistant.plots import plot_losses
 from assistant.preference import make_trainer
@@ -47,6 +49,7 @@ class Job:
     fractions: tuple[float, float, float]
     settings: FinetuneSettings
     device: str
+    deterministic: bool = False
     save_seconds: float
     resume: bool
     overwrite: bool
@@ -71,7 +74,7 @@ def run_job(job: Job) -> FinetuneResult:
         raise SettingsError("--resume: expected without --overwrite, got both. Go on with the run, or start it anew.")
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
-    folder, device = RunFolder(job.output), pick_device(job.device)
+    folder, device = RunFolder(job.output), _ready_device(job)
     try:
         with joined(use_gpu=device.type == "cuda") as ranks:
             return _run_in(folder, job, splits, ranks, device)
@@ -83,12 +86,23 @@ def plan_job(job: Job) -> Forecast:
     """A few steps of the run, and what they tell of the rest. Writes nothing that stays."""
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
-    checkpoint = load_checkpoint(job.model, device=pick_device(job.device))
+    checkpoint = load_checkpoint(job.model, device=_ready_device(job))
     disk = next(folder for folder in job.output.absolute().parents if folder.is_dir())
     found = forecast(make_trainer(checkpoint, splits, job.settings), save_seconds=job.save_seconds, folder=disk)
     for line in describe_forecast(found):
         note(line)
     return found
+
+
+def _ready_device(job: Job) -> torch.device:
+    """The device of a run, and the process made ready to train on it."""
+    if job.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when the GPU is first used
+        torch.use_deterministic_algorithms(True)
+    device = pick_device(job.device)
+    if device.type == "cpu":
+        keep_memory()
+    return device
 
 
 def _run_in(folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device) -> FinetuneResult:

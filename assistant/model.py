@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from assistant.config import ModelConfig
@@ -63,15 +64,15 @@ class CausalSelfAttention(nn.Module):
         qkv = self.c_attn(x)
         own = self._heads(qkv[shared:], layout.n_rows)
         if layout.mask is None:
-            attended = F.scaled_dot_product_attention(*own, is_causal=True)
+            attended = _attention(*own, None)
             return attended.transpose(1, 2).reshape(-1, width)
         first = self._heads(qkv[:shared], 1)
         keys, values = (
             torch.cat([ours.expand(layout.n_rows, -1, -1, -1), theirs], dim=2)
             for ours, theirs in zip(first[1:], own[1:], strict=True)
         )
-        attended = _masked_attention(own[0], keys, values, layout.mask)
-        opening = _masked_attention(*first, layout.mask.new_ones(shared, shared).tril())
+        attended = _attention(own[0], keys, values, layout.mask)
+        opening = _attention(*first, layout.mask.new_ones(shared, shared).tril())
         return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
 
     def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,11 +81,17 @@ class CausalSelfAttention(nn.Module):
         return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
 
-def _masked_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """queries (B, H, T, D) over keys and values (B, H, S, D) where mask (T, S) bool allows -> (B, H, T, D)."""
-    n_scores = queries.shape[:3].numel() * keys.shape[2]
-    if queries.device.type != "cpu" or n_scores > MOST_SCORES:
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """queries (B, H, T, D) over keys and values (B, H, S, D) where mask (T, S) bool allows -> (B, H, T, D).
+
+    Without a mask every query looks back alone.
+    """
+    if queries.device.type != "cpu":
+        # cuDNN's attention plans every new shape of batch, which takes it a hundred times as long as to compute it.
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
+    if mask is None or queries.shape[:3].numel() * keys.shape[2] > MOST_SCORES:
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
     scores = (queries / math.sqrt(queries.shape[3])) @ keys.transpose(2, 3)
     return (scores + torch.where(mask, 0.0, -math.inf).to(scores.dtype)).softmax(dim=-1) @ values
 

@@ -64,6 +64,9 @@ MaxLength = Annotated[int | None, typer.Option(help="Longest row in tokens; the 
 LongRows = Annotated[TooLong, typer.Option(help="What becomes of longer rows.")]
 Arithmetic = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")]
 GradientCheckpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="On a GPU too: the same weights from the same run, for some speed.")
+]
 ValidateEvery = Annotated[
     int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
 ]

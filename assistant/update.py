@@ -120,6 +120,8 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Of all gradients together, in float32 whatever they are kept in."""
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
+    if all(gradient.dtype is torch.float32 for gradient in gradients):
+        return float(torch.nn.utils.get_total_norm(gradients))  # which takes few steps on a GPU
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     return float(torch.linalg.vector_norm(torch.stack(norms)))
 
@@ -139,16 +141,25 @@ def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: f
         while waiting and (not part or sum(map(torch.numel, part)) + waiting[-1][0].numel() <= most):
             weight, gradient = waiting.pop()
             weight.grad = gradient.to(weight.dtype)
-            if factor != 1.0:
-                weight.grad.mul_(factor)
             del gradient
             part.append(weight)
+        _scale([weight.grad for weight in part if weight.grad is not None], factor)
         for optimizer in optimizers:
             optimizer.step()
         for weight in part:
             weight.grad = None
             if weight in layers:
                 layers[weight].renew_copy()
+
+
+def _scale(gradients: list[Tensor], factor: float) -> None:
+    if factor == 1.0:
+        return
+    if gradients[0].device.type == "cuda":
+        torch._foreach_mul_(gradients, factor)  # one step for all of them, as torch's own clipping has it
+        return
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from assistant.checkpoint import load_checkpoint, read_config
-from assistant.collate import EncodedExample, encode_examples
+from assistant.collate import IGNORE_INDEX, EncodedExample, encode_examples
 from assistant.config import FinetuneSettings
 from assistant.instructions import Example, read_examples
 from assistant.memory import keep_memory
@@ -124,6 +124,7 @@ def the_book(work: Work, examples: list[Example]) -> list[float]:
 
 def trl(work: Work, examples: list[Example]) -> list[float]:
     """The same of TRL's SFTTrainer with its best settings for short rows."""
+    import pyarrow
     from datasets import Dataset
     from transformers import AutoTokenizer, GPT2LMHeadModel, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -132,7 +133,7 @@ def trl(work: Work, examples: list[Example]) -> list[float]:
     pairs = [
         {
             "input_ids": list(row.input_ids),
-            "completion_mask": [int(place >= row.prompt_length) for place in range(len(row.input_ids))],
+            "labels": [IGNORE_INDEX] * row.prompt_length + list(row.input_ids[row.prompt_length :]),
         }
         for row in encoded
     ]
@@ -172,7 +173,7 @@ def trl(work: Work, examples: list[Example]) -> list[float]:
     trainer = SFTTrainer(
         model=GPT2LMHeadModel.from_pretrained(work.model),
         args=config,
-        train_dataset=Dataset.from_list(pairs[: WARM_UP * work.batch] + pairs),
+        train_dataset=Dataset(pyarrow.Table.from_pylist(pairs[: WARM_UP * work.batch] + pairs), fingerprint="rows"),
         processing_class=tokenizer,
         callbacks=[Clock()],
     )
