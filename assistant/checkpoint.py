@@ -36,7 +36,7 @@ from assistant.lora import (
     adapter_config,
     adapter_weights,
 )
-from assistant.model import GPT
+from assistant.model import GPT, model_of
 from assistant.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
 from assistant.tokenizer import EOS_TOKEN, MERGES_FILE, VOCAB_FILE, Tokenizer, read_tokenizer
 
@@ -104,8 +104,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     with torch.device("meta"):
-        model = GPT(config)
-    expected = {name: tuple(value.shape) for name, value in _stored(model).items()}
+        expected = {name: tuple(value.shape) for name, value in _stored(GPT(config)).items()}
     _compare_shapes(folder / WEIGHTS_FILE, expected, weights)
     # Always a copy: one weight that is left as it lies keeps the whole file in memory.
     state = {
@@ -115,10 +114,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
     del weights
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["transformer.wte.weight"]
-    model.load_state_dict(state, assign=True)
-    if config.tie_word_embeddings:  # assigning made two parameters of the one
-        model.lm_head.weight = model.transformer.wte.weight
-    return model.to(device).eval()
+    return model_of(config, state).to(device)
 
 
 def _check_folder(folder: Path) -> None:

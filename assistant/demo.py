@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
 MARKER = "MADE_BY_DEMO.txt"
-FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", "4", "--freeze-embeddings")
+# In float32 on every machine, so that the answers do not hang on what it is fast at.
+PRECISION = ("--precision", "float32")
+FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", "4", "--freeze-embeddings", *PRECISION)
 SHOWN_ROWS = 6
 SHOWN_TOKENS = 40
 SHOWN_CHARACTERS = 100

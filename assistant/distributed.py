@@ -25,6 +25,8 @@ class Ranks:
     world: int = 1
     local: int = 0
     """Its number on this machine, which is also that of its GPU."""
+    shards: bool = False
+    """Whether each keeps a part of the model alone, instead of all of it."""
 
     @property
     def is_first(self) -> bool:
@@ -36,8 +38,11 @@ class Ranks:
         return rows[self.rank :: self.world]
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Add every process's gradients up, so that all have the same. One that had no rows counts as zero."""
-        if self.world == 1:
+        """Add every process's gradients up, so that all have the same. One that had no rows counts as zero.
+
+        Those of a model that is spread over the processes have been added on the way back.
+        """
+        if self.world == 1 or self.shards:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in trained:
@@ -85,15 +90,19 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def started_with_others() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextmanager
-def joined(*, use_gpu: bool) -> Iterator[Ranks]:
-    """Join the processes that torchrun has started; by itself without it."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+def joined(*, use_gpu: bool, shards: bool = False) -> Iterator[Ranks]:
+    """Join the processes that torchrun has started; by itself without it, and then with all of the model."""
+    if not started_with_others():
         yield ALONE
         return
     dist.init_process_group("nccl" if use_gpu else "gloo")
     try:
-        yield Ranks(rank=dist.get_rank(), world=world, local=int(os.environ.get("LOCAL_RANK", "0")))
+        yield Ranks(rank=dist.get_rank(), world=world, local=int(os.environ.get("LOCAL_RANK", "0")), shards=shards)
     finally:
         dist.destroy_process_group()

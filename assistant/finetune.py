@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
-import torch
-
 from assistant import __version__
 from assistant.checkpoint import Checkpoint, template_record
 from assistant.collate import count_targets, sequences
@@ -25,7 +23,14 @@ from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError
 from assistant.lora import merged, take_adapter
 from assistant.preference import PreferenceTrainer, make_trainer
-from assistant.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, RunState, check_same_run
+from assistant.run_folder import (
+    METRICS_FILE,
+    VALIDATION_FILE,
+    RunFolder,
+    RunState,
+    check_same_run,
+    optimizer_tensors,
+)
 from assistant.splits import Splits
 from assistant.trainer import Trainer, Window
 from assistant.validation import answer_rows
@@ -65,7 +70,9 @@ def finetune(
         AssistantError: the loss is no longer a number.
     """
     try:
-        run = _Run(make_trainer(checkpoint, splits, settings, ranks=ranks), folder, data_files, observer, resume_from)
+        precision = resume_from.precision if resume_from else None
+        trainer = make_trainer(checkpoint, splits, settings, ranks=ranks, precision=precision)
+        run = _Run(trainer, folder, data_files, observer, resume_from)
         return run.go(should_stop, save_seconds)
     finally:
         folder.unlock()
@@ -89,6 +96,8 @@ class _Run:
             settings=trainer.settings,
             base_model=trainer.checkpoint.name,
             processes=self.ranks.world,
+            shards=self.ranks.shards,
+            precision=trainer.precision_name,
             data_files=tuple(data_files),
             data_fingerprint=splits.data_fingerprint,
             split_method=splits.method,
@@ -122,7 +131,7 @@ class _Run:
                 train=self.trainer.train,
                 validation=self.trainer.validation,
                 max_length=self.trainer.max_length,
-                precision="bfloat16" if self.trainer.precision is torch.bfloat16 else "float32",
+                precision=self.trainer.precision_name,
                 device=str(self.trainer.device),
                 n_trained=sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad),
                 n_weights=self.trainer.model.n_parameters,
@@ -145,7 +154,7 @@ class _Run:
             wish = self._wish(should_stop)
             if wish != GO_ON:
                 break
-            if time.monotonic() - self.saved_at >= save_seconds:
+            if self._saving_is_due(save_seconds):
                 self._save_last()
         self._save_last()
         if self.ranks.is_first:
@@ -164,6 +173,11 @@ class _Run:
             best_step=self.state.best_step,
             seconds=self.state.seconds,
         )
+
+    def _saving_is_due(self, save_seconds: float) -> bool:
+        """Whether to save now. Processes that hold parts of a model have to agree, and their clocks do not."""
+        mine = time.monotonic() - self.saved_at >= save_seconds
+        return bool(self.ranks.largest(int(mine), self.trainer.device)) if self.ranks.shards else mine
 
     def _wish(self, should_stop: Callable[[], bool]) -> int:
         """What is to happen behind this step. What one process wishes, all do at the same step."""
@@ -199,8 +213,12 @@ class _Run:
         self.state = self.state.model_copy(update=changes)
 
     def _validate(self) -> None:
-        if not self.trainer.validation.rows or not self.ranks.is_first:
-            return
+        if self.trainer.validation.rows:
+            with self.trainer.whole_model():
+                if self.ranks.is_first:
+                    self._validate_here()
+
+    def _validate_here(self) -> None:
         started = time.perf_counter()
         step, rows = self.state.step, self.trainer.validation.rows
         means = self.trainer.means(rows)
@@ -249,10 +267,12 @@ class _Run:
         return patience is not None and self.state.validations_since_best >= patience
 
     def _save_last(self) -> None:
-        if not self.ranks.is_first:
-            return
-        trainer = self.trainer
-        self.folder.save_last(self._described(), trainer.model, trainer.optimizers, self.state, kept=trainer.kept())
+        trainer, is_first = self.trainer, self.ranks.is_first
+        if is_first or self.ranks.shards:
+            tensors = optimizer_tensors(trainer.model, trainer.optimizers, are_kept=is_first)
+            with trainer.whole_model():
+                if is_first:
+                    self.folder.save_last(self._described(), self.state, optimizer_state=tensors, kept=trainer.kept())
         self.saved_at = time.monotonic()
 
     def _described(self) -> Checkpoint:

@@ -11,7 +11,7 @@ import torch
 
 from assistant.checkpoint import load_checkpoint, load_info
 from assistant.config import FinetuneSettings
-from assistant.distributed import Ranks, is_first_process, joined
+from assistant.distributed import Ranks, is_first_process, joined, started_with_others
 from assistant.errors import SettingsError
 from assistant.files import shown_path
 from assistant.finetune import finetune
@@ -50,6 +50,8 @@ class Job:
     settings: FinetuneSettings
     device: str
     deterministic: bool = False
+    shard: bool = False
+    """Whether each of several processes keeps a part of the model alone."""
     save_seconds: float
     resume: bool
     overwrite: bool
@@ -74,9 +76,11 @@ def run_job(job: Job) -> FinetuneResult:
         raise SettingsError("--resume: expected without --overwrite, got both. Go on with the run, or start it anew.")
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
+    if job.shard and not started_with_others():
+        note("note: --shard does nothing without torchrun.")
     folder, device = RunFolder(job.output), _ready_device(job)
     try:
-        with joined(use_gpu=device.type == "cuda") as ranks:
+        with joined(use_gpu=device.type == "cuda", shards=job.shard) as ranks:
             return _run_in(folder, job, splits, ranks, device)
     finally:
         folder.unlock()
@@ -84,6 +88,8 @@ def run_job(job: Job) -> FinetuneResult:
 
 def plan_job(job: Job) -> Forecast:
     """A few steps of the run, and what they tell of the rest. Writes nothing that stays."""
+    if started_with_others():
+        raise SettingsError("--plan: expected one process, got several. Plan without torchrun; several are faster.")
     examples = read_examples(*job.data)
     splits = split_examples(examples, method=job.split, seed=job.split_seed, fractions=job.fractions)
     checkpoint = load_checkpoint(job.model, device=_ready_device(job))

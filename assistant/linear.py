@@ -48,11 +48,10 @@ class Linear(nn.Linear):
             self.renew_copy()
         return self.copy
 
-    def renew_copy(self) -> None:
-        """Make the copy anew, whether or not the weights are known to have changed."""
+    def renew_copy(self, piece: slice = slice(None)) -> None:
+        """Make the copy anew, or a piece of it as it lies in memory, whether or not the weights have been changed."""
         assert self.copy is not None
-        with torch.no_grad():
-            self.copy.copy_(self.weight)
+        self.copy.view(-1)[piece].copy_(self.weight.detach().view(-1)[piece])
         self.copied_version = self.weight._version
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from assistant.config import LoraSettings
 from assistant.errors import CheckpointError
-from assistant.model import GPT
+from assistant.model import GPT, model_of
 
 ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
     "adapter",
@@ -117,12 +117,7 @@ def merged(model: GPT) -> GPT:
     layers = adapted_layers(model)
     state = {name.replace(".base.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name}
     state |= {f"{name}.weight": layer.merged_weight() for name, layer in layers.items()}
-    with torch.device("meta"):
-        plain = GPT(model.config)
-    plain.load_state_dict(state, assign=True)
-    if model.config.tie_word_embeddings:
-        plain.lm_head.weight = plain.transformer.wte.weight
-    return plain.eval()
+    return model_of(model.config, state)
 
 
 # --- files --------------------------------------------------------------------------------------------------------

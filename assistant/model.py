@@ -9,6 +9,7 @@ is only wanted at the positions that have a target. Generation has an arrangemen
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -238,3 +239,13 @@ class GPT(nn.Module):
     def n_parameters(self) -> int:
         """Weights, a tied head counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
+    """A model, in evaluation mode, that has the tensors of a `state_dict` for weights: they are not copied."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict(dict(state), assign=True)
+    if config.tie_word_embeddings:  # assigning made two parameters of the one
+        model.lm_head.weight = model.transformer.wte.weight
+    return model.eval()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from assistant.checkpoint import Checkpoint
 from assistant.collate import EncodedExample, EncodedRows, by_length, sequences
-from assistant.config import FinetuneSettings, TrainOn
+from assistant.config import FinetuneSettings, Precision, TrainOn
 from assistant.distributed import ALONE, Ranks
 from assistant.errors import CheckpointError, SettingsError
 from assistant.splits import Splits
@@ -24,11 +24,16 @@ from assistant.update import log_probabilities
 
 
 def make_trainer(
-    checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings, *, ranks: Ranks = ALONE
+    checkpoint: Checkpoint,
+    splits: Splits,
+    settings: FinetuneSettings,
+    *,
+    ranks: Ranks = ALONE,
+    precision: Precision | None = None,
 ) -> Trainer:
     """What learns by these settings: preferences where they have a beta, else answers. Raises as `Trainer` does."""
     kind = Trainer if settings.beta is None else PreferenceTrainer
-    return kind(checkpoint, splits, settings, ranks=ranks)
+    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision)
 
 
 class PreferenceTrainer(Trainer):
@@ -43,7 +48,13 @@ class PreferenceTrainer(Trainer):
     as_pairs = True
 
     def __init__(
-        self, checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings, *, ranks: Ranks = ALONE
+        self,
+        checkpoint: Checkpoint,
+        splits: Splits,
+        settings: FinetuneSettings,
+        *,
+        ranks: Ranks = ALONE,
+        precision: Precision | None = None,
     ) -> None:
         if settings.beta is None:
             raise SettingsError("--beta: expected a number above 0 to learn preferences by, got none.")
@@ -51,11 +62,12 @@ class PreferenceTrainer(Trainer):
             given = "--book" if settings.book else f"--train-on {settings.train_on}"
             raise SettingsError(f"--beta: expected to learn from responses alone, got {given} too. Leave one out.")
         self.beta = settings.beta
-        super().__init__(checkpoint, splits, settings, ranks=ranks)
+        super().__init__(checkpoint, splits, settings, ranks=ranks, precision=precision)
 
     def prepare(self) -> None:
         """Compute how likely every answer is under the starting weights, which must not have moved yet."""
-        self.restore({part: self._log_probabilities(rows) for part, rows in self._parts().items()})
+        with self.whole_model():  # each process has rows of its own here
+            self.restore({part: self._log_probabilities(rows) for part, rows in self._parts().items()})
 
     def kept(self) -> dict[str, torch.Tensor]:
         """Log-probabilities (nats) under the starting weights: of each part (N, 2) float32, chosen and rejected."""

@@ -16,7 +16,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -38,7 +38,7 @@ from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import write_whole
 from assistant.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
 from assistant.model import GPT
-from assistant.update import state_names
+from assistant.sharding import spread, whole
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE, KEPT_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
@@ -54,6 +54,9 @@ class RunState(Frozen):
     settings: FinetuneSettings
     base_model: str
     processes: int = 1
+    shards: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products: what `auto` found when the run began."""
     data_files: tuple[str, ...]
     data_fingerprint: str
     split_method: str
@@ -81,6 +84,11 @@ def check_same_run(now: RunState, before: RunState, path: Path) -> None:
         raise SettingsError(
             f"{path}: expected to resume with as many processes as the run was begun with, {before.processes}, "
             f"got {now.processes}. Others add up in another order. Start as many, or choose another --output."
+        )
+    if now.shards != before.shards:
+        raise SettingsError(
+            f"{path}: expected to resume {'with' if before.shards else 'without'} --shard, as the run was begun. "
+            f"Leave the option as it was, or choose another --output."
         )
     for name in type(now.settings).model_fields:
         old, new = getattr(before.settings, name), getattr(now.settings, name)
@@ -211,22 +219,21 @@ class RunFolder:
     def save_last(
         self,
         checkpoint: Checkpoint,
-        trained: GPT,
-        optimizers: Sequence[torch.optim.Optimizer],
         state: RunState,
         *,
+        optimizer_state: Mapping[str, torch.Tensor],
         kept: Mapping[str, torch.Tensor],
     ) -> None:
         """Keep these weights as the newest, and what a run needs to go on from here.
 
-        `trained` is the model that the optimizers update: the checkpoint's own, or the one that LoRA works on. `kept`
-        is what was computed with the starting weights, which cannot be had any more once they have moved.
+        `optimizer_state` is what `optimizer_tensors` gave, `kept` what was computed with the starting weights, which
+        cannot be had any more once they have moved.
         """
         with new_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
-            save_tensors(_optimizer_tensors(trained, optimizers), training / OPTIMIZER_FILE)
+            save_tensors(dict(optimizer_state), training / OPTIMIZER_FILE)
             if kept:
                 save_tensors(dict(kept), training / KEPT_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -307,10 +314,8 @@ class RunFolder:
         try:
             tensors = load_file(path)
             for optimizer, name, parameter in _updated_by(trained, optimizers):
-                optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to(parameter.device)  # `step` too, for the fused optimizer
-                    for key in state_names(optimizer)
-                }
+                for key, value in optimizer.state[parameter].items():
+                    optimizer.state[parameter][key] = spread(tensors[f"{key}.{name}"], like=value)
         except (OSError, SafetensorError, KeyError) as error:
             raise CheckpointError(
                 f"{path}: expected the optimizer's state, got {error!r}. Start anew with --overwrite."
@@ -330,12 +335,20 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _optimizer_tensors(trained: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    return {
-        f"{key}.{name}": optimizer.state[parameter][key].detach().cpu().contiguous()
-        for optimizer, name, parameter in _updated_by(trained, optimizers)
-        for key in state_names(optimizer)
-    }
+def optimizer_tensors(
+    trained: GPT, optimizers: Sequence[torch.optim.Optimizer], *, are_kept: bool = True
+) -> dict[str, torch.Tensor]:
+    """What the optimizers of a model keep, by kind and weight, in the processor's memory.
+
+    Of a model that is spread over processes all must call it, and those for whom they `are_kept` get it.
+    """
+    found = {}
+    for optimizer, name, parameter in _updated_by(trained, optimizers):
+        for key, value in optimizer.state[parameter].items():
+            complete = whole(value.detach())
+            if are_kept:
+                found[f"{key}.{name}"] = complete.cpu().contiguous()
+    return found
 
 
 def _updated_by(

@@ -62,10 +62,15 @@ WeightDecay = Annotated[float, typer.Option(help="On matrices only.")]
 MaxGradNorm = Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")]
 LongRows = Annotated[TooLong, typer.Option(help="What becomes of longer rows.")]
-Arithmetic = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU that has it.")]
+Arithmetic = Annotated[
+    Precision, typer.Option(help="auto: bfloat16 on a GPU that has it, and on a processor that is much faster with it.")
+]
 GradientCheckpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="On a GPU too: the same weights from the same run, for some speed.")
+]
+Shard = Annotated[
+    bool, typer.Option("--shard", help="Under torchrun: each process keeps a part of the model, for one too large.")
 ]
 ValidateEvery = Annotated[
     int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -25,12 +27,13 @@ from assistant.collate import (
     plan_batches,
     sequences,
 )
-from assistant.config import FinetuneSettings, TrainOn
+from assistant.config import FinetuneSettings, Precision, TrainOn
 from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.linear import add_copies
 from assistant.lora import add_adapters
 from assistant.prompts import get_template
+from assistant.sharding import gather, shard
 from assistant.splits import Splits
 from assistant.update import (
     build_optimizers,
@@ -70,13 +73,20 @@ class Trainer:
     """Whether a row is a pair of answers."""
 
     def __init__(
-        self, checkpoint: Checkpoint, splits: Splits, settings: FinetuneSettings, *, ranks: Ranks = ALONE
+        self,
+        checkpoint: Checkpoint,
+        splits: Splits,
+        settings: FinetuneSettings,
+        *,
+        ranks: Ranks = ALONE,
+        precision: Precision | None = None,
     ) -> None:
+        """`precision` is that which an earlier start has found, where the run is resumed."""
         self.settings, self.splits, self.ranks = settings, splits, ranks
         self.checkpoint = replace(checkpoint, template=get_template(settings.template))
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
-        self.precision = pick_precision(settings.precision, self.device)
+        self.precision = self._pick_precision(precision or settings.precision)
         self.is_plain = False
         """Whether every position of every row is computed, because the faster way was found to be wrong here."""
         context_length = checkpoint.config.context_length
@@ -89,6 +99,9 @@ class Trainer:
             raise SettingsError(
                 f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
             )
+        if ranks.shards and (settings.lora is not None or settings.optimizer == "muon"):
+            other = "--lora" if settings.lora is not None else "--optimizer muon"
+            raise SettingsError(f"--shard: expected a run without {other}, got both. Leave one out.")
         self.train, self.validation = self._encode("train"), self._encode("validation")
         if not self.train.rows:
             raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
@@ -107,9 +120,21 @@ class Trainer:
             embedding.requires_grad_(not settings.freeze_embeddings)
         if settings.lora is not None:
             add_adapters(self.model, settings.lora, seed=settings.seed)
+        if ranks.shards:
+            shard(self.model, ranks)
         self.optimizers = build_optimizers(self.model, settings)
-        if self.precision is torch.bfloat16 and self.device.type == "cpu":
+        if self.precision is torch.bfloat16 and self.device.type == "cpu" and not ranks.shards:
             add_copies(self.model, narrow_gradients=settings.gradient_accumulation_steps == ranks.world == 1)
+
+    def _pick_precision(self, name: Precision) -> torch.dtype:
+        """The dtype of the products; bfloat16 only if every process has picked it."""
+        found = pick_precision(name, self.device, self.checkpoint.config.n_embd)
+        return torch.float32 if self.ranks.largest(int(found is torch.float32), self.device) else found
+
+    @property
+    def precision_name(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of the products as the option has it."""
+        return "bfloat16" if self.precision is torch.bfloat16 else "float32"
 
     def _encode(self, part: str) -> EncodedRows:
         return encode_examples(
@@ -169,15 +194,16 @@ class Trainer:
         self.model.train()
         totals = dict.fromkeys(("loss", *self.watched), 0.0)
         for batch in batches:
-            if mine := self.ranks.share(batch):
+            mine = self.ranks.share(batch)
+            if mine or self.ranks.shards:
                 # Weighted by the targets (or pairs) of the whole window, so that accumulation and several processes
-                # equal one big batch.
-                sums = self.measure(mine, self.settings.train_on)
-                loss = sums["loss"] / weight
-                loss.backward()  # type: ignore[no-untyped-call]
-                totals["loss"] += loss.item()
-                for name in self.watched:
-                    totals[name] += sums[name].item() / weight
+                # equal one big batch. Where every process holds a part of the model, one without a row lends a hand.
+                sums = self.measure(mine or batch[:1], self.settings.train_on)
+                counts = 1 / weight if mine else 0.0
+                processes = self.ranks.world if self.ranks.shards else 1  # whose mean will be taken
+                (sums["loss"] * counts * processes).backward()  # type: ignore[no-untyped-call]
+                for name in totals:
+                    totals[name] += sums[name].item() * counts
         self.ranks.add_gradients(self.model.parameters())
         totals = {name: self.ranks.add(total, self.device) for name, total in totals.items()}
         norm = gradient_norm(self.model.parameters())
@@ -201,6 +227,23 @@ class Trainer:
     def collate(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> Batch:
         """A batch on the model's device; of pairs, the worse answers stand behind the better ones."""
         return collate(sequences(rows), pad_id=self.checkpoint.tokenizer.pad_id, train_on=train_on).to(self.device)
+
+    @contextmanager
+    def whole_model(self) -> Iterator[None]:
+        """Where the model is spread over processes, work with a plain copy of all of it for a while.
+
+        All processes must come here together; what is done with the copy is each one's own.
+        """
+        if not self.ranks.shards:
+            yield
+            return
+        parts, checkpoint = self.model, self.checkpoint
+        self.model = gather(parts)
+        self.checkpoint = replace(checkpoint, model=self.model)
+        try:
+            yield
+        finally:
+            self.model, self.checkpoint = parts, checkpoint
 
     # --- what is learnt: preferences do these their own way -------------------------------------------------------
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.adamw import adamw
 
 from assistant.collate import IGNORE_INDEX, Batch
 from assistant.config import FinetuneSettings, Precision
 from assistant.linear import Linear, has_copies
 from assistant.model import GPT
+from assistant.sharding import norm_of
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_BETAS_BESIDE_MUON = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
 """The schedule's end, as a share of its peak."""
-WEIGHTS_AT_ONCE = 8_000_000
-"""Of which a processor takes a step together; these and what belongs to them stay near it."""
+PIECE = 2**20
+"""Weights that a processor updates together."""
+PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
+WORTH_BFLOAT16 = 1.4
+"""How many times as fast bfloat16 must be on a processor: it costs some accuracy, and nobody asked for it."""
 LARGEST_WARMUP = 0.1
 """The warm-up's longest share of all steps: small data sets have few."""
 
@@ -111,7 +118,7 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
         for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
             # As the first step would make them. Made now, they do not lie scattered among what a step needs.
             optimizer.state[weight] = {
-                name: weight.new_zeros(()) if name == "step" else torch.zeros_like(weight)
+                name: torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
                 for name in state_names(optimizer)
             }
     return optimizers
@@ -119,47 +126,54 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Of all gradients together, in float32 whatever they are kept in."""
-    gradients = [weight.grad for weight in parameters if weight.grad is not None]
-    if all(gradient.dtype is torch.float32 for gradient in gradients):
-        return float(torch.nn.utils.get_total_norm(gradients))  # which takes few steps on a GPU
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+    return float(norm_of([weight.grad for weight in parameters if weight.grad is not None]))
 
 
 def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: float) -> None:
-    """Update every weight that has a gradient by `factor` times it, and leave no gradient.
-
-    On a processor a few weights at a time: what belongs to them, widened gradients and copies too, stays near it.
-    """
-    waiting = [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
+    """Update every weight that has a gradient by `factor` times it, and leave no gradient."""
     layers = {layer.weight: layer for layer in model.modules() if isinstance(layer, Linear) and layer.copy is not None}
-    for weight, _ in waiting:
-        weight.grad = None
-    most = WEIGHTS_AT_ONCE if waiting[0][0].device.type == "cpu" else math.inf
-    while waiting:
-        part: list[nn.Parameter] = []
-        while waiting and (not part or sum(map(torch.numel, part)) + waiting[-1][0].numel() <= most):
-            weight, gradient = waiting.pop()
-            weight.grad = gradient.to(weight.dtype)
-            del gradient
-            part.append(weight)
-        _scale([weight.grad for weight in part if weight.grad is not None], factor)
-        for optimizer in optimizers:
-            optimizer.step()
-        for weight in part:
+    for optimizer in optimizers:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        if isinstance(optimizer, torch.optim.AdamW) and all(map(_is_here, weights)):
+            _step_in_pieces(optimizer, layers, factor)
+            continue
+        for weight in weights:
+            weight.grad = weight.grad.to(weight.dtype)
+        torch._foreach_mul_([weight.grad for weight in weights], factor)  # as torch's own clipping has it
+        optimizer.step()
+        for weight in weights:
             weight.grad = None
             if weight in layers:
                 layers[weight].renew_copy()
 
 
-def _scale(gradients: list[Tensor], factor: float) -> None:
-    if factor == 1.0:
-        return
-    if gradients[0].device.type == "cuda":
-        torch._foreach_mul_(gradients, factor)  # one step for all of them, as torch's own clipping has it
-        return
-    for gradient in gradients:
-        gradient.mul_(factor)
+def _is_here(weight: Tensor) -> bool:
+    """Whether all of a weight lies in the processor's memory."""
+    return weight.device.type == "cpu" and not isinstance(weight, DTensor)
+
+
+def _step_in_pieces(optimizer: torch.optim.AdamW, layers: Mapping[Tensor, Linear], factor: float) -> None:
+    """What `step` of AdamW does to gradients times `factor`, with the same numbers, piece by piece.
+
+    A piece stays near the processor while its gradient is widened, its weights are updated, and their copy is made.
+    """
+    scale, wide = torch.tensor(1 / factor), torch.empty(PIECE)
+    for group in optimizer.param_groups:
+        beta1, beta2 = group["betas"]
+        for weight in (weight for weight in group["params"] if weight.grad is not None):
+            state = optimizer.state[weight]
+            tensors = (weight.detach(), weight.grad, state["exp_avg"], state["exp_avg_sq"])
+            pieces = zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)
+            for place, (weights, gradient, mean, square) in enumerate(pieces):
+                adamw(
+                    [weights], [wide[: len(weights)].copy_(gradient)], [mean], [square], [], [state["step"].clone()],
+                    lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
+                    amsgrad=False, maximize=False, fused=True, grad_scale=scale,
+                )  # fmt: skip
+                if weight in layers:
+                    layers[weight].renew_copy(slice(place * PIECE, (place + 1) * PIECE))
+            state["step"] += 1
+            weight.grad = None
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
@@ -182,15 +196,31 @@ def learning_rate(step: int, total_steps: int, settings: FinetuneSettings) -> fl
     return settings.learning_rate * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine)
 
 
-def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products; weights stay float32.
+def pick_precision(name: Precision, device: torch.device, width: int) -> torch.dtype:
+    """The dtype of the matrix products of a model of this `width` (n_embd); weights stay float32.
 
-    `auto` is bfloat16 on a GPU that computes in it, else float32: a processor that says it can do bfloat16 may still
-    be slower with it than without (benchmarks/RESULTS.md).
+    `auto` is bfloat16 on a GPU that computes in it, and on a processor that is found to: having the instructions does
+    not make it faster everywhere (benchmarks/RESULTS.md). Small models always have float32 on a processor.
     """
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    has_units = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_units = device.type == "cpu" and width >= PROBED_WIDTH and _is_much_faster_in_bfloat16(width)
     return torch.bfloat16 if has_units else torch.float32
+
+
+def _is_much_faster_in_bfloat16(width: int) -> bool:
+    """Whether a product of a block's largest shape is, and is right. Takes some 30 ms at a width of 768."""
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(n, width, generator=generator) for n in (PROBED_ROWS, 4 * width))
+    factors = {torch.float32: (rows, weight), torch.bfloat16: (rows.bfloat16(), weight.bfloat16())}
+    seconds = dict.fromkeys(factors, math.inf)
+    for _ in range(PROBES):
+        for dtype, (left, right) in factors.items():
+            started = time.perf_counter()
+            product = F.linear(left, right)
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
+    is_right = torch.allclose(product.float(), F.linear(rows, weight), atol=0.05 * math.sqrt(width))
+    return is_right and seconds[torch.float32] > WORTH_BFLOAT16 * seconds[torch.bfloat16]

@@ -50,9 +50,13 @@ def test_every_row_is_in_one_share() -> None:
     assert Ranks(rank=1, world=2).share([5]) == []
 
 
-def test_two_processes_lose_what_one_loses_and_resume_to_the_same_bytes(folder: Path) -> None:
+@pytest.mark.parametrize("arrangement", [(), ("--shard",)])
+def test_two_processes_lose_what_one_loses_and_resume_to_the_same_bytes(
+    folder: Path, arrangement: tuple[str, ...]
+) -> None:
     assert invoke(*WORDS, "-o", "one").exit_code == 0
-    process = start_two(*WORDS, "-o", "two", "--json")
+    words = (*WORDS, *arrangement)
+    process = start_two(*words, "-o", "two", "--json")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert json.loads(output)["steps"] == STEPS
@@ -67,16 +71,21 @@ def test_two_processes_lose_what_one_loses_and_resume_to_the_same_bytes(folder: 
     weights = [load_checkpoint(folder / name / "last").model.state_dict() for name in ("one", "two")]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-3) for name in weights[0])
 
-    process = start_two(*WORDS, "-o", "parts", "--save-every", "0")
+    process = start_two(*words, "-o", "parts", "--save-every", "0")
     wait_for_steps(folder / "parts" / "metrics.jsonl", 4, process)
     torchrun = psutil.Process(process.pid)
     for one_of_them in [*torchrun.children(recursive=True), torchrun]:
         one_of_them.kill()
     process.communicate(timeout=60)
-    refused = invoke(*WORDS, "-o", "parts", "--resume")
+    refused = invoke(*words, "-o", "parts", "--resume")
     assert refused.exit_code == 2
     assert "expected to resume with as many processes as the run was begun with, 2, got 1" in refused.stderr
-    process = start_two(*WORDS, "-o", "parts", "--resume")
+    if arrangement:
+        process = start_two(*WORDS, "-o", "parts", "--resume")
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "expected to resume with --shard" in errors
+    process = start_two(*words, "-o", "parts", "--resume")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     for name in ("model.safetensors", "last/model.safetensors"):

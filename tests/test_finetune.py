@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from assistant import model as model_module
+from assistant import update as update_module
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
 from assistant.config import BestBy, FinetuneSettings, LoraSettings, OptimizerName
@@ -368,7 +369,51 @@ def test_bfloat16_stays_near_float32(tmp_path: Path, byte_tokenizer: Tokenizer, 
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
     assert found["bfloat16"] != found["float32"]
     assert load_checkpoint(tmp_path / "bfloat16").model.transformer.wte.weight.dtype == torch.float32
-    assert pick_precision("auto", torch.device("cpu")) is torch.float32
+
+
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_a_processor_gets_bfloat16_only_where_it_was_found_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, is_faster: bool
+) -> None:
+    widths = []
+
+    def probe(width: int) -> bool:
+        widths.append(width)
+        return is_faster
+
+    monkeypatch.setattr(update_module, "_is_much_faster_in_bfloat16", probe)
+    cpu = torch.device("cpu")
+    assert pick_precision("auto", cpu, 768) is (torch.bfloat16 if is_faster else torch.float32)
+    assert pick_precision("auto", cpu, 64) is torch.float32
+    assert pick_precision("bfloat16", cpu, 64) is torch.bfloat16
+    assert widths == [768]
+
+
+@pytest.mark.parametrize("slower", [torch.float32, torch.bfloat16])
+def test_the_probe_takes_what_is_faster_here(monkeypatch: pytest.MonkeyPatch, slower: torch.dtype) -> None:
+    linear = update_module.F.linear
+    now = 0.0
+
+    def timed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        now += 3.0 if left.dtype is slower else 1.0
+        return linear(left, right)
+
+    monkeypatch.setattr(update_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(update_module.F, "linear", timed)
+    assert update_module._is_much_faster_in_bfloat16(256) is (slower is torch.float32)
+
+
+def test_a_resumed_run_has_the_precision_it_was_begun_with(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter((torch.bfloat16, torch.float32))
+    auto = lambda name, *_: next(found) if name == "auto" else getattr(torch, name)  # noqa: E731
+    monkeypatch.setattr("assistant.trainer.pick_precision", auto)
+    settings = FAST.model_copy(update={"precision": "auto"})
+    train(byte_tokenizer, examples, tmp_path / "run", settings, stop_at=2)
+    _, watcher = train(byte_tokenizer, examples, tmp_path / "run", settings, resume=True)
+    assert watcher.plans[0].precision == "bfloat16"
 
 
 def test_remains_of_a_killed_save_are_cleared_up(

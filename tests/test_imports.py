@@ -23,7 +23,7 @@ FLOORS: list[list[str]] = [
     ],
     [
         "assistant.kernels", "assistant.distributed", "assistant.linear", "assistant.model", "assistant.lora",
-        "assistant.decoder", "assistant.collate", "assistant.checkpoint",
+        "assistant.decoder", "assistant.sharding", "assistant.collate", "assistant.checkpoint",
     ],
     [
         "assistant.watching", "assistant.update", "assistant.sampling", "assistant.drafting", "assistant.generate",
