@@ -103,6 +103,7 @@ def joined(*, use_gpu: bool, shards: bool = False) -> Iterator[Ranks]:
         return
     dist.init_process_group("nccl" if use_gpu else "gloo")
     try:
-        yield Ranks(rank=dist.get_rank(), world=world, local=int(os.environ.get("LOCAL_RANK", "0")), shards=shards)
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        yield Ranks(rank=dist.get_rank(), world=dist.get_world_size(), local=local, shards=shards)
     finally:
         dist.destroy_process_group()
