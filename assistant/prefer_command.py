@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, LoraSettings
+from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, LoraSettings, Precision
 from assistant.settings import (
     ALL_MODULES,
     Accumulation,
-    Arithmetic,
     BaseModelFolder,
     BatchSize,
     Best,
@@ -83,7 +82,9 @@ def prefer(
     ] = None,
     max_length: MaxLength = None,
     too_long: LongRows = DEFAULTS.too_long,
-    precision: Arithmetic = DEFAULTS.precision,
+    precision: Annotated[
+        Precision, typer.Option(help="auto is float32: bfloat16 is coarse beside what is learnt from.")
+    ] = DEFAULTS.precision,
     gradient_checkpointing: GradientCheckpointing = False,
     deterministic: Deterministic = False,
     shard: Shard = False,

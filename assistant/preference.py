@@ -64,6 +64,11 @@ class PreferenceTrainer(Trainer):
         self.beta = settings.beta
         super().__init__(checkpoint, splits, settings, ranks=ranks, precision=precision)
 
+    def _pick_precision(self, name: Precision) -> torch.dtype:
+        # What is learnt from is a small difference of two log-probabilities. With bfloat16 a margin of 0.05 nats was
+        # taken for 0.26 behind the first step (benchmarks/RESULTS.md).
+        return super()._pick_precision("float32" if name == "auto" else name)
+
     def prepare(self) -> None:
         """Compute how likely every answer is under the starting weights, which must not have moved yet."""
         with self.whole_model():  # each process has rows of its own here

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from assistant.collate import IGNORE_INDEX, Batch
@@ -133,13 +132,13 @@ def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: f
     """Update every weight that has a gradient by `factor` times it, and leave no gradient."""
     layers = {layer.weight: layer for layer in model.modules() if isinstance(layer, Linear) and layer.copy is not None}
     for optimizer in optimizers:
-        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-        if isinstance(optimizer, torch.optim.AdamW) and all(map(_is_here, weights)):
+        if layers and isinstance(optimizer, torch.optim.AdamW):
             _step_in_pieces(optimizer, layers, factor)
             continue
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in weights:
             weight.grad = weight.grad.to(weight.dtype)
-        torch._foreach_mul_([weight.grad for weight in weights], factor)  # as torch's own clipping has it
+        _scale([weight.grad for weight in weights], factor)
         optimizer.step()
         for weight in weights:
             weight.grad = None
@@ -147,33 +146,65 @@ def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: f
                 layers[weight].renew_copy()
 
 
-def _is_here(weight: Tensor) -> bool:
-    """Whether all of a weight lies in the processor's memory."""
-    return weight.device.type == "cpu" and not isinstance(weight, DTensor)
+def _scale(gradients: list[Tensor], factor: float) -> None:
+    if factor == 1.0:
+        return
+    if gradients and gradients[0].device.type == "cuda":
+        torch._foreach_mul_(gradients, factor)  # one step for all of them, as torch's own clipping has it
+        return
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def _step_in_pieces(optimizer: torch.optim.AdamW, layers: Mapping[Tensor, Linear], factor: float) -> None:
-    """What `step` of AdamW does to gradients times `factor`, with the same numbers, piece by piece.
+    """What `step` of AdamW does to gradients times `factor`, with the same numbers, about PIECE weights at a time.
 
-    A piece stays near the processor while its gradient is widened, its weights are updated, and their copy is made.
+    They stay near the processor while their gradients are widened, they are updated, and their copy is made.
     """
     scale, wide = torch.tensor(1 / factor), torch.empty(PIECE)
     for group in optimizer.param_groups:
         beta1, beta2 = group["betas"]
-        for weight in (weight for weight in group["params"] if weight.grad is not None):
-            state = optimizer.state[weight]
-            tensors = (weight.detach(), weight.grad, state["exp_avg"], state["exp_avg_sq"])
-            pieces = zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)
-            for place, (weights, gradient, mean, square) in enumerate(pieces):
-                adamw(
-                    [weights], [wide[: len(weights)].copy_(gradient)], [mean], [square], [], [state["step"].clone()],
-                    lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
-                    amsgrad=False, maximize=False, fused=True, grad_scale=scale,
-                )  # fmt: skip
+        for together in _pieces([weight for weight in group["params"] if weight.grad is not None]):
+            states = [optimizer.state[weight] for weight, _ in together]
+            gradients, used = [], 0
+            for weight, place in together:
+                assert weight.grad is not None
+                gradient = weight.grad.view(-1)[place]
+                if gradient.dtype is not torch.float32:
+                    gradient = wide[used : used + len(gradient)].copy_(gradient)
+                    used += len(gradient)
+                gradients.append(gradient)
+            adamw(
+                [weight.detach().view(-1)[place] for weight, place in together],
+                gradients,
+                [state["exp_avg"].view(-1)[place] for state, (_, place) in zip(states, together, strict=True)],
+                [state["exp_avg_sq"].view(-1)[place] for state, (_, place) in zip(states, together, strict=True)],
+                [], [state["step"].clone() for state in states],
+                lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
+                amsgrad=False, maximize=False, fused=True, grad_scale=scale,
+            )  # fmt: skip
+            for weight, place in together:
                 if weight in layers:
-                    layers[weight].renew_copy(slice(place * PIECE, (place + 1) * PIECE))
-            state["step"] += 1
-            weight.grad = None
+                    layers[weight].renew_copy(place)
+                if place.stop >= weight.numel():
+                    optimizer.state[weight]["step"] += 1
+                    weight.grad = None
+
+
+def _pieces(weights: Sequence[nn.Parameter]) -> Iterator[list[tuple[nn.Parameter, slice]]]:
+    """All of the weights in order, in lists of PIECE numbers at most: small ones together, large ones in parts."""
+    together: list[tuple[nn.Parameter, slice]] = []
+    room = PIECE
+    for weight in weights:
+        for first in range(0, weight.numel(), PIECE):
+            place = slice(first, min(first + PIECE, weight.numel()))
+            if place.stop - first > room:
+                yield together
+                together, room = [], PIECE
+            together.append((weight, place))
+            room -= place.stop - first
+    if together:
+        yield together
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:

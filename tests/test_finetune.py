@@ -21,6 +21,7 @@ from assistant.config import BestBy, FinetuneSettings, LoraSettings, OptimizerNa
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
+from assistant.linear import Linear, add_copies
 from assistant.model import GPT
 from assistant.planning import forecast
 from assistant.plots import plot_losses
@@ -29,7 +30,14 @@ from assistant.run_folder import RunFolder, read_records
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 from assistant.trainer import Trainer
-from assistant.update import build_optimizers, learning_rate, pick_precision, summed_loss
+from assistant.update import (
+    build_optimizers,
+    gradient_norm,
+    learning_rate,
+    pick_precision,
+    summed_loss,
+    take_step,
+)
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
 from .models import tiny_checkpoint
@@ -369,6 +377,46 @@ def test_bfloat16_stays_near_float32(tmp_path: Path, byte_tokenizer: Tokenizer, 
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
     assert found["bfloat16"] != found["float32"]
     assert load_checkpoint(tmp_path / "bfloat16").model.transformer.wte.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("piece", [1_000, 2**20])
+def test_a_step_in_pieces_is_the_optimizers_own(
+    byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, narrow: bool, piece: int
+) -> None:
+    monkeypatch.setattr(update_module, "PIECE", piece)
+    settings = FinetuneSettings(weight_decay=0.3, learning_rate=0.01)
+    models = [tiny_checkpoint(byte_tokenizer).model for _ in range(2)]
+    optimizers = [build_optimizers(model, settings) for model in models]
+    add_copies(models[0], narrow_gradients=narrow)
+    generator = torch.Generator().manual_seed(0)
+    for factor in (1.0, 0.5):  # powers of two, which round nothing
+        for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+            gradient = torch.randn(ours.shape, generator=generator).bfloat16()
+            ours.grad = gradient.clone() if ours.grad_dtype is None else gradient.float()
+            theirs.grad = gradient.float() * factor
+        take_step(optimizers[0], models[0], factor)
+        optimizers[1][0].step()
+    for name, weight in models[0].named_parameters():
+        assert weight.grad is None
+        assert torch.equal(weight, models[1].get_parameter(name))
+    for layer in (layer for layer in models[0].modules() if isinstance(layer, Linear)):
+        assert layer.copy is not None
+        assert torch.equal(layer.copy, layer.weight.bfloat16())
+    states = [list(optimizer.state.values()) for (optimizer,) in optimizers]
+    for one, other in zip(*states, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_gradients(dtype: torch.dtype) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 2**20 + 5)]
+    generator = torch.Generator().manual_seed(0)
+    for weight in weights:
+        weight.grad_dtype = None
+        weight.grad = torch.randn(weight.shape, generator=generator).to(dtype)
+    whole = torch.cat([weight.grad.double() for weight in weights if weight.grad is not None])
+    assert gradient_norm(weights) == pytest.approx(whole.norm().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("is_faster", [True, False])
