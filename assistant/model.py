@@ -93,8 +93,10 @@ def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Non
             return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
     if mask is None or queries.shape[:3].numel() * keys.shape[2] > MOST_SCORES:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
-    scores = (queries / math.sqrt(queries.shape[3])) @ keys.transpose(2, 3)
-    return (scores + torch.where(mask, 0.0, -math.inf).to(scores.dtype)).softmax(dim=-1) @ values
+    flat_queries, flat_keys, flat_values = (part.flatten(end_dim=1) for part in (queries, keys, values))
+    bias = torch.where(mask, 0.0, -math.inf).to(queries.dtype)
+    scores = torch.baddbmm(bias, flat_queries, flat_keys.transpose(1, 2), alpha=1 / math.sqrt(queries.shape[3]))
+    return torch.bmm(scores.softmax(dim=-1), flat_values).view(queries.shape)
 
 
 class MLP(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ ADAM_BETAS = (0.9, 0.999)
 ADAM_BETAS_BESIDE_MUON = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
 """The schedule's end, as a share of its peak."""
+WIDE_ROWS = 8
+"""Rows of logits that a processor makes float32 together."""
 PIECE = 2**20
 """Weights that a processor updates together."""
 PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
@@ -60,7 +63,32 @@ def _target_losses(model: GPT, batch: Batch, precision: torch.dtype, is_plain: b
         else:
             wanted, targets, counts = _counted(batch)
             logits = model.logits_at(batch.input_ids, wanted, n_shared=batch.n_shared)
-    return F.cross_entropy(logits.float(), targets, reduction="none"), counts
+    if is_plain or logits.device.type != "cpu":
+        return F.cross_entropy(logits.float(), targets, reduction="none"), counts
+    losses: Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return losses, counts
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Of a few rows at a time: they are made wide where the processor works on them, and never all at once."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """logits (K, V), targets (K,) int64 -> (K,) float32 nats."""
+        ctx.save_for_backward(logits, targets)
+        parts = zip(torch.split(logits, WIDE_ROWS), torch.split(targets, WIDE_ROWS), strict=True)
+        return torch.cat([F.cross_entropy(some.float(), wanted, reduction="none") for some, wanted in parts])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets = ctx.saved_tensors
+        found = torch.empty_like(logits)
+        parts = (torch.split(tensor, WIDE_ROWS) for tensor in (logits, targets, gradient, found))
+        for some, wanted, factors, out in zip(*parts, strict=True):
+            wide = some.float().softmax(dim=1)
+            wide[torch.arange(len(wide)), wanted] -= 1
+            out.copy_(wide.mul_(factors[:, None]))
+        return found, None
 
 
 def _one_hot_rows(rows: Tensor, n_rows: int) -> Tensor:
