@@ -52,14 +52,15 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
 
     `save_seconds` is the time between two savings, `folder` an existing one on the disk that the run will write to.
     """
-    preparing = _timed(trainer.prepare)
     windows = [window for _, window in trainer.windows(0)]
+    preparing = _timed(trainer.prepare)
     longest = max(windows, key=lambda window: _size(trainer, window))
     row = max(longest[0], key=lambda index: trainer.train.rows[index].n_tokens)
-    trainer.update(1, [[row]])  # makes the optimizer's state, too
+    trainer.update(1, [[row]])
     alone = _peak_bytes(trainer.device)
     trainer.update(1, longest)
     peak = _peak_bytes(trainer.device)
+    preparing += _timed(lambda: trainer.compare_ways(windows[0]))  # here, so as not to hide how much rows need
     sizes = np.array([_size(trainer, window) for window in windows])
     steps = _seconds_of_steps(trainer, windows, sizes)
     validations = sum(trainer.validation_is_due(step) for step in range(1, len(windows) + 1)) + 1
@@ -68,13 +69,14 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
     savings = validations + STATES * (1 + steps / max(save_seconds, saving))
     seconds = preparing + steps + validations * per_validation + savings * saving
     free = _free_bytes(trainer.device)
+    needed = _peak_bytes(trainer.device)  # comparing, answering or saving may need more than the rows
     rows = len(longest[0])
     per_row = (peak - alone) / (rows - 1) if rows > 1 else 0.0
     return Forecast(
         steps=len(windows),
         validations=validations if trainer.validation.rows else 0,
         seconds=seconds,
-        peak_bytes=peak,
+        peak_bytes=needed,
         free_bytes=free,
         batch_size=trainer.settings.batch_size,
         largest_batch_size=rows + int(KEPT_FREE * free / per_row) if free is not None and per_row > 0 else None,
@@ -88,15 +90,13 @@ def _size(trainer: Trainer, window: Window) -> int:
 
 
 def _seconds_of_steps(trainer: Trainer, windows: list[Window], sizes: np.ndarray) -> float:
-    """All steps together, from a line through a few of them: seconds by positions."""
+    """All steps together, between a few that are done: their positions lie at even shares of all steps'."""
     in_order = np.argsort(sizes, kind="stable")
     chosen = [int(in_order[place * (len(windows) - 1) // (MEASURED - 1)]) for place in range(MEASURED)]
-    measured = [trainer.update(1, windows[index]).seconds for index in chosen]
-    slope = 0.0
-    if len(set(sizes[chosen])) > 1:
-        slope = max(0.0, float(np.polyfit(sizes[chosen], measured, 1)[0]))
-    constant = max(0.0, float(np.mean(measured) - slope * np.mean(sizes[chosen])))
-    return float(constant * len(windows) + slope * sizes.sum())
+    measured = np.array([trainer.update(1, windows[index]).seconds for index in chosen])
+    # Not along a line: the longest rows have most targets too, and would lay all others' too low or too high.
+    known = np.unique(sizes[chosen])
+    return float(np.interp(sizes, known, [measured[sizes[chosen] == size].mean() for size in known]).sum())
 
 
 def _seconds_of_validation(trainer: Trainer) -> float:

@@ -307,11 +307,18 @@ class Trainer:
 
     def _loss_and_norms(self, batch: Batch, *, is_plain: bool) -> tuple[float, torch.Tensor]:
         """Mean loss (nats) of a batch, and the norm (W,) float32 of the gradient of each weight that is trained."""
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        norms = dict.fromkeys(trained, 0.0)
+
+        def take(weight: torch.nn.Parameter) -> None:
+            """Note a gradient and let go of it, so that never all of them are there."""
+            norms[weight] = gradient_norm([weight])
+            weight.grad = None
+
+        hooks = [weight.register_post_accumulate_grad_hook(take) for weight in trained]  # type: ignore[no-untyped-call]
         self.model.train()
         loss = summed_loss(self.model, batch, self.precision, is_plain=is_plain) / batch.n_targets
         loss.backward()  # type: ignore[no-untyped-call]
-        norms = []
-        for weight in (weight for weight in self.model.parameters() if weight.requires_grad):
-            norms.append(0.0 if weight.grad is None else gradient_norm([weight]))
-            weight.grad = None
-        return loss.item(), torch.tensor(norms)
+        for hook in hooks:
+            hook.remove()
+        return loss.item(), torch.tensor(list(norms.values()))
