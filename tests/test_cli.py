@@ -354,3 +354,23 @@ def test_json_on_a_terminal_is_ascii(monkeypatch: pytest.MonkeyPatch, capsys: py
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
         print_json({"a": "\x9b31m"})
         assert shown in capsys.readouterr().out
+
+
+def test_a_deterministic_run_gives_the_same_bytes(folder: Path) -> None:
+    """In processes of their own: the option holds for all of torch."""
+    for name in ("one", "two"):
+        options = ("--deterministic", "--max-steps", "3", "--precision", "bfloat16", "--epochs", "1")
+        done = assistant("finetune", "rows.json", "-m", "base", "-o", name, *options)
+        assert done.returncode == 0, done.stderr
+    assert (folder / "one" / "model.safetensors").read_bytes() == (folder / "two" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("word", "message"), [("--plan", "expected one process"), ("--shard", "does nothing without")])
+def test_options_that_go_with_torchrun_or_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, message: str
+) -> None:
+    if word == "--plan":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    result = invoke("finetune", "rows.json", "-m", "base", "-o", "run", *FINETUNE, "--max-steps", "1", word)
+    assert message in result.stderr
+    assert result.exit_code == (2 if word == "--plan" else 0)
