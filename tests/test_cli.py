@@ -366,9 +366,8 @@ def test_a_deterministic_run_gives_the_same_bytes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("word", "message"), [("--plan", "expected one process"), ("--shard", "does nothing without")])
-def test_options_that_go_with_torchrun_or_without(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, message: str
-) -> None:
+@pytest.mark.usefixtures("folder")
+def test_options_that_go_with_torchrun_or_without(monkeypatch: pytest.MonkeyPatch, word: str, message: str) -> None:
     if word == "--plan":
         monkeypatch.setenv("WORLD_SIZE", "2")
     result = invoke("finetune", "rows.json", "-m", "base", "-o", "run", *FINETUNE, "--max-steps", "1", word)
