@@ -15,7 +15,7 @@ GROWS_BY = 64 * 2**20
 def keep_memory() -> bool:
     """Keep what was freed for the next step, in large pages, instead of giving it back to the system.
 
-    glibc gives every large block back, and the next step gets it again page by page, each filled with zeros: a fifth
+    glibc gives every large block back, and the next step gets it again page by page, each filled with zeros: a seventh
     of a step of GPT-2 124M. What is set here holds for the process, so it is for those that do nothing else.
 
     Returns:
