@@ -94,7 +94,7 @@ def ours(work: Work, examples: list[Example], name: str) -> list[float]:
     windows = [window for _, window in trainer.windows(0)]
     for window in windows[:WARM_UP]:
         trainer.update(1, window)
-    return [trainer.update(1, window).seconds for window in windows]
+    return [trainer.update(step, window).seconds for step, window in enumerate(windows, start=1)]
 
 
 def the_book(work: Work, examples: list[Example]) -> list[float]:

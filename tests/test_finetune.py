@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,6 +43,7 @@ from assistant.update import (
 )
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
+from .conftest import REPOSITORY
 from .models import tiny_checkpoint
 
 FAST = FinetuneSettings(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32")
@@ -578,3 +582,30 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
     with pytest.raises(CheckpointError, match=r"expected room to write the weights, got .*No space left"):
         train(byte_tokenizer, examples, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"metrics.jsonl", "validation.jsonl"}
+
+
+MEMORY = """
+import sys, torch
+from assistant.memory import keep_memory, trim_memory
+trim_memory(16)
+print(keep_memory())
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+torch.ones(30_000_000)
+kept = resident()
+trim_memory(15)
+still = resident()
+trim_memory(16)
+print(kept - before > 100e6, still == kept, kept - resident() > 100e6)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's memory, and Linux's figures of it")
+def test_memory_is_kept_until_it_is_trimmed() -> None:
+    """In a process of its own, since it holds for all of it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True"] * 4
