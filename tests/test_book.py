@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,25 +18,16 @@ from assistant.settings import book_recipe
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 from assistant.trainer import Trainer
+from benchmarks.book import book_model
 
 from .conftest import shared_file
 from .models import tiny_checkpoint
 
 
-def theirs(ch04: ModuleType, ours: GPT) -> torch.nn.Module:
+def theirs(ours: GPT) -> torch.nn.Module:
     """The book's model with our weights, its head apart from its embedding."""
     config = ours.config
-    model = ch04.GPTModel(
-        {
-            "vocab_size": config.vocab_size,
-            "context_length": config.n_positions,
-            "emb_dim": config.n_embd,
-            "n_heads": config.n_head,
-            "n_layers": config.n_layer,
-            "drop_rate": 0.0,
-            "qkv_bias": True,
-        }
-    )
+    model = book_model(config)
     state = ours.state_dict()
     named: dict[str, torch.Tensor] = {
         "tok_emb.weight": state["transformer.wte.weight"],
@@ -70,13 +60,11 @@ def test_losses_are_those_of_the_books_own_loop(
 ) -> None:
     """Four epochs of six steps, so that the order of later epochs is compared, too."""
     reason = "the book's package is not installed"
-    ch04, ch05, ch07 = (
-        pytest.importorskip(f"llms_from_scratch.{name}", reason=reason) for name in ("ch04", "ch05", "ch07")
-    )
+    ch05, ch07 = (pytest.importorskip(f"llms_from_scratch.{name}", reason=reason) for name in ("ch05", "ch07"))
     examples = read_examples(shared_file("data/book-instruction-data.json"))[:60]
     splits = split_examples(examples, method="book")
     checkpoint = tiny_checkpoint(gpt2_tokenizer, n_positions=128)
-    model = theirs(ch04, checkpoint.model)
+    model = theirs(checkpoint.model)
     settings = BOOK.model_copy(update={"epochs": 4, "learning_rate": 1e-3})
 
     losses: list[float] = []
