@@ -6,7 +6,6 @@ and optimizer state, and one block.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -14,9 +13,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from assistant.distributed import Ranks
 from assistant.model import GPT, model_of
-
-NORM_PIECE = 2**20
-"""Numbers that are made wide together, to add up their squares."""
 
 
 def shard(model: GPT, ranks: Ranks) -> None:
@@ -47,15 +43,3 @@ def spread(tensor: Tensor, like: Tensor) -> Tensor:
     if isinstance(like, DTensor):
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor.to(like.device)
-
-
-def norm_of(gradients: list[Tensor]) -> Tensor:
-    """The norm () float32 of all gradients together, whether or not they are spread, or narrower than that."""
-    if all(gradient.dtype is torch.float32 for gradient in gradients):
-        return whole(torch.nn.utils.get_total_norm(gradients))  # takes few steps on a GPU
-    # In one buffer, by products: what asks for memory for each piece, or shares it out among the processor's cores in
-    # another way than the copy does, takes up to five times as long.
-    wide = torch.empty(NORM_PIECE, device=gradients[0].device)
-    pieces = [piece for gradient in gradients for piece in torch.split(gradient.reshape(-1), NORM_PIECE)]
-    widened = (wide[: len(piece)].copy_(piece) for piece in pieces)
-    return torch.stack([piece.dot(piece) for piece in widened]).sum().sqrt()
