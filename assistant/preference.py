@@ -47,22 +47,15 @@ class PreferenceTrainer(Trainer):
     watched = ("reward_accuracy", "margin")
     as_pairs = True
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        splits: Splits,
-        settings: FinetuneSettings,
-        *,
-        ranks: Ranks = ALONE,
-        precision: Precision | None = None,
-    ) -> None:
+    def _check_settings(self) -> None:
+        settings = self.settings
         if settings.beta is None:
             raise SettingsError("--beta: expected a number above 0 to learn preferences by, got none.")
         if settings.book or settings.train_on != "response":
             given = "--book" if settings.book else f"--train-on {settings.train_on}"
             raise SettingsError(f"--beta: expected to learn from responses alone, got {given} too. Leave one out.")
+        super()._check_settings()
         self.beta = settings.beta
-        super().__init__(checkpoint, splits, settings, ranks=ranks, precision=precision)
 
     def _pick_precision(self, name: Precision) -> torch.dtype:
         # What is learnt from is a small difference of two log-probabilities. With bfloat16 a margin of 0.05 nats was

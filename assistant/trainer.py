@@ -96,13 +96,7 @@ class Trainer:
             raise SettingsError(
                 f"--max-length: expected at most {context_length}, the model's context, got {self.max_length}."
             )
-        if settings.best_by in ("exact", "ended") and not settings.validation_answers:
-            raise SettingsError(
-                f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
-            )
-        if ranks.shards and (settings.lora is not None or settings.optimizer == "muon"):
-            other = "--lora" if settings.lora is not None else "--optimizer muon"
-            raise SettingsError(f"--shard: expected a run without {other}, got both. Leave one out.")
+        self._check_settings()
         self.train, self.validation = self._encode("train"), self._encode("validation")
         if not self.train.rows:
             raise DataError("training rows: expected at least one that fits, got none. Raise --max-length or add rows.")
@@ -126,6 +120,17 @@ class Trainer:
         self.optimizers = build_optimizers(self.model, settings)
         if self.precision is torch.bfloat16 and self.device.type == "cpu" and not ranks.shards:
             add_copies(self.model, narrow_gradients=settings.gradient_accumulation_steps == ranks.world == 1)
+
+    def _check_settings(self) -> None:
+        """Raise SettingsError for what does not go together."""
+        settings = self.settings
+        if settings.best_by in ("exact", "ended") and not settings.validation_answers:
+            raise SettingsError(
+                f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
+            )
+        if self.ranks.shards and (settings.lora is not None or settings.optimizer == "muon"):
+            other = "--lora" if settings.lora is not None else "--optimizer muon"
+            raise SettingsError(f"--shard: expected a run without {other}, got both. Leave one out.")
 
     def _pick_precision(self, name: Precision) -> torch.dtype:
         """The dtype of the products; bfloat16 only if every process has picked it."""
