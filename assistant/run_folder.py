@@ -55,8 +55,8 @@ class RunState(Frozen):
     base_model: str
     processes: int = 1
     shards: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the products: what `auto` found when the run began."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of the products: what `auto` found when the run began. None in a state that an older version wrote."""
     data_files: tuple[str, ...]
     data_fingerprint: str
     split_method: str
