@@ -30,11 +30,11 @@ def keep_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL(None)
-        set_option = libc.mallopt
+        set_option, trim = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError):  # another libc
         return False
     global _trim
-    _trim = libc.malloc_trim
+    _trim = trim
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first large block
     # oneDNN keeps 1,024 kernels, and every size of batch has some thirty of its own that none needs again: half a GB.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
