@@ -20,7 +20,7 @@ from assistant import model as model_module
 from assistant import update as update_module
 from assistant.checkpoint import load_checkpoint
 from assistant.collate import collate, encode_examples, plan_batches
-from assistant.config import BestBy, FinetuneSettings, LoraSettings, OptimizerName
+from assistant.config import BestBy, FinetuneSettings, LoraSettings
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
@@ -157,13 +157,18 @@ def test_the_best_weights_are_kept_and_the_last(
 
 
 @pytest.mark.parametrize(
-    ("stop_at", "optimizer"), [(1, "adamw"), (4, "adamw"), (5, "adamw"), (7, "adamw"), (3, "muon")]
+    ("stop_at", "changes"),
+    [
+        *((stop_at, {"gradient_accumulation_steps": 2}) for stop_at in (1, 4, 5, 7)),
+        (3, {"gradient_accumulation_steps": 2, "optimizer": "muon"}),
+        (3, {"precision": "bfloat16"}),
+        (5, {"precision": "bfloat16", "gradient_accumulation_steps": 2}),
+    ],
 )
 def test_a_stopped_run_goes_on_to_the_very_same_weights(
-    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int, optimizer: OptimizerName
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], stop_at: int, changes: dict[str, object]
 ) -> None:
-    changes = {"gradient_accumulation_steps": 2, "batch_size": 4, "validate_every": 2, "optimizer": optimizer}
-    settings = FAST.model_copy(update=changes)
+    settings = FAST.model_copy(update={"batch_size": 4, "validate_every": 2, **changes})
     whole, _ = train(byte_tokenizer, examples, tmp_path / "whole", settings)
     stopped, _ = train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=stop_at)
     assert stopped.stopped

@@ -110,6 +110,14 @@ def test_computing_the_opening_once_gives_the_plain_loss_and_gradients(model: GP
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+def test_attention_over_long_rows_is_that_over_short_ones(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above so many weights of attention torch's own kernel is asked, here for rows of any length."""
+    written_out = gradients_of(model, ragged_batch())
+    monkeypatch.setattr("assistant.model.MOST_SCORES", 0)
+    for ours, theirs in zip(gradients_of(model, ragged_batch()), written_out, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def ragged_batch() -> Batch:
     opening = random_ids(9).tolist()
     rows = [
