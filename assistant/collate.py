@@ -16,11 +16,9 @@ from torch.utils.data import DataLoader
 from assistant.config import TooLong, TrainOn
 from assistant.errors import DataError
 from assistant.instructions import Example
+from assistant.layout import IGNORE_INDEX, Layout, lay_out
 from assistant.prompts import TEXT_TEMPLATE, Template
 from assistant.tokenizer import Tokenizer
-
-IGNORE_INDEX = -100
-"""The target of a position that does not count; the default of torch's cross-entropy."""
 
 BOOK_LOOKS_EVERY = 5
 """Steps between two looks of the book's loop at its losses (`eval_freq`)."""
@@ -69,9 +67,8 @@ class Batch:
     """Real tokens of the rows, EOS counted."""
     n_targets: int
     """Positions that count in the loss."""
-    n_shared: int
-    """First ids of `input_ids` that are the same in every row, such as the template's opening. Every row has one id
-    more at least; a row by itself shares nothing."""
+    layout: Layout
+    """The same rows and targets, with everything that is alike once."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -81,7 +78,7 @@ class Batch:
             lengths=self.lengths.to(device),
             n_tokens=self.n_tokens,
             n_targets=self.n_targets,
-            n_shared=self.n_shared,
+            layout=self.layout.to(device),
         )
 
 
@@ -204,36 +201,29 @@ def by_length(rows: Sequence[EncodedExample], batch_size: int) -> Iterator[list[
         yield in_order[start : start + batch_size]
 
 
-def collate(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response") -> Batch:
+def collate(
+    rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response", in_grid: bool = False
+) -> Batch:
     """Pad rows to the longest and shift by one: `input_ids` are all ids but the last, `targets` all but the first.
 
     Padding is masked by length, never by value: EOS is a target, and the padding behind it has the same id. With
     `train_on="response"` the first target is the response's first token, predicted at the prompt's last position.
+    `in_grid` is `lay_out`'s.
     """
-    lengths = [len(row.input_ids) - 1 for row in rows]
-    shape = (len(rows), max(lengths))
-    input_ids = torch.full(shape, pad_id, dtype=torch.int64)
-    targets = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
-    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        ids = torch.tensor(row.input_ids, dtype=torch.int64)
+    inputs = [row.input_ids[:-1] for row in rows]
+    targets = []
+    for row in rows:
         first = row.prompt_length - 1 if train_on == "response" else 0
-        input_ids[index, :length] = ids[:-1]
-        targets[index, first:length] = ids[first + 1 :]
+        targets.append((*(first * [IGNORE_INDEX]), *row.input_ids[first + 1 :]))
+    longest = max(map(len, inputs))
     return Batch(
-        input_ids=input_ids,
-        targets=targets,
-        lengths=torch.tensor(lengths, dtype=torch.int64),
-        n_tokens=sum(lengths) + len(rows),
+        input_ids=torch.tensor([(*ids, *((longest - len(ids)) * [pad_id])) for ids in inputs]),
+        targets=torch.tensor([(*ids, *((longest - len(ids)) * [IGNORE_INDEX])) for ids in targets]),
+        lengths=torch.tensor([len(ids) for ids in inputs]),
+        n_tokens=sum(len(row.input_ids) for row in rows),
         n_targets=sum(count_targets(row, train_on) for row in rows),
-        n_shared=min(_common_prefix(rows), min(lengths) - 1) if len(rows) > 1 else 0,
+        layout=lay_out(inputs, targets, pad_id=pad_id, in_grid=in_grid),
     )
-
-
-def _common_prefix(rows: Sequence[EncodedExample]) -> int:
-    """How many ids all rows open with. The first and the last in order differ earliest."""
-    first, last = min(row.input_ids for row in rows), max(row.input_ids for row in rows)
-    pairs = zip(first, last, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
 
 
 def plan_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -82,7 +82,7 @@ class _CopyLinear(torch.autograd.Function):
         return (
             gradient @ matrix if of_x else None,
             for_weight,
-            flat.sum(dim=0, dtype=torch.float32) if of_bias else None,
+            flat.sum(dim=0) if of_bias else None,
             None,
             None,
         )

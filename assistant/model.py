@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from assistant.config import ModelConfig
+from assistant.layout import Layout
 from assistant.linear import Linear, embed_tied
 
 MOST_SCORES = 2_000_000
 """Attention weights of a layer up to which they are written out on a processor: faster there for short rows, most of
 all on the way back, and little memory."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SharedLayout:
-    """How the tokens of a training batch lie in one list: N = P + B * T, the P shared ones first, then row by row.
-
-    What all rows open with has the same keys and values in every row, since nothing behind it is looked at and there
-    is no dropout. So it is computed once.
-    """
-
-    n_rows: int
-    n_shared: int
-    """P."""
-    n_own: int
-    """T, tokens of each row behind the shared ones, padding counted."""
-    mask: Tensor | None
-    """(T, P + T) bool, which keys an own token looks at; the same for every row. None where nothing is shared."""
 
 
 class CausalSelfAttention(nn.Module):
@@ -59,22 +42,23 @@ class CausalSelfAttention(nn.Module):
         out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
         return out
 
-    def attend(self, x: Tensor, layout: SharedLayout) -> Tensor:
+    def attend(self, x: Tensor, layout: Layout) -> Tensor:
         """x (N, C) -> (N, C), in front of the last projection."""
         width, shared = x.shape[1], layout.n_shared
-        qkv = self.c_attn(x)
-        own = self._heads(qkv[shared:], layout.n_rows)
+        first_qkv, own_qkv = self.c_attn(x).split([shared, len(x) - shared])
+        own = self._heads(layout.to_grid(own_qkv), layout.n_rows)
         if layout.mask is None:
             attended = _attention(*own, None)
-            return attended.transpose(1, 2).reshape(-1, width)
-        first = self._heads(qkv[:shared], 1)
+            return layout.from_grid(attended.transpose(1, 2).reshape(-1, width))
+        first = self._heads(first_qkv, 1)
         keys, values = (
             torch.cat([ours.expand(layout.n_rows, -1, -1, -1), theirs], dim=2)
             for ours, theirs in zip(first[1:], own[1:], strict=True)
         )
         attended = _attention(own[0], keys, values, layout.mask)
         opening = _attention(*first, layout.mask.new_ones(shared, shared).tril())
-        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
+        first_out, own_out = (part.transpose(1, 2).reshape(-1, width) for part in (opening, attended))
+        return torch.cat([first_out, layout.from_grid(own_out)])
 
     def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, T, D) out of (B * T, 3 * C)."""
@@ -96,7 +80,9 @@ def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Non
     flat_queries, flat_keys, flat_values = (part.flatten(end_dim=1) for part in (queries, keys, values))
     bias = torch.where(mask, 0.0, -math.inf).to(queries.dtype)
     scores = torch.baddbmm(bias, flat_queries, flat_keys.transpose(1, 2), alpha=1 / math.sqrt(queries.shape[3]))
-    return torch.bmm(scores.softmax(dim=-1), flat_values).view(queries.shape)
+    # By way of float32: torch's softmax takes up to four times as long in bfloat16, but where S divides by 32.
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
+    return torch.bmm(weights, flat_values).view(queries.shape)
 
 
 class MLP(nn.Module):
@@ -125,7 +111,7 @@ class Block(nn.Module):
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
-    def forward_shared(self, x: Tensor, layout: SharedLayout, wanted: Tensor | None = None) -> Tensor:
+    def forward_shared(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
         """x (N, C) -> (N, C), or (K, C) of the K `wanted` tokens: behind the attention the others have no say."""
         attended = self.attn.attend(self.ln_1(x), layout)
         if wanted is not None:
@@ -178,31 +164,24 @@ class GPT(nn.Module):
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden
 
-    def logits_at(self, input_ids: Tensor, wanted: Tensor, *, n_shared: int = 0) -> Tensor:
-        """Logits (K, V) of some tokens of a batch, to train on: what `forward` and `head` give, with less arithmetic.
+    def logits_at(self, layout: Layout) -> Tensor:
+        """Logits (K, V) of a batch's wanted tokens, to train on: what `forward` and `head` give, with less arithmetic.
 
-        The first `n_shared` ids of input_ids (B, T) must be the same in every row, and are computed once. `wanted`
-        (K,) int64 counts tokens as `SharedLayout` lists them; the last block's second half runs on those alone.
+        Each token is computed once (`assistant.layout`); the last block's second half runs on the wanted ones alone.
         """
-        n_rows, n_tokens = input_ids.shape
-        if n_tokens > self.config.context_length:
-            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
-        places = torch.arange(n_tokens, device=input_ids.device)
-        ids = torch.cat([input_ids[0, :n_shared], input_ids[:, n_shared:].reshape(-1)])
-        positions = torch.cat([places[:n_shared], places[n_shared:].repeat(n_rows)])
-        mask = places <= places[n_shared:, None] if n_shared else None
-        layout = SharedLayout(n_rows=n_rows, n_shared=n_shared, n_own=n_tokens - n_shared, mask=mask)
+        if layout.n_positions > self.config.context_length:
+            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {layout.n_positions}.")
         wte = self.transformer.wte
         gradients: list[Tensor] | None = [] if self._ties_gradients else None
-        x = wte(ids) if gradients is None else embed_tied(wte.weight, ids, gradients)
-        x = x + self.transformer.wpe(positions)
+        x = wte(layout.input_ids) if gradients is None else embed_tied(wte.weight, layout.input_ids, gradients)
+        x = x + self.transformer.wpe(layout.positions)
         blocks = [block for block in self.transformer.h if isinstance(block, Block)]
         for block in blocks[:-1]:
             if self.recomputes and self.training:
                 x = checkpoint(block.forward_shared, x, layout, use_reentrant=False)
             else:
                 x = block.forward_shared(x, layout)
-        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, wanted))
+        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, layout.wanted))
         return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
 
     @property

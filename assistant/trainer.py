@@ -233,7 +233,13 @@ class Trainer:
 
     def collate(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> Batch:
         """A batch on the model's device; of pairs, the worse answers stand behind the better ones."""
-        return collate(sequences(rows), pad_id=self.checkpoint.tokenizer.pad_id, train_on=train_on).to(self.device)
+        batch = collate(
+            sequences(rows),
+            pad_id=self.checkpoint.tokenizer.pad_id,
+            train_on=train_on,
+            in_grid=self.device.type != "cpu",
+        )
+        return batch.to(self.device)
 
     @contextmanager
     def whole_model(self) -> Iterator[None]:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from assistant.collate import IGNORE_INDEX, Batch
+from assistant.collate import Batch
 from assistant.config import FinetuneSettings, Precision
+from assistant.layout import IGNORE_INDEX
 from assistant.linear import Linear, has_copies
 from assistant.model import GPT
 from assistant.sharding import whole
@@ -25,7 +26,7 @@ FINAL_LEARNING_RATE = 0.1
 WIDE_ROWS = 8
 """Rows of logits that a processor makes float32 together."""
 PIECE = 2**20
-"""Numbers that a processor makes wide, or weights that it updates, together."""
+"""Weights that a processor updates together."""
 PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
 WORTH_BFLOAT16 = 1.4
 """How many times as fast bfloat16 must be on a processor: it costs some accuracy, and nobody asked for it."""
@@ -61,8 +62,7 @@ def _target_losses(model: GPT, batch: Batch, precision: torch.dtype, is_plain: b
             targets, counts = batch.targets[counted], _one_hot_rows(counted.nonzero()[:, 0], len(counted))
             logits = model.head(model(batch.input_ids)[counted])
         else:
-            wanted, targets, counts = _counted(batch)
-            logits = model.logits_at(batch.input_ids, wanted, n_shared=batch.n_shared)
+            logits, targets, counts = model.logits_at(batch.layout), batch.layout.targets, batch.layout.counts
     if is_plain or logits.device.type != "cpu":
         return F.cross_entropy(logits.float(), targets, reduction="none"), counts
     losses: Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
@@ -94,24 +94,6 @@ class _CrossEntropy(torch.autograd.Function):
 def _one_hot_rows(rows: Tensor, n_rows: int) -> Tensor:
     """(B, K) float32 with a one where the k-th of `rows` (K,) is that row."""
     return (rows == torch.arange(n_rows, device=rows.device)[:, None]).float()
-
-
-def _counted(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Which K tokens of the `SharedLayout` have a target, their targets, and in which rows they count: (B, K) of 0, 1.
-
-    A shared token whose target is shared too counts for all rows at once. The last shared one has a target in every
-    row, and stands in the list once for each.
-    """
-    n_tokens = batch.targets.shape[1]
-    border = max(0, batch.n_shared - 1)
-    alike = batch.targets[:, :border]
-    first = (alike != IGNORE_INDEX).any(dim=0).nonzero()[:, 0]
-    rows, places = (batch.targets[:, border:] != IGNORE_INDEX).nonzero(as_tuple=True)
-    places = places + border
-    own = torch.where(places < batch.n_shared, places, places + rows * (n_tokens - batch.n_shared))
-    targets = torch.cat([alike[:, first].amax(dim=0), batch.targets[rows, places]])
-    counts = torch.cat([alike[:, first] != IGNORE_INDEX, _one_hot_rows(rows, len(alike))], dim=1)
-    return torch.cat([first, own]), targets, counts
 
 
 def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:
@@ -152,16 +134,15 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """Of all gradients together, in float32 whatever they are kept in, and whether or not they are spread."""
+    """Of all gradients together, whatever they are kept in, and whether or not they are spread."""
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
     if all(gradient.dtype is torch.float32 for gradient in gradients):
         return float(whole(torch.nn.utils.get_total_norm(gradients)))  # takes few steps on a GPU
-    # In one buffer, by products: what asks for memory for each piece, or shares it out among the processor's cores in
-    # another way than the copy does, takes up to five times as long.
-    wide = torch.empty(PIECE, device=gradients[0].device)
-    pieces = [piece for gradient in gradients for piece in torch.split(gradient.reshape(-1), PIECE)]
-    widened = (wide[: len(piece)].copy_(piece) for piece in pieces)
-    return float(torch.stack([piece.dot(piece) for piece in widened]).sum().sqrt())
+    # Row by row: a row's norm is rounded to bfloat16 as its numbers were, which thousands of rows even out to 1e-5. To
+    # make all numbers wide first takes three times as long.
+    wide = [gradient.float() if gradient.dim() == 1 else gradient for gradient in gradients]
+    rows = [torch.linalg.vector_norm(gradient, dim=-1).float().view(-1) for gradient in wide]
+    return float(torch.stack([norms.dot(norms) for norms in rows]).sum().sqrt())
 
 
 def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: float) -> None:

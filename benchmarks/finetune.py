@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from assistant.checkpoint import load_checkpoint, read_config
-from assistant.collate import IGNORE_INDEX, EncodedExample, encode_examples
+from assistant.collate import EncodedExample, encode_examples
 from assistant.config import FinetuneSettings
 from assistant.instructions import Example, read_examples
+from assistant.layout import IGNORE_INDEX
 from assistant.memory import keep_memory
 from assistant.prompts import get_template
 from assistant.splits import Splits

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.collate import IGNORE_INDEX, EncodedExample, collate, encode_examples, plan_batches
+from assistant.collate import EncodedExample, collate, encode_examples, plan_batches
 from assistant.config import TrainOn
 from assistant.errors import DataError
 from assistant.instructions import Example, read_examples
+from assistant.layout import IGNORE_INDEX
 from assistant.prompts import get_template, render_example
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
@@ -40,6 +41,27 @@ def test_a_batch_written_out() -> None:
     assert everything.targets.tolist() == [[2, 9, 4, 9], [6, 9, no, no]]
     assert everything.n_targets == 6
     assert masked.input_ids.dtype == masked.targets.dtype == masked.lengths.dtype == torch.int64
+
+
+def test_a_layout_written_out() -> None:
+    """All rows open with 1; two go on with 2, one of them with 2 3; a target that follows twice counts in both rows."""
+    layout = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9]), row([1, 7], [4])], pad_id=9).layout
+    assert layout.n_shared == 1
+    assert layout.input_ids.tolist() == [1, 2, 3, 4, 5, 7, 9, 9]  # two fill it up
+    assert layout.positions.tolist()[:6] == [0, 1, 2, 3, 2, 1]
+    assert layout.token_of is not None
+    assert layout.token_of.view(3, 4).tolist() == [[0, 1, 2, 0], [0, 3, 0, 0], [4, 0, 0, 0]]
+    assert layout.cell_of.tolist() == [0, 1, 2, 5, 8]
+    assert layout.repeated.tolist() == [[4], [0]]
+    assert list(zip(layout.wanted.tolist(), layout.targets.tolist(), strict=True))[:5] == [
+        (2, 4), (3, 9), (1, 5), (4, 9), (5, 4)
+    ]  # fmt: skip
+    assert layout.counts.tolist()[0][:5] == [1, 1, 0, 0, 0]
+    same = collate([row([1, 2], [4, 9]), row([1, 2], [4, 9]), row([3], [9])], pad_id=9).layout
+    assert same.counts[:, :3].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    in_grid = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9])], pad_id=9, in_grid=True).layout
+    assert in_grid.input_ids.tolist() == [1, 2, 3, 4, 5, 9]
+    assert in_grid.positions.tolist() == [0, 1, 2, 3, 2, 3]
 
 
 def test_same_as_the_books_collate(gpt2_tokenizer: Tokenizer) -> None:

@@ -154,7 +154,7 @@ def test_log_probabilities_of_rows_that_open_alike(
         assert torch.allclose(found, wanted, rtol=1e-5)
         assert summed_loss(checkpoint.model, batch, is_plain=is_plain).item() == pytest.approx(-wanted.sum().item())
     if len(encoded.rows) == 1:
-        assert batch.n_shared > encoded.rows[0].prompt_length
+        assert batch.layout.n_shared > encoded.rows[0].prompt_length
 
 
 def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tokenizer: Tokenizer) -> None:
@@ -164,7 +164,7 @@ def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tok
         EncodedExample(input_ids=tuple(b"Say red. Red, blue."), prompt_length=14, example=example),
     ]
     batch = collate(rows, pad_id=256)
-    assert batch.n_shared == 14
+    assert batch.layout.n_shared == 14
     wanted = torch.stack([by_hand(checkpoint.model, row) for row in rows])
     assert torch.allclose(log_probabilities(checkpoint.model, batch), wanted, rtol=1e-5)
 

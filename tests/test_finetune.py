@@ -24,6 +24,7 @@ from assistant.config import BestBy, FinetuneSettings, LoraSettings
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
+from assistant.layout import Layout
 from assistant.linear import Linear, add_copies
 from assistant.model import GPT
 from assistant.planning import forecast
@@ -221,8 +222,8 @@ def test_a_faster_way_that_is_wrong_here_is_switched_off_and_said(
     train(byte_tokenizer, examples, tmp_path / "right")
     logits_at, embed_tied = GPT.logits_at, model_module.embed_tied
 
-    def wrong_logits(model: GPT, *arguments: torch.Tensor, n_shared: int) -> torch.Tensor:
-        return logits_at(model, *arguments, n_shared=n_shared) * 1.1
+    def wrong_logits(model: GPT, layout: Layout) -> torch.Tensor:
+        return logits_at(model, layout) * 1.1
 
     def wrong_gradients(weight: torch.Tensor, ids: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
         rows = embed_tied(weight, ids, gradients)
@@ -419,12 +420,12 @@ def test_a_step_in_pieces_is_the_optimizers_own(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_norm_of_gradients(dtype: torch.dtype) -> None:
-    weights = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 2**20 + 5)]
+    weights = [torch.nn.Parameter(torch.zeros(size)) for size in ((3,), (2**10 + 5, 2**10))]
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         weight.grad_dtype = None
         weight.grad = torch.randn(weight.shape, generator=generator).to(dtype)
-    whole = torch.cat([weight.grad.double() for weight in weights if weight.grad is not None])
+    whole = torch.cat([weight.grad.double().view(-1) for weight in weights if weight.grad is not None])
     assert gradient_norm(weights) == pytest.approx(whole.norm().item(), rel=1e-4)
 
 
@@ -591,17 +592,17 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
 MEMORY = """
 import sys, torch
-from assistant.memory import keep_memory, trim_memory
-trim_memory(16)
+from assistant.memory import TRIM_EVERY, keep_memory, trim_memory
+trim_memory(TRIM_EVERY)
 print(keep_memory())
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 before = resident()
 torch.ones(30_000_000)
 kept = resident()
-trim_memory(15)
+trim_memory(TRIM_EVERY - 1)
 still = resident()
-trim_memory(16)
+trim_memory(TRIM_EVERY)
 print(kept - before > 100e6, still == kept, kept - resident() > 100e6)
 """
 

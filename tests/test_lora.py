@@ -11,11 +11,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2LMHeadModel
 
 from assistant.checkpoint import Checkpoint, load_model, save_checkpoint
-from assistant.collate import IGNORE_INDEX, collate, encode_examples
+from assistant.collate import collate, encode_examples
 from assistant.config import FinetuneSettings, LoraSettings
 from assistant.errors import CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
+from assistant.layout import IGNORE_INDEX
 from assistant.lora import Adapter, adapted_layers, add_adapters, merged, read_adapter, set_adapter, take_adapter
 from assistant.run_folder import RunFolder
 from assistant.splits import split_examples
