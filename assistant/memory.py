@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 GROWS_BY = 64 * 2**20
 """Bytes that the heap is made larger by."""
 
-TRIM_EVERY = 32
+TRIM_EVERY = 8
 """Steps. Batches of all sizes leave gaps between what they used, and what is kept would grow from step to step."""
 _trim: Callable[[int], int] | None = None
 

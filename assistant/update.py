@@ -70,7 +70,10 @@ def _target_losses(model: GPT, batch: Batch, precision: torch.dtype, is_plain: b
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Of a few rows at a time: they are made wide where the processor works on them, and never all at once."""
+    """Of a few rows at a time: they are made wide where the processor works on them, and never all at once.
+
+    There is one way back alone: it leaves the gradient where the logits were.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
@@ -81,14 +84,14 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # Written over the logits, which nothing else needs: they are the largest of all that a step holds.
         logits, targets = ctx.saved_tensors
-        found = torch.empty_like(logits)
-        parts = (torch.split(tensor, WIDE_ROWS) for tensor in (logits, targets, gradient, found))
-        for some, wanted, factors, out in zip(*parts, strict=True):
+        parts = (torch.split(tensor, WIDE_ROWS) for tensor in (logits, targets, gradient))
+        for some, wanted, factors in zip(*parts, strict=True):
             wide = some.float().softmax(dim=1)
             wide[torch.arange(len(wide)), wanted] -= 1
-            out.copy_(wide.mul_(factors[:, None]))
-        return found, None
+            some.copy_(wide.mul_(factors[:, None]))
+        return logits, None
 
 
 def _one_hot_rows(rows: Tensor, n_rows: int) -> Tensor:

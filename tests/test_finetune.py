@@ -426,7 +426,8 @@ def test_the_norm_of_gradients(dtype: torch.dtype) -> None:
         weight.grad_dtype = None
         weight.grad = torch.randn(weight.shape, generator=generator).to(dtype)
     whole = torch.cat([weight.grad.double().view(-1) for weight in weights if weight.grad is not None])
-    assert gradient_norm(weights) == pytest.approx(whole.norm().item(), rel=1e-4)
+    margin = 1e-3 if dtype is torch.bfloat16 else 1e-4  # a thousand rows; a model has a hundred thousand
+    assert gradient_norm(weights) == pytest.approx(whole.norm().item(), rel=margin)
 
 
 @pytest.mark.parametrize("is_faster", [True, False])
