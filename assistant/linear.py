@@ -75,7 +75,6 @@ class _CopyLinear(torch.autograd.Function):
         x, matrix = ctx.saved_tensors
         of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         flat = gradient.flatten(end_dim=-2)
-        # The bias's gradient is rounded as the weight's is: to make all numbers wide first takes four times as long.
         for_weight = _outer(flat, x.flatten(end_dim=-2)) if of_weight else None
         if for_weight is not None and ctx.gradients is not None:
             ctx.gradients.append(for_weight)
@@ -83,6 +82,7 @@ class _CopyLinear(torch.autograd.Function):
         return (
             gradient @ matrix if of_x else None,
             for_weight,
+            # Rounded as the weight's is: to make all numbers wide first takes four times as long.
             flat.sum(dim=0) if of_bias else None,
             None,
             None,
