@@ -115,6 +115,29 @@ def test_computing_each_token_once_gives_the_plain_loss_and_gradients(model: GPT
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize("n_opening", [0, 9])
+def test_rows_that_fill_the_context(model: GPT, n_opening: int) -> None:
+    """The grid may have more columns than the context has positions; one position too many is refused."""
+    longest = model.config.context_length
+    opening = random_ids(n_opening).tolist() if n_opening else []
+    for excess in (0, 1):
+        rows = [
+            EncodedExample(
+                input_ids=(*opening, first, *random_ids(n - n_opening, seed=n).tolist()),
+                prompt_length=n_opening + 2,
+                example=Example(instruction="x", output="y"),
+            )
+            for first, n in ((1, longest + excess), (2, longest - 7))
+        ]
+        batch = collate(rows, pad_id=256)
+        assert batch.layout.n_shared == n_opening
+        if excess:
+            with pytest.raises(ValueError, match=f"at most {longest} positions, got {longest + 1}"):
+                summed_loss(model, batch)
+        else:
+            assert torch.allclose(summed_loss(model, batch), summed_loss(model, batch, is_plain=True), rtol=1e-5)
+
+
 def test_attention_over_long_rows_is_that_over_short_ones(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above so many weights of attention torch's own kernel is asked, here for rows of any length."""
     written_out = gradients_of(model, ragged_batch())
