@@ -290,10 +290,11 @@ def test_a_server_that_dies_in_mid_run_is_given_up_and_the_next_run_goes_on(
 
 def test_ctrl_c_keeps_what_was_judged(answers: Path, double: OllamaDouble) -> None:
     def interrupt(_body: JsonObject) -> Answer:
-        # Not before the other side waits for its answer: what interrupts a callback of the collector is swallowed.
-        time.sleep(0.3)
-        os.kill(os.getpid(), 2)
+        raise_in_main()
         return verdict(4, delay=5)
+
+    def raise_in_main() -> None:
+        os.kill(os.getpid(), 2)
 
     double.enqueue(verdict(4), interrupt)
     done = score(answers, double)
