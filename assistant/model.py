@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from assistant import fused
 from assistant.config import ModelConfig
 from assistant.layout import Layout
 from assistant.linear import Linear, embed_tied
@@ -94,7 +95,9 @@ class MLP(nn.Module):
         self.approximate = "none" if config.activation_function == "gelu" else "tanh"
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
+        inner = self.c_fc(x)
+        is_fused = self.approximate == "tanh" and fused.takes(inner)
+        out: Tensor = self.c_proj(fused.gelu(inner) if is_fused else F.gelu(inner, approximate=self.approximate))
         return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from assistant import fused
 from assistant.collate import Batch
 from assistant.config import FinetuneSettings, Precision
 from assistant.layout import IGNORE_INDEX
@@ -25,8 +26,6 @@ FINAL_LEARNING_RATE = 0.1
 """The schedule's end, as a share of its peak."""
 WIDE_ROWS = 8
 """Rows of logits that a processor makes float32 together."""
-PIECE = 2**20
-"""Weights that a processor updates together."""
 PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
 WORTH_BFLOAT16 = 1.4
 """How many times as fast bfloat16 must be on a processor: it costs some accuracy, and nobody asked for it."""
@@ -141,6 +140,10 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
     if all(gradient.dtype is torch.float32 for gradient in gradients):
         return float(whole(torch.nn.utils.get_total_norm(gradients)))  # takes few steps on a GPU
+    if all(fused.takes(gradient) or gradient.dtype is torch.float32 for gradient in gradients):
+        narrow = [gradient for gradient in gradients if gradient.dtype is not torch.float32]
+        wide = [gradient for gradient in gradients if gradient.dtype is torch.float32]
+        return math.hypot(float(torch.nn.utils.get_total_norm(wide)), math.sqrt(sum(map(fused.squared_norm, narrow))))
     # Row by row: a row's norm is rounded to bfloat16 as its numbers were, which thousands of rows even out to 1e-5. To
     # make all numbers wide first takes three times as long.
     wide = [gradient.float() if gradient.dim() == 1 else gradient for gradient in gradients]
@@ -152,9 +155,8 @@ def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: f
     """Update every weight that has a gradient by `factor` times it, and leave no gradient."""
     layers = {layer.weight: layer for layer in model.modules() if isinstance(layer, Linear) and layer.copy is not None}
     for optimizer in optimizers:
-        if layers and isinstance(optimizer, torch.optim.AdamW):
-            _step_in_pieces(optimizer, layers, factor)
-            continue
+        if isinstance(optimizer, torch.optim.AdamW):
+            _step_one_by_one(optimizer, layers, factor)
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in weights:
             weight.grad = weight.grad.to(weight.dtype)
@@ -176,55 +178,32 @@ def _scale(gradients: list[Tensor], factor: float) -> None:
         gradient.mul_(factor)
 
 
-def _step_in_pieces(optimizer: torch.optim.AdamW, layers: Mapping[Tensor, Linear], factor: float) -> None:
-    """What `step` of AdamW does to gradients times `factor`, with the same numbers, about PIECE weights at a time.
+def _step_one_by_one(optimizer: torch.optim.AdamW, layers: Mapping[Tensor, Linear], factor: float) -> None:
+    """What `step` does to the weights of some layers, for gradients times `factor`, and their copies made anew.
 
-    They stay near the processor while their gradients are widened, they are updated, and their copy is made.
+    One behind the other, since all gradients at once would be a second model if they were made wide.
     """
-    scale, wide = torch.tensor(1 / factor), torch.empty(PIECE)
     for group in optimizer.param_groups:
-        beta1, beta2 = group["betas"]
-        for together in _pieces([weight for weight in group["params"] if weight.grad is not None]):
-            states = [optimizer.state[weight] for weight, _ in together]
-            gradients, used = [], 0
-            for weight, place in together:
-                assert weight.grad is not None
-                gradient = weight.grad.view(-1)[place]
-                if gradient.dtype is not torch.float32:
-                    gradient = wide[used : used + len(gradient)].copy_(gradient)
-                    used += len(gradient)
-                gradients.append(gradient)
-            adamw(
-                [weight.detach().view(-1)[place] for weight, place in together],
-                gradients,
-                [state["exp_avg"].view(-1)[place] for state, (_, place) in zip(states, together, strict=True)],
-                [state["exp_avg_sq"].view(-1)[place] for state, (_, place) in zip(states, together, strict=True)],
-                [], [state["step"].clone() for state in states],
-                lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
-                amsgrad=False, maximize=False, fused=True, grad_scale=scale,
-            )  # fmt: skip
-            for weight, place in together:
-                if weight in layers:
-                    layers[weight].renew_copy(place)
-                if place.stop >= weight.numel():
-                    optimizer.state[weight]["step"] += 1
-                    weight.grad = None
-
-
-def _pieces(weights: Sequence[nn.Parameter]) -> Iterator[list[tuple[nn.Parameter, slice]]]:
-    """All of the weights in order, in lists of PIECE numbers at most: small ones together, large ones in parts."""
-    together: list[tuple[nn.Parameter, slice]] = []
-    room = PIECE
-    for weight in weights:
-        for first in range(0, weight.numel(), PIECE):
-            place = slice(first, min(first + PIECE, weight.numel()))
-            if place.stop - first > room:
-                yield together
-                together, room = [], PIECE
-            together.append((weight, place))
-            room -= place.stop - first
-    if together:
-        yield together
+        for weight in (weight for weight in group["params"] if weight in layers and weight.grad is not None):
+            state, layer = optimizer.state[weight], layers[weight]
+            if fused.is_compiled() and layer.copy is not None:
+                state["step"] += 1
+                by = fused.AdamStep(
+                    factor=factor,
+                    step=int(state["step"]),
+                    **{name: group[name] for name in ("lr", "betas", "weight_decay", "eps")},
+                )
+                fused.adamw(weight.detach(), weight.grad, state["exp_avg"], state["exp_avg_sq"], layer.copy, by)
+                layer.copied_version = weight._version
+            else:
+                adamw(
+                    [weight.detach()], [weight.grad.float()], [state["exp_avg"]], [state["exp_avg_sq"]],
+                    [], [state["step"]], lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"], eps=group["eps"],
+                    amsgrad=False, maximize=False, fused=True, grad_scale=torch.tensor(1 / factor),
+                )  # fmt: skip
+                layer.renew_copy()
+            weight.grad = None
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:

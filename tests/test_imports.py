@@ -22,8 +22,8 @@ FLOORS: list[list[str]] = [
         "evaluation.judgement", "evaluation.judge", "evaluation.ledger",
     ],
     [
-        "assistant.kernels", "assistant.distributed", "assistant.layout", "assistant.linear", "assistant.model",
-        "assistant.lora", "assistant.decoder", "assistant.sharding", "assistant.collate", "assistant.checkpoint",
+        "assistant.kernels", "assistant.fused", "assistant.distributed", "assistant.layout", "assistant.linear",
+        "assistant.model", "assistant.lora", "assistant.decoder", "assistant.sharding", "assistant.collate", "assistant.checkpoint",
     ],
     [
         "assistant.watching", "assistant.update", "assistant.sampling", "assistant.drafting", "assistant.generate",

@@ -1,0 +1,148 @@
+"""Loops in C (`fused.c`) where torch's own operations take several times as long: bfloat16 training on a processor.
+
+They are compiled when the project is installed, if there is a C compiler. Without them everything works, more slowly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 16384
+"""As in `fused.c`."""
+PROBED = 3 * BLOCK + 5
+LARGEST_ERROR = 2**-7
+"""Between a bfloat16 number and one computed in another order, as a share of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdamStep:
+    """The numbers of one step of AdamW (torch's names), the same for every weight of a group."""
+
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    eps: float
+    step: int
+    """Counted from 1."""
+    factor: float
+    """What the gradient is multiplied by."""
+
+
+class _AdamNumbers(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_float)
+        for name in (
+            *("factor", "new_mean", "old_square", "new_square"),
+            *("decay", "step_size", "root_correction", "epsilon"),
+        )
+    ]
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled loops; None where they are missing, or where they are found to be wrong."""
+    spec = find_spec("assistant._fused")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(spec.origin)
+        return library if _is_right(library) else None
+    except (OSError, AttributeError):  # compiled for another machine, or from another version of the file
+        return None
+
+
+def _is_right(library: ctypes.CDLL) -> bool:
+    x = torch.randn(PROBED, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return torch.allclose(_gelu(library, x).float(), F.gelu(x.float(), approximate="tanh"), LARGEST_ERROR, 1e-3)
+
+
+def is_compiled() -> bool:
+    """Whether the loops are there."""
+    return _library() is not None
+
+
+def takes(x: Tensor) -> bool:
+    """Whether there are loops for a tensor: bfloat16, on a processor, and the operations are not autocast's to pick."""
+    is_narrow = x.dtype is torch.bfloat16 and x.device.type == "cpu"
+    return is_narrow and not torch.is_autocast_enabled("cpu") and is_compiled()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GPT-2's GELU of a tensor that `takes` accepts, computed in float32 and rounded once."""
+    out: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        library, x = _library(), x.contiguous()
+        assert library is not None
+        ctx.save_for_backward(x)
+        return _gelu(library, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,), library, gradient = ctx.saved_tensors, _library(), gradient.contiguous()
+        assert library is not None
+        out = torch.empty_like(x)
+        library.gelu_backward(_at(x), _at(gradient), _at(out), *_shared_out(x))
+        return out
+
+
+def _gelu(library: ctypes.CDLL, x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    library.gelu(_at(x), _at(out), *_shared_out(x))
+    return out
+
+
+def squared_norm(x: Tensor) -> float:
+    """The sum of the squares of a tensor that `takes` accepts."""
+    library, x = _library(), x.contiguous()
+    assert library is not None
+    sums = torch.empty(math.ceil(x.numel() / BLOCK))
+    library.squares(_at(x), _at(sums), *_shared_out(x))
+    return float(sums.double().sum())
+
+
+def adamw(weight: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, copy: Tensor, by: AdamStep) -> None:
+    """One step of AdamW as torch's fused one has it, in place, and the weight's bfloat16 copy made anew.
+
+    All of one size, float32 but for the copy, and the gradient, which may be bfloat16, too.
+    """
+    library = _library()
+    assert library is not None
+    corrections = [1 - beta**by.step for beta in by.betas]
+    numbers = _AdamNumbers(
+        factor=by.factor,
+        new_mean=1 - by.betas[0],
+        old_square=by.betas[1],
+        new_square=1 - by.betas[1],
+        decay=by.lr * by.weight_decay,
+        step_size=by.lr / corrections[0],
+        root_correction=math.sqrt(corrections[1]),
+        epsilon=by.eps,
+    )
+    loop = library.adamw if gradient.dtype is torch.bfloat16 else library.adamw_wide
+    tensors = (weight, gradient.contiguous(), exp_avg, exp_avg_sq, copy)
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    size, threads = _shared_out(weight)
+    loop(*map(_at, tensors), size, ctypes.byref(numbers), threads)
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _shared_out(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int]:
+    """How many numbers there are, for how many threads."""
+    return ctypes.c_int64(tensor.numel()), ctypes.c_int(torch.get_num_threads())
