@@ -20,9 +20,9 @@ from torch import Tensor
 IGNORE_INDEX = -100
 """The target of a position that does not count; the default of torch's cross-entropy."""
 
-ROUND_TO = 4
-"""Sizes are filled up to a multiple of this on a processor: oneDNN makes its kernels anew for each size, and is a tenth
-slower at some odd ones."""
+ROUND_TO = 16
+"""Sizes are filled up to a multiple of this on a processor. oneDNN makes its kernels anew for each size and does not give
+back all of their memory, and it is a tenth slower at some odd sizes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

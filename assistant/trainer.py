@@ -32,7 +32,6 @@ from assistant.distributed import ALONE, Ranks
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.linear import add_copies
 from assistant.lora import add_adapters
-from assistant.memory import trim_memory
 from assistant.prompts import get_template
 from assistant.sharding import gather, shard
 from assistant.splits import Splits
@@ -221,7 +220,6 @@ class Trainer:
             )
         limit = self.settings.max_grad_norm or math.inf
         take_step(self.optimizers, self.model, min(1.0, limit / (norm + TINY)))
-        trim_memory(step)
         return Update(
             learning_rate=rate,
             gradient_norm=norm,
