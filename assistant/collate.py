@@ -202,13 +202,13 @@ def by_length(rows: Sequence[EncodedExample], batch_size: int) -> Iterator[list[
 
 
 def collate(
-    rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response", in_grid: bool = False
+    rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "response", as_tree: bool = False
 ) -> Batch:
     """Pad rows to the longest and shift by one: `input_ids` are all ids but the last, `targets` all but the first.
 
     Padding is masked by length, never by value: EOS is a target, and the padding behind it has the same id. With
     `train_on="response"` the first target is the response's first token, predicted at the prompt's last position.
-    `in_grid` is `lay_out`'s.
+    `as_tree` is `lay_out`'s.
     """
     inputs = [row.input_ids[:-1] for row in rows]
     targets = []
@@ -222,7 +222,7 @@ def collate(
         lengths=torch.tensor([len(ids) for ids in inputs]),
         n_tokens=sum(len(row.input_ids) for row in rows),
         n_targets=sum(count_targets(row, train_on) for row in rows),
-        layout=lay_out(inputs, targets, pad_id=pad_id, in_grid=in_grid),
+        layout=lay_out(inputs, targets, pad_id=pad_id, as_tree=as_tree),
     )
 
 

@@ -47,6 +47,14 @@ class _AdamNumbers(ctypes.Structure):
     ]
 
 
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("qkv", "paths", "spans", "gradient", "out", "scratch")),
+        ("scratch_size", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("rows", "longest", "heads", "head_size", "is_wide", "threads")),
+    ]
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
     """The compiled loops; None where they are missing, or where they are found to be wrong."""
@@ -137,6 +145,57 @@ def adamw(weight: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor,
     assert all(tensor.is_contiguous() for tensor in tensors)
     size, threads = _shared_out(weight)
     loop(*map(_at, tensors), size, ctypes.byref(numbers), threads)
+
+
+def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
+    """Causal attention over the rows of a tree: qkv (N, 3 * C), float32 or bfloat16 -> (N, C), computed in float32.
+
+    paths (B, longest) int32 are the tokens of each row in order, spans (B, 2) int32 the place of its first token that
+    stands in no row before it, and its length. Tokens of no row get zeros.
+    """
+    out: Tensor = _Attend.apply(qkv, paths, spans, n_head)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
+        qkv = qkv.contiguous()
+        ctx.save_for_backward(qkv, paths, spans)
+        ctx.n_head = n_head
+        out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
+        _run_attention("attention", qkv, paths, spans, n_head, out=out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        qkv, paths, spans = ctx.saved_tensors
+        out = torch.zeros(qkv.shape)
+        _run_attention("attention_backward", qkv, paths, spans, ctx.n_head, out=out, gradient=gradient.contiguous())
+        return out.to(qkv.dtype), None, None, None
+
+
+def _run_attention(
+    name: str, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, *, out: Tensor, gradient: Tensor | None = None
+) -> None:
+    library, threads = _library(), min(n_head, torch.get_num_threads())
+    assert library is not None
+    longest, head_size = paths.shape[1], qkv.shape[1] // 3 // n_head
+    library.attention_scratch.restype = ctypes.c_int64
+    scratch = torch.zeros(threads, library.attention_scratch(ctypes.c_int64(longest), ctypes.c_int64(head_size)))
+    by = _Attention(
+        **{name: _at(tensor) for name, tensor in (("qkv", qkv), ("paths", paths), ("spans", spans), ("out", out))},
+        gradient=None if gradient is None else _at(gradient),
+        scratch=_at(scratch),
+        scratch_size=scratch.shape[1],
+        rows=len(paths),
+        longest=longest,
+        heads=n_head,
+        head_size=head_size,
+        is_wide=qkv.dtype is torch.float32,
+        threads=threads,
+    )
+    getattr(library, name)(ctypes.byref(by))
 
 
 def _at(tensor: Tensor) -> ctypes.c_void_p:

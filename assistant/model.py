@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from assistant import fused
 from assistant.config import ModelConfig
-from assistant.layout import Layout
+from assistant.layout import Layout, Tree
 from assistant.linear import Linear, embed_tied
 
 MOST_SCORES = 2_000_000
@@ -45,21 +45,21 @@ class CausalSelfAttention(nn.Module):
 
     def attend(self, x: Tensor, layout: Layout) -> Tensor:
         """x (N, C) -> (N, C), in front of the last projection."""
-        width, shared = x.shape[1], layout.n_shared
-        first_qkv, own_qkv = self.c_attn(x).split([shared, len(x) - shared])
-        own = self._heads(layout.to_grid(own_qkv), layout.n_rows)
-        if layout.mask is None:
-            attended = _attention(*own, None)
-            return layout.from_grid(attended.transpose(1, 2).reshape(-1, width))
+        rows, qkv, width = layout.rows, self.c_attn(x), x.shape[1]
+        if isinstance(rows, Tree):
+            return fused.attend(qkv, rows.paths, rows.spans, self.n_head)
+        first_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])
+        own = self._heads(own_qkv, rows.n_rows)
+        if rows.mask is None:
+            return _attention(*own, None).transpose(1, 2).reshape(-1, width)
         first = self._heads(first_qkv, 1)
         keys, values = (
-            torch.cat([ours.expand(layout.n_rows, -1, -1, -1), theirs], dim=2)
+            torch.cat([ours.expand(rows.n_rows, -1, -1, -1), theirs], dim=2)
             for ours, theirs in zip(first[1:], own[1:], strict=True)
         )
-        attended = _attention(own[0], keys, values, layout.mask)
-        opening = _attention(*first, layout.mask.new_ones(shared, shared).tril())
-        first_out, own_out = (part.transpose(1, 2).reshape(-1, width) for part in (opening, attended))
-        return torch.cat([first_out, layout.from_grid(own_out)])
+        attended = _attention(own[0], keys, values, rows.mask)
+        opening = _attention(*first, rows.mask.new_ones(rows.n_shared, rows.n_shared).tril())
+        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
 
     def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, T, D) out of (B * T, 3 * C)."""

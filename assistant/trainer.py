@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from assistant import fused
 from assistant.checkpoint import Checkpoint
 from assistant.collate import (
     Batch,
@@ -235,7 +236,7 @@ class Trainer:
             sequences(rows),
             pad_id=self.checkpoint.tokenizer.pad_id,
             train_on=train_on,
-            in_grid=self.device.type != "cpu",
+            as_tree=self.device.type == "cpu" and fused.is_compiled(),
         )
         return batch.to(self.device)
 

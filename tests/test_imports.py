@@ -23,7 +23,8 @@ FLOORS: list[list[str]] = [
     ],
     [
         "assistant.kernels", "assistant.fused", "assistant.distributed", "assistant.layout", "assistant.linear",
-        "assistant.model", "assistant.lora", "assistant.decoder", "assistant.sharding", "assistant.collate", "assistant.checkpoint",
+        "assistant.model", "assistant.lora", "assistant.decoder", "assistant.sharding", "assistant.collate",
+        "assistant.checkpoint",
     ],
     [
         "assistant.watching", "assistant.update", "assistant.sampling", "assistant.drafting", "assistant.generate",
