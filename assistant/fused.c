@@ -42,12 +42,12 @@ INLINE bfloat16 narrow(float number)
     return number == number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
 }
 
-/* e to the x, within 2 units in the last place: 2 to the n times a polynomial (Cephes' expf) of what is left. */
+/* e to the x, within 2 units in the last place between -87 and 88: 2 to the n times a polynomial (Cephes' expf) of what is left. */
 INLINE float exponential(float x)
 {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = floorf(x * 1.44269504f + 0.5f);
-    float rest = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float within = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = floorf(within * 1.44269504f + 0.5f);
+    float rest = within - n * 0.693359375f + n * 2.12194440e-4f;
     float power = 1.9875691500e-4f;
     power = power * rest + 1.3981999507e-3f;
     power = power * rest + 8.3334519073e-3f;
@@ -55,7 +55,8 @@ INLINE float exponential(float x)
     power = power * rest + 1.6666665459e-1f;
     power = power * rest + 5.0000001201e-1f;
     power = power * rest * rest + rest + 1.0f;
-    return power * from_bits((uint32_t)((int32_t)n + 127) << 23);
+    power *= from_bits((uint32_t)((int32_t)n + 127) << 23);
+    return x > 88.0f ? INFINITY : power;
 }
 
 #define TWICE_ROOT 1.5957691216f /* 2 * sqrt(2 / pi) */

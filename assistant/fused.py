@@ -69,8 +69,23 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _is_right(library: ctypes.CDLL) -> bool:
+    """Whether the loops agree with torch here. That over rows is compared by the first batch of a run."""
     x = torch.randn(PROBED, generator=torch.Generator().manual_seed(0)).bfloat16()
-    return torch.allclose(_gelu(library, x).float(), F.gelu(x.float(), approximate="tanh"), LARGEST_ERROR, 1e-3)
+    weight, by = x.float(), AdamStep(lr=0.1, betas=(0.5, 0.5), weight_decay=0.0, eps=1e-8, step=1, factor=1.0)
+    adamw(weight, x, torch.zeros(PROBED), torch.zeros(PROBED), torch.empty_like(x), by, library)
+    # The first step of AdamW is as long as the rate for every weight.
+    found = (_gelu(library, x).float(), weight, squared_norm(x, library))
+    expected = (F.gelu(x.float(), approximate="tanh"), x.float() - 0.1 * x.float().sign(), x.float().square().sum())
+    return all(
+        torch.allclose(torch.as_tensor(one), other, rtol=LARGEST_ERROR, atol=1e-3)
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+def _loops() -> ctypes.CDLL:
+    library = _library()
+    assert library is not None, "the loops are asked for where there are none"
+    return library
 
 
 def is_compiled() -> bool:
@@ -93,17 +108,15 @@ def gelu(x: Tensor) -> Tensor:
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        library, x = _library(), x.contiguous()
-        assert library is not None
+        library, x = _loops(), x.contiguous()
         ctx.save_for_backward(x)
         return _gelu(library, x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,), library, gradient = ctx.saved_tensors, _library(), gradient.contiguous()
-        assert library is not None
+        (x,), gradient = ctx.saved_tensors, gradient.contiguous()
         out = torch.empty_like(x)
-        library.gelu_backward(_at(x), _at(gradient), _at(out), *_shared_out(x))
+        _loops().gelu_backward(_at(x), _at(gradient), _at(out), *_shared_out(x))
         return out
 
 
@@ -113,22 +126,28 @@ def _gelu(library: ctypes.CDLL, x: Tensor) -> Tensor:
     return out
 
 
-def squared_norm(x: Tensor) -> float:
+def squared_norm(x: Tensor, library: ctypes.CDLL | None = None) -> float:
     """The sum of the squares of a tensor that `takes` accepts."""
-    library, x = _library(), x.contiguous()
-    assert library is not None
+    library, x = library or _loops(), x.contiguous()
     sums = torch.empty(math.ceil(x.numel() / BLOCK))
     library.squares(_at(x), _at(sums), *_shared_out(x))
     return float(sums.double().sum())
 
 
-def adamw(weight: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, copy: Tensor, by: AdamStep) -> None:
+def adamw(
+    weight: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    copy: Tensor,
+    by: AdamStep,
+    library: ctypes.CDLL | None = None,
+) -> None:
     """One step of AdamW as torch's fused one has it, in place, and the weight's bfloat16 copy made anew.
 
     All of one size, float32 but for the copy, and the gradient, which may be bfloat16, too.
     """
-    library = _library()
-    assert library is not None
+    library = library or _loops()
     corrections = [1 - beta**by.step for beta in by.betas]
     numbers = _AdamNumbers(
         factor=by.factor,
@@ -178,8 +197,7 @@ class _Attend(torch.autograd.Function):
 def _run_attention(
     name: str, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, *, out: Tensor, gradient: Tensor | None = None
 ) -> None:
-    library, threads = _library(), min(n_head, torch.get_num_threads())
-    assert library is not None
+    library, threads = _loops(), min(n_head, torch.get_num_threads())
     longest, head_size = paths.shape[1], qkv.shape[1] // 3 // n_head
     library.attention_scratch.restype = ctypes.c_int64
     scratch = torch.zeros(threads, library.attention_scratch(ctypes.c_int64(longest), ctypes.c_int64(head_size)))

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from assistant import fused
 from assistant.checkpoint import Checkpoint, save_checkpoint
 from assistant.config import ModelConfig
 from assistant.model import GPT
 from assistant.prompts import get_template
 from assistant.tokenizer import Tokenizer
+
+requires_loops = pytest.mark.skipif(
+    not fused.is_compiled(), reason="the project was installed without a C compiler, so there are no compiled loops"
+)
 
 
 def tiny_config(tokenizer: Tokenizer, **changes: object) -> ModelConfig:

@@ -13,7 +13,7 @@ from assistant.collate import EncodedExample, collate, encode_examples, plan_bat
 from assistant.config import TrainOn
 from assistant.errors import DataError
 from assistant.instructions import Example, read_examples
-from assistant.layout import IGNORE_INDEX
+from assistant.layout import IGNORE_INDEX, Grid, Tree
 from assistant.prompts import get_template, render_example
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
@@ -43,25 +43,35 @@ def test_a_batch_written_out() -> None:
     assert masked.input_ids.dtype == masked.targets.dtype == masked.lengths.dtype == torch.int64
 
 
-def test_a_layout_written_out() -> None:
+def test_a_tree_written_out() -> None:
     """All rows open with 1; two go on with 2, one of them with 2 3; a target that follows twice counts in both rows."""
-    layout = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9]), row([1, 7], [4])], pad_id=9).layout
-    assert layout.n_shared == 1
-    assert layout.input_ids.tolist() == [1, 2, 3, 4, 5, 7, 9, 9]  # two fill it up
+    layout = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9]), row([1, 7], [4])], pad_id=9, as_tree=True).layout
+    assert layout.input_ids.tolist() == [1, 2, 3, 4, 5, 7, *(10 * [9])]  # ten fill it up
     assert layout.positions.tolist()[:6] == [0, 1, 2, 3, 2, 1]
-    assert layout.token_of is not None
-    assert layout.token_of.view(3, 4).tolist() == [[0, 1, 2, 0], [0, 3, 0, 0], [4, 0, 0, 0]]
-    assert layout.cell_of.tolist() == [0, 1, 2, 5, 8]
-    assert layout.repeated.tolist() == [[4], [0]]
+    assert isinstance(layout.rows, Tree)
+    assert layout.rows.paths.tolist() == [[0, 1, 2, 3], [0, 1, 4, 0], [0, 5, 0, 0]]
+    assert layout.rows.spans.tolist() == [[0, 4], [2, 3], [1, 2]]
     assert list(zip(layout.wanted.tolist(), layout.targets.tolist(), strict=True))[:5] == [
         (2, 4), (3, 9), (1, 5), (4, 9), (5, 4)
     ]  # fmt: skip
+    assert layout.counts.shape == (3, 16)
     assert layout.counts.tolist()[0][:5] == [1, 1, 0, 0, 0]
-    same = collate([row([1, 2], [4, 9]), row([1, 2], [4, 9]), row([3], [9])], pad_id=9).layout
+    same = collate([row([1, 2], [4, 9]), row([1, 2], [4, 9]), row([3], [9])], pad_id=9, as_tree=True).layout
     assert same.counts[:, :3].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    in_grid = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9])], pad_id=9, in_grid=True).layout
-    assert in_grid.input_ids.tolist() == [1, 2, 3, 4, 5, 9]
-    assert in_grid.positions.tolist() == [0, 1, 2, 3, 2, 3]
+    assert isinstance(same.rows, Tree)
+    assert same.rows.spans.tolist() == [[0, 3], [3, 3], [0, 1]]
+
+
+def test_a_grid_written_out() -> None:
+    layout = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9])], pad_id=9).layout
+    assert layout.input_ids.tolist() == [1, 2, 3, 4, 5, 9]
+    assert layout.positions.tolist() == [0, 1, 2, 3, 2, 0]
+    assert isinstance(layout.rows, Grid)
+    assert (layout.rows.n_rows, layout.rows.n_shared) == (2, 2)
+    assert layout.rows.mask is not None
+    assert layout.rows.mask.tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert list(zip(layout.wanted.tolist(), layout.targets.tolist(), strict=True)) == [(2, 4), (3, 9), (1, 5), (4, 9)]
+    assert layout.counts.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
 
 
 def test_same_as_the_books_collate(gpt2_tokenizer: Tokenizer) -> None:

@@ -24,6 +24,7 @@ from assistant.config import FinetuneSettings, LoraSettings
 from assistant.errors import CheckpointError, DataError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example, dump_rows, read_examples
+from assistant.layout import Grid
 from assistant.model import GPT
 from assistant.planning import forecast
 from assistant.preference import PreferenceTrainer, make_trainer
@@ -35,7 +36,7 @@ from assistant.trainer import Trainer
 from assistant.update import log_probabilities, summed_loss
 from assistant.watching import FinetuneResult
 
-from .models import save_tiny, tiny_checkpoint
+from .models import requires_loops, save_tiny, tiny_checkpoint
 from .test_distributed import start_two
 from .test_finetune import Watcher, weights
 
@@ -140,21 +141,23 @@ def test_loss_and_gradient_are_those_of_a_plain_computation(
 
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 6)])
+@pytest.mark.parametrize("as_tree", [False, pytest.param(True, marks=requires_loops)])
 def test_log_probabilities_of_rows_that_open_alike(
-    byte_tokenizer: Tokenizer, pairs: list[Example], rows: slice
+    byte_tokenizer: Tokenizer, pairs: list[Example], rows: slice, as_tree: bool
 ) -> None:
     """The two answers of a single pair share their prompt and their first words, which are computed once."""
     alike = [replace(pair, output=f"Say {pair.output}", rejected=f"Say {pair.rejected}") for pair in pairs]
     checkpoint = tiny_checkpoint(byte_tokenizer)
     encoded = encode_examples(alike[rows], checkpoint.template, byte_tokenizer, max_length=256, as_pairs=True)
-    batch = collate(sequences(encoded.rows), pad_id=256)
+    batch = collate(sequences(encoded.rows), pad_id=256, as_tree=as_tree)
     wanted = torch.stack([by_hand(checkpoint.model, row) for row in sequences(encoded.rows)])
     for is_plain in (False, True):
         found = log_probabilities(checkpoint.model, batch, is_plain=is_plain)
         assert torch.allclose(found, wanted, rtol=1e-5)
         assert summed_loss(checkpoint.model, batch, is_plain=is_plain).item() == pytest.approx(-wanted.sum().item())
     if len(encoded.rows) == 1:
-        assert batch.layout.n_shared > encoded.rows[0].prompt_length
+        both, worse = batch.lengths.tolist()
+        assert len(batch.layout.input_ids) < both + worse - encoded.rows[0].prompt_length + 16
 
 
 def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tokenizer: Tokenizer) -> None:
@@ -164,7 +167,8 @@ def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tok
         EncodedExample(input_ids=tuple(b"Say red. Red, blue."), prompt_length=14, example=example),
     ]
     batch = collate(rows, pad_id=256)
-    assert batch.layout.n_shared == 14
+    assert isinstance(batch.layout.rows, Grid)
+    assert batch.layout.rows.n_shared == 14
     wanted = torch.stack([by_hand(checkpoint.model, row) for row in rows])
     assert torch.allclose(log_probabilities(checkpoint.model, batch), wanted, rtol=1e-5)
 

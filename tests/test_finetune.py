@@ -10,12 +10,14 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from assistant import fused
 from assistant import model as model_module
 from assistant import update as update_module
 from assistant.checkpoint import load_checkpoint
@@ -45,7 +47,7 @@ from assistant.update import (
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
 from .conftest import REPOSITORY
-from .models import tiny_checkpoint
+from .models import requires_loops, tiny_checkpoint
 
 FAST = FinetuneSettings(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32")
 
@@ -390,11 +392,11 @@ def test_bfloat16_stays_near_float32(tmp_path: Path, byte_tokenizer: Tokenizer, 
 
 
 @pytest.mark.parametrize("narrow", [True, False])
-@pytest.mark.parametrize("piece", [1_000, 2**20])
-def test_a_step_in_pieces_is_the_optimizers_own(
-    byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, narrow: bool, piece: int
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=requires_loops)])
+def test_a_step_beside_copies_is_the_optimizers_own(
+    byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, narrow: bool, compiled: bool
 ) -> None:
-    monkeypatch.setattr(update_module, "PIECE", piece)
+    monkeypatch.setattr(fused, "is_compiled", lambda: compiled)
     settings = FinetuneSettings(weight_decay=0.3, learning_rate=0.01)
     models = [tiny_checkpoint(byte_tokenizer).model for _ in range(2)]
     optimizers = [build_optimizers(model, settings) for model in models]
@@ -407,26 +409,32 @@ def test_a_step_in_pieces_is_the_optimizers_own(
             theirs.grad = gradient.float() * factor
         take_step(optimizers[0], models[0], factor)
         optimizers[1][0].step()
+    # The loops round as torch's do but for the order of a few operations.
+    is_same = partial(torch.allclose, rtol=1e-5, atol=1e-7) if compiled else torch.equal
     for name, weight in models[0].named_parameters():
         assert weight.grad is None
-        assert torch.equal(weight, models[1].get_parameter(name))
+        assert is_same(weight, models[1].get_parameter(name))
     for layer in (layer for layer in models[0].modules() if isinstance(layer, Linear)):
         assert layer.copy is not None
         assert torch.equal(layer.copy, layer.weight.bfloat16())
     states = [list(optimizer.state.values()) for (optimizer,) in optimizers]
     for one, other in zip(*states, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in other)
+        assert all(is_same(one[name], other[name]) for name in other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_norm_of_gradients(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=requires_loops)])
+def test_the_norm_of_gradients(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, compiled: bool) -> None:
+    monkeypatch.setattr(fused, "is_compiled", lambda: compiled)
     weights = [torch.nn.Parameter(torch.zeros(size)) for size in ((3,), (2**10 + 5, 2**10))]
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         weight.grad_dtype = None
         weight.grad = torch.randn(weight.shape, generator=generator).to(dtype)
     whole = torch.cat([weight.grad.double().view(-1) for weight in weights if weight.grad is not None])
-    margin = 1e-3 if dtype is torch.bfloat16 else 1e-4  # a thousand rows; a model has a hundred thousand
+    margin = (
+        1e-3 if dtype is torch.bfloat16 and not compiled else 1e-4
+    )  # a thousand rows; a model has a hundred thousand
     assert gradient_norm(weights) == pytest.approx(whole.norm().item(), rel=margin)
 
 
@@ -592,27 +600,22 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
 
 MEMORY = """
-import sys, torch
-from assistant.memory import TRIM_EVERY, keep_memory, trim_memory
-trim_memory(TRIM_EVERY)
+import torch
+from assistant.memory import keep_memory
 print(keep_memory())
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 before = resident()
 torch.ones(30_000_000)
-kept = resident()
-trim_memory(TRIM_EVERY - 1)
-still = resident()
-trim_memory(TRIM_EVERY)
-print(kept - before > 100e6, still == kept, kept - resident() > 100e6)
+print(resident() - before > 100e6)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's memory, and Linux's figures of it")
-def test_memory_is_kept_until_it_is_trimmed() -> None:
+def test_memory_is_kept() -> None:
     """In a process of its own, since it holds for all of it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["True"] * 4
+    assert done.stdout.split() == ["True"] * 2

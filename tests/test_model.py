@@ -11,17 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from assistant import fused
 from assistant.checkpoint import load_model
 from assistant.collate import Batch, EncodedExample, collate
 from assistant.config import ModelConfig
 from assistant.instructions import Example
-from assistant.layout import ROUND_TO
+from assistant.layout import ROUND_TO, Grid
 from assistant.linear import Linear, add_copies
 from assistant.model import GPT
 from assistant.tokenizer import Tokenizer
 from assistant.update import summed_loss
 
-from .models import tiny_checkpoint
+from .models import requires_loops, tiny_checkpoint
 
 
 @pytest.fixture
@@ -102,10 +103,11 @@ def test_computing_each_token_once_gives_the_plain_loss_and_gradients(model: GPT
         )
         for ids in own
     ]
-    in_grid = data.draw(st.booleans(), label="in_grid")
-    batch = collate(rows, pad_id=256, train_on=data.draw(st.sampled_from(["response", "all"])), in_grid=in_grid)
-    assert batch.layout.n_shared >= len(opening) or len(rows) == 1
-    if not in_grid:
+    as_tree = fused.is_compiled() and data.draw(st.booleans(), label="as_tree")
+    batch = collate(rows, pad_id=256, train_on=data.draw(st.sampled_from(["response", "all"])), as_tree=as_tree)
+    if isinstance(batch.layout.rows, Grid):
+        assert batch.layout.rows.n_shared >= len(opening) or len(rows) == 1
+    else:
         openings = {row.input_ids[:n] for row in rows for n in range(1, len(row.input_ids))}
         assert 0 <= len(batch.layout.input_ids) - len(openings) < ROUND_TO
     fast, plain = summed_loss(model, batch), summed_loss(model, batch, is_plain=True)
@@ -116,8 +118,9 @@ def test_computing_each_token_once_gives_the_plain_loss_and_gradients(model: GPT
 
 
 @pytest.mark.parametrize("n_opening", [0, 9])
-def test_rows_that_fill_the_context(model: GPT, n_opening: int) -> None:
-    """The grid may have more columns than the context has positions; one position too many is refused."""
+@pytest.mark.parametrize("as_tree", [False, pytest.param(True, marks=requires_loops)])
+def test_rows_that_fill_the_context(model: GPT, n_opening: int, as_tree: bool) -> None:
+    """One position too many is refused."""
     longest = model.config.context_length
     opening = random_ids(n_opening).tolist() if n_opening else []
     for excess in (0, 1):
@@ -129,8 +132,7 @@ def test_rows_that_fill_the_context(model: GPT, n_opening: int) -> None:
             )
             for first, n in ((1, longest + excess), (2, longest - 7))
         ]
-        batch = collate(rows, pad_id=256)
-        assert batch.layout.n_shared == n_opening
+        batch = collate(rows, pad_id=256, as_tree=as_tree)
         if excess:
             with pytest.raises(ValueError, match=f"at most {longest} positions, got {longest + 1}"):
                 summed_loss(model, batch)
