@@ -57,7 +57,7 @@ def _loops() -> Finding:
     if fused.is_compiled():
         return Finding(name="compiled loops", ok=True, found="there; training on a processor uses them")
     advice = (
-        "Training on a processor is a fifth slower without them. Where there is a C compiler with OpenMP, such as gcc "
+        "Training on a processor is a tenth slower without them. Where there is a C compiler with OpenMP, such as gcc "
         "12 or newer, install the project again."
     )
     return Finding(name="compiled loops", ok=True, found="none, or none that work here", advice=advice)

@@ -17,6 +17,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 #define BLOCK 16384 /* numbers that one thread works on at a time */
+const int64_t block_size = BLOCK;
 
 typedef uint16_t bfloat16;
 

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 16384
-"""As in `fused.c`."""
-PROBED = 3 * BLOCK + 5
+PROBED = 50_000
+"""Numbers that the loops are tried on: enough for several threads."""
 LARGEST_ERROR = 2**-7
 """Between a bfloat16 number and one computed in another order, as a share of it."""
 
@@ -63,8 +62,9 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
+        library.attention_scratch.restype = ctypes.c_int64
         return library if _is_right(library) else None
-    except (OSError, AttributeError):  # compiled for another machine, or from another version of the file
+    except (OSError, AttributeError, ValueError):  # compiled for another machine, or from another version of the file
         return None
 
 
@@ -129,7 +129,8 @@ def _gelu(library: ctypes.CDLL, x: Tensor) -> Tensor:
 def squared_norm(x: Tensor, library: ctypes.CDLL | None = None) -> float:
     """The sum of the squares of a tensor that `takes` accepts."""
     library, x = library or _loops(), x.contiguous()
-    sums = torch.empty(math.ceil(x.numel() / BLOCK))
+    block_size = ctypes.c_int64.in_dll(library, "block_size").value
+    sums = torch.empty(math.ceil(x.numel() / block_size))
     library.squares(_at(x), _at(sums), *_shared_out(x))
     return float(sums.double().sum())
 
@@ -145,9 +146,13 @@ def adamw(
 ) -> None:
     """One step of AdamW as torch's fused one has it, in place, and the weight's bfloat16 copy made anew.
 
-    All of one size, float32 but for the copy, and the gradient, which may be bfloat16, too.
+    All of one shape, float32 but for the copy, and the gradient, which may be bfloat16, too.
     """
-    library = library or _loops()
+    library, gradient = library or _loops(), gradient.contiguous()
+    is_narrow = gradient.dtype is torch.bfloat16
+    wide = ((tensor, torch.float32) for tensor in (weight, exp_avg, exp_avg_sq))
+    narrow = ((copy, torch.bfloat16), (gradient, torch.bfloat16 if is_narrow else torch.float32))
+    _check("AdamW", *((tensor, dtype, weight.shape) for tensor, dtype in (*wide, *narrow)))
     corrections = [1 - beta**by.step for beta in by.betas]
     numbers = _AdamNumbers(
         factor=by.factor,
@@ -159,11 +164,8 @@ def adamw(
         root_correction=math.sqrt(corrections[1]),
         epsilon=by.eps,
     )
-    loop = library.adamw if gradient.dtype is torch.bfloat16 else library.adamw_wide
-    tensors = (weight, gradient.contiguous(), exp_avg, exp_avg_sq, copy)
-    assert all(tensor.is_contiguous() for tensor in tensors)
-    size, threads = _shared_out(weight)
-    loop(*map(_at, tensors), size, ctypes.byref(numbers), threads)
+    loop, (size, threads) = library.adamw if is_narrow else library.adamw_wide, _shared_out(weight)
+    loop(*map(_at, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(numbers), threads)
 
 
 def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
@@ -198,15 +200,19 @@ def _run_attention(
     name: str, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, *, out: Tensor, gradient: Tensor | None = None
 ) -> None:
     library, threads = _loops(), min(n_head, torch.get_num_threads())
-    longest, head_size = paths.shape[1], qkv.shape[1] // 3 // n_head
-    library.attention_scratch.restype = ctypes.c_int64
+    (n_rows, longest), head_size = paths.shape, qkv.shape[1] // 3 // n_head
+    dtype = torch.float32 if qkv.dtype is torch.float32 else torch.bfloat16
+    given = [(qkv, dtype, (len(qkv), 3 * n_head * head_size))]
+    given += [(paths, torch.int32, (n_rows, longest)), (spans, torch.int32, (n_rows, 2))]
+    given += [] if gradient is None else [(gradient, dtype, (len(qkv), n_head * head_size))]
+    _check("attention", *given)
     scratch = torch.zeros(threads, library.attention_scratch(ctypes.c_int64(longest), ctypes.c_int64(head_size)))
     by = _Attention(
         **{name: _at(tensor) for name, tensor in (("qkv", qkv), ("paths", paths), ("spans", spans), ("out", out))},
         gradient=None if gradient is None else _at(gradient),
         scratch=_at(scratch),
         scratch_size=scratch.shape[1],
-        rows=len(paths),
+        rows=n_rows,
         longest=longest,
         heads=n_head,
         head_size=head_size,
@@ -214,6 +220,14 @@ def _run_attention(
         threads=threads,
     )
     getattr(library, name)(ctypes.byref(by))
+
+
+def _check(where: str, *given: tuple[Tensor, torch.dtype, tuple[int, ...]]) -> None:
+    """Raise ValueError unless tensors are as the loops will take them to be: those look at nothing themselves."""
+    for tensor, dtype, shape in given:
+        if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_contiguous() or not tensor.is_cpu:
+            found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, strides {tensor.stride()}"
+            raise ValueError(f"{where}: expected {dtype} {tuple(shape)} in one piece on the processor, got {found}.")
 
 
 def _at(tensor: Tensor) -> ctypes.c_void_p:

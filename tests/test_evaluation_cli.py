@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -288,6 +289,15 @@ def test_a_server_that_dies_in_mid_run_is_given_up_and_the_next_run_goes_on(
     assert (again.json["unscored"], len(asked(double))) == ({}, 7 + 1)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where a shell has started the tests in the background and let it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_was_judged(answers: Path, double: OllamaDouble) -> None:
     def interrupt(_body: JsonObject) -> Answer:
         raise_in_main()

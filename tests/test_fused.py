@@ -20,7 +20,9 @@ from assistant.layout import Tree, lay_out
 from .models import requires_loops
 
 pytestmark = requires_loops
-SIZES = [1, 7, fused.BLOCK, fused.BLOCK + 3, 5 * fused.BLOCK - 1]
+BLOCK = 16384
+"""What one thread works on at a time."""
+SIZES = [1, 7, BLOCK, BLOCK + 3, 5 * BLOCK - 1]
 
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -120,7 +122,7 @@ def test_nothing_depends_on_the_number_of_threads() -> None:
     try:
         for n_threads in (1, 3):
             torch.set_num_threads(n_threads)
-            x = numbers(2 * fused.BLOCK + 9).bfloat16().requires_grad_()
+            x = numbers(2 * BLOCK + 9).bfloat16().requires_grad_()
             out = fused.gelu(x)
             out.backward(torch.ones_like(out))
             layout = lay_out([(1, 2, 3, 4), (1, 2, 5)], [(1, 2, 3, 4), (1, 2, 5)], pad_id=0, as_tree=True)
@@ -166,3 +168,25 @@ def test_what_is_taken() -> None:
     assert not fused.takes(x.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not fused.takes(x)
+
+
+def test_what_would_be_read_or_written_beside_a_tensor_is_refused() -> None:
+    by = fused.AdamStep(lr=0.1, betas=(0.9, 0.9), weight_decay=0.0, eps=1e-8, step=1, factor=1.0)
+    wide, narrow = torch.zeros(4, 4), torch.zeros(4, 4).bfloat16()
+    for arguments in (
+        (wide, wide[:2], wide, wide, narrow),
+        (wide, wide, wide, wide, wide),
+        (wide, wide.half(), wide, wide, narrow),
+        (torch.ones(4, 4).t(), wide, wide, wide, narrow),
+    ):
+        with pytest.raises(ValueError, match="AdamW: expected"):
+            fused.adamw(*arguments, by)
+    paths, spans = torch.zeros(1, 2, dtype=torch.int32), torch.tensor([[0, 2]], dtype=torch.int32)
+    for qkv, some_paths, some_spans in (
+        (torch.zeros(2, 12).half(), paths, spans),
+        (torch.zeros(2, 13), paths, spans),
+        (torch.zeros(2, 12), paths.long(), spans),
+        (torch.zeros(2, 12), paths, spans[0]),
+    ):
+        with pytest.raises(ValueError, match="attention: expected"):
+            fused.attend(qkv, some_paths, some_spans, 2)
