@@ -51,10 +51,10 @@ class Linear(nn.Linear):
             self.renew_copy()
         return self.copy
 
-    def renew_copy(self, piece: slice = slice(None)) -> None:
-        """Make the copy anew, or a piece of it as it lies in memory, whether or not the weights have been changed."""
+    def renew_copy(self) -> None:
+        """Make the copy anew, whether or not the weights have been changed."""
         assert self.copy is not None
-        self.copy.view(-1)[piece].copy_(self.weight.detach().view(-1)[piece])
+        self.copy.copy_(self.weight.detach())
         self.copied_version = self.weight._version
 
 
