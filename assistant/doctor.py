@@ -54,13 +54,16 @@ def _processor() -> Finding:
 def _loops() -> Finding:
     from assistant import fused
 
+    name, trouble = "compiled loops", fused.trouble()
+    if trouble is not None:
+        return Finding(name=name, ok=False, found="not usable", advice=trouble)
     if fused.is_compiled():
-        return Finding(name="compiled loops", ok=True, found="there; training on a processor uses them")
+        return Finding(name=name, ok=True, found="there, to train on the processor")
     advice = (
-        "Training on a processor is a tenth slower without them. Where there is a C compiler with OpenMP, such as gcc "
-        "12 or newer, install the project again."
+        "Training on the processor is a tenth slower without them. Where there is a C compiler with OpenMP "
+        "(gcc 12 or newer), install the project again."
     )
-    return Finding(name="compiled loops", ok=True, found="none, or none that work here", advice=advice)
+    return Finding(name=name, ok=True, found="none", advice=advice)
 
 
 def _ollama(host: str | None) -> list[Finding]:

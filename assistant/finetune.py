@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
-from assistant import __version__
+from assistant import __version__, fused
 from assistant.checkpoint import Checkpoint, template_record
 from assistant.collate import count_targets, sequences
 from assistant.config import FinetuneSettings, ModelInfo
@@ -139,8 +139,9 @@ class _Run:
         )
         with self._memory_checked():
             window = next((window for _, window in self.trainer.windows(first)), None)
-            warning = self.trainer.compare_ways(window) if window else None
-            if warning is not None:
+            compared = self.trainer.compare_ways(window) if window else None
+            loops = fused.trouble() if self.trainer.device.type == "cpu" else None
+            for warning in (warning for warning in (compared, loops) if warning is not None):
                 self.observer.on_warning(warning)
             if not first:
                 self.trainer.prepare()

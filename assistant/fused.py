@@ -55,17 +55,20 @@ class _Attention(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled loops; None where they are missing, or where they are found to be wrong."""
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled loops; or None, and what is wrong with them if they are there."""
     spec = find_spec("assistant._fused")
     if spec is None or spec.origin is None:
-        return None
+        return None, ""
     try:
         library = ctypes.CDLL(spec.origin)
         library.attention_scratch.restype = ctypes.c_int64
-        return library if _is_right(library) else None
-    except (OSError, AttributeError, ValueError):  # compiled for another machine, or from another version of the file
-        return None
+        if _is_right(library):
+            return library, ""
+        found = "others"
+    except (OSError, AttributeError, ValueError) as error:  # for another machine, or from another version of the file
+        found = str(error)
+    return None, f"{spec.origin}: expected loops that compute here what torch does, got {found}"
 
 
 def _is_right(library: ctypes.CDLL) -> bool:
@@ -83,14 +86,20 @@ def _is_right(library: ctypes.CDLL) -> bool:
 
 
 def _loops() -> ctypes.CDLL:
-    library = _library()
+    library, _ = _library()
     assert library is not None, "the loops are asked for where there are none"
     return library
 
 
 def is_compiled() -> bool:
-    """Whether the loops are there."""
-    return _library() is not None
+    """Whether the loops are there, and right."""
+    return _library()[0] is not None
+
+
+def trouble() -> str | None:
+    """A warning where there are loops that cannot be used."""
+    found = _library()[1]
+    return f"{found}. They are left out, which is slower. Install the project again." if found else None
 
 
 def takes(x: Tensor) -> bool:

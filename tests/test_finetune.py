@@ -346,6 +346,14 @@ def test_a_loss_that_is_no_number_ends_the_run(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_run_tells_of_compiled_loops_that_cannot_be_used(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "trouble", lambda: "They are left out.")
+    _, watcher = train(byte_tokenizer, examples[:1], tmp_path / "run")
+    assert watcher.warnings == ["They are left out."]
+
+
 def test_schedule() -> None:
     settings = FinetuneSettings(learning_rate=1.0, warmup_steps=20)
     rates = [learning_rate(step, 100, settings) for step in range(1, 101)]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from assistant import fused
+from assistant.doctor import examine
 from assistant.layout import Tree, lay_out
 
 from .models import requires_loops
@@ -152,6 +153,15 @@ def test_without_loops_that_can_be_loaded_nothing_is_taken(monkeypatch: pytest.M
     monkeypatch.setattr(fused, "find_spec", lambda _: spec)
     assert not fused.is_compiled()
     assert not fused.takes(numbers(3).bfloat16())
+    trouble = fused.trouble()
+    (finding,) = (finding for finding in examine(None) if finding.name == "compiled loops")
+    if origin is None:
+        assert trouble is None
+        assert "C compiler" in finding.advice
+    else:
+        assert trouble is not None
+        assert trouble.startswith(f"{origin}: expected loops")
+        assert (finding.ok, finding.advice) == (False, trouble)
 
 
 @pytest.mark.usefixtures("forgotten")
@@ -160,6 +170,9 @@ def test_loops_that_are_wrong_are_left_alone(monkeypatch: pytest.MonkeyPatch, na
     right = getattr(fused, name)
     monkeypatch.setattr(fused, name, lambda *given: right(*given) * 1.1)
     assert not fused.is_compiled()
+    trouble = fused.trouble()
+    assert trouble is not None
+    assert "got others. They are left out" in trouble
 
 
 def test_what_is_taken() -> None:
