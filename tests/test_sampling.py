@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -39,6 +39,7 @@ def probabilities(logits: torch.Tensor, how: GenerationSettings) -> torch.Tensor
     min_p=st.none() | st.floats(0, 1),
     penalty=st.sampled_from([1.0, 0.7, 1.3, 5.0]),
 )
+@example(seed=0, temperature=0.25, top_k=None, top_p=1.0, min_p=None, penalty=5.0)
 def test_as_transformers(
     seed: int, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None, penalty: float
 ) -> None:
@@ -68,8 +69,10 @@ def test_as_transformers(
     expected = theirs.double().softmax(dim=-1)
     how = GenerationSettings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     found = probabilities(ours, how)
-    # Where the two round differently just at a border, the tokens there may differ; else none do.
-    differing = (found > 0) != (expected > 0)
+    # Where the two round differently just at a border, the tokens there may differ; else none do. transformers drops
+    # what float32 has no probability for; ours is float64.
+    least = torch.finfo(torch.float32).tiny
+    differing = (found > least) != (expected > least)
     assert int(differing.sum()) <= 1
     if not differing.any():
         assert torch.allclose(found, expected, atol=1e-5)
