@@ -19,6 +19,10 @@
 #define BLOCK 16384 /* numbers that one thread works on at a time */
 const int64_t block_size = BLOCK;
 
+/* One more whenever what is called from outside changes, here and in `fused.py`: a library that an earlier version of
+   this file was compiled to would otherwise read and write beside what it is given. */
+const int64_t interface_version = 1;
+
 typedef uint16_t bfloat16;
 
 INLINE float from_bits(uint32_t bits)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+INTERFACE_VERSION = 1
+"""As in `fused.c`: whoever has new sources may still have an old library."""
 PROBED = 50_000
 """Numbers that the loops are tried on: enough for several threads."""
 LARGEST_ERROR = 2**-7
@@ -63,10 +65,11 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     try:
         library = ctypes.CDLL(spec.origin)
         library.attention_scratch.restype = ctypes.c_int64
-        if _is_right(library):
+        version = ctypes.c_int64.in_dll(library, "interface_version").value
+        if version == INTERFACE_VERSION and _is_right(library):
             return library, ""
-        found = "others"
-    except (OSError, AttributeError, ValueError) as error:  # for another machine, or from another version of the file
+        found = "others" if version == INTERFACE_VERSION else "those of another version"
+    except (OSError, AttributeError, ValueError) as error:  # no library, one for another machine, or a very old one
         found = str(error)
     return None, f"{spec.origin}: expected loops that compute here what torch does, got {found}"
 

@@ -175,6 +175,15 @@ def test_loops_that_are_wrong_are_left_alone(monkeypatch: pytest.MonkeyPatch, na
     assert "got others. They are left out" in trouble
 
 
+@pytest.mark.usefixtures("forgotten")
+def test_loops_of_another_version_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "INTERFACE_VERSION", fused.INTERFACE_VERSION + 1)
+    monkeypatch.setattr(fused, "_is_right", lambda _: pytest.fail("they were called"))
+    trouble = fused.trouble()
+    assert trouble is not None
+    assert "got those of another version" in trouble
+
+
 def test_what_is_taken() -> None:
     x = numbers(random.Random(0).randrange(2, 9)).bfloat16()
     assert fused.takes(x)
