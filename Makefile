@@ -48,4 +48,4 @@ test: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) assistant/_fused.* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

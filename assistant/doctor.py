@@ -61,7 +61,7 @@ def _loops() -> Finding:
         return Finding(name=name, ok=True, found="there, to train on the processor")
     advice = (
         "Training on the processor is a tenth slower without them. Where there is a C compiler with OpenMP "
-        "(gcc 12 or newer), install the project again."
+        "(gcc 12 or newer), install the project again: `make clean setup`, or by pip."
     )
     return Finding(name=name, ok=True, found="none", advice=advice)
 

@@ -47,7 +47,8 @@ INLINE bfloat16 narrow(float number)
     return number == number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
 }
 
-/* e to the x, within 2 units in the last place between -87 and 88: 2 to the n times a polynomial (Cephes' expf) of what is left. */
+/* e to the x, between -87 and 88 within 1.1 units in the last place: 2 to the n times a polynomial of what is left, that
+   of Cephes' expf. */
 INLINE float exponential(float x)
 {
     float within = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
@@ -78,7 +79,8 @@ EVERY_PROCESSOR static void gelu_block(const bfloat16 *x, bfloat16 *out, int64_t
     }
 }
 
-EVERY_PROCESSOR static void gelu_backward_block(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size)
+EVERY_PROCESSOR static void gelu_backward_block(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out,
+                                                int64_t size)
 {
     for (int64_t i = 0; i < size; i++) {
         float number = widen(x[i]), open = gate(number);

@@ -1,4 +1,4 @@
-"""Loops in C (`fused.c`) where torch's own operations take several times as long: bfloat16 training on a processor.
+"""Loops in C (`fused.c`) where torch's own operations take several times as long, to train on a processor with.
 
 They are compiled when the project is installed, if there is a C compiler. Without them everything works, more slowly.
 """

@@ -1,9 +1,9 @@
 """Which tokens of a training batch are computed, and who looks at whom.
 
 What rows open with alike has the same hidden states, keys and values in each of them, since nothing behind a token is
-looked at and there is no dropout. So on a processor the rows are a tree, of which every branch is computed once, and
-padding is not computed at all; the loops of `assistant.fused` attend to that. Elsewhere what all rows open with
-is computed once, and the rest lies in a grid, padding and all: a GPU would wait longer for any other order.
+looked at and there is no dropout. So where the loops of `assistant.fused` are there to attend to it, the rows are a
+tree, of which every branch is computed once, and padding is not computed at all. Elsewhere what all rows open with is
+computed once, and the rest lies in a grid, padding and all: a GPU would wait longer for any other order.
 
 Shapes: B rows, N tokens, P of them shared by all rows of a grid, T columns of the grid, K targets.
 """

@@ -138,12 +138,11 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Of all gradients together, whatever they are kept in, and whether or not they are spread."""
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
-    if all(gradient.dtype is torch.float32 for gradient in gradients):
-        return float(whole(torch.nn.utils.get_total_norm(gradients)))  # takes few steps on a GPU
-    if all(fused.takes(gradient) or gradient.dtype is torch.float32 for gradient in gradients):
-        narrow = [gradient for gradient in gradients if gradient.dtype is not torch.float32]
-        wide = [gradient for gradient in gradients if gradient.dtype is torch.float32]
-        return math.hypot(float(torch.nn.utils.get_total_norm(wide)), math.sqrt(sum(map(fused.squared_norm, narrow))))
+    narrow = [gradient for gradient in gradients if gradient.dtype is not torch.float32]
+    if all(map(fused.takes, narrow)):
+        others = [gradient for gradient in gradients if gradient.dtype is torch.float32]
+        norm = float(whole(torch.nn.utils.get_total_norm(others)))  # takes few steps on a GPU
+        return math.hypot(norm, math.sqrt(sum(map(fused.squared_norm, narrow))))
     # Row by row: a row's norm is rounded to bfloat16 as its numbers were, which thousands of rows even out to 1e-5. To
     # make all numbers wide first takes three times as long.
     wide = [gradient.float() if gradient.dim() == 1 else gradient for gradient in gradients]
