@@ -137,13 +137,14 @@ def encode_examples(
         )
         rows.append(replace(row, rejected=others[0] if others else None))
     if problems:
-        problems.append(
-            f"Train plain text with --template {TEXT_TEMPLATE} --train-on all."
-            if any(example.is_text for example in examples)
-            else "Shorten the rows, raise --max-length, or choose --too-long truncate or drop."
-        )
-        raise DataError(problems)
+        raise DataError([*problems, _advice(examples)])
     return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
+
+
+def _advice(examples: Sequence[Example]) -> str:
+    if any(example.is_text for example in examples):
+        return f"Train plain text with --template {TEXT_TEMPLATE} --train-on all."
+    return "Shorten the rows, raise --max-length, or choose --too-long truncate or drop."
 
 
 def _check_pairs(examples: Sequence[Example]) -> None:

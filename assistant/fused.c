@@ -47,8 +47,8 @@ INLINE bfloat16 narrow(float number)
     return number == number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
 }
 
-/* e to the x, between -87 and 88 within 1.1 units in the last place: 2 to the n times a polynomial of what is left, that
-   of Cephes' expf. */
+/* e to the x, between -87 and 88 within 1.1 units in the last place: 2 to the n times a polynomial of the rest, that of
+   Cephes' expf. */
 INLINE float exponential(float x)
 {
     float within = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
