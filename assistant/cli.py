@@ -10,19 +10,12 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.config import (
-    DEFAULT_FRACTIONS,
-    FinetuneSettings,
-    LoraSettings,
-    OptimizerName,
-    TrainOn,
-)
+from assistant.console import Commands, note, print_json
 from assistant.data_commands import data_app
 from assistant.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
-from assistant.prefer_command import prefer
-from assistant.settings import (
+from assistant.options import (
     ALL_MODULES,
     ANSWER,
     Accumulation,
@@ -72,9 +65,10 @@ from assistant.settings import (
     make_settings,
     split_fractions,
 )
+from assistant.prefer_command import prefer
+from assistant.settings import FinetuneSettings, LoraSettings, OptimizerName, TrainOn
 from assistant.shipped import find_model
-from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
-from assistant.terminal import Commands, note, print_json
+from assistant.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod
 
 app = typer.Typer(
     cls=Commands,

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from assistant.config import DEFAULT_FRACTIONS, TrainOn
+from assistant.console import EXIT_FAILURE, note, print_json
 from assistant.errors import SettingsError
 from assistant.escape import displayable, one_line, visible
 from assistant.files import write_whole
-from assistant.settings import Json, Seed, TestShare, ValidationShare, split_fractions
+from assistant.options import Json, Seed, TestShare, ValidationShare, split_fractions
+from assistant.settings import TrainOn
 from assistant.shipped import find_model
-from assistant.splits import DEFAULT_SPLIT_SEED, SplitMethod
-from assistant.terminal import EXIT_FAILURE, note, print_json
+from assistant.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod
 
 if TYPE_CHECKING:
-    from assistant.collate import EncodedExample
+    from assistant.encode import EncodedExample
     from assistant.instructions import Example
     from assistant.splits import Splits
     from assistant.tokenizer import Tokenizer
@@ -157,7 +157,7 @@ def data_show(
     Example: `assistant data show mine.json --model gpt2 --row 3`
     """
     from assistant.checkpoint import read_config
-    from assistant.collate import encode_examples
+    from assistant.encode import encode_examples
     from assistant.instructions import read_examples
     from assistant.prompts import get_template
     from assistant.tokenizer import read_tokenizer

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assistant.config import ModelConfig, Storage
+from assistant.config import ModelConfig
 from assistant.kernels import Matrix, keep, matrices
 from assistant.lora import LoraLinear
 from assistant.model import GPT, Block
+from assistant.settings import Storage
 
 CHUNK = 256
 """Most tokens that are read at once: more make no faster products, and need more memory."""

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant.console import EXIT_FAILURE, note, print_json, stop_on_interrupt
 from assistant.errors import SettingsError
 from assistant.escape import one_line
 from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
-from assistant.terminal import EXIT_FAILURE, note, print_json, stop_on_interrupt
 
 if TYPE_CHECKING:
     from assistant.instructions import Example
@@ -139,8 +139,8 @@ def _shown_rows(data: Path) -> list[Example]:
 
 
 def _ask_base(rows: Sequence[Example]) -> list[str]:
-    from assistant.config import GenerationSettings
     from assistant.session import Session
+    from assistant.settings import GenerationSettings
 
     session = Session.load(find_model(POCKET))
     settings = GenerationSettings(max_new_tokens=SHOWN_TOKENS)

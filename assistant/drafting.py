@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from assistant.config import GenerationSettings
 from assistant.decoder import Cache, Decoder, Piece
 from assistant.model import GPT
 from assistant.sampling import RowChance, copied, sample
+from assistant.settings import GenerationSettings
 
 SLOT_STEP = 64
 """The cache of single prompts grows by so many slots."""

@@ -17,9 +17,9 @@ from importlib.metadata import version
 
 from assistant import __version__, fused
 from assistant.checkpoint import Checkpoint, template_record
-from assistant.collate import count_targets, sequences
-from assistant.config import FinetuneSettings, ModelInfo
+from assistant.config import ModelInfo
 from assistant.distributed import ALONE, Ranks
+from assistant.encode import count_targets, sequences
 from assistant.errors import AssistantError
 from assistant.lora import merged, take_adapter
 from assistant.preference import PreferenceTrainer, make_trainer
@@ -31,6 +31,7 @@ from assistant.run_folder import (
     check_same_run,
     optimizer_tensors,
 )
+from assistant.settings import FinetuneSettings
 from assistant.splits import Splits
 from assistant.trainer import Trainer, Window
 from assistant.validation import answer_rows

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from assistant.checkpoint import load_checkpoint, load_info
-from assistant.config import FinetuneSettings
+from assistant.console import EXIT_INTERRUPTED, note, print_json, stop_on_interrupt
+from assistant.device import pick_device
 from assistant.distributed import Ranks, is_first_process, joined, started_with_others
 from assistant.errors import SettingsError
 from assistant.files import shown_path
@@ -20,18 +21,10 @@ from assistant.memory import keep_memory
 from assistant.planning import Forecast, forecast
 from assistant.plots import plot_losses
 from assistant.preference import make_trainer
+from assistant.progress import describe_forecast, describe_result, run_view
 from assistant.run_folder import RunFolder
-from assistant.session import pick_device
+from assistant.settings import FinetuneSettings
 from assistant.splits import SplitMethod, Splits, split_examples
-from assistant.terminal import (
-    EXIT_INTERRUPTED,
-    describe_forecast,
-    describe_result,
-    note,
-    print_json,
-    run_view,
-    stop_on_interrupt,
-)
 from assistant.watching import FinetuneResult, SilentView
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"

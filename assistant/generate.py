@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from assistant.config import DecodePrecision, GenerationSettings, StopReason, TokenLogprobs
 from assistant.decoder import CHUNK, Cache, Decoder, Piece
 from assistant.drafting import Drafting, Memory, n_common, useful_draft
 from assistant.errors import ContextError
 from assistant.model import GPT
+from assistant.reply import StopReason, TokenLogprobs
 from assistant.sampling import RowChance, logprobs_of, row_chance, sample
+from assistant.settings import DecodePrecision, GenerationSettings
 
 OnToken = Callable[[int, int], bool | None]
 LONE_CHUNK = 96

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assistant.config import Storage
 from assistant.files import write_whole
+from assistant.settings import Storage
 
 Product = Callable[[Tensor], Tensor]
 """(M, I) of any type -> (M, O), the bias added, in float32 or in the 16 bits that it was computed in."""

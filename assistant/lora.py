@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from assistant.config import LoraSettings
 from assistant.errors import CheckpointError
 from assistant.model import GPT, model_of
+from assistant.settings import LoraSettings
 
 ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
     "adapter",

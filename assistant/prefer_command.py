@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, LoraSettings, Precision
-from assistant.settings import (
+from assistant.options import (
     ALL_MODULES,
     Accumulation,
     BaseModelFolder,
@@ -46,8 +45,9 @@ from assistant.settings import (
     make_settings,
     split_fractions,
 )
+from assistant.settings import FinetuneSettings, LoraSettings, Precision
 from assistant.shipped import find_model
-from assistant.splits import DEFAULT_SPLIT_SEED
+from assistant.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED
 
 # The steps are small, because the model is to keep what it knows, and weights do not decay towards zero: what holds
 # them is the model they began as.

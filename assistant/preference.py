@@ -13,14 +13,15 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from assistant.batches import by_length
 from assistant.checkpoint import Checkpoint
-from assistant.collate import EncodedExample, EncodedRows, by_length, sequences
-from assistant.config import FinetuneSettings, Precision, TrainOn
 from assistant.distributed import ALONE, Ranks
+from assistant.encode import EncodedExample, EncodedRows, sequences
 from assistant.errors import CheckpointError, SettingsError
+from assistant.loss import log_probabilities
+from assistant.settings import FinetuneSettings, Precision, TrainOn
 from assistant.splits import Splits
 from assistant.trainer import Trainer
-from assistant.update import log_probabilities
 
 
 def make_trainer(

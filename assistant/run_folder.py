@@ -33,12 +33,13 @@ from assistant.checkpoint import (
     save_tensors,
     write_checkpoint,
 )
-from assistant.config import DEFAULT_FRACTIONS, FinetuneSettings, Frozen
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import write_whole
 from assistant.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
 from assistant.model import GPT
+from assistant.settings import FinetuneSettings, Frozen
 from assistant.sharding import spread, whole
+from assistant.splits import DEFAULT_FRACTIONS
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE, KEPT_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from assistant.config import GenerationSettings, TokenLogprob, TokenLogprobs
+from assistant.reply import TokenLogprob, TokenLogprobs
+from assistant.settings import GenerationSettings
 
 COLDEST = 1e-4
 """Below this temperature float32 cannot tell sampling from taking the likeliest token."""

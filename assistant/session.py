@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from assistant.checkpoint import Checkpoint, load_checkpoint
-from assistant.config import DecodePrecision, GenerationSettings, ModelInfo, Reply, TokenLogprobs
-from assistant.errors import ContextError, SettingsError
+from assistant.config import ModelInfo
+from assistant.device import pick_device
+from assistant.errors import ContextError
 from assistant.fair_lock import FairLock
 from assistant.generate import Generated, build_engine, check_prompt_length
 from assistant.instructions import Example, Exchange
+from assistant.reply import Reply, TokenLogprobs
 from assistant.reply_text import ReplyText
+from assistant.settings import DecodePrecision, GenerationSettings
 
 LEAST_ROOM = 4
 """A conversation is shortened before the answer has less than one in so many of the context's tokens."""
@@ -173,15 +174,3 @@ class Session:
         decode = self._tokenizer.decode
         likeliest = tuple(other.model_copy(update={"text": decode([other.token_id])}) for other in token.likeliest)
         return token.model_copy(update={"text": decode([token.token_id]), "likeliest": likeliest})
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where torch sees one, else the CPU. Apple's `mps` is only used by its name."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    known = ["auto", "cpu"]
-    known += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
-    known += ["mps"] if torch.backends.mps.is_available() else []
-    if name not in known:
-        raise SettingsError(f"device: expected one of {', '.join(known)}, got {name!r}.")
-    return torch.device(name)

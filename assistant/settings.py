@@ -1,160 +1,130 @@
-"""Options of the command lines: those that several commands share, and how options become validated settings."""
+"""Settings: frozen pydantic models whose fields, types, defaults and docstrings every front shares.
+
+Imports no torch and no typer, so that any package can read settings quickly.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, get_args
 
-import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from assistant.config import (
-    BOOK,
-    BestBy,
-    DecodePrecision,
-    FinetuneSettings,
-    GenerationSettings,
-    LoraSettings,
-    Precision,
-    TooLong,
+Precision = Literal["auto", "float32", "bfloat16"]
+Storage = Literal["float32", "bfloat16", "float16", "int8"]
+"""How weights are kept for decoding."""
+DecodePrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+OptimizerName = Literal["adamw", "muon"]
+TrainOn = Literal["response", "all"]
+BestBy = Literal["loss", "exact", "ended", "last"]
+LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+TooLong = Literal["truncate", "drop", "error"]
+
+
+class Frozen(BaseModel):
+    """A value object: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GenerationSettings(Frozen):
+    """How a reply is decoded. Temperature 0 is greedy; then top-k, top-p, min-p and the seed do nothing."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Draw from the k likeliest tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Draw from the fewest likeliest tokens whose probabilities add up to p."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draw from tokens at least p times as likely as the likeliest."""
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Divides the logits of tokens that the prompt or the reply has already, or multiplies them if negative; 1 does
+    nothing. Counts in greedy decoding too."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """A reply ends before the first of these texts."""
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    """Tell every new token's log-probability, and those of so many likeliest ones."""
+
+
+class LoraSettings(Frozen):
+    """Small matrices that are trained beside frozen weights."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    """The matrices' product counts alpha / rank times."""
+    modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] = get_args(LoraModule)
+    """The layers of every block that get some."""
+
+    @property
+    def scale(self) -> float:
+        """What the product of the matrices is multiplied by."""
+        return self.alpha / self.rank
+
+
+class FinetuneSettings(Frozen):
+    """What one fine-tuning run does. Stored beside the model it made."""
+
+    epochs: Annotated[int, Field(ge=1)] = 2
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many steps, whatever `epochs` says."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Rows a micro-batch."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches a step."""
+    lora: LoraSettings | None = None
+    """Train these small matrices alone; None trains every weight."""
+    freeze_embeddings: bool = False
+    """Leave the embeddings (and with them a tied head) as they are. Words of no training row else stay behind while
+    the others move, and what was known of them is harder to reach."""
+    optimizer: OptimizerName = "adamw"
+    """`muon` orthogonalises the updates of the blocks' matrices: for pretraining, where it learns facts far sooner."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
+    """Its peak: reached after the warm-up, then a cosine down to a tenth of it."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    """At most a tenth of all steps is used."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    """On matrices only; not on biases and LayerNorms."""
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
+    """Longer gradients are shortened to it; None leaves them."""
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Learn preferences, by DPO: what moving away from the starting weights costs, usually 0.1. None learns answers."""
+    train_on: TrainOn = "response"
+    """Whether the prompt's tokens are masked out of the loss."""
+    template: str = "alpaca"
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Positions a row may take; the model's context length where none is given."""
+    too_long: TooLong = "truncate"
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    """Keep less for the way back and compute it again: less memory for more time, the same weights."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between validations, and always after the last; if None four times an epoch, but 20 times at most."""
+    validation_answers: Annotated[int, Field(ge=0)] = 16
+    """Validation rows that are answered at every validation, or all if there are fewer."""
+    best_by: BestBy = "loss"
+    """Which weights are the best: by validation loss, or by the share of these answers that match or that end by
+    themselves, the loss deciding between equals; or simply the last."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Validations without better weights after which a run ends early."""
+    book: bool = False
+    """The book's own loop: its order of the rows, a last batch that is not full left out, a constant rate, weight decay
+    on every weight, and a head of its own instead of the embedding. `BOOK` has all that goes with it."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
+
+
+BOOK = FinetuneSettings(
+    book=True,
+    epochs=2,
+    batch_size=8,
+    learning_rate=5e-5,
+    warmup_steps=0,
+    weight_decay=0.1,
+    max_grad_norm=None,
+    train_on="all",
+    template="alpaca",
+    precision="float32",
+    best_by="last",
+    seed=123,
 )
-from assistant.errors import SettingsError
-from assistant.prompts import get_template
-
-Settings = TypeVar("Settings", bound=BaseModel)
-
-ANSWER = GenerationSettings()
-ALL_MODULES = ",".join(LoraSettings().modules)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
-MinP = Annotated[float | None, typer.Option(help="Draw from tokens at least p times as likely as the likeliest.")]
-RepetitionPenalty = Annotated[
-    float, typer.Option(help="Above 1 makes tokens that stand in the prompt or reply already less likely.")
-]
-Kept = Annotated[
-    DecodePrecision,
-    typer.Option("--precision", help="How weights are kept; auto answers as float32 does, in less time."),
-]
-Stop = Annotated[list[str] | None, typer.Option(help="End the reply before this text; may be repeated.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
-TestShare = Annotated[float, typer.Option(help="Part of the rows kept for testing.", min=0, max=1)]
-ValidationShare = Annotated[float, typer.Option(help="Part that the best weights are chosen by.", min=0, max=1)]
-
-# Of the commands that train.
-BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from, or pocket.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
-SplitSeed = Annotated[int, typer.Option(help="Of the grouped split.")]
-Epochs = Annotated[int, typer.Option(help="Times every training row is seen.")]
-MaxSteps = Annotated[int | None, typer.Option(help="Steps to do, whatever the epochs.")]
-BatchSize = Annotated[int, typer.Option(help="Rows a micro-batch.")]
-Accumulation = Annotated[int, typer.Option(help="Micro-batches a step.")]
-LoraRank = Annotated[int, typer.Option(help="Width of these matrices.", min=1)]
-LoraAlpha = Annotated[float, typer.Option(help="Their product counts alpha / rank times.")]
-LoraModules = Annotated[str, typer.Option(help="The layers that get some, of each block, parted by commas.")]
-LearningRate = Annotated[float, typer.Option(help="Its peak.")]
-WarmupSteps = Annotated[int, typer.Option(help="At most a tenth of all.")]
-WeightDecay = Annotated[float, typer.Option(help="On matrices only.")]
-MaxGradNorm = Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")]
-MaxLength = Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")]
-LongRows = Annotated[TooLong, typer.Option(help="What becomes of longer rows.")]
-Arithmetic = Annotated[
-    Precision, typer.Option(help="auto: bfloat16 on a GPU that has it, and on a processor that is much faster with it.")
-]
-GradientCheckpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")]
-Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="On a GPU too: the same weights from the same run, for some speed.")
-]
-Shard = Annotated[
-    bool, typer.Option("--shard", help="Under torchrun: each process keeps a part of the model, for one too large.")
-]
-ValidateEvery = Annotated[
-    int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
-]
-ValidationAnswers = Annotated[int, typer.Option(help="Validation rows to answer at every validation.")]
-Best = Annotated[
-    BestBy, typer.Option(help="Keep the weights of the least loss, the most matching or ended answers, or the last.")
-]
-Patience = Annotated[int | None, typer.Option(help="End early after so many validations without better weights.")]
-SaveEvery = Annotated[float, typer.Option(help="Seconds that a killed run may lose.", min=0)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")]
-PlanOnly = Annotated[
-    bool, typer.Option("--plan", help="Only say how long it would take and what memory, from a few steps.")
-]
-
-
-def split_fractions(test: float, validation: float) -> tuple[float, float, float]:
-    """The shares of training, test and validation. Raises SettingsError where nothing is left to train on."""
-    if test + validation >= 1:
-        raise SettingsError(
-            f"--test-share and --validation-share: expected less than 1 together, got {test} and {validation}."
-        )
-    return (round(1 - test - validation, 12), test, validation)
-
-
-def generation_settings(
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    repetition_penalty: float,
-    seed: int,
-    stop: list[str] | None,
-    logprobs: int | None = None,
-) -> GenerationSettings:
-    """How to decode, from the options above. Raises SettingsError that names every wrong one."""
-    return make_settings(
-        GenerationSettings,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-        logprobs=logprobs,
-    )
-
-
-def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -> Settings:
-    """Settings of that kind. Raises SettingsError that names every wrong option as it is typed, `--prefix-name`."""
-    if "template" in values:
-        get_template(str(values["template"]))
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            name = "--" + prefix + str(fault["loc"][0]).replace("_", "-")
-            message = fault["msg"].removeprefix("Input should be ").removeprefix("String should have ")
-            faults.append(f"{name}: expected {message}, got {fault['input']!r}.")
-        raise SettingsError("\n".join(faults)) from error
-
-
-def lora_settings(rank: int, alpha: float, modules: str) -> LoraSettings:
-    """The small matrices, from the options above. Raises SettingsError that names every wrong one."""
-    names = tuple(name.strip() for name in modules.split(",") if name.strip())
-    return make_settings(LoraSettings, prefix="lora-", rank=rank, alpha=alpha, modules=names)
-
-
-def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
-    """The book's settings, with those of `given` that do not change the weights a step leads to.
-
-    Raises:
-        SettingsError: an option was given that the book's recipe does not leave open.
-    """
-    plain = FinetuneSettings()
-    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(plain, name)}
-    free = {"epochs", "max_steps", "validate_every", "validation_answers"}
-    refused = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
-    if refused:
-        names = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise SettingsError(f"--book: expected none of the options that the recipe sets, got {names}. Leave one out.")
-    return BOOK.model_copy(update={name: getattr(given, name) for name in free})
+"""The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""

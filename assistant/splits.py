@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from assistant.config import DEFAULT_FRACTIONS
 from assistant.errors import SettingsError
 from assistant.instructions import Example
 
 SplitMethod = Literal["grouped", "book"]
 DEFAULT_SPLIT_SEED = 123
+DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
+"""Shares of a data set that are for training, for testing, and for choosing the best weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

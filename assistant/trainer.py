@@ -15,35 +15,21 @@ from typing import Literal
 import torch
 
 from assistant import fused
+from assistant.batches import book_batches, by_length, plan_batches
 from assistant.checkpoint import Checkpoint
-from assistant.collate import (
-    Batch,
-    EncodedExample,
-    EncodedRows,
-    book_batches,
-    by_length,
-    collate,
-    count_targets,
-    encode_examples,
-    plan_batches,
-    sequences,
-)
-from assistant.config import FinetuneSettings, Precision, TrainOn
+from assistant.collate import Batch, collate
 from assistant.distributed import ALONE, Ranks
+from assistant.encode import EncodedExample, EncodedRows, count_targets, encode_examples, sequences
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.linear import add_copies
 from assistant.lora import add_adapters
+from assistant.loss import summed_loss
+from assistant.optimizer import build_optimizers, gradient_norm, learning_rate, take_step
+from assistant.precision import pick_precision
 from assistant.prompts import get_template
+from assistant.settings import FinetuneSettings, Precision, TrainOn
 from assistant.sharding import gather, shard
 from assistant.splits import Splits
-from assistant.update import (
-    build_optimizers,
-    gradient_norm,
-    learning_rate,
-    pick_precision,
-    summed_loss,
-    take_step,
-)
 from assistant.watching import Update
 
 WAYS_MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 2e-2}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistant.checkpoint import Checkpoint
-from assistant.collate import EncodedExample
-from assistant.config import GenerationSettings
+from assistant.encode import EncodedExample
 from assistant.generate import generate
+from assistant.settings import GenerationSettings
 from assistant.watching import Sample
 
 ANSWER_TOKENS = 64

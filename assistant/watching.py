@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from assistant.collate import EncodedRows
+from assistant.encode import EncodedRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from assistant.checkpoint import load_checkpoint, read_config
-from assistant.collate import EncodedExample, encode_examples
-from assistant.config import FinetuneSettings
+from assistant.encode import EncodedExample, encode_examples
 from assistant.instructions import Example, read_examples
 from assistant.layout import IGNORE_INDEX
 from assistant.memory import keep_memory
 from assistant.prompts import get_template
+from assistant.settings import FinetuneSettings
 from assistant.splits import Splits
 from assistant.tokenizer import read_tokenizer
 from assistant.trainer import Trainer

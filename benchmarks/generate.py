@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from assistant.checkpoint import load_checkpoint, read_config
-from assistant.config import GenerationSettings
 from assistant.generate import build_engine
 from assistant.instructions import read_examples
 from assistant.prompts import get_template
+from assistant.settings import GenerationSettings
 from assistant.splits import split_examples
 from assistant.tokenizer import read_tokenizer
 from benchmarks.book import book_model

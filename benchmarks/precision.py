@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from assistant.checkpoint import Checkpoint, load_checkpoint
-from assistant.collate import EncodedExample, encode_examples
-from assistant.config import DecodePrecision, GenerationSettings
 from assistant.decoder import Cache, Decoder, Piece
+from assistant.encode import EncodedExample, encode_examples
 from assistant.generate import Engine, build_engine
 from assistant.instructions import read_examples
+from assistant.settings import DecodePrecision, GenerationSettings
 from assistant.splits import split_examples
 
 PRECISIONS: tuple[DecodePrecision, ...] = ("auto", "float32", "float16", "bfloat16", "int8")

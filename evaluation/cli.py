@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from assistant.console import EXIT_INTERRUPTED, Commands, note, print_json
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.files import shown_path
-from assistant.settings import (
+from assistant.options import (
     ANSWER,
     Json,
     Kept,
@@ -31,11 +32,10 @@ from assistant.settings import (
     make_settings,
 )
 from assistant.shipped import find_model
-from assistant.terminal import EXIT_INTERRUPTED, Commands, note, print_json
 
 if TYPE_CHECKING:
-    from assistant.config import DecodePrecision
     from assistant.session import Session
+    from assistant.settings import DecodePrecision
     from evaluation.judgement import JudgeSettings
     from evaluation.report import Report
     from evaluation.responses import Run

@@ -21,9 +21,9 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from assistant.config import Frozen
 from assistant.errors import JudgeError, PrerequisiteError
 from assistant.ollama_server import is_loopback
+from assistant.settings import Frozen
 from evaluation.escape import encodable
 from evaluation.judgement import LEAST_CONTEXT, TRANSIENT, Attempt, JudgeIdentity, JudgeSettings, Reason
 from evaluation.rubric import SCHEMA, Material, VerdictError, build_prompt, parse_verdict, rubric_hash

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from assistant.config import Frozen
+from assistant.settings import Frozen
 from evaluation.rubric import MAX_SCORE
 
 Reason = Literal[

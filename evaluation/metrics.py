@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from assistant.config import Frozen
+from assistant.settings import Frozen
 from assistant.splits import normalise
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from assistant.escape import visible
+from assistant.statistics import Interval
 from evaluation.escape import markdown, shorten
 from evaluation.report import FEW_ROWS, WORST, Category, Mean, Report, ShownRow
-from evaluation.statistics import Interval
 
 WORST_ON_TERMINAL = 3
 CELL = 300

@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from assistant.config import Frozen
 from assistant.files import write_whole
-from evaluation.judgement import REASONS, JudgeIdentity, Reason
-from evaluation.ledger import JudgeLine, Judgement, Key, Ledger, Source, read_ledger
-from evaluation.metrics import Metrics
-from evaluation.responses import ResponseRecord, Run, read_run
-from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics
-from evaluation.statistics import (
+from assistant.settings import Frozen
+from assistant.statistics import (
     RESAMPLES,
     Interval,
     bootstrap_mean_interval,
@@ -27,6 +22,11 @@ from evaluation.statistics import (
     standard_deviation,
     wilson,
 )
+from evaluation.judgement import REASONS, JudgeIdentity, Reason
+from evaluation.ledger import JudgeLine, Judgement, Key, Ledger, Source, read_ledger
+from evaluation.metrics import Metrics
+from evaluation.responses import ResponseRecord, Run, read_run
+from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics
 
 if TYPE_CHECKING:
     import pandas as pd

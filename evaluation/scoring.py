@@ -20,19 +20,10 @@ from pydantic import TypeAdapter
 
 from assistant.errors import DataError, JudgeError
 from assistant.files import write_whole
+from assistant.jsonl import AppendOnly, read_lines
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, Reason
-from evaluation.ledger import (
-    AppendOnly,
-    JudgeLine,
-    Judgement,
-    Key,
-    Purpose,
-    Source,
-    now,
-    read_ledger,
-    read_lines,
-)
+from evaluation.ledger import JudgeLine, Judgement, Key, Purpose, Source, now, read_ledger
 from evaluation.metrics import Metrics, is_exact, measure
 from evaluation.responses import ResponseRecord, Run
 from evaluation.rubric import MAX_SCORE, Material

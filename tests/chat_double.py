@@ -16,8 +16,9 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Static
 
-from assistant.config import GenerationSettings, Reply
 from assistant.instructions import Exchange
+from assistant.reply import Reply
+from assistant.settings import GenerationSettings
 from assistant.tui import ChatApp, engine
 from assistant.tui.engine import Load
 from assistant.tui.prompt import Prompt

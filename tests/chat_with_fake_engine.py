@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from assistant.config import GenerationSettings, Reply
 from assistant.instructions import Exchange
+from assistant.reply import Reply
+from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp, run_app
 
 TOKEN_SECONDS = 0.03

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from assistant.batches import book_batches
 from assistant.checkpoint import Checkpoint, load_model, save_checkpoint
-from assistant.collate import book_batches
-from assistant.config import BOOK, FinetuneSettings
 from assistant.errors import DataError, SettingsError
 from assistant.instructions import Example, read_examples
 from assistant.model import GPT
-from assistant.settings import book_recipe
+from assistant.options import book_recipe
+from assistant.settings import BOOK, FinetuneSettings
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 from assistant.trainer import Trainer

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from assistant.checkpoint import load_checkpoint
 from assistant.cli import app
+from assistant.console import print_json
 from assistant.instructions import Example, dump_rows
 from assistant.run_folder import read_records
-from assistant.terminal import print_json
 from assistant.tokenizer import Tokenizer
 
 from .conftest import REPOSITORY

@@ -9,12 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.collate import EncodedExample, collate, encode_examples, plan_batches
-from assistant.config import TrainOn
+from assistant.batches import plan_batches
+from assistant.collate import collate
+from assistant.encode import EncodedExample, encode_examples
 from assistant.errors import DataError
 from assistant.instructions import Example, read_examples
 from assistant.layout import IGNORE_INDEX, Grid, Tree
 from assistant.prompts import get_template, render_example
+from assistant.settings import TrainOn
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 

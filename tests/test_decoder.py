@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from assistant.config import LoraSettings, Storage
 from assistant.decoder import Cache, Decoder, Piece
 from assistant.kernels import keep
 from assistant.lora import adapted_layers, add_adapters
 from assistant.model import GPT
+from assistant.settings import LoraSettings, Storage
 from assistant.tokenizer import Tokenizer
 
 from .models import tiny_checkpoint

@@ -19,21 +19,22 @@ from typer.testing import CliRunner
 
 from assistant.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from assistant.cli import app
-from assistant.collate import EncodedExample, collate, encode_examples, sequences
-from assistant.config import FinetuneSettings, LoraSettings
+from assistant.collate import collate
+from assistant.encode import EncodedExample, encode_examples, sequences
 from assistant.errors import CheckpointError, DataError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example, dump_rows, read_examples
 from assistant.layout import Grid
+from assistant.loss import log_probabilities, summed_loss
 from assistant.model import GPT
 from assistant.planning import forecast
 from assistant.preference import PreferenceTrainer, make_trainer
 from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
+from assistant.settings import FinetuneSettings, LoraSettings
 from assistant.splits import data_fingerprint, split_examples
 from assistant.tokenizer import Tokenizer
 from assistant.trainer import Trainer
-from assistant.update import log_probabilities, summed_loss
 from assistant.watching import FinetuneResult
 
 from .models import requires_loops, save_tiny, tiny_checkpoint

@@ -18,10 +18,11 @@ import pytest
 from typer.testing import CliRunner
 
 from assistant.instructions import Example, dump_rows
+from assistant.jsonl import AppendOnly
 from assistant.splits import split_examples
 from evaluation import cli
 from evaluation.judgement import TRANSIENT
-from evaluation.ledger import AppendOnly, read_ledger
+from evaluation.ledger import read_ledger
 from evaluation.scoring import GIVE_UP_AFTER, LEDGER_FILE
 from tests.conftest import shared_file
 from tests.ollama_double import (

@@ -19,31 +19,28 @@ from safetensors import SafetensorError
 
 from assistant import fused
 from assistant import model as model_module
-from assistant import update as update_module
+from assistant import precision as precision_module
+from assistant.batches import plan_batches
 from assistant.checkpoint import load_checkpoint
-from assistant.collate import collate, encode_examples, plan_batches
-from assistant.config import BestBy, FinetuneSettings, LoraSettings
+from assistant.collate import collate
+from assistant.encode import encode_examples
 from assistant.errors import AssistantError, CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
 from assistant.layout import Layout
 from assistant.linear import Linear, add_copies
+from assistant.loss import summed_loss
 from assistant.model import GPT
+from assistant.optimizer import build_optimizers, gradient_norm, learning_rate, take_step
 from assistant.planning import forecast
 from assistant.plots import plot_losses
+from assistant.precision import pick_precision
 from assistant.prompts import get_template
 from assistant.run_folder import RunFolder, read_records
+from assistant.settings import BestBy, FinetuneSettings, LoraSettings
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
 from assistant.trainer import Trainer
-from assistant.update import (
-    build_optimizers,
-    gradient_norm,
-    learning_rate,
-    pick_precision,
-    summed_loss,
-    take_step,
-)
 from assistant.watching import FinetuneResult, Plan, StepReport, ValidationReport
 
 from .conftest import REPOSITORY
@@ -456,7 +453,7 @@ def test_a_processor_gets_bfloat16_only_where_it_was_found_to_be_faster(
         widths.append(width)
         return is_faster
 
-    monkeypatch.setattr(update_module, "_is_much_faster_in_bfloat16", probe)
+    monkeypatch.setattr(precision_module, "_is_much_faster_in_bfloat16", probe)
     cpu = torch.device("cpu")
     assert pick_precision("auto", cpu, 768) is (torch.bfloat16 if is_faster else torch.float32)
     assert pick_precision("auto", cpu, 64) is torch.float32
@@ -466,7 +463,7 @@ def test_a_processor_gets_bfloat16_only_where_it_was_found_to_be_faster(
 
 @pytest.mark.parametrize("slower", [torch.float32, torch.bfloat16])
 def test_the_probe_takes_what_is_faster_here(monkeypatch: pytest.MonkeyPatch, slower: torch.dtype) -> None:
-    linear = update_module.F.linear
+    linear = precision_module.F.linear
     now = 0.0
 
     def timed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -474,9 +471,9 @@ def test_the_probe_takes_what_is_faster_here(monkeypatch: pytest.MonkeyPatch, sl
         now += 3.0 if left.dtype is slower else 1.0
         return linear(left, right)
 
-    monkeypatch.setattr(update_module.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(update_module.F, "linear", timed)
-    assert update_module._is_much_faster_in_bfloat16(256) is (slower is torch.float32)
+    monkeypatch.setattr(precision_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(precision_module.F, "linear", timed)
+    assert precision_module._is_much_faster_in_bfloat16(256) is (slower is torch.float32)
 
 
 def test_a_resumed_run_has_the_precision_it_was_begun_with(

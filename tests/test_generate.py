@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from assistant.checkpoint import load_checkpoint, load_model
-from assistant.config import GenerationSettings
 from assistant.decoder import Cache, Decoder, Piece
+from assistant.device import pick_device
 from assistant.drafting import useful_draft
 from assistant.errors import ContextError, SettingsError
 from assistant.generate import Engine, Generated, build_engine, generate
 from assistant.instructions import Example, Exchange, read_examples
 from assistant.model import GPT
-from assistant.session import Session, pick_device
+from assistant.session import Session
+from assistant.settings import GenerationSettings
 from assistant.shipped import find_model, shipped
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from assistant import kernels
-from assistant.config import Storage
 from assistant.kernels import ARRANGEMENTS, LARGEST_ERROR, TIERS, Kept, Product, choose, keep, matrices
+from assistant.settings import Storage
 
 STORAGES: tuple[Storage, ...] = ("float32", "bfloat16", "float16", "int8")
 

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from assistant.config import Frozen
 from assistant.errors import DataError, PrerequisiteError
 from assistant.files import write_whole
+from assistant.jsonl import AppendOnly, read_lines, sound_length
+from assistant.settings import Frozen
 from evaluation.judgement import JudgeIdentity
-from evaluation.ledger import AppendOnly, JudgeLine, Judgement, now, read_ledger, read_lines, sound_length
+from evaluation.ledger import JudgeLine, Judgement, now, read_ledger
 
 
 class Note(Frozen):

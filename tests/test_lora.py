@@ -11,17 +11,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2LMHeadModel
 
 from assistant.checkpoint import Checkpoint, load_model, save_checkpoint
-from assistant.collate import collate, encode_examples
-from assistant.config import FinetuneSettings, LoraSettings
+from assistant.collate import collate
+from assistant.encode import encode_examples
 from assistant.errors import CheckpointError, SettingsError
 from assistant.finetune import finetune
 from assistant.instructions import Example
 from assistant.layout import IGNORE_INDEX
 from assistant.lora import Adapter, adapted_layers, add_adapters, merged, read_adapter, set_adapter, take_adapter
+from assistant.loss import summed_loss
+from assistant.optimizer import build_optimizers
 from assistant.run_folder import RunFolder
+from assistant.settings import FinetuneSettings, LoraSettings
 from assistant.splits import split_examples
 from assistant.tokenizer import Tokenizer
-from assistant.update import build_optimizers, summed_loss
 from assistant.watching import FinetuneResult
 
 from .models import tiny_checkpoint

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from assistant import fused
 from assistant.checkpoint import load_model
-from assistant.collate import Batch, EncodedExample, collate
+from assistant.collate import Batch, collate
 from assistant.config import ModelConfig
+from assistant.encode import EncodedExample
 from assistant.instructions import Example
 from assistant.layout import ROUND_TO, Grid
 from assistant.linear import Linear, add_copies
+from assistant.loss import summed_loss
 from assistant.model import GPT
 from assistant.tokenizer import Tokenizer
-from assistant.update import summed_loss
 
 from .models import requires_loops, tiny_checkpoint
 

@@ -20,9 +20,10 @@ from rich.console import Console
 
 from assistant.errors import DataError
 from assistant.escape import visible
+from assistant.jsonl import AppendOnly
 from evaluation.escape import encodable, markdown, shorten
 from evaluation.judgement import JudgeIdentity
-from evaluation.ledger import AppendOnly, JudgeLine, Judgement, now
+from evaluation.ledger import JudgeLine, Judgement, now
 from evaluation.render import as_markdown, terminal
 from evaluation.report import Report, make_report, write_report
 from evaluation.responses import RESPONSES_FILE, ResponseRecord, Run, import_answers, read_run

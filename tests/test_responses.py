@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from assistant.config import DecodePrecision, FinetuneSettings, GenerationSettings, ModelInfo, Reply, TemplateRecord
+from assistant.config import ModelInfo, TemplateRecord
 from assistant.errors import ContextError, DataError, PrerequisiteError, SettingsError
 from assistant.instructions import Example, Exchange
+from assistant.jsonl import AppendOnly
 from assistant.prompts import TEMPLATES, Template
+from assistant.reply import Reply
+from assistant.settings import DecodePrecision, FinetuneSettings, GenerationSettings
 from assistant.splits import data_fingerprint, split_examples
-from evaluation.ledger import AppendOnly
 from evaluation.responses import (
     RESPONSES_FILE,
     ChosenPart,

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assistant.config import GenerationSettings
 from assistant.sampling import RowChance, candidates, penalise, row_chance, sample
+from assistant.settings import GenerationSettings
 
 V = 200
 

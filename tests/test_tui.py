@@ -13,8 +13,9 @@ import pytest
 from textual import events
 from textual.widgets.markdown import MarkdownFence
 
-from assistant.config import GenerationSettings, Reply
 from assistant.errors import ContextError, PrerequisiteError
+from assistant.reply import Reply
+from assistant.settings import GenerationSettings
 from assistant.tui import app as app_module
 from assistant.tui import run_chat
 from assistant.tui.app import ChatApp

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from assistant.config import GenerationSettings
 from assistant.errors import AssistantError, CheckpointError
+from assistant.settings import GenerationSettings
 from assistant.tui import ChatApp
 from tests.chat_double import Chat, ScriptedSession
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from assistant.collate import encode_examples
+from assistant.encode import encode_examples
 from assistant.instructions import Example
 from assistant.tokenizer import Tokenizer
 from assistant.validation import answer_rows, loops

@@ -11,8 +11,8 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from assistant.config import DecodePrecision, GenerationSettings
 from assistant.errors import PrerequisiteError
+from assistant.settings import DecodePrecision, GenerationSettings
 from assistant.tui.engine import Load, SessionLike
 from assistant.tui.screen import ChatScreen
 

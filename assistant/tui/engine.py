@@ -9,9 +9,10 @@ from typing import Protocol
 
 from textual.message import Message
 
-from assistant.config import GenerationSettings, Reply
 from assistant.errors import AssistantError
 from assistant.instructions import Exchange
+from assistant.reply import Reply
+from assistant.settings import GenerationSettings
 
 FLUSH_SECONDS = 1 / 20
 

@@ -18,8 +18,8 @@ from textual.widget import Widget
 from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
-from assistant.config import GenerationSettings
 from assistant.escape import one_line
+from assistant.settings import GenerationSettings
 from assistant.tui.engine import (
     Load,
     ModelFailed,

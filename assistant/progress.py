@@ -1,24 +1,13 @@
-"""What the command lines share: where text goes, how errors end, and how a fine-tuning run is shown.
-
-Answers and tables go to stdout; progress, notes and errors to stderr, so that a pipe carries results alone.
-"""
+"""How a fine-tuning run is shown: a progress bar on a terminal, plain lines elsewhere; both on stderr."""
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import typer
-from typer.core import TyperGroup
-
-from assistant.errors import AssistantError, SettingsError
+from assistant.console import note
 from assistant.escape import displayable
 
 if TYPE_CHECKING:
@@ -26,59 +15,6 @@ if TYPE_CHECKING:
 
     from assistant.planning import Forecast
     from assistant.watching import FinetuneResult, Observer, Plan, StepReport, ValidationReport
-
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-class Commands(TyperGroup):
-    """Ends what a person can cause with one sentence on stderr and an exit code, never with a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was typed."""
-        try:
-            return super().invoke(ctx)
-        except AssistantError as error:
-            note(f"error: {error}")
-            code = EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILURE
-            raise typer.Exit(code) from error
-        except BrokenPipeError:
-            raise  # the reader of our output is gone; click ends in silence
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            note(f"error: {where}{error.strerror or error}.")
-            raise typer.Exit(EXIT_FAILURE) from error
-        except KeyboardInterrupt:
-            note("Interrupted.")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def note(text: str) -> None:
-    """One line beside the results."""
-    print(displayable(text), file=sys.stderr, flush=True)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """A result for scripts on stdout; on a terminal only ASCII, so that no text in it can steer it."""
-    print(json.dumps(value, ensure_ascii=sys.stdout is not None and sys.stdout.isatty(), indent=2))
-
-
-@contextmanager
-def stop_on_interrupt(message: str) -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C was pressed; the first one shows `message`, a second interrupts."""
-    pressed = False
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, message.encode())
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.statistics import (
+from assistant.statistics import (
     Interval,
     bootstrap_mean_interval,
     smallest_detectable_difference,
