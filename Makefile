@@ -18,7 +18,7 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt assistant/fused.c
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt assistant/model/fused.c
 	@echo 'Installing into $(VENV): a minute or more.'
 	@$(INSTALL) -e .
 	@touch $@
@@ -48,4 +48,4 @@ test: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 clean:
-	rm -rf $(VENV) assistant/_fused.* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) assistant/model/_fused.* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

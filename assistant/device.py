@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from assistant.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str) -> torch.device:
     """`auto` is a GPU where torch sees one, else the CPU. Apple's `mps` is only used by its name."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = ["auto", "cpu"]

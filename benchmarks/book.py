@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from assistant.config import ModelConfig
+from assistant.model.config import ModelConfig
 
 
 def book_model(config: ModelConfig) -> Any:

@@ -15,10 +15,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from assistant.checkpoint import load_checkpoint
-from assistant.model import GPT
+from assistant.dataset.tokenizer import Tokenizer
+from assistant.model.checkpoint import load_checkpoint
+from assistant.model.gpt import GPT
 from assistant.shipped import find_model
-from assistant.tokenizer import Tokenizer
 from data.lexicon.english import capitalised, with_article
 from data.lexicon.relations import calculate
 from data.lexicon.tables import split_cell, table

@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from assistant.checkpoint import load_checkpoint, read_config
-from assistant.encode import EncodedExample, encode_examples
-from assistant.instructions import Example, read_examples
-from assistant.layout import IGNORE_INDEX
-from assistant.memory import keep_memory
-from assistant.prompts import get_template
+from assistant.dataset.encode import EncodedExample, encode_examples
+from assistant.dataset.instructions import Example, read_examples
+from assistant.dataset.prompts import get_template
+from assistant.dataset.splits import Splits
+from assistant.dataset.tokenizer import read_tokenizer
+from assistant.model.checkpoint import load_checkpoint, read_config
+from assistant.model.packing import IGNORE_INDEX
 from assistant.settings import FinetuneSettings
-from assistant.splits import Splits
-from assistant.tokenizer import read_tokenizer
-from assistant.trainer import Trainer
+from assistant.training.malloc import keep_memory
+from assistant.training.trainer import Trainer
 from benchmarks.book import book_model
 
 WARM_UP = 2

@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from assistant.checkpoint import load_checkpoint, read_config
-from assistant.generate import build_engine
-from assistant.instructions import read_examples
-from assistant.prompts import get_template
+from assistant.dataset.instructions import read_examples
+from assistant.dataset.prompts import get_template
+from assistant.dataset.splits import split_examples
+from assistant.dataset.tokenizer import read_tokenizer
+from assistant.decoding.engine import build_engine
+from assistant.model.checkpoint import load_checkpoint, read_config
 from assistant.settings import GenerationSettings
-from assistant.splits import split_examples
-from assistant.tokenizer import read_tokenizer
 from benchmarks.book import book_model
 
 NEW = {"one": 100, "first": 1, "many": 64}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 
-from assistant.checkpoint import load_checkpoint
+from assistant.model.checkpoint import load_checkpoint
 
 NAMES = {
     "transformer.wte.": "token_embd.",

@@ -17,17 +17,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from assistant.collate import collate
-from assistant.config import ModelConfig
-from assistant.encode import EncodedExample, encode_examples
-from assistant.instructions import Example
-from assistant.loss import summed_loss
-from assistant.model import GPT
-from assistant.optimizer import build_optimizers, learning_rate
-from assistant.prompts import get_template
+from assistant.dataset.encode import EncodedExample, encode_examples
+from assistant.dataset.instructions import Example
+from assistant.dataset.prompts import get_template
+from assistant.dataset.tokenizer import Tokenizer, read_tokenizer
+from assistant.model.config import ModelConfig
+from assistant.model.gpt import GPT
 from assistant.settings import FinetuneSettings
 from assistant.shipped import find_model
-from assistant.tokenizer import Tokenizer, read_tokenizer
+from assistant.training.collate import collate
+from assistant.training.loss import summed_loss
+from assistant.training.optimizer import build_optimizers, learning_rate
 from benchmarks.facts import share_known
 from data.lexicon.corpus import fact
 from data.lexicon.draw import Draw

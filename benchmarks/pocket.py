@@ -18,9 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from assistant.checkpoint import load_checkpoint, save_checkpoint
-from assistant.demo import FINETUNE_OPTIONS, closed
-from assistant.model import GPT
+from assistant.cli.demo import FINETUNE_OPTIONS, closed
+from assistant.model.checkpoint import load_checkpoint, save_checkpoint
+from assistant.model.gpt import GPT
 from assistant.shipped import FREE_FORM, find_model, shipped
 
 DATA = shipped("instructions.json")

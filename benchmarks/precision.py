@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import Tensor
 
-from assistant.checkpoint import Checkpoint, load_checkpoint
-from assistant.decoder import Cache, Decoder, Piece
-from assistant.encode import EncodedExample, encode_examples
-from assistant.generate import Engine, build_engine
-from assistant.instructions import read_examples
+from assistant.dataset.encode import EncodedExample, encode_examples
+from assistant.dataset.instructions import read_examples
+from assistant.dataset.splits import split_examples
+from assistant.decoding.decoder import Cache, Decoder, Piece
+from assistant.decoding.engine import Engine, build_engine
+from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.settings import DecodePrecision, GenerationSettings
-from assistant.splits import split_examples
 
 PRECISIONS: tuple[DecodePrecision, ...] = ("auto", "float32", "float16", "bfloat16", "int8")
 LONGEST = 64

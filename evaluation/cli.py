@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from assistant.console import EXIT_INTERRUPTED, Commands, note, print_json
-from assistant.errors import AssistantError, DataError, SettingsError
-from assistant.files import shown_path
-from assistant.options import (
+from assistant.cli.console import EXIT_INTERRUPTED, Commands, note, print_json
+from assistant.cli.options import (
     ANSWER,
     Json,
     Kept,
@@ -31,10 +29,12 @@ from assistant.options import (
     generation_settings,
     make_settings,
 )
+from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.files import shown_path
 from assistant.shipped import find_model
 
 if TYPE_CHECKING:
-    from assistant.session import Session
+    from assistant.decoding.session import Session
     from assistant.settings import DecodePrecision
     from evaluation.judgement import JudgeSettings
     from evaluation.report import Report
@@ -76,7 +76,7 @@ def respond(
 
     Stopped at any moment, the same command goes on where it was.
     """
-    from assistant.instructions import read_examples
+    from assistant.dataset.instructions import read_examples
     from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
 
     settings = generation_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
@@ -165,7 +165,7 @@ def report(
 
 def load_session(model: str, precision: DecodePrecision) -> Session:
     """The model, loaded. Torch comes in here and nowhere earlier."""
-    from assistant.session import Session
+    from assistant.decoding.session import Session
 
     return Session.load(model, precision=precision, may_draft=False)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from assistant.dataset.splits import normalise
 from assistant.settings import Frozen
-from assistant.splits import normalise
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.chrf import CHRF

@@ -20,18 +20,24 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import assistant
+from assistant.dataset.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
+from assistant.dataset.splits import (
+    DEFAULT_FRACTIONS,
+    DEFAULT_SPLIT_SEED,
+    SplitMethod,
+    data_fingerprint,
+    split_examples,
+)
+from assistant.decoding.reply import Reply, StopReason
 from assistant.errors import DataError, SettingsError
 from assistant.files import shown_path, write_whole
-from assistant.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
 from assistant.jsonl import AppendOnly, read_lines
-from assistant.reply import Reply, StopReason
 from assistant.settings import DecodePrecision, Frozen, GenerationSettings
-from assistant.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod, data_fingerprint, split_examples
 from evaluation.ledger import now
 
 if TYPE_CHECKING:
-    from assistant.config import ModelInfo
-    from assistant.session import Session
+    from assistant.decoding.session import Session
+    from assistant.model.config import ModelInfo
 
 RUN_FILE = "run.json"
 RESPONSES_FILE = "responses.jsonl"

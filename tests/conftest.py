@@ -11,8 +11,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from assistant.instructions import Example
-from assistant.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer, byte_characters
+from assistant.dataset.instructions import Example, dump_rows
+from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer, byte_characters
 
 # Read by the processes that tests start; the thread count also by torch in this one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -101,3 +101,14 @@ def examples() -> list[Example]:
         Example(instruction=e.instruction, input=e.input, output=e.output, source="rows.json", row=number)
         for number, e in enumerate(rows, start=1)
     ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a base model and an instruction file."""
+    from tests.support.models import save_tiny  # imports torch
+
+    save_tiny(tmp_path / "base", byte_tokenizer)
+    (tmp_path / "rows.json").write_text(dump_rows(examples))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

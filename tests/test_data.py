@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from assistant.check import check_examples
-from assistant.checkpoint import load_checkpoint
-from assistant.instructions import Example, read_examples
+from assistant.dataset.check import check_examples
+from assistant.dataset.instructions import Example, read_examples
+from assistant.dataset.splits import Splits, normalise, split_examples
+from assistant.model.checkpoint import load_checkpoint
 from assistant.shipped import FREE_FORM, find_model, shipped
-from assistant.splits import Splits, normalise, split_examples
 from data.authoring.instructions import WORDS_OF, bare, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD, READINGS
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, MIXES, SECOND, Mix, documents, plain, questions, write_corpus
@@ -26,8 +26,7 @@ from data.lexicon.draw import Draw
 from data.lexicon.english import Action, Phrase, expand, with_article
 from data.lexicon.relations import RARE, RELATIONS, copying
 from data.lexicon.tables import HERE, clear_others, members, split_cell, table
-
-from .conftest import REPOSITORY
+from tests.conftest import REPOSITORY
 
 LARGEST = 16 * 2**20
 """Bytes of the pocket model's folder."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from assistant.doctor import examine
+from assistant.cli.doctor import examine
 from assistant.errors import SettingsError
 from assistant.ollama_server import find_host, is_loopback, look
-
-from .ollama_double import OllamaDouble
+from tests.support.ollama_double import OllamaDouble
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import assistant.cli
+import assistant.cli.app
 import evaluation.cli
-from assistant.demo import MARKER, clear_folder
+from assistant.cli.demo import MARKER, clear_folder
+from assistant.dataset.instructions import Example, dump_rows, read_examples
+from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import SettingsError
-from assistant.instructions import Example, dump_rows, read_examples
-from assistant.tokenizer import Tokenizer
-
-from .conftest import REPOSITORY
-from .models import save_tiny
-from .ollama_double import OllamaDouble, hashed_verdict
+from tests.conftest import REPOSITORY
+from tests.support.models import save_tiny
+from tests.support.ollama_double import OllamaDouble, hashed_verdict
 
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")
 
@@ -39,7 +38,9 @@ def run(command: str) -> tuple[int, str]:
     """Run a command in this process, or in a shell's if it needs one: exit code, and what it said."""
     program, *words = shlex.split(command)
     if program in {"assistant", "evaluation"} and "|" not in words:
-        done = CliRunner().invoke({"assistant": assistant.cli.app, "evaluation": evaluation.cli.app}[program], words)
+        done = CliRunner().invoke(
+            {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}[program], words
+        )
         return done.exit_code, done.output
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     line = re.sub(r"\b(assistant|evaluation)\b(?= )", rf"{shlex.quote(sys.executable)} -m \1", command)

@@ -1,5 +1,5 @@
-"""The terminal chat. The only place where Textual appears; torch is imported once the screen stands."""
+"""The terminal chat: screens, widgets, keys. The only package that uses Textual.
 
-from assistant.tui.app import ChatApp, check_terminal, run_chat
-
-__all__ = ["ChatApp", "check_terminal", "run_chat"]
+A new key, widget or screen goes here. It shows what other packages return; no model arithmetic and no file formats.
+torch is imported in a thread, after the first screen is painted.
+"""

@@ -70,7 +70,7 @@ def run_chat(model: str, settings: GenerationSettings, *, precision: DecodePreci
     check_terminal()
 
     def load() -> SessionLike:
-        from assistant.session import Session  # imports torch
+        from assistant.decoding.session import Session
 
         return Session.load(model, precision=precision)
 

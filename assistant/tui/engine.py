@@ -9,16 +9,16 @@ from typing import Protocol
 
 from textual.message import Message
 
+from assistant.dataset.instructions import Exchange
+from assistant.decoding.reply import Reply
 from assistant.errors import AssistantError
-from assistant.instructions import Exchange
-from assistant.reply import Reply
 from assistant.settings import GenerationSettings
 
 FLUSH_SECONDS = 1 / 20
 
 
 class SessionLike(Protocol):
-    """What the chat needs of `assistant.session.Session`."""
+    """What the chat needs of `assistant.decoding.session.Session`."""
 
     @property
     def name(self) -> str:

@@ -8,8 +8,8 @@ from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
+from assistant.decoding.reply import Reply
 from assistant.escape import displayable
-from assistant.reply import Reply
 from assistant.settings import GenerationSettings
 from assistant.tui.markdown import ReplyMarkdown
 

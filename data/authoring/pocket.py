@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 
-from assistant.checkpoint import load_checkpoint, save_checkpoint
-from assistant.config import ModelConfig
+from assistant.dataset.instructions import read_examples
+from assistant.dataset.prompts import TEXT_TEMPLATE
 from assistant.files import write_whole
-from assistant.instructions import read_examples
-from assistant.prompts import TEXT_TEMPLATE
-from assistant.scratch import new_checkpoint
+from assistant.model.checkpoint import load_checkpoint, save_checkpoint
+from assistant.model.config import ModelConfig
+from assistant.model.scratch import new_checkpoint
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"

@@ -1,0 +1,204 @@
+"""`assistant data`: looking after instruction files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from assistant.cli.console import EXIT_FAILURE, note, print_json
+from assistant.cli.options import Json, Seed, TestShare, ValidationShare, split_fractions
+from assistant.dataset.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod
+from assistant.errors import SettingsError
+from assistant.escape import displayable, one_line, visible
+from assistant.files import write_whole
+from assistant.settings import TrainOn
+from assistant.shipped import find_model
+
+if TYPE_CHECKING:
+    from assistant.dataset.encode import EncodedExample
+    from assistant.dataset.instructions import Example
+    from assistant.dataset.splits import Splits
+    from assistant.dataset.tokenizer import Tokenizer
+
+data_app = typer.Typer(no_args_is_help=True, help="Look after instruction files.")
+
+Data = Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")]
+TemplateName = Annotated[str, typer.Option(help="alpaca, alpaca-stanford, phi3, or text for plain text.")]
+
+
+@data_app.command("split")
+def data_split(
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for train.json, validation.json, test.json.")],
+    split: Annotated[
+        SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
+    ] = "grouped",
+    seed: Seed = DEFAULT_SPLIT_SEED,
+    test_share: TestShare = DEFAULT_FRACTIONS[1],
+    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the three files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Validate instruction files and write their three parts: the ones that `finetune` makes by itself.
+
+    Example: `assistant data split mine.json --output data/mine`
+    """
+    from assistant.dataset.instructions import dump_rows, read_examples
+    from assistant.dataset.splits import split_examples
+
+    fractions = split_fractions(test_share, validation_share)
+    splits = split_examples(read_examples(*data), method=split, seed=seed, fractions=fractions)
+    paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
+    existing = [str(path) for path in paths.values() if path.exists()]
+    if existing and not overwrite:
+        raise SettingsError(f"{output}: expected no earlier parts, got {', '.join(existing)}. Add --overwrite.")
+    for part, path in paths.items():
+        write_whole(path, dump_rows(splits.part(part)))
+    rows = {part: len(splits.part(part)) for part in paths}
+    if as_json:
+        print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})
+    else:
+        for part, path in paths.items():
+            print(f"{part:<11} {rows[part]:>6} rows   {path}")
+
+
+@data_app.command("check")
+def data_check(
+    data: Data,
+    split: Annotated[SplitMethod, typer.Option(help="The split in which twins are looked for.")] = "grouped",
+    seed: Seed = DEFAULT_SPLIT_SEED,
+    test_share: TestShare = DEFAULT_FRACTIONS[1],
+    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also look for rows longer than this model's context.")
+    ] = None,
+    template: TemplateName = "alpaca",
+    fix: Annotated[
+        Path | None,
+        typer.Option(help="New file without repeated, contradicting and long rows, and with twins in one group."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for repeated and contradicting rows, test rows whose twin is learnt, and answers that look wrong.
+
+    Ends with 1 if it finds some; answers that only look wrong are shown and do not count.
+
+    Example: `assistant data check mine.json --fix mine-fixed.json`
+    """
+    from assistant.dataset.check import check_examples, describe_findings, findings_as_json, fix_examples
+    from assistant.dataset.instructions import dump_rows, read_examples
+    from assistant.dataset.splits import split_examples
+
+    if fix is not None and fix.exists():
+        raise SettingsError(f"--fix {fix}: expected a name for a new file, got one that exists. Choose another.")
+    fractions = split_fractions(test_share, validation_share)
+
+    def parted(examples: Sequence[Example]) -> Splits:
+        return split_examples(examples, method=split, seed=seed, fractions=fractions)
+
+    examples = read_examples(*data)
+    positions, context_length = _measure(model, template) if model is not None else (None, 0)
+    found = check_examples(examples, parted(examples), positions=positions, context_length=context_length)
+    record = findings_as_json(found)
+    if not as_json:
+        for line in describe_findings(found):
+            print(one_line(line))
+    if fix is not None:
+        fixed = fix_examples(examples, found, parted)
+        write_whole(fix, dump_rows(fixed.examples))
+        record["fixed"] = {
+            "file": str(fix),
+            "left_out": [{"file": example.source, "row": example.row} for example in fixed.left_out],
+            "grouped": fixed.grouped,
+        }
+        note(
+            f"{fix}: written without {len(fixed.left_out)} rows; {fixed.grouped} rows were given a group. Of "
+            f"contradicting rows the first stays: look at those above. Answers that look wrong are as they were."
+        )
+    if as_json:
+        print_json(record)
+    if not found.is_clean:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _measure(model: str, template: str) -> tuple[Callable[[Example], int], int]:
+    """How many positions a row takes, and how many the model has."""
+    from assistant.dataset.prompts import get_template
+    from assistant.dataset.tokenizer import read_tokenizer
+    from assistant.model.checkpoint import read_config
+
+    folder = find_model(model)
+    tokenizer, prompts = read_tokenizer(folder), get_template(template)
+
+    def positions(example: Example) -> int:
+        if example.is_text:
+            return 0  # goes on in a further row
+        prompt = prompts.render(example.instruction, example.input, example.history)
+        answers = [tokenizer.encode(answer) for answer in (example.output, example.rejected or "")]
+        return len(tokenizer.encode(prompt)) + max(map(len, answers))
+
+    return positions, read_config(folder).context_length
+
+
+@data_app.command("show")
+def data_show(
+    data: Data,
+    model: Annotated[str, typer.Option("--model", "-m", help="Whose tokens: a model folder, or pocket.")] = "pocket",
+    row: Annotated[int, typer.Option(min=1, help="Which row, as the file counts them.")] = 1,
+    template: TemplateName = "alpaca",
+    train_on: Annotated[TrainOn, typer.Option(help="Which tokens count in the loss.")] = "response",
+    as_json: Json = False,
+) -> None:
+    """Show a row as the model will see it: every token, and which ones it learns to write.
+
+    Example: `assistant data show mine.json --model gpt2 --row 3`
+    """
+    from assistant.dataset.encode import encode_examples
+    from assistant.dataset.instructions import read_examples
+    from assistant.dataset.prompts import get_template
+    from assistant.dataset.tokenizer import read_tokenizer
+    from assistant.model.checkpoint import read_config
+
+    folder = find_model(model)
+    tokenizer, context_length = read_tokenizer(folder), read_config(folder).context_length
+    examples = [example for example in read_examples(*data) if example.row == row]
+    if not examples:
+        raise SettingsError(f"--row: expected a row of {', '.join(map(str, data))}, got {row}.")
+    encoded = encode_examples(examples, get_template(template), tokenizer, max_length=context_length)
+    shown = [_tokens(one, tokenizer, train_on) for one in encoded.rows]
+    if as_json:
+        print_json({"rows": [[token._asdict() for token in row] for row in shown], "left_out": len(encoded.dropped)})
+        return
+    for one, tokens in zip(encoded.rows, shown, strict=True):
+        learnt = sum(token.learnt for token in tokens)
+        print(displayable(f"{one.example.where}: {len(tokens)} tokens, {learnt} of them learnt"))
+        for token in tokens:
+            print(f"{'learnt' if token.learnt else 'masked'} {token.id:>6}  {visible(token.text)}")
+    for example in (*encoded.truncated, *encoded.dropped):
+        note(f"{example.where}: longer than the {context_length} positions of the model; shortened, or left out.")
+
+
+class Token(NamedTuple):
+    """One token of a row, and whether the model learns to write it."""
+
+    id: int
+    text: str
+    learnt: bool
+
+
+def _tokens(row: EncodedExample, tokenizer: Tokenizer, train_on: TrainOn) -> list[Token]:
+    """Every token of a row; the first is never learnt, as nothing stands before it."""
+    from assistant.dataset.tokenizer import EOS_TOKEN
+
+    first = row.prompt_length if train_on == "response" else 1
+    return [
+        Token(
+            id=token_id,
+            text=EOS_TOKEN if token_id == tokenizer.eos_id else tokenizer.decode([token_id]),
+            learnt=place >= first,
+        )
+        for place, token_id in enumerate(row.input_ids)
+    ]

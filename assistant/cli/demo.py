@@ -1,0 +1,197 @@
+"""The whole main job on the embedded default, as the commands a person would type.
+
+Every step is a process of its own that prints its command first: what the demo shows is what the commands do.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant.cli.console import EXIT_FAILURE, note, print_json, stop_on_interrupt
+from assistant.errors import SettingsError
+from assistant.escape import one_line
+from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
+
+if TYPE_CHECKING:
+    from assistant.dataset.instructions import Example
+
+DEMO_FOLDER = Path("demo")
+DEMO_MODEL = DEMO_FOLDER / "model"
+MARKER = "MADE_BY_DEMO.txt"
+# In float32 on every machine, so that the answers do not hang on what it is fast at.
+PRECISION = ("--precision", "float32")
+FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", "4", "--freeze-embeddings", *PRECISION)
+SHOWN_ROWS = 6
+SHOWN_TOKENS = 40
+SHOWN_CHARACTERS = 100
+
+
+def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
+    """Ask the base model, fine-tune it, answer the test rows, compare, score and report. Returns an exit code.
+
+    Raises:
+        SettingsError: `output` holds something that is not from an earlier demo, which would be replaced.
+    """
+    base, data, model, run = POCKET, _from_here(shipped("instructions.json")), output / "model", output / "run"
+    clear_folder(output)
+    note(
+        f"The model {base} has read plain English and can only continue it. Fine-tuning on {data.name} teaches it to\n"
+        f"answer; the test asks for facts and words that are in no training row. With a GPT-2 the steps are the same."
+    )
+    rows = _shown_rows(data)
+    before = _ask_base(rows)
+    finetune = ["assistant", "finetune", str(data), "--model", base, "--output", str(model), *FINETUNE_OPTIONS]
+    for step in (
+        [*finetune, "--seed", str(seed)],
+        ["evaluation", "respond", str(model), "--data", str(data), "--run", str(run)],
+    ):
+        if code := _do(step, capture=as_json):
+            return code
+    after = _answers(run, rows)
+    _show_both(rows, before, after)
+    if code := _do(["evaluation", "score", str(run)], capture=as_json):
+        return code
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    report["closed"] = closed(report)
+    note(f"\n{_in_words(report)}")
+    if as_json:
+        shown = [
+            {"instruction": row.instruction, "input": row.input, "reference": row.output, "before": b, "after": a}
+            for row, b, a in zip(rows, before, after, strict=True)
+        ]
+        print_json({"model": str(model), "run": str(run), "shown": shown, "report": report})
+    note(
+        f"\nNext, type one of these:\n"
+        f"  assistant chat {shlex.quote(str(model))}\n"
+        f'  assistant ask {shlex.quote(str(model))} "What is the opposite of hot?"\n'
+        f"  evaluation score {shlex.quote(str(run))} --judge llama3.1      (with `ollama serve` running)"
+    )
+    return 0
+
+
+def clear_folder(output: Path) -> None:
+    """Remove what an earlier demo left in `output`, and nothing else."""
+    marker = output / MARKER
+    if output.exists() and not marker.exists() and any(output.iterdir()):
+        raise SettingsError(
+            f"{output}: expected an empty folder or an earlier demo's, got other files. Choose another --output."
+        )
+    for name in ("model", "run"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    marker.write_text(
+        "Made by `assistant demo`, which replaces this folder's contents when it runs again.\n", encoding="utf-8"
+    )
+
+
+def closed(report: dict[str, Any]) -> dict[str, int]:
+    """Rows and exact matches of a report in the categories that have one right answer."""
+    found = [category for category in report["categories"] if category["name"] not in FREE_FORM]
+    return {
+        "n": sum(category["rows"] for category in found),
+        "exact_matches": sum(category["exact_matches"] for category in found),
+    }
+
+
+def _from_here(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _do(step: Sequence[str], *, capture: bool) -> int:
+    """Print a command and run it; `capture` keeps what it prints from stdout. Returns its exit code."""
+    note(f"\n$ {shlex.join(step)}")
+    with stop_on_interrupt(""):  # Ctrl-C reaches the step itself, which ends in good order and says so
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", *step],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if capture else None,
+        )
+    if done.returncode != 0:
+        note(f"The demo ended early: `{shlex.join(step)}` failed.")
+        return done.returncode if done.returncode > 0 else EXIT_FAILURE
+    return 0
+
+
+# --- before and after ---------------------------------------------------------------------------------------------
+
+
+def _shown_rows(data: Path) -> list[Example]:
+    """Test rows to show: the first of each of as many categories with one right answer, spread over their names."""
+    from assistant.dataset.instructions import read_examples
+    from assistant.dataset.splits import split_examples
+
+    firsts: dict[str, Example] = {}
+    for example in split_examples(read_examples(data)).test:
+        if example.category is not None and example.category not in FREE_FORM:
+            firsts.setdefault(example.category, example)
+    names = sorted(firsts)
+    count = min(SHOWN_ROWS, len(names))
+    return [firsts[names[index * len(names) // count]] for index in range(count)]
+
+
+def _ask_base(rows: Sequence[Example]) -> list[str]:
+    from assistant.decoding.session import Session
+    from assistant.settings import GenerationSettings
+
+    session = Session.load(find_model(POCKET))
+    settings = GenerationSettings(max_new_tokens=SHOWN_TOKENS)
+    return [session.reply(row.instruction, input=row.input, settings=settings).response for row in rows]
+
+
+def _answers(run: Path, rows: Sequence[Example]) -> list[str]:
+    """What the fine-tuned model answered to these rows."""
+    lines = (run / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {(line["instruction"], line["input"]): line["response"] or "" for line in map(json.loads, lines)}
+    return [found[row.instruction, row.input] for row in rows]
+
+
+def _show_both(rows: Sequence[Example], before: Sequence[str], after: Sequence[str]) -> None:
+    """Both answers beside the reference, on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title="Six test rows before and after fine-tuning", title_justify="left", show_lines=True, expand=True
+    )
+    for name, ratio in (("asked", 5), ("before", 5), ("after", 4), ("expected", 4)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    for row, old, new in zip(rows, before, after, strict=True):
+        asked = f"{row.instruction} {row.input}".strip()
+        is_right = new.strip() == row.output.strip()
+        style = ("", "dim", "green" if is_right else "red", "")
+        cells = (asked, old, new, row.output)
+        table.add_row(*(Text(_short(cell), style=kind) for cell, kind in zip(cells, style, strict=True)))
+    note("")
+    console = Console(stderr=True)
+    console.print(table)
+
+
+def _short(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]} ..."
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    """The demo's result in a sentence or two."""
+    found = report["closed"]
+    free = [category for category in report["categories"] if category["name"] in FREE_FORM]
+    rows = sum(category["rows"] for category in free)
+    text = (
+        f"One right answer: {found['exact_matches']} of {found['n']} test rows answered word for word "
+        f"({100 * found['exact_matches'] / max(1, found['n']):.0f} %)."
+    )
+    if rows:
+        likeness = sum(category["chrf"] * category["rows"] for category in free if category["chrf"] is not None) / rows
+        stopped = sum(category["ended"] for category in free)
+        text += f"\nFree answers: chrF {likeness:.0f} of 100; {stopped} of {rows} ended by themselves."
+    return text

@@ -1,0 +1,80 @@
+"""What is installed and reachable on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from assistant.ollama_server import find_host, look
+
+DEFAULT_JUDGE = "llama3.1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def examine(host: str | None) -> list[Finding]:
+    """Look at Python, the packages, the processor, and the Ollama server at `host`."""
+    return [_python(), *_packages(), _processor(), _loops(), *_ollama(host)]
+
+
+def _python() -> Finding:
+    return Finding(name="python", ok=True, found=platform.python_version())
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in ("torch", "tiktoken", "textual", "ollama", "pandas"):
+        try:
+            findings.append(Finding(name=name, ok=True, found=version(name)))
+        except PackageNotFoundError:
+            advice = "Install the project again: pip install -c constraints.txt ."
+            findings.append(Finding(name=name, ok=False, found="not installed", advice=advice))
+    return findings
+
+
+def _processor() -> Finding:
+    import torch
+
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
+    if torch.cuda.is_available():
+        return Finding(name="device", ok=True, found=f"{torch.cuda.get_device_name()}, and the processor, {threads}")
+    return Finding(name="device", ok=True, found=f"the processor, {threads}; torch sees no GPU")
+
+
+def _loops() -> Finding:
+    from assistant.model import fused
+
+    name, trouble = "compiled loops", fused.trouble()
+    if trouble is not None:
+        return Finding(name=name, ok=False, found="not usable", advice=trouble)
+    if fused.is_compiled():
+        return Finding(name=name, ok=True, found="there, to train on the processor")
+    advice = (
+        "Training on the processor is a tenth slower without them. Where there is a C compiler with OpenMP "
+        "(gcc 12 or newer), install the project again: `make clean setup`, or by pip."
+    )
+    return Finding(name=name, ok=True, found="none", advice=advice)
+
+
+def _ollama(host: str | None) -> list[Finding]:
+    status = look(find_host(host))
+    if status.version is None:
+        advice = (
+            f"Only the judge needs it. Start it with `ollama serve`, "
+            f"and fetch a judge with `ollama pull {DEFAULT_JUDGE}`."
+        )
+        return [Finding(name="ollama server", ok=False, found=f"nothing answers at {status.host}", advice=advice)]
+    server = Finding(name="ollama server", ok=True, found=f"{status.version} at {status.host}")
+    advice = "" if status.models else f"Fetch a judge with `ollama pull {DEFAULT_JUDGE}`."
+    found = ", ".join(status.models) or "none"
+    return [server, Finding(name="ollama models", ok=bool(status.models), found=found, advice=advice)]

@@ -1,0 +1,147 @@
+"""Prompt templates: the one home of the text that stands around an instruction.
+
+Training, chat, test answers and exports all render here. The response header is part of the prompt, so a model only
+ever writes the answer, and the prompt it is trained on is the prompt it is asked with. Text is joined, never
+formatted: braces and percent signs in an instruction mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from assistant.dataset.instructions import Example, Exchange
+from assistant.errors import SettingsError
+
+_BELOW = "Below is an instruction that describes a task"
+_WRITE = "Write a response that appropriately completes the request.\n\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """The constant texts of a prompt. A conversation repeats the part behind the preamble once a turn."""
+
+    name: str
+    preamble: str
+    preamble_with_input: str
+    instruction_header: str
+    input_header: str
+    response_header: str
+    turn_separator: str
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any text of the template, not with its name."""
+        texts = {key: value for key, value in asdict(self).items() if key != "name"}
+        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def render(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> str:
+        """The whole prompt, up to and with the response header."""
+        return "".join(self.parts(instruction, input, history))
+
+    def parts(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> PromptParts:
+        """The prompt cut around the user's last text, which is all that may ever be shortened."""
+        before = self.preamble_with_input if input else self.preamble
+        for turn in history:
+            before += self.instruction_header + turn.user + self.response_header + turn.assistant + self.turn_separator
+        before += self.instruction_header
+        if input:
+            return PromptParts(before + instruction + self.input_header, input, self.response_header)
+        return PromptParts(before, instruction, self.response_header)
+
+    def chat_template(self) -> str:
+        """The same template as the Jinja text that Hugging Face keeps in `tokenizer_config.json`.
+
+        It covers what chat messages can say: there is no input field. A system message opens the first instruction.
+        """
+        quoted = {name: json.dumps(value) for name, value in asdict(self).items()}
+        return (
+            "{%- set system = namespace(text='') -%}"
+            "{{- " + quoted["preamble"] + " -}}"
+            "{%- for message in messages -%}"
+            "{%- if message['role'] == 'system' -%}"
+            "{%- set system.text = message['content'] + '\\n\\n' -%}"
+            "{%- elif message['role'] == 'user' -%}"
+            "{{- " + quoted["instruction_header"] + " + system.text + message['content'] -}}"
+            "{%- set system.text = '' -%}"
+            "{%- if not loop.last or add_generation_prompt -%}{{- " + quoted["response_header"] + " -}}{%- endif -%}"
+            "{%- else -%}"
+            "{{- message['content'] -}}"
+            "{%- if not loop.last -%}{{- " + quoted["turn_separator"] + " -}}{%- endif -%}"
+            "{%- endif -%}"
+            "{%- endfor -%}"
+        )
+
+
+TEXT_TEMPLATE = "text"
+
+
+class PromptParts(NamedTuple):
+    """Text before the user's last text, that text, and what follows it. Joined they are the prompt."""
+
+    before: str
+    user_text: str
+    after: str
+
+
+TEMPLATES: dict[str, Template] = {
+    template.name: template
+    for template in (
+        # rasbt/LLMs-from-scratch, ch07; the book ends the prompt before the header, here the header belongs to it.
+        Template(
+            name="alpaca",
+            preamble=f"{_BELOW}. {_WRITE}",
+            preamble_with_input=f"{_BELOW}. {_WRITE}",
+            instruction_header="### Instruction:\n",
+            input_header="\n\n### Input:\n",
+            response_header="\n\n### Response:\n",
+            turn_separator="\n\n",
+        ),
+        # tatsu-lab/stanford_alpaca: a second preamble where there is an input.
+        Template(
+            name="alpaca-stanford",
+            preamble=f"{_BELOW}. {_WRITE}",
+            preamble_with_input=f"{_BELOW}, paired with an input that provides further context. {_WRITE}",
+            instruction_header="### Instruction:\n",
+            input_header="\n\n### Input:\n",
+            response_header="\n\n### Response:\n",
+            turn_separator="\n\n",
+        ),
+        # Plain text, as in pretraining: nothing stands around it.
+        Template(
+            name=TEXT_TEMPLATE,
+            preamble="",
+            preamble_with_input="",
+            instruction_header="",
+            input_header="\n\n",
+            response_header="",
+            turn_separator="\n\n",
+        ),
+        # The book's exercise 7.1. For GPT-2 the markers are ordinary text.
+        Template(
+            name="phi3",
+            preamble="",
+            preamble_with_input="",
+            instruction_header="<|user|>\n",
+            input_header="\n",
+            response_header="\n<|assistant|>:\n",
+            turn_separator="\n",
+        ),
+    )
+}
+DEFAULT_TEMPLATE = "alpaca"
+
+
+def get_template(name: str) -> Template:
+    """The template of that name. Raises SettingsError with the known names."""
+    if name not in TEMPLATES:
+        raise SettingsError(f"template: expected one of {', '.join(sorted(TEMPLATES))}, got {name!r}.")
+    return TEMPLATES[name]
+
+
+def render_example(template: Template, example: Example) -> str:
+    """The prompt of an example: what it is trained on and what it is asked with."""
+    return template.render(example.instruction, example.input, example.history)

@@ -1,0 +1,76 @@
+"""A model's `config.json`, and the `assistant.json` beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from assistant.dataset.splits import DEFAULT_FRACTIONS
+from assistant.settings import FinetuneSettings, Frozen
+
+
+class ModelConfig(BaseModel):
+    """A GPT-2's `config.json`, under GPT-2's own names. Fields that are not used here are kept and written back."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    model_type: Literal["gpt2"] = "gpt2"
+    vocab_size: Annotated[int, Field(ge=1, le=2**24)] = 50257
+    n_positions: Annotated[int, Field(ge=1, le=2**20)] = 1024
+    n_embd: Annotated[int, Field(ge=1, le=2**16)] = 768
+    n_layer: Annotated[int, Field(ge=1, le=2**12)] = 12
+    n_head: Annotated[int, Field(ge=1, le=2**12)] = 12
+    n_inner: Annotated[int, Field(ge=1, le=2**18)] | None = None
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu"] = "gelu_new"
+    layer_norm_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
+    tie_word_embeddings: bool = True
+    # Variants of GPT-2 that would need other arithmetic; a model that uses one is refused rather than run wrong.
+    scale_attn_weights: Literal[True] = True
+    scale_attn_by_inverse_layer_idx: Literal[False] = False
+    add_cross_attention: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
+        return self
+
+    @property
+    def context_length(self) -> int:
+        """The most positions the model can see at once."""
+        return self.n_positions
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.n_embd // self.n_head
+
+
+class TemplateRecord(Frozen):
+    """Which template a model was trained with: its name, its fingerprint, and its texts to compare with."""
+
+    name: str
+    fingerprint: str
+    texts: dict[str, str]
+
+
+class ModelInfo(BaseModel):
+    """`assistant.json`: where a fine-tuned model comes from. Fields of later versions are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    format: Literal[1] = 1
+    base_model: str
+    template: TemplateRecord
+    finetune: FinetuneSettings
+    data_files: tuple[str, ...]
+    data_fingerprint: str
+    split_method: Literal["grouped", "book"]
+    split_seed: int
+    split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
+    """Of training, test and validation."""
+    rows: dict[str, int]
+    """Rows of train, validation and test."""
+    metrics: dict[str, float | int | None]
+    versions: dict[str, str]

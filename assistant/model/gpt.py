@@ -1,0 +1,235 @@
+"""GPT-2 in torch, under GPT-2's own module names, so that a checkpoint loads by name.
+
+Shapes: B rows, T tokens, C n_embd, V vocab_size, H heads, D head size, S slots of the cache.
+
+The forward pass ends at the hidden states. The head is a call of its own, because it is a third of a small GPT-2 and
+is only needed at the positions that have a target. Decoding has an arrangement of its own, in `assistant.decoding`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+from assistant.model import fused
+from assistant.model.config import ModelConfig
+from assistant.model.linear import Linear, embed_tied
+from assistant.model.packing import Layout, Tree
+
+MOST_SCORES = 2_000_000
+"""Attention weights of a layer up to which they are written out on a processor: faster there for short rows, most of
+all on the way back, and little memory."""
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        n_rows, n_tokens, width = x.shape
+        heads = (n_rows, n_tokens, self.n_head, width // self.n_head)
+        queries, keys, values = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))
+        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
+        return out
+
+    def attend(self, x: Tensor, layout: Layout) -> Tensor:
+        """x (N, C) -> (N, C), in front of the last projection."""
+        rows, qkv, width = layout.rows, self.c_attn(x), x.shape[1]
+        if isinstance(rows, Tree):
+            return fused.attend(qkv, rows.paths, rows.spans, self.n_head)
+        first_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])
+        own = self._heads(own_qkv, rows.n_rows)
+        if rows.mask is None:
+            return _attention(*own, None).transpose(1, 2).reshape(-1, width)
+        first = self._heads(first_qkv, 1)
+        keys, values = (
+            torch.cat([ours.expand(rows.n_rows, -1, -1, -1), theirs], dim=2)
+            for ours, theirs in zip(first[1:], own[1:], strict=True)
+        )
+        attended = _attention(own[0], keys, values, rows.mask)
+        opening = _attention(*first, rows.mask.new_ones(rows.n_shared, rows.n_shared).tril())
+        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
+
+    def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, T, D) out of (B * T, 3 * C)."""
+        queries, keys, values = qkv.view(n_rows, -1, 3, self.n_head, qkv.shape[1] // 3 // self.n_head).unbind(2)
+        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+
+
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """queries (B, H, T, D) over keys and values (B, H, S, D) where mask (T, S) bool allows -> (B, H, T, D).
+
+    Without a mask every query looks back alone.
+    """
+    if queries.device.type != "cpu":
+        # cuDNN's attention plans every new shape of batch, which takes it a hundred times as long as to compute it.
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
+    if mask is None or queries.shape[:3].numel() * keys.shape[2] > MOST_SCORES:
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
+    flat_queries, flat_keys, flat_values = (part.flatten(end_dim=1) for part in (queries, keys, values))
+    bias = torch.where(mask, 0.0, -math.inf).to(queries.dtype)
+    scores = torch.baddbmm(bias, flat_queries, flat_keys.transpose(1, 2), alpha=1 / math.sqrt(queries.shape[3]))
+    # By way of float32: torch's softmax takes up to four times as long in bfloat16, but where S divides by 32.
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
+    return torch.bmm(weights, flat_values).view(queries.shape)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.n_inner or 4 * config.n_embd
+        self.c_fc = Linear(config.n_embd, inner)
+        self.c_proj = Linear(inner, config.n_embd)
+        self.approximate = "none" if config.activation_function == "gelu" else "tanh"
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.c_fc(x)
+        is_fused = self.approximate == "tanh" and fused.takes(inner)
+        out: Tensor = self.c_proj(fused.gelu(inner) if is_fused else F.gelu(inner, approximate=self.approximate))
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+    def forward_shared(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
+        """x (N, C) -> (N, C), or (K, C) of the K `wanted` tokens: behind the attention the others have no say."""
+        attended = self.attn.attend(self.ln_1(x), layout)
+        if wanted is not None:
+            x, attended = x[wanted], attended[wanted]
+        x = x + self.attn.c_proj(attended)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+
+class GPT(nn.Module):
+    """GPT-2. `forward` gives hidden states, `head` the logits of those that are wanted."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.recomputes = False
+        """Whether training forgets what happens inside a block and computes it again on the way back."""
+        self.transformer = Transformer(config)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Hidden states (B, T, C), behind the last LayerNorm, of input_ids (B, T) int64.
+
+        Rows may be padded on the right: what stands behind a row's real tokens is not looked at by them. To generate,
+        see `assistant.decoding`, which has a cache.
+
+        Raises:
+            ValueError: the ids are not (B, T), or more than the context length.
+        """
+        if input_ids.dim() != 2:
+            raise ValueError(f"GPT: expected input_ids of shape (B, T), got {tuple(input_ids.shape)}.")
+        n_tokens = input_ids.shape[1]
+        if n_tokens > self.config.context_length:
+            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
+        positions = torch.arange(n_tokens, device=input_ids.device)
+        x = self.transformer.wte(input_ids) + self.transformer.wpe(positions)
+        for block in self.transformer.h:
+            x = block(x)
+        hidden: Tensor = self.transformer.ln_f(x)
+        return hidden
+
+    def logits_at(self, layout: Layout) -> Tensor:
+        """Logits (K, V) of a batch's wanted tokens, to train on: what `forward` and `head` give, with less arithmetic.
+
+        Each token is computed once (`packing`); the second half of the last block runs only on those with a target.
+        """
+        if layout.n_positions > self.config.context_length:
+            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {layout.n_positions}.")
+        wte = self.transformer.wte
+        gradients: list[Tensor] | None = [] if self._ties_gradients else None
+        x = wte(layout.input_ids) if gradients is None else embed_tied(wte.weight, layout.input_ids, gradients)
+        x = x + self.transformer.wpe(layout.positions)
+        blocks = [block for block in self.transformer.h if isinstance(block, Block)]
+        for block in blocks[:-1]:
+            if self.recomputes and self.training:
+                x = checkpoint(block.forward_shared, x, layout, use_reentrant=False)
+            else:
+                x = block.forward_shared(x, layout)
+        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, layout.wanted))
+        return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
+
+    @property
+    def _ties_gradients(self) -> bool:
+        """Whether the embedding's gradient goes into the head's: on a processor, where both are one weight."""
+        weight = self.transformer.wte.weight
+        is_trained_here = weight.requires_grad and weight.device.type == "cpu"
+        return self.config.tie_word_embeddings and is_trained_here and not torch.is_autocast_enabled("cpu")
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., C)."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits
+
+    def untie(self) -> None:
+        """Give the head weights of its own, equal to the embedding's now, where both were one."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = nn.Parameter(self.transformer.wte.weight.detach().clone())
+            self.config = self.config.model_copy(update={"tie_word_embeddings": False})
+
+    def initialise(self, seed: int) -> None:
+        """GPT-2's initial weights (openai/gpt-2): normal, 0.02; projections into the residual scaled by depth."""
+        generator = torch.Generator().manual_seed(seed)
+        residual_std = 0.02 / math.sqrt(2 * self.config.n_layer)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                elif ".ln_" in name:
+                    parameter.fill_(1.0)
+                else:
+                    std = residual_std if name.endswith("c_proj.weight") else 0.02
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights, a tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
+    """A model, in evaluation mode, that has the tensors of a `state_dict` for weights: they are not copied."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict(dict(state), assign=True)
+    if config.tie_word_embeddings:  # assigning made two parameters of the one
+        model.lm_head.weight = model.transformer.wte.weight
+    return model.eval()

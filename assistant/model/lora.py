@@ -1,0 +1,160 @@
+"""LoRA: small matrices beside frozen weights (Hu et al., arXiv 2106.09685), kept in the layout of the library PEFT.
+
+A linear layer W of shape (out, in) becomes W + alpha / rank * B A, with A (rank, in) and B (out, rank). B begins at
+zero, so the model begins as the one it is put on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from assistant.errors import CheckpointError
+from assistant.model.gpt import GPT, model_of
+from assistant.settings import LoraSettings
+
+ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
+    "adapter",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
+_PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's own modules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """The trained matrices by the names of their layers, and what is needed to use them."""
+
+    settings: LoraSettings
+    tensors: dict[str, Tensor]
+    """`transformer.h.0.attn.c_attn.lora_A` (rank, in), `...lora_B` (out, rank), and so on; float32."""
+    base_model: str
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with its two small matrices."""
+
+    def __init__(self, base: nn.Linear, settings: LoraSettings, generator: torch.Generator) -> None:
+        super().__init__()
+        self.base, self.scale = base, settings.scale
+        # As PEFT and torch's own Linear begin: uniform within 1 / sqrt(in).
+        drawn = torch.rand(settings.rank, base.in_features, generator=generator) * 2 - 1
+        device = base.weight.device
+        self.lora_A = nn.Parameter((drawn / math.sqrt(base.in_features)).to(device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)."""
+        out: Tensor = self.base(x)
+        small = F.linear(F.linear(x.to(out.dtype), self.lora_A.to(out.dtype)), self.lora_B.to(out.dtype))
+        return out + small * self.scale
+
+    def merged_weight(self) -> Tensor:
+        """The weight (out, in) of one layer that does the same."""
+        return self.base.weight.detach() + (self.lora_B.detach() @ self.lora_A.detach()) * self.scale
+
+
+def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
+    """Freeze every weight of `model` and put new matrices beside the layers that `settings` names."""
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for block in model.transformer.h:
+        for name in settings.modules:
+            parent_name, _, child = name.rpartition(".")
+            parent = block.get_submodule(parent_name)
+            base = parent.get_submodule(child)
+            assert isinstance(base, nn.Linear)
+            setattr(parent, child, LoraLinear(base, settings, generator))
+
+
+def adapted_layers(model: GPT) -> dict[str, LoraLinear]:
+    """The layers with matrices beside them, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def take_adapter(model: GPT, settings: LoraSettings, *, base_model: str) -> Adapter:
+    """The matrices as they are now."""
+    tensors = {}
+    for name, layer in adapted_layers(model).items():
+        tensors[f"{name}.lora_A"] = layer.lora_A.detach().cpu().clone()
+        tensors[f"{name}.lora_B"] = layer.lora_B.detach().cpu().clone()
+    return Adapter(settings=settings, tensors=tensors, base_model=base_model)
+
+
+def set_adapter(model: GPT, adapter: Adapter) -> None:
+    """Give the matrices that were added to `model` the values of `adapter`.
+
+    Raises:
+        CheckpointError: the adapter has others, or of other shapes.
+    """
+    own = {
+        name: tuple(value.shape) for name, value in take_adapter(model, adapter.settings, base_model="").tensors.items()
+    }
+    given = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
+    if own != given:
+        name = min(own.items() ^ given.items())[0]
+        raise CheckpointError(
+            f"adapter: expected {name} of shape {own.get(name, 'none')}, got {given.get(name, 'none')}. "
+            f"Is it of this model, with the same --lora options?"
+        )
+    with torch.no_grad():
+        for name, layer in adapted_layers(model).items():
+            layer.lora_A.copy_(adapter.tensors[f"{name}.lora_A"])
+            layer.lora_B.copy_(adapter.tensors[f"{name}.lora_B"])
+
+
+def merged(model: GPT) -> GPT:
+    """A plain GPT that does the same; weights without matrices beside them are shared with `model`, not copied."""
+    layers = adapted_layers(model)
+    state = {name.replace(".base.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name}
+    state |= {f"{name}.weight": layer.merged_weight() for name, layer in layers.items()}
+    return model_of(model.config, state)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def adapter_config(adapter: Adapter) -> dict[str, object]:
+    """`adapter_config.json`, as PEFT reads it. GPT-2's matrices lie the other way round there: `fan_in_fan_out`."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.base_model,
+        "r": adapter.settings.rank,
+        "lora_alpha": adapter.settings.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(adapter.settings.modules),
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def adapter_weights(adapter: Adapter) -> dict[str, Tensor]:
+    """The matrices by their names in `adapter_model.safetensors`."""
+    return {f"{_PEFT_PREFIX}{name}.weight": value.contiguous() for name, value in adapter.tensors.items()}
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """What a folder with an adapter holds.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+        stored = load_file(folder / ADAPTER_WEIGHTS_FILE)
+        settings = LoraSettings(rank=config["r"], alpha=config["lora_alpha"], modules=tuple(config["target_modules"]))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: expected a LoRA adapter, got {error!r}. Is the folder complete?") from error
+    tensors = {name.removeprefix(_PEFT_PREFIX).removesuffix(".weight"): value for name, value in stored.items()}
+    return Adapter(settings=settings, tensors=tensors, base_model=config.get("base_model_name_or_path", ""))

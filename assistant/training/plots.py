@@ -1,0 +1,64 @@
+"""The loss curves of a run as a picture."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from assistant.files import write_whole
+from assistant.training.run_folder import METRICS_FILE, PLOT_FILE, VALIDATION_FILE, read_records
+
+
+def plot_losses(folder: Path) -> Path | None:
+    """Draw `loss.png` from a run's records: training loss a step, its running mean, and the validations.
+
+    Returns the path, or None if there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    steps = read_records(folder / METRICS_FILE)
+    validations = read_records(folder / VALIDATION_FILE)
+    if not steps:
+        return None
+    of_pairs = "margin" in steps[0]
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    numbers, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
+    axes.plot(numbers, losses, color="#9db8d2", linewidth=0.8, label="training, each step")
+    if len(losses) >= 20:
+        axes.plot(numbers, _running_mean(losses, len(losses) // 10), color="#1f5f99", label="training, running mean")
+    if validations:
+        axes.plot(
+            [record["step"] for record in validations],
+            [record["validation_loss"] for record in validations],
+            color="#c44e1c",
+            marker="o",
+            markersize=4,
+            label="validation" if of_pairs else "validation, responses only",
+        )
+        best = min(validations, key=lambda record: record["validation_loss"])
+        axes.annotate(
+            f"{best['validation_loss']:.3f}",
+            (best["step"], best["validation_loss"]),
+            textcoords="offset points",
+            xytext=(0, -14),
+            ha="center",
+            color="#c44e1c",
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("DPO loss (nats a pair)" if of_pairs else "cross-entropy (nats a token)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    path = folder / PLOT_FILE
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
+    return path
+
+
+def _running_mean(values: list[float], width: int) -> list[float]:
+    means, total = [], 0.0
+    for index, value in enumerate(values):
+        total += value - (values[index - width] if index >= width else 0.0)
+        means.append(total / min(index + 1, width))
+    return means

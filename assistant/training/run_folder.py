@@ -1,0 +1,363 @@
+"""The folder a fine-tuning run writes: the model it makes, its records, and what it needs to be taken up again.
+
+    DIR/                 a model folder once the run has ended or was stopped: the weights of the best validation
+    DIR/metrics.jsonl    one line a step          DIR/validation.jsonl    one line a validation
+    DIR/last/            a model folder: the newest weights; last/training/ holds what --resume needs
+    DIR/best/            only while the run goes on: the best weights so far
+
+Model folders appear whole or not at all. `config.json` of DIR is put in place last, so DIR is a model folder only when
+everything else of it is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from assistant.dataset.splits import DEFAULT_FRACTIONS
+from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
+from assistant.files import write_whole
+from assistant.model.checkpoint import (
+    CONFIG_FILE,
+    INFO_FILE,
+    Checkpoint,
+    load_model,
+    new_folder,
+    save_checkpoint,
+    save_tensors,
+    write_checkpoint,
+)
+from assistant.model.gpt import GPT
+from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
+from assistant.settings import FinetuneSettings, Frozen
+from assistant.training.sharding import spread, whole
+
+METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
+STATE_FILE, OPTIMIZER_FILE, KEPT_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
+LOCK_FILE = ".lock"
+KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
+"""What a run can leave that was killed before its state was saved for the first time."""
+
+
+class RunState(Frozen):
+    """Where a run stands behind its step `step`. Batches and schedule follow from the settings and the step."""
+
+    step: int
+    settings: FinetuneSettings
+    base_model: str
+    processes: int = 1
+    shards: bool = False
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of the products: what `auto` found when the run began. None in a state that an older version wrote."""
+    data_files: tuple[str, ...]
+    data_fingerprint: str
+    split_method: str
+    split_seed: int
+    split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
+    best_step: int | None
+    best_validation_loss: float | None
+    first_validation_loss: float | None
+    best_share: float | None = None
+    """Of matching or ended answers, where the best weights are chosen by it."""
+    validations_since_best: int = 0
+    seconds: float
+
+
+def check_same_run(now: RunState, before: RunState, path: Path) -> None:
+    """Raise SettingsError unless a run would go on exactly as it was begun."""
+    for name in ("data_fingerprint", "split_method", "split_seed", "split_fractions"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            raise SettingsError(
+                f"{path}: expected to resume with the same data and split, got another {name.replace('_', ' ')} "
+                f"({str(new)[:12]} instead of {str(old)[:12]}). Give the run its own data, or choose another --output."
+            )
+    if now.processes != before.processes:
+        raise SettingsError(
+            f"{path}: expected to resume with as many processes as the run was begun with, {before.processes}, "
+            f"got {now.processes}. Others add up in another order. Start as many, or choose another --output."
+        )
+    if now.shards != before.shards:
+        raise SettingsError(
+            f"{path}: expected to resume {'with' if before.shards else 'without'} --shard, as the run was begun. "
+            f"Leave the option as it was, or choose another --output."
+        )
+    for name in type(now.settings).model_fields:
+        old, new = getattr(before.settings, name), getattr(now.settings, name)
+        if old != new:
+            raise SettingsError(
+                f"{path}: expected to resume with {name.replace('_', '-')} {old}, got {new}. "
+                f"Leave the option as it was, or choose another --output."
+            )
+
+
+class RunFolder:
+    """Reads and writes one run's folder. Nothing in it is touched before `begin`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+
+    @property
+    def last(self) -> Path:
+        """The model folder of the newest weights."""
+        return self.path / "last"
+
+    @property
+    def best(self) -> Path:
+        """The model folder of the best weights so far; it becomes the run's own."""
+        return self.path / "best"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the folder is a model folder already."""
+        return (self.path / CONFIG_FILE).exists()
+
+    def check_free(self, *, overwrite: bool, resume: bool) -> None:
+        """Raise SettingsError if a new run would replace something that a person may want to keep.
+
+        With `resume` the remains of a run that was killed before its first saving may be replaced.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingsError(f"{self.path}: expected a folder or nothing, got a file. Choose another --output.")
+        found = (
+            {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+            if self.path.exists()
+            else set()
+        )
+        for folder in (self.last, self.best):
+            if folder.exists() and not (folder / INFO_FILE).exists():
+                raise SettingsError(f"{folder}: expected a model of an earlier run, got something else. Move it away.")
+        if overwrite or not found or (resume and found <= KILLED_EARLY):
+            return
+        if (self.last / "training" / STATE_FILE).exists():
+            raise SettingsError(
+                f"{self.path}: expected a new folder, got an unfinished run. "
+                f"Go on with it by --resume, start anew with --overwrite, or choose another --output."
+            )
+        raise SettingsError(
+            f"{self.path}: expected a new or empty folder, got one with {', '.join(sorted(found)[:5])} in it. "
+            f"Replace its model with --overwrite, or choose another --output."
+        )
+
+    def lock(self) -> None:
+        """Make this process the only one that writes here; the folder must exist. Once is enough.
+
+        Raises:
+            PrerequisiteError: another process is at work in the folder.
+        """
+        if self._lock is not None:
+            return
+        file = (self.path / LOCK_FILE).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise PrerequisiteError(
+                f"{self.path}: expected to be the only run in this folder, got another one at work. "
+                f"Wait until it has ended, or choose another --output."
+            ) from error
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def begin(self) -> None:
+        """Start a new run: records of an earlier one go, its model stays until there is a better one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        self.recover()
+        for folder in (self.last, self.best):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in (METRICS_FILE, VALIDATION_FILE, PLOT_FILE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def recover(self) -> None:
+        """Clear up behind a run that was killed while it was saving."""
+        if not self.path.is_dir():
+            return
+        self.lock()
+        for folder in (self.last, self.best):
+            for remains in sorted(self.path.glob(f".{folder.name}.*")):
+                replaced = remains / folder.name  # the earlier folder, moved aside and not yet replaced
+                if replaced.is_dir() and not folder.exists():
+                    replaced.replace(folder)
+                shutil.rmtree(remains, ignore_errors=True)
+        if (self.last / INFO_FILE).exists() and not (self.last / "training" / STATE_FILE).exists():
+            shutil.rmtree(self.last / "training", ignore_errors=True)
+
+    def resume(self, step: int) -> None:
+        """Take a run up behind `step`: what was recorded later will be recorded again."""
+        for name in (METRICS_FILE, VALIDATION_FILE):
+            path = self.path / name
+            kept = [record for record in read_records(path) if record["step"] <= step]
+            write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+    def record(self, name: str, value: dict[str, Any]) -> None:
+        """Append one line to a record file."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+    # --- weights ---------------------------------------------------------------------------------------------------
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Keep these weights as the best so far."""
+        save_checkpoint(checkpoint, self.best)
+
+    def save_last(
+        self,
+        checkpoint: Checkpoint,
+        state: RunState,
+        *,
+        optimizer_state: Mapping[str, torch.Tensor],
+        kept: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Keep these weights as the newest, and what a run needs to go on from here.
+
+        `optimizer_state` is what `optimizer_tensors` gave, `kept` what was computed with the starting weights, which
+        cannot be had any more once they have moved.
+        """
+        with new_folder(self.last) as folder:
+            write_checkpoint(checkpoint, folder)
+            training = folder / "training"
+            training.mkdir()
+            save_tensors(dict(optimizer_state), training / OPTIMIZER_FILE)
+            if kept:
+                save_tensors(dict(kept), training / KEPT_FILE)
+            (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def publish(self, *, use_last: bool) -> None:
+        """Make the run's folder a model folder of the best weights, or of the last where nothing was validated.
+
+        Called again by a run that found nothing better since it was stopped, it leaves what it published before.
+        """
+        if use_last:
+            with new_folder(self.best) as folder:
+                shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
+        if (self.best / CONFIG_FILE).exists():
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)  # an earlier run's; this one may have none
+            for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+                path.replace(self.path / path.name)
+        if self.best.exists():  # without its config.json it was moved before, by a process that was killed right then
+            self.best.rmdir()
+
+    def end(self) -> None:
+        """The run is done and cannot be resumed any more."""
+        # The state goes first: a run without it is a finished one, whatever else a killed process leaves.
+        (self.last / "training" / STATE_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.last / "training", ignore_errors=True)
+
+    # --- resuming --------------------------------------------------------------------------------------------------
+
+    def read_state(self) -> RunState | None:
+        """Where the run stands, or None if nothing was saved yet.
+
+        Raises:
+            CheckpointError: the state is damaged.
+        """
+        path = self.last / "training" / STATE_FILE
+        if not path.exists():
+            return None
+        try:
+            return RunState.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise CheckpointError(
+                f"{path}: expected the state of a run, got a file that cannot be used ({error}). "
+                f"Start anew with --overwrite."
+            ) from error
+
+    def read_kept(self) -> dict[str, torch.Tensor]:
+        """What `save_last` was given as `kept`.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self.last / "training" / KEPT_FILE
+        try:
+            return load_file(path) if path.exists() else {}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: expected what the run computed at its start, got {error!r}. Start anew with --overwrite."
+            ) from error
+
+    def restore_adapter(self, trained: GPT) -> None:
+        """Give a base model with new LoRA matrices those that were there when `last` was saved.
+
+        Raises:
+            CheckpointError: they cannot be read.
+            SettingsError: put together they are not the weights of `last`, so the base model is another one.
+        """
+        set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
+        now, before = merged(trained).state_dict(), load_model(self.last).state_dict()
+        if not all(torch.equal(value.cpu(), before[name]) for name, value in now.items()):
+            raise SettingsError(
+                f"{self.path}: expected to resume with the model that the run was begun with, got other weights. "
+                f"Give the same --model, or choose another --output."
+            )
+
+    def restore_optimizers(self, trained: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Give new optimizers the state they had when `last` was saved."""
+        path = self.last / "training" / OPTIMIZER_FILE
+        try:
+            tensors = load_file(path)
+            for optimizer, name, parameter in _updated_by(trained, optimizers):
+                for key, value in optimizer.state[parameter].items():
+                    optimizer.state[parameter][key] = spread(tensors[f"{key}.{name}"], like=value)
+        except (OSError, SafetensorError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: expected the optimizer's state, got {error!r}. Start anew with --overwrite."
+            ) from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a record file; a last line that was cut off while being written is left out."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def optimizer_tensors(
+    trained: GPT, optimizers: Sequence[torch.optim.Optimizer], *, are_kept: bool = True
+) -> dict[str, torch.Tensor]:
+    """What the optimizers of a model keep, by kind and weight, in the processor's memory.
+
+    Of a model that is spread over processes all must call it, and those for whom they `are_kept` get it.
+    """
+    found = {}
+    for optimizer, name, parameter in _updated_by(trained, optimizers):
+        for key, value in optimizer.state[parameter].items():
+            complete = whole(value.detach())
+            if are_kept:
+                found[f"{key}.{name}"] = complete.cpu().contiguous()
+    return found
+
+
+def _updated_by(
+    trained: GPT, optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[torch.optim.Optimizer, str, torch.nn.Parameter]]:
+    """Every weight with its name and the optimizer that updates it."""
+    names = {parameter: name for name, parameter in trained.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield optimizer, names[parameter], parameter

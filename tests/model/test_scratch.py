@@ -1,0 +1,42 @@
+"""Models without a past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from assistant.dataset.instructions import Example
+from assistant.dataset.prompts import get_template
+from assistant.model.checkpoint import load_checkpoint, save_checkpoint
+from assistant.model.config import ModelConfig
+from assistant.model.scratch import new_checkpoint, train_tokenizer
+
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}
+
+
+def test_a_new_model_is_a_model_folder(tmp_path: Path, examples: list[Example]) -> None:
+    config = ModelConfig.model_validate({**SHAPE, "vocab_size": 320})
+    checkpoint = new_checkpoint(examples, config, seed=3, name="new")
+    assert 300 < checkpoint.tokenizer.vocab_size == checkpoint.config.vocab_size <= 320
+    assert checkpoint.tokenizer.eos_id == checkpoint.config.vocab_size - 1
+    save_checkpoint(checkpoint, tmp_path / "new")
+    save_checkpoint(new_checkpoint(examples, config, seed=3, name="new"), tmp_path / "again")
+    for path in (tmp_path / "new").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert load_checkpoint(tmp_path / "new").info is None
+
+
+def test_the_vocabulary_is_no_larger_than_its_text(examples: list[Example]) -> None:
+    config = ModelConfig.model_validate({**SHAPE, "vocab_size": 50_000})
+    checkpoint = new_checkpoint(examples, config, seed=3, name="new")
+    assert 257 < checkpoint.config.vocab_size < 1000
+    assert checkpoint.model.transformer.wte.num_embeddings == checkpoint.config.vocab_size
+
+
+def test_a_word_is_cut_the_same_wherever_it_stands(examples: list[Example]) -> None:
+    tokenizer = train_tokenizer(examples, get_template("alpaca"), vocab_size=340)
+    words = {word for example in examples for word in example.output.split() if word.isalpha()}
+    assert len(words) > 3
+    for word in sorted(words):
+        pieces = [tokenizer.decode([token_id]) for token_id in tokenizer.encode(word)]
+        behind = [tokenizer.decode([token_id]) for token_id in tokenizer.encode(f" {word}")]
+        assert behind in ([f" {pieces[0]}", *pieces[1:]], [" ", *pieces]), word

@@ -1,0 +1,48 @@
+"""What a run says about a model's answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from assistant.dataset.encode import encode_examples
+from assistant.dataset.instructions import Example
+from assistant.dataset.tokenizer import Tokenizer
+from assistant.training.validation import answer_rows, loops
+from tests.support.models import tiny_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "is_loop"),
+    [
+        ([], False),
+        ([5] * 7, False),
+        ([5] * 8, True),
+        ([1, 2, 3, *[7, 8] * 4], True),
+        ([1, 2, 3] * 3, False),
+        ([1, 2, 3] * 4, True),
+        ([9, 9, 9, 1, 2, 3, 4, 5, 6, 7], False),
+        ([*range(12)] * 4, True),
+        ([*range(13)] * 4, False),
+    ],
+)
+def test_loops(token_ids: list[int], is_loop: bool) -> None:
+    assert loops(token_ids) is is_loop
+
+
+def test_shares_are_of_rows_spread_over_all(byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    checkpoint = tiny_checkpoint(byte_tokenizer)
+    rows = encode_examples(examples, checkpoint.template, byte_tokenizer, max_length=256).rows
+    answers = answer_rows(checkpoint, rows, count=4, n_samples=2)
+    assert answers.n == 4
+    assert [sample.instruction for sample in answers.samples] == [
+        rows[0].example.instruction,
+        rows[len(rows) // 4].example.instruction,
+    ]
+    said = answers.samples[0].response
+    assert said
+    taught = [replace(examples[0], output=said), *examples[1:]]
+    rows = encode_examples(taught, checkpoint.template, byte_tokenizer, max_length=400).rows
+    assert answer_rows(checkpoint, rows, count=4, n_samples=0).exact == answers.exact + 0.25
+    assert answer_rows(checkpoint, rows[:1], count=9, n_samples=9).n == 1
