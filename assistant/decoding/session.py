@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from assistant.dataset.instructions import Example, Exchange
@@ -11,7 +13,6 @@ from assistant.decoding.reply import Reply, TokenLogprobs
 from assistant.decoding.stop_strings import ReplyText
 from assistant.device import pick_device
 from assistant.errors import ContextError
-from assistant.fair_lock import FairLock
 from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.model.config import ModelInfo
 from assistant.settings import DecodePrecision, GenerationSettings
@@ -21,7 +22,7 @@ LEAST_ROOM = 4
 
 
 class Session:
-    """One model, asked by one thread at a time; others are served in the order in which they asked."""
+    """One loaded model. It answers one caller at a time; a second one gets a RuntimeError."""
 
     def __init__(self, checkpoint: Checkpoint, *, precision: DecodePrecision = "auto", may_draft: bool = True) -> None:
         """Of the checkpoint's model only weights are kept, in the storage that `precision` names.
@@ -42,7 +43,7 @@ class Session:
         self._engine = build_engine(
             checkpoint.model, eos_id=self._tokenizer.eos_id, precision=precision, may_draft=may_draft
         )
-        self._turn = FairLock()
+        self._busy = threading.Lock()
 
     @classmethod
     def load(
@@ -106,12 +107,11 @@ class Session:
 
     def replies(
         self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
-    ) -> Iterator[tuple[int, Reply | ContextError]]:
+    ) -> Generator[tuple[int, Reply | ContextError]]:
         """Answer many examples in batches; yields (index into `examples`, reply) as they finish.
 
-        An example whose prompt leaves no room for an answer gives its ContextError in place of a reply. Whoever else
-        asks the session waits until the last reply is taken, or the iterator closed; the same thread gets a
-        RuntimeError.
+        An example whose prompt leaves no room for an answer gives its ContextError in place of a reply. The session is
+        busy until the last reply is taken or the generator is closed.
         """
         prompts: dict[int, tuple[str, list[int]]] = {}
         for index, example in enumerate(examples):
@@ -142,7 +142,7 @@ class Session:
                 on_text(text)
             return texts[place].stopped
 
-        with self._turn:
+        with self._reserved():
             for generated in self._engine.generate(
                 [ids for _, ids in prompts],
                 settings,
@@ -154,6 +154,18 @@ class Session:
                 if (rest := texts[place].finish()) and on_text is not None:
                     on_text(rest)
                 yield place, self._as_reply(*prompts[place], generated, texts[place])
+
+    @contextmanager
+    def _reserved(self) -> Iterator[None]:
+        """Keep others out: the engine's prefix cache belongs to one reply at a time."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(
+                "session: expected one caller at a time, but this model is answering someone else. Wait for that reply."
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def _as_reply(self, prompt: str, prompt_token_ids: Sequence[int], generated: Generated, text: ReplyText) -> Reply:
         kept, logprobs = generated.token_ids, generated.logprobs

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 
 from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer, byte_characters
 from assistant.decoding.stop_strings import ReplyText
-from assistant.fair_lock import FairLock
 
 # Bytes, and "ab", "abc", and the two halves of a euro sign's three bytes with what stands beside them.
 MERGES = ["a b", "ab c", "â Ĥ", "¬ a"]
@@ -93,69 +90,3 @@ def test_of_two_stop_strings_the_one_that_is_complete_first(tokenizer: Tokenizer
     for ids in ([257], [97, 98, 99]):
         assert follow(tokenizer, ids, ("abc", "b"))[0].shown == "a"
     assert follow(tokenizer, [257], ("bc", "abc"))[0].shown == ""
-
-
-# --- the lock -----------------------------------------------------------------------------------------------------
-
-
-def wait_for(lock: FairLock, waiting: int) -> None:
-    deadline = time.monotonic() + 10
-    while lock.n_waiting != waiting:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def test_nobody_overtakes() -> None:
-    """Threads that come back at once stand behind those that wait."""
-    lock, order = FairLock(), []
-
-    def take(name: int) -> None:
-        for _ in range(3):
-            with lock:
-                order.append(name)
-                if len(order) <= 6:
-                    wait_for(lock, 2)  # both others are in line again
-
-    threads = [threading.Thread(target=take, args=(name,)) for name in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert order == order[:3] * 3
-    assert sorted(order[:3]) == [0, 1, 2]
-
-
-def test_a_failure_frees_the_lock_and_an_interrupted_wait_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = FairLock()
-    with pytest.raises(ZeroDivisionError), lock:
-        raise ZeroDivisionError
-
-    def interrupt(event: threading.Event) -> None:
-        raise KeyboardInterrupt(event)
-
-    def hold() -> None:
-        with lock:
-            held.set()
-            assert let_go.wait(10)
-
-    held, let_go = threading.Event(), threading.Event()
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(10)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Event, "wait", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            lock.__enter__()
-    assert lock.n_waiting == 0
-    let_go.set()
-    thread.join(10)
-    with lock:
-        pass  # free again
-
-
-def test_taking_it_twice_is_an_error_instead_of_a_wait_without_end() -> None:
-    lock = FairLock()
-    with lock, pytest.raises(RuntimeError, match="this thread has it already"):
-        lock.__enter__()
-    with lock:
-        pass
