@@ -11,7 +11,7 @@ def shown_path(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file in one step, its folder made where it is missing: a reader sees the old content or the new one.
 
     Text is written as UTF-8. Nothing is left behind where writing fails.

@@ -17,7 +17,7 @@ OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
 BestBy = Literal["loss", "exact", "ended", "last"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
-TooLong = Literal["truncate", "drop", "error"]
+OverlongPolicy = Literal["truncate", "drop", "error"]
 
 
 class Frozen(BaseModel):
@@ -94,7 +94,7 @@ class FinetuneSettings(Frozen):
     template: str = "alpaca"
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Positions a row may take; the model's context length where none is given."""
-    too_long: TooLong = "truncate"
+    too_long: OverlongPolicy = "truncate"
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
     """Keep less for the way back and compute it again: less memory for more time, the same weights."""

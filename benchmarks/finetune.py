@@ -37,7 +37,7 @@ from assistant.dataset.tokenizer import read_tokenizer
 from assistant.model.checkpoint import load_checkpoint, read_config
 from assistant.model.packing import IGNORE_INDEX
 from assistant.settings import FinetuneSettings
-from assistant.training.malloc import keep_memory
+from assistant.training.malloc import keep_freed_memory
 from assistant.training.trainer import Trainer
 from benchmarks.book import book_model
 
@@ -78,7 +78,7 @@ def rows(path: Path, count: int) -> list[Example]:
 def ours(work: Work, examples: list[Example], name: str) -> list[float]:
     """Seconds of every step of our trainer."""
     if work.device == "cpu":
-        keep_memory()  # as the command does
+        keep_freed_memory()  # as the command does
     train_on, precision = OURS[name]
     settings = FinetuneSettings(batch_size=work.batch, train_on=train_on, precision=precision, epochs=1)
     nothing: tuple[Example, ...] = ()

@@ -27,7 +27,7 @@ from assistant.cli.options import (
     TopK,
     TopP,
     generation_settings,
-    make_settings,
+    validate_settings,
 )
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.files import shown_path
@@ -180,7 +180,7 @@ def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) 
     if not model.strip():
         raise SettingsError(f"--judge: expected the name of an Ollama model, got {model!r}. Try: --judge llama3.1")
     url = find_host(host)
-    return make_settings(
+    return validate_settings(
         JudgeSettings,
         model=model.strip(),
         url=url,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.settings import Frozen
 from assistant.statistics import (
     RESAMPLES,
@@ -213,8 +213,8 @@ def make_report(folder: Path) -> Report:
 
 def write_report(folder: Path, report: Report, markdown: str) -> None:
     """Put `report.json` and `report.md` beside the responses, each in one step."""
-    write_whole(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
-    write_whole(folder / MARKDOWN_FILE, markdown)
+    write_atomic(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / MARKDOWN_FILE, markdown)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from assistant.dataset.splits import (
 )
 from assistant.decoding.reply import Reply, StopReason
 from assistant.errors import DataError, SettingsError
-from assistant.files import shown_path, write_whole
+from assistant.files import shown_path, write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import DecodePrecision, Frozen, GenerationSettings
 from evaluation.ledger import now
@@ -226,7 +226,7 @@ def begin_run(folder: Path, info: RunInfo) -> None:
             raise SettingsError(
                 f"{folder}: expected {RUN_FILE} beside {RESPONSES_FILE}, got none. Choose another --run."
             )
-        write_whole(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
+        write_atomic(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
     elif differences := _differences(stored, info):
         raise SettingsError(f"{folder}: expected the run it holds, got {'; '.join(differences)}. Choose another --run.")
 
@@ -311,7 +311,7 @@ def import_answers(path: Path, folder: Path) -> None:
     if not (folder / RESPONSES_FILE).exists():
         rows = zip(row_ids(examples), examples, responses, strict=True)
         lines = [_record(row_id, row, None, response).model_dump_json() + "\n" for row_id, row, response in rows]
-        write_whole(folder / RESPONSES_FILE, "".join(lines))
+        write_atomic(folder / RESPONSES_FILE, "".join(lines))
 
 
 def _read_answers(path: Path) -> tuple[list[Example], list[str]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from assistant.errors import DataError, JudgeError
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, Reason
@@ -59,7 +59,7 @@ def write_metrics(run: Run) -> None:
         if record.response is not None:
             found = measure(record.response, record.reference).model_dump()
             lines.append(json.dumps({"id": record.id, "response_hash": record.response_hash, **found}) + "\n")
-    write_whole(run.folder / METRICS_FILE, "".join(lines))
+    write_atomic(run.folder / METRICS_FILE, "".join(lines))
 
 
 def read_metrics(run: Run) -> dict[str, Metrics]:

@@ -60,8 +60,8 @@ from assistant.cli.options import (
     book_recipe,
     generation_settings,
     lora_settings,
-    make_settings,
     split_fractions,
+    validate_settings,
 )
 from assistant.cli.prefer import prefer
 from assistant.dataset.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod
@@ -112,7 +112,7 @@ def demo(
 
     Example: `assistant demo`
     """
-    make_settings(FinetuneSettings, seed=seed)
+    validate_settings(FinetuneSettings, seed=seed)
     raise typer.Exit(run_demo(output, seed=seed, as_json=as_json))
 
 
@@ -250,7 +250,7 @@ def finetune(
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
-    settings = make_settings(
+    settings = validate_settings(
         FinetuneSettings,
         lora=lora_settings(lora_rank, lora_alpha, lora_modules) if lora else None,
         epochs=epochs,

@@ -13,7 +13,7 @@ from assistant.cli.options import Json, Seed, TestShare, ValidationShare, split_
 from assistant.dataset.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod
 from assistant.errors import SettingsError
 from assistant.escape import displayable, one_line, visible
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.settings import TrainOn
 from assistant.shipped import find_model
 
@@ -56,7 +56,7 @@ def data_split(
     if existing and not overwrite:
         raise SettingsError(f"{output}: expected no earlier parts, got {', '.join(existing)}. Add --overwrite.")
     for part, path in paths.items():
-        write_whole(path, dump_rows(splits.part(part)))
+        write_atomic(path, dump_rows(splits.part(part)))
     rows = {part: len(splits.part(part)) for part in paths}
     if as_json:
         print_json({"rows": rows, "files": {part: str(path) for part, path in paths.items()}})
@@ -108,7 +108,7 @@ def data_check(
             print(one_line(line))
     if fix is not None:
         fixed = fix_examples(examples, found, parted)
-        write_whole(fix, dump_rows(fixed.examples))
+        write_atomic(fix, dump_rows(fixed.examples))
         record["fixed"] = {
             "file": str(fix),
             "left_out": [{"file": example.source, "row": example.row} for example in fixed.left_out],

@@ -23,7 +23,7 @@ from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, SilentView
 from assistant.training.finetune import finetune
 from assistant.training.forecast import Forecast, forecast
-from assistant.training.malloc import keep_memory
+from assistant.training.malloc import keep_freed_memory
 from assistant.training.plots import plot_losses
 from assistant.training.run_folder import RunFolder
 
@@ -100,7 +100,7 @@ def _ready_device(job: Job) -> torch.device:
         torch.use_deterministic_algorithms(True)
     device = pick_device(job.device)
     if device.type == "cpu":
-        keep_memory()
+        keep_freed_memory()
     return device
 
 

@@ -17,8 +17,8 @@ from assistant.settings import (
     FinetuneSettings,
     GenerationSettings,
     LoraSettings,
+    OverlongPolicy,
     Precision,
-    TooLong,
 )
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -61,7 +61,7 @@ WarmupSteps = Annotated[int, typer.Option(help="At most a tenth of all.")]
 WeightDecay = Annotated[float, typer.Option(help="On matrices only.")]
 MaxGradNorm = Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")]
-LongRows = Annotated[TooLong, typer.Option(help="What becomes of longer rows.")]
+LongRows = Annotated[OverlongPolicy, typer.Option(help="What becomes of longer rows.")]
 Arithmetic = Annotated[
     Precision, typer.Option(help="auto: bfloat16 on a GPU that has it, and on a processor that is much faster with it.")
 ]
@@ -109,7 +109,7 @@ def generation_settings(
     logprobs: int | None = None,
 ) -> GenerationSettings:
     """How to decode, from the options above. Raises SettingsError that names every wrong one."""
-    return make_settings(
+    return validate_settings(
         GenerationSettings,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -123,7 +123,7 @@ def generation_settings(
     )
 
 
-def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -> Settings:
+def validate_settings(kind: type[Settings], *, prefix: str = "", **values: object) -> Settings:
     """Settings of that kind. Raises SettingsError that names every wrong option as it is typed, `--prefix-name`."""
     if "template" in values:
         get_template(str(values["template"]))
@@ -141,7 +141,7 @@ def make_settings(kind: type[Settings], *, prefix: str = "", **values: object) -
 def lora_settings(rank: int, alpha: float, modules: str) -> LoraSettings:
     """The small matrices, from the options above. Raises SettingsError that names every wrong one."""
     names = tuple(name.strip() for name in modules.split(",") if name.strip())
-    return make_settings(LoraSettings, prefix="lora-", rank=rank, alpha=alpha, modules=names)
+    return validate_settings(LoraSettings, prefix="lora-", rank=rank, alpha=alpha, modules=names)
 
 
 def book_recipe(given: FinetuneSettings) -> FinetuneSettings:

@@ -42,8 +42,8 @@ from assistant.cli.options import (
     WarmupSteps,
     WeightDecay,
     lora_settings,
-    make_settings,
     split_fractions,
+    validate_settings,
 )
 from assistant.dataset.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED
 from assistant.settings import FinetuneSettings, LoraSettings, Precision
@@ -107,7 +107,7 @@ def prefer(
     Example: `assistant prefer pairs.json --model runs/mine --output runs/preferred`
     """
     folder = find_model(model)
-    settings = make_settings(
+    settings = validate_settings(
         FinetuneSettings,
         beta=beta,
         lora=lora_settings(lora_rank, lora_alpha, lora_modules) if lora else None,

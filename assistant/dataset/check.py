@@ -48,7 +48,7 @@ class Twins:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TooLong:
+class OverlongRow:
     """A row that takes more positions than the model has."""
 
     example: Example
@@ -75,7 +75,7 @@ class Findings:
     """The same prompt with different answers."""
     twins: tuple[Twins, ...]
     """Held-out rows whose twin is in an earlier part, the nearest one each."""
-    too_long: tuple[TooLong, ...]
+    too_long: tuple[OverlongRow, ...]
     doubts: tuple[Doubt, ...]
 
     @property
@@ -108,7 +108,7 @@ def check_examples(
         conflicts=tuple(conflicts),
         twins=tuple(_find_twins(splits)),
         too_long=tuple(
-            TooLong(example=example, positions=taken)
+            OverlongRow(example=example, positions=taken)
             for example in examples
             if positions is not None and (taken := positions(example)) > context_length
         ),

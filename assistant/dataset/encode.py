@@ -9,7 +9,7 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.prompts import TEXT_TEMPLATE, Template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import DataError
-from assistant.settings import TooLong, TrainOn
+from assistant.settings import OverlongPolicy, TrainOn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ def encode_examples(
     tokenizer: Tokenizer,
     *,
     max_length: int,
-    too_long: TooLong = "truncate",
+    too_long: OverlongPolicy = "truncate",
     as_pairs: bool = False,
 ) -> EncodedRows:
     """Encode prompt and response apart, join them and append EOS by its id.

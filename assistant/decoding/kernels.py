@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.settings import Storage
 
 Product = Callable[[Tensor], Tensor]
@@ -276,7 +276,7 @@ def _remembered() -> dict[str, Any]:
 def _remember(known: dict[str, Any]) -> None:
     with suppress(OSError):  # it is a matter of speed alone
         _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_cache_file(), json.dumps(known, indent=1) + "\n")
+        write_atomic(_cache_file(), json.dumps(known, indent=1) + "\n")
 
 
 def _is_choice(value: object, storage: Storage) -> bool:

@@ -1,10 +1,12 @@
-"""A model's reply to one prompt, as a value."""
+"""A reply as a value, and what every front needs of whatever gives one. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
 
-from assistant.settings import Frozen
+from assistant.dataset.instructions import Exchange
+from assistant.settings import Frozen, GenerationSettings
 
 StopReason = Literal["eos", "length", "stop", "cancelled"]
 """By itself; at a limit; at a stop string; by whoever asked."""
@@ -44,3 +46,27 @@ class Reply(Frozen):
     """One for each of `token_ids`, and one more for EOS where it came; None where they were not asked for."""
     n_forgotten: int = 0
     """The oldest exchanges of the history that were left out, because the context is full."""
+
+
+class SessionLike(Protocol):
+    """A model that answers, as the chat and its tests need it; `Session` is the real one."""
+
+    @property
+    def name(self) -> str:
+        """The model's short name."""
+
+    @property
+    def summary(self) -> str:
+        """The model in one line."""
+
+    def reply(
+        self,
+        instruction: str,
+        *,
+        input: str = "",
+        history: Sequence[Exchange] = (),
+        settings: GenerationSettings,
+        on_text: Callable[[str], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """Answer one instruction in the calling thread; see `Session.reply`."""

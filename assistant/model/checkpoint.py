@@ -279,7 +279,7 @@ def check_same_template(template: Template, trained: TemplateRecord, tokenizer: 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a model folder, whole or not at all. A folder that is there is replaced. `dtype` is that of the weights."""
-    with new_folder(Path(folder)) as temporary:
+    with atomic_folder(Path(folder)) as temporary:
         write_checkpoint(checkpoint, temporary, dtype=dtype)
 
 
@@ -333,7 +333,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block ends well, and vanishes when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -12,7 +12,7 @@ GROWS_BY = 64 * 2**20
 """Bytes that the heap is made larger by."""
 
 
-def keep_memory() -> bool:
+def keep_freed_memory() -> bool:
     """Keep what was freed for the next step, in large pages, instead of giving it back to the system.
 
     glibc gives every large block back, and the next step gets it again page by page, each filled with zeros: a seventh

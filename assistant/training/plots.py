@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.training.run_folder import METRICS_FILE, PLOT_FILE, VALIDATION_FILE, read_records
 
 
@@ -52,7 +52,7 @@ def plot_losses(folder: Path) -> Path | None:
     path = folder / PLOT_FILE
     picture = BytesIO()
     figure.savefig(picture, format="png")
-    write_whole(path, picture.getvalue())
+    write_atomic(path, picture.getvalue())
     return path
 
 

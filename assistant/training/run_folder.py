@@ -25,13 +25,13 @@ from safetensors.torch import load_file
 
 from assistant.dataset.splits import DEFAULT_FRACTIONS
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.model.checkpoint import (
     CONFIG_FILE,
     INFO_FILE,
     Checkpoint,
+    atomic_folder,
     load_model,
-    new_folder,
     save_checkpoint,
     save_tensors,
     write_checkpoint,
@@ -204,7 +204,7 @@ class RunFolder:
         for name in (METRICS_FILE, VALIDATION_FILE):
             path = self.path / name
             kept = [record for record in read_records(path) if record["step"] <= step]
-            write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+            write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def record(self, name: str, value: dict[str, Any]) -> None:
         """Append one line to a record file."""
@@ -230,7 +230,7 @@ class RunFolder:
         `optimizer_state` is what `optimizer_tensors` gave, `kept` what was computed with the starting weights, which
         cannot be had any more once they have moved.
         """
-        with new_folder(self.last) as folder:
+        with atomic_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
@@ -245,7 +245,7 @@ class RunFolder:
         Called again by a run that found nothing better since it was stopped, it leaves what it published before.
         """
         if use_last:
-            with new_folder(self.best) as folder:
+            with atomic_folder(self.best) as folder:
                 shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
         if (self.best / CONFIG_FILE).exists():
             (self.path / CONFIG_FILE).unlink(missing_ok=True)

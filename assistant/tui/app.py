@@ -11,9 +11,10 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from assistant.decoding.reply import SessionLike
 from assistant.errors import PrerequisiteError
 from assistant.settings import DecodePrecision, GenerationSettings
-from assistant.tui.engine import Load, SessionLike
+from assistant.tui.engine import Load
 from assistant.tui.screen import ChatScreen
 
 

@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from textual.message import Message
 
-from assistant.dataset.instructions import Exchange
-from assistant.decoding.reply import Reply
+from assistant.decoding.reply import Reply, SessionLike
 from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
 
 FLUSH_SECONDS = 1 / 20
-
-
-class SessionLike(Protocol):
-    """What the chat needs of `assistant.decoding.session.Session`."""
-
-    @property
-    def name(self) -> str:
-        """The model's short name."""
-
-    @property
-    def summary(self) -> str:
-        """The model in one line."""
-
-    def reply(
-        self,
-        instruction: str,
-        *,
-        input: str = "",
-        history: Sequence[Exchange] = (),
-        settings: GenerationSettings,
-        on_text: Callable[[str], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> Reply:
-        """Answer one instruction in the calling thread."""
 
 
 Load = Callable[[], SessionLike]

@@ -18,6 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
+from assistant.decoding.reply import SessionLike
 from assistant.escape import one_line
 from assistant.settings import GenerationSettings
 from assistant.tui.engine import (
@@ -26,7 +27,6 @@ from assistant.tui.engine import (
     ModelReady,
     ReplyFailed,
     ReplyFinished,
-    SessionLike,
     TextArrived,
     answer,
     load_model,

@@ -23,7 +23,7 @@ import torch
 
 from assistant.dataset.instructions import read_examples
 from assistant.dataset.prompts import TEXT_TEMPLATE
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.config import ModelConfig
 from assistant.model.scratch import new_checkpoint
@@ -129,7 +129,7 @@ def finish(model: Path, output: Path) -> None:
     info = checkpoint.info
     assert info is not None
     save_checkpoint(checkpoint.as_base(), output, dtype=torch.float16)
-    write_whole(output / "README.md", CARD.read_text(encoding="utf-8"))
+    write_atomic(output / "README.md", CARD.read_text(encoding="utf-8"))
     print(json.dumps({"metrics": info.metrics, "rows": info.rows, "versions": info.versions}, indent=2))
 
 

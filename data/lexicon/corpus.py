@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from data.lexicon.draw import Draw
 from data.lexicon.english import expand, with_article
 from data.lexicon.relations import DAYS, RELATIONS, scene
@@ -201,7 +201,7 @@ def plain(text: str) -> str:
 def write_corpus(path: Path, *, seed: int, count: int, mix: Mix = FIRST) -> None:
     """Write the documents as JSONL, one `{"text": ...}` a line. The file appears whole or not at all."""
     texts = documents(seed, count, mix)
-    write_whole(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
+    write_atomic(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from assistant.errors import DataError, PrerequisiteError
-from assistant.files import write_whole
+from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines, sound_length
 from assistant.settings import Frozen
 from evaluation.judgement import JudgeIdentity
@@ -130,14 +130,14 @@ def test_a_record_is_on_the_disk_before_append_returns(tmp_path: Path, monkeypat
 
 def test_writing_whole_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.json"
-    write_whole(path, "old")
+    write_atomic(path, "old")
 
     def fail(_handle: int) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "new")
+        write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 

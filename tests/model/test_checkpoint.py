@@ -15,9 +15,9 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
 from assistant.model.checkpoint import (
+    atomic_folder,
     check_same_template,
     load_checkpoint,
-    new_folder,
     save_checkpoint,
     template_record,
 )
@@ -172,19 +172,19 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "model"
 
     def fail_half_way() -> None:
-        with new_folder(target) as folder:
+        with atomic_folder(target) as folder:
             (folder / "half").write_text("x")
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         fail_half_way()
     assert list(tmp_path.iterdir()) == []
-    with new_folder(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "first").write_text("1")
     with pytest.raises(OSError, match="disk full"):
         fail_half_way()
     assert [path.name for path in target.iterdir()] == ["first"]
-    with new_folder(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "second").write_text("2")
     assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -553,8 +553,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
 MEMORY = """
 import torch
-from assistant.memory import keep_memory
-print(keep_memory())
+from assistant.memory import keep_freed_memory
+print(keep_freed_memory())
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 before = resident()
