@@ -1,23 +1,29 @@
-"""Settings: frozen pydantic models whose fields, types, defaults and docstrings every front shares.
+"""Settings: frozen pydantic models that every front and every library function shares.
 
-Imports no torch and no typer, so that any package can read settings quickly.
+A setting is one field: its name, type, range, default and docstring are written here and nowhere else. The command line
+derives its options from them (`assistant.cli.options`). No torch and no typer are imported here.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from assistant.errors import SettingsError
 
 Precision = Literal["auto", "float32", "bfloat16"]
+"""dtype of the matrix products in training."""
 Storage = Literal["float32", "bfloat16", "float16", "int8"]
-"""How weights are kept for decoding."""
+"""dtype of the weights in decoding."""
 DecodePrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
 BestBy = Literal["loss", "exact", "ended", "last"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 OverlongPolicy = Literal["truncate", "drop", "error"]
+SplitMethod = Literal["grouped", "book"]
 
 
 class Frozen(BaseModel):
@@ -26,91 +32,163 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class GenerationSettings(Frozen):
-    """How a reply is decoded. Temperature 0 is greedy; then top-k, top-p, min-p and the seed do nothing."""
+class Settings(Frozen):
+    """Settings of one subject. The docstring under a field is the help text of its option."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The heading under which `--help` lists a field. Fields without one come first."""
+
+    title: str
+
+
+DATA, BATCHES, OPTIMISATION, LORA = Panel("Data"), Panel("Batches"), Panel("Optimisation"), Panel("LoRA")
+MEMORY, VALIDATION, OUTPUT, SAMPLING = (
+    Panel("Speed and memory"),
+    Panel("Validation"),
+    Panel("Output"),
+    Panel("Sampling"),
+)
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class GenerationSettings(Settings):
+    """How a reply is decoded. At temperature 0 decoding is greedy, and top-k, top-p, min-p and the seed do nothing."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    """Draw from the k likeliest tokens."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Draw from the fewest likeliest tokens whose probabilities add up to p."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Draw from tokens at least p times as likely as the likeliest."""
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Divides the logits of tokens that the prompt or the reply has already, or multiplies them if negative; 1 does
-    nothing. Counts in greedy decoding too."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Longest reply, in tokens."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """A reply ends before the first of these texts."""
-    logprobs: Annotated[int, Field(ge=0)] | None = None
-    """Tell every new token's log-probability, and those of so many likeliest ones."""
+    """End the reply before this text; may be repeated."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False), SAMPLING] = 0.0
+    """Divide the logits by this before sampling; 0 always takes the likeliest token."""
+    top_k: Annotated[int | None, Field(ge=1), SAMPLING] = None
+    """Sample from the k likeliest tokens."""
+    top_p: Annotated[float | None, Field(gt=0, le=1), SAMPLING] = None
+    """Sample from the likeliest tokens whose probabilities add up to this."""
+    min_p: Annotated[float | None, Field(ge=0, le=1), SAMPLING] = None
+    """Sample from tokens that are at least this many times as likely as the likeliest."""
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False), SAMPLING] = 1.0
+    """Above 1, tokens that are already in the prompt or the reply become less likely, in greedy decoding too."""
+    seed: Annotated[Seed, SAMPLING] = 0
+    """Seed of the sampling."""
+    logprobs: Annotated[int | None, Field(ge=0)] = None
+    """With --json: report the log-probability of every new token and of this many likeliest tokens."""
 
 
-class LoraSettings(Frozen):
-    """Small matrices that are trained beside frozen weights."""
+class EngineSettings(Settings):
+    """How a model is loaded to answer."""
 
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
-    """The matrices' product counts alpha / rank times."""
-    modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] = get_args(LoraModule)
-    """The layers of every block that get some."""
+    precision: Annotated[DecodePrecision, MEMORY] = "auto"
+    """dtype of the weights; auto gives the answers of float32 in less time."""
+    device: Annotated[str, MEMORY] = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+class SplitSettings(Settings):
+    """How a data set is split into training, validation and test rows."""
+
+    split: Annotated[SplitMethod, DATA] = "grouped"
+    """grouped keeps equal prompts and equal groups on one side; book takes the rows in file order."""
+    split_seed: Annotated[Seed, DATA] = 123
+    """Seed of the grouped split."""
+    test_share: Annotated[Share, DATA] = 0.10
+    """Share of the rows that is kept for testing."""
+    validation_share: Annotated[Share, DATA] = 0.05
+    """Share of the rows that the best weights are chosen by."""
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> SplitSettings:
+        if self.test_share + self.validation_share >= 1:
+            raise ValueError(
+                f"--test-share and --validation-share: expected less than 1 together, "
+                f"got {self.test_share} and {self.validation_share}."
+            )
+        return self
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Shares of training, test and validation rows."""
+        return (round(1 - self.test_share - self.validation_share, 12), self.test_share, self.validation_share)
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters: small trained matrices added to frozen weights."""
+
+    rank: Annotated[int, Field(ge=1), LORA] = 8
+    """Rank of the adapter matrices."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False), LORA] = 16.0
+    """The adapters' product is scaled by alpha / rank."""
+    modules: Annotated[tuple[LoraModule, ...], Field(min_length=1), LORA] = get_args(LoraModule)
+    """Layers of every block that get an adapter, separated by commas."""
 
     @property
     def scale(self) -> float:
-        """What the product of the matrices is multiplied by."""
+        """Factor of the adapters' product."""
         return self.alpha / self.rank
 
 
-class FinetuneSettings(Frozen):
-    """What one fine-tuning run does. Stored beside the model it made."""
+def _none_is_zero(value: Any) -> Any:
+    return 0.0 if value is None else value  # what earlier versions stored for "do not clip"
+
+
+class FinetuneSettings(Settings):
+    """What one fine-tuning run does. Stored beside the model it made, so a field keeps its name."""
 
     epochs: Annotated[int, Field(ge=1)] = 2
-    max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many steps, whatever `epochs` says."""
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    """Rows a micro-batch."""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Micro-batches a step."""
-    lora: LoraSettings | None = None
-    """Train these small matrices alone; None trains every weight."""
-    freeze_embeddings: bool = False
-    """Leave the embeddings (and with them a tied head) as they are. Words of no training row else stay behind while
-    the others move, and what was known of them is harder to reach."""
-    optimizer: OptimizerName = "adamw"
-    """`muon` orthogonalises the updates of the blocks' matrices: for pretraining, where it learns facts far sooner."""
+    """Times that every training row is seen."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
-    """Its peak: reached after the warm-up, then a cosine down to a tenth of it."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    """At most a tenth of all steps is used."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    """On matrices only; not on biases and LayerNorms."""
-    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
-    """Longer gradients are shortened to it; None leaves them."""
-    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Learn preferences, by DPO: what moving away from the starting weights costs, usually 0.1. None learns answers."""
-    train_on: TrainOn = "response"
-    """Whether the prompt's tokens are masked out of the loss."""
-    template: str = "alpaca"
-    max_length: Annotated[int, Field(ge=8)] | None = None
-    """Positions a row may take; the model's context length where none is given."""
-    too_long: OverlongPolicy = "truncate"
-    precision: Precision = "auto"
-    gradient_checkpointing: bool = False
-    """Keep less for the way back and compute it again: less memory for more time, the same weights."""
-    validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between validations, and always after the last; if None four times an epoch, but 20 times at most."""
-    validation_answers: Annotated[int, Field(ge=0)] = 16
-    """Validation rows that are answered at every validation, or all if there are fewer."""
-    best_by: BestBy = "loss"
-    """Which weights are the best: by validation loss, or by the share of these answers that match or that end by
-    themselves, the loss deciding between equals; or simply the last."""
-    patience: Annotated[int, Field(ge=1)] | None = None
-    """Validations without better weights after which a run ends early."""
-    book: bool = False
-    """The book's own loop: its order of the rows, a last batch that is not full left out, a constant rate, weight decay
-    on every weight, and a head of its own instead of the embedding. `BOOK` has all that goes with it."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
+    """Peak learning rate: linear warm-up, then a cosine down to a tenth of it."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Rows per micro-batch."""
+    template: Annotated[str, DATA] = "alpaca"
+    """Prompt template: alpaca, alpaca-stanford, phi3, or text for plain text."""
+    train_on: Annotated[TrainOn, DATA] = "response"
+    """Tokens that count in the loss: those of the response, or all."""
+    max_length: Annotated[int | None, Field(ge=8), DATA] = None
+    """Longest row, in tokens; by default the model's context length."""
+    too_long: Annotated[OverlongPolicy, DATA] = "truncate"
+    """What to do with longer rows: shorten the user's text, drop the row, or stop with an error."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1), BATCHES] = 1
+    """Micro-batches per optimizer step."""
+    max_steps: Annotated[int | None, Field(ge=1), BATCHES] = None
+    """Stop after this many steps; overrides --epochs."""
+    seed: Annotated[Seed, BATCHES] = 123
+    """Seed of the row order and of the adapters' initial weights."""
+    optimizer: Annotated[OptimizerName, OPTIMISATION] = "adamw"
+    """adamw, or muon, which orthogonalises the updates of the blocks' matrices and suits pretraining."""
+    warmup_steps: Annotated[int, Field(ge=0), OPTIMISATION] = 20
+    """Steps of linear warm-up, at most a tenth of all steps."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), OPTIMISATION] = 0.1
+    """Weight decay of matrices; biases and LayerNorms have none."""
+    max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_none_is_zero), OPTIMISATION] = (
+        1.0
+    )
+    """Clip the gradient norm to this; 0 disables clipping."""
+    beta: Annotated[float | None, Field(gt=0, allow_inf_nan=False), OPTIMISATION] = None
+    """Strength of the pull towards the starting weights in DPO; smaller lets the model move further."""
+    freeze_embeddings: Annotated[bool, OPTIMISATION] = False
+    """Keep the embeddings and a tied head fixed, so that words of no training row are not forgotten."""
+    book: Annotated[bool, OPTIMISATION] = False
+    """Follow the book's recipe exactly: its row order, constant rate, weight decay on every weight, untied head."""
+    lora: Annotated[LoraSettings | None, LORA] = None
+    """Train low-rank adapters and freeze the weights; try a learning rate 4 to 10 times as high."""
+    precision: Annotated[Precision, MEMORY] = "auto"
+    """dtype of the matrix products; auto is bfloat16 where this machine computes it much faster."""
+    gradient_checkpointing: Annotated[bool, MEMORY] = False
+    """Recompute activations in the backward pass: less memory, more time, the same weights."""
+    validate_every: Annotated[int | None, Field(ge=1), VALIDATION] = None
+    """Steps between validations; by default four times an epoch, at most 20 times a run."""
+    validation_answers: Annotated[int, Field(ge=0), VALIDATION] = 16
+    """Validation rows to answer at every validation."""
+    best_by: Annotated[BestBy, VALIDATION] = "loss"
+    """Keep the weights with the lowest validation loss, the most exact or ended answers, or the last ones."""
+    patience: Annotated[int | None, Field(ge=1), VALIDATION] = None
+    """Early stopping: end the run after this many validations without better weights."""
 
 
 BOOK = FinetuneSettings(
@@ -120,7 +198,7 @@ BOOK = FinetuneSettings(
     learning_rate=5e-5,
     warmup_steps=0,
     weight_decay=0.1,
-    max_grad_norm=None,
+    max_grad_norm=0.0,
     train_on="all",
     template="alpaca",
     precision="float32",
@@ -128,3 +206,46 @@ BOOK = FinetuneSettings(
     seed=123,
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
+
+
+class RunSettings(Settings):
+    """Where and how a training run is carried out. They do not change the weights it leads to."""
+
+    device: Annotated[str, MEMORY] = "auto"
+    """auto, cpu, cuda or mps."""
+    deterministic: Annotated[bool, MEMORY] = False
+    """Give the same weights for the same run on a GPU too, at some cost of speed."""
+    shard: Annotated[bool, MEMORY] = False
+    """Under torchrun: shard weights, gradients and optimizer state over the processes (FSDP2)."""
+    save_every: Annotated[float, Field(ge=0), OUTPUT] = 60.0
+    """Seconds between two saves of the state: a killed run loses at most this much."""
+    resume: Annotated[bool, OUTPUT] = False
+    """Resume the unfinished run in the output folder."""
+    overwrite: Annotated[bool, OUTPUT] = False
+    """Replace the model in the output folder."""
+
+
+SettingsModel = TypeVar("SettingsModel", bound=BaseModel)
+
+
+def validate_settings(
+    kind: type[SettingsModel], *, prefix: str = "", names: dict[str, str] | None = None, **values: object
+) -> SettingsModel:
+    """Build settings of that kind. An option is named `--prefix-field`, or as `names` says.
+
+    Raises:
+        SettingsError: one sentence for every value that is out of range, named as the option.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_fault(detail, prefix, names or {}) for detail in error.errors())) from error
+
+
+def _fault(detail: Any, prefix: str, names: dict[str, str]) -> str:
+    if not detail["loc"]:  # a validator of the whole model writes its own sentence
+        return str(detail["ctx"]["error"])
+    field = str(detail["loc"][0])
+    name = names.get(field, "--" + prefix + field.replace("_", "-"))
+    message = detail["msg"].removeprefix("Input should be ").removeprefix("String should have ")
+    return f"{name}: expected {message}, got {detail['input']!r}."

@@ -94,8 +94,8 @@ def ours(work: Work, examples: list[Example], name: str) -> list[float]:
     trainer = Trainer(load_checkpoint(work.model, device=work.device), splits, settings)
     windows = [window for _, window in trainer.windows(0)]
     for window in windows[:WARM_UP]:
-        trainer.update(1, window)
-    return [trainer.update(step, window).seconds for step, window in enumerate(windows, start=1)]
+        trainer.train_step(1, window)
+    return [trainer.train_step(step, window).seconds for step, window in enumerate(windows, start=1)]
 
 
 def the_book(work: Work, examples: list[Example]) -> list[float]:

@@ -14,23 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from assistant.cli.console import EXIT_INTERRUPTED, Commands, note, print_json
-from assistant.cli.options import (
-    ANSWER,
-    Json,
-    Kept,
-    MaxNewTokens,
-    MinP,
-    RepetitionPenalty,
-    Seed,
-    Stop,
-    Temperature,
-    TopK,
-    TopP,
-    generation_settings,
-    validate_settings,
-)
+from assistant.cli.options import Json, derive_options
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.files import shown_path
+from assistant.settings import EngineSettings, GenerationSettings, validate_settings
 from assistant.shipped import find_model
 
 if TYPE_CHECKING:
@@ -52,48 +39,41 @@ app = typer.Typer(
 
 
 @app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
+@derive_options(leave_out={"logprobs", "device"})
 def respond(
     model: Annotated[str, typer.Argument(help="Folder of the model, or pocket.", metavar="MODEL")],
-    data: Annotated[list[Path], typer.Option("--data", help="File of instructions; may be repeated.", metavar="FILE")],
-    run: Annotated[Path, typer.Option("--run", help="Folder for the answers.", metavar="DIR")],
+    data: Annotated[list[Path], typer.Option("--data", help="Instruction file; may be repeated.", metavar="FILE")],
+    run: Annotated[Path, typer.Option("--run", help="Answers folder to write.", metavar="DIR")],
+    generation: GenerationSettings,
+    engine: EngineSettings,
     part: Annotated[
         Literal["auto", "test", "validation", "train", "all"],
-        typer.Option(help="Rows to answer. auto: the test part if the model was trained on these files, else all."),
+        typer.Option(help="Rows to answer; auto is the test part if the model was trained on these files, else all."),
     ] = "auto",
-    max_new_tokens: MaxNewTokens = ANSWER.max_new_tokens,
-    temperature: Temperature = ANSWER.temperature,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = ANSWER.repetition_penalty,
-    seed: Seed = ANSWER.seed,
-    stop: Stop = None,
-    batch_size: Annotated[int, typer.Option(help="Rows answered together.", min=1)] = 32,
-    precision: Kept = "auto",
+    batch_size: Annotated[int, typer.Option(help="Rows that are answered together.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
     """Answer a test set with a model.
 
-    Stopped at any moment, the same command goes on where it was.
+    After an interruption, the same command continues where it stopped.
     """
     from assistant.dataset.instructions import read_examples
     from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
 
-    settings = generation_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
-    if temperature == 0 and not (top_k is top_p is min_p is None):
+    if generation.temperature == 0 and not (generation.top_k is generation.top_p is generation.min_p is None):
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
     examples = read_examples(*data)
     folder = find_model(model)
-    session = load_session(str(folder), precision)
+    session = load_session(str(folder), engine.precision)
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
-    begin_run(run, describe_model_run(session, str(folder), [shown_path(path) for path in data], chosen, settings))
+    begin_run(run, describe_model_run(session, str(folder), [shown_path(path) for path in data], chosen, generation))
     before = count_answered(run)
     if before:
         note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
     try:
         with _progress("answered", len(chosen.examples), start=before) as show:
-            for _record in answer(session, chosen.examples, run, settings, batch_size=batch_size):
+            for _record in answer(session, chosen.examples, run, generation, batch_size=batch_size):
                 show()
     except KeyboardInterrupt:
         note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to go on.")

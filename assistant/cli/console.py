@@ -24,7 +24,7 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class Commands(TyperGroup):
-    """Ends what a person can cause with one sentence on stderr and an exit code, never with a traceback."""
+    """Reports every error that a person can cause as one sentence on stderr with an exit code, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""
@@ -35,7 +35,7 @@ class Commands(TyperGroup):
             code = EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILURE
             raise typer.Exit(code) from error
         except BrokenPipeError:
-            raise  # the reader of our output is gone; click ends in silence
+            raise  # nobody reads our output any more; click exits silently
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             note(f"error: {where}{error.strerror or error}.")
@@ -46,24 +46,24 @@ class Commands(TyperGroup):
 
 
 def note(text: str) -> None:
-    """One line beside the results."""
+    """Print a line on stderr, beside the results on stdout."""
     print(displayable(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """A result for scripts on stdout; on a terminal only ASCII, so that no text in it can steer it."""
+    """Print a result for scripts on stdout. On a terminal it is ASCII only, so that no text in it can control it."""
     print(json.dumps(value, ensure_ascii=sys.stdout is not None and sys.stdout.isatty(), indent=2))
 
 
 @contextmanager
 def stop_on_interrupt(message: str) -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C was pressed; the first one shows `message`, a second interrupts."""
+    """Yield a function that returns whether Ctrl-C was pressed. The first prints `message`, the second interrupts."""
     pressed = False
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        # Not print: the signal may have come in the middle of one.
+        # Not print: the signal may arrive in the middle of one.
         os.write(2, message.encode())
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

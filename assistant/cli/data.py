@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from assistant.cli.console import EXIT_FAILURE, note, print_json
-from assistant.cli.options import Json, Seed, TestShare, ValidationShare, split_fractions
-from assistant.dataset.splits import DEFAULT_FRACTIONS, DEFAULT_SPLIT_SEED, SplitMethod
+from assistant.cli.options import DataFiles, Json, derive_options
 from assistant.errors import SettingsError
 from assistant.escape import displayable, one_line, visible
 from assistant.files import write_atomic
-from assistant.settings import TrainOn
+from assistant.settings import FinetuneSettings, SplitSettings, TrainOn
 from assistant.shipped import find_model
 
 if TYPE_CHECKING:
@@ -25,32 +24,26 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="Look after instruction files.")
 
-Data = Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")]
-TemplateName = Annotated[str, typer.Option(help="alpaca, alpaca-stanford, phi3, or text for plain text.")]
+OTHERS = FinetuneSettings.model_fields.keys()
 
 
 @data_app.command("split")
+@derive_options(names={"split_seed": "--seed"})
 def data_split(
-    data: Data,
+    data: DataFiles,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for train.json, validation.json, test.json.")],
-    split: Annotated[
-        SplitMethod, typer.Option(help="Keep equal prompts on one side, or take the file's order.")
-    ] = "grouped",
-    seed: Seed = DEFAULT_SPLIT_SEED,
-    test_share: TestShare = DEFAULT_FRACTIONS[1],
-    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
+    split: SplitSettings,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the three files.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Validate instruction files and write their three parts: the ones that `finetune` makes by itself.
+    """Validate instruction files and write their three parts, split as `finetune` splits them.
 
     Example: `assistant data split mine.json --output data/mine`
     """
     from assistant.dataset.instructions import dump_rows, read_examples
     from assistant.dataset.splits import split_examples
 
-    fractions = split_fractions(test_share, validation_share)
-    splits = split_examples(read_examples(*data), method=split, seed=seed, fractions=fractions)
+    splits = split_examples(read_examples(*data), method=split.split, seed=split.split_seed, fractions=split.fractions)
     paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
     existing = [str(path) for path in paths.values() if path.exists()]
     if existing and not overwrite:
@@ -66,25 +59,23 @@ def data_split(
 
 
 @data_app.command("check")
+@derive_options(leave_out=OTHERS - {"template"}, names={"split_seed": "--seed"})
 def data_check(
-    data: Data,
-    split: Annotated[SplitMethod, typer.Option(help="The split in which twins are looked for.")] = "grouped",
-    seed: Seed = DEFAULT_SPLIT_SEED,
-    test_share: TestShare = DEFAULT_FRACTIONS[1],
-    validation_share: ValidationShare = DEFAULT_FRACTIONS[2],
+    data: DataFiles,
+    split: SplitSettings,
+    settings: FinetuneSettings,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Also look for rows longer than this model's context.")
     ] = None,
-    template: TemplateName = "alpaca",
     fix: Annotated[
         Path | None,
-        typer.Option(help="New file without repeated, contradicting and long rows, and with twins in one group."),
+        typer.Option(help="New file without repeated, contradicting and long rows; near twins share a group."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look for repeated and contradicting rows, test rows whose twin is learnt, and answers that look wrong.
+    """Find repeated and contradicting rows, test rows with a twin in training, and answers that look wrong.
 
-    Ends with 1 if it finds some; answers that only look wrong are shown and do not count.
+    Exits with 1 if it finds some. Answers that only look wrong are listed and do not count.
 
     Example: `assistant data check mine.json --fix mine-fixed.json`
     """
@@ -94,13 +85,12 @@ def data_check(
 
     if fix is not None and fix.exists():
         raise SettingsError(f"--fix {fix}: expected a name for a new file, got one that exists. Choose another.")
-    fractions = split_fractions(test_share, validation_share)
 
     def parted(examples: Sequence[Example]) -> Splits:
-        return split_examples(examples, method=split, seed=seed, fractions=fractions)
+        return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
 
     examples = read_examples(*data)
-    positions, context_length = _measure(model, template) if model is not None else (None, 0)
+    positions, context_length = _measure(model, settings.template) if model is not None else (None, 0)
     found = check_examples(examples, parted(examples), positions=positions, context_length=context_length)
     record = findings_as_json(found)
     if not as_json:
@@ -144,12 +134,12 @@ def _measure(model: str, template: str) -> tuple[Callable[[Example], int], int]:
 
 
 @data_app.command("show")
+@derive_options(leave_out=OTHERS - {"template", "train_on"})
 def data_show(
-    data: Data,
+    data: DataFiles,
+    settings: FinetuneSettings,
     model: Annotated[str, typer.Option("--model", "-m", help="Whose tokens: a model folder, or pocket.")] = "pocket",
-    row: Annotated[int, typer.Option(min=1, help="Which row, as the file counts them.")] = 1,
-    template: TemplateName = "alpaca",
-    train_on: Annotated[TrainOn, typer.Option(help="Which tokens count in the loss.")] = "response",
+    row: Annotated[int, typer.Option(min=1, help="Row number, counted from 1 as in the file.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Show a row as the model will see it: every token, and which ones it learns to write.
@@ -167,8 +157,8 @@ def data_show(
     examples = [example for example in read_examples(*data) if example.row == row]
     if not examples:
         raise SettingsError(f"--row: expected a row of {', '.join(map(str, data))}, got {row}.")
-    encoded = encode_examples(examples, get_template(template), tokenizer, max_length=context_length)
-    shown = [_tokens(one, tokenizer, train_on) for one in encoded.rows]
+    encoded = encode_examples(examples, get_template(settings.template), tokenizer, max_length=context_length)
+    shown = [_tokens(one, tokenizer, settings.train_on) for one in encoded.rows]
     if as_json:
         print_json({"rows": [[token._asdict() for token in row] for row in shown], "left_out": len(encoded.dropped)})
         return

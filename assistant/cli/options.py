@@ -1,154 +1,183 @@
-"""Options of the command lines: those that several commands share, and how options become validated settings."""
+"""Options of the command lines, derived from the settings models. No option is declared a second time.
+
+A command names a settings model as the type of a parameter; `derive_options` replaces that parameter by one option for
+each field, and calls the command with the validated settings.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from types import MappingProxyType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from assistant.dataset.prompts import get_template
 from assistant.errors import SettingsError
-from assistant.settings import (
-    BOOK,
-    BestBy,
-    DecodePrecision,
-    FinetuneSettings,
-    GenerationSettings,
-    LoraSettings,
-    OverlongPolicy,
-    Precision,
-)
-
-Settings = TypeVar("Settings", bound=BaseModel)
-
-ANSWER = GenerationSettings()
-ALL_MODULES = ",".join(LoraSettings().modules)
+from assistant.settings import BOOK, FinetuneSettings, Panel, Settings, validate_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.")]
-MinP = Annotated[float | None, typer.Option(help="Draw from tokens at least p times as likely as the likeliest.")]
-RepetitionPenalty = Annotated[
-    float, typer.Option(help="Above 1 makes tokens that stand in the prompt or reply already less likely.")
-]
-Kept = Annotated[
-    DecodePrecision,
-    typer.Option("--precision", help="How weights are kept; auto answers as float32 does, in less time."),
-]
-Stop = Annotated[list[str] | None, typer.Option(help="End the reply before this text; may be repeated.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn by chance.")]
-TestShare = Annotated[float, typer.Option(help="Part of the rows kept for testing.", min=0, max=1)]
-ValidationShare = Annotated[float, typer.Option(help="Part that the best weights are chosen by.", min=0, max=1)]
-
-# Of the commands that train.
-BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Folder of the GPT-2 to start from, or pocket.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
-SplitSeed = Annotated[int, typer.Option(help="Of the grouped split.")]
-Epochs = Annotated[int, typer.Option(help="Times every training row is seen.")]
-MaxSteps = Annotated[int | None, typer.Option(help="Steps to do, whatever the epochs.")]
-BatchSize = Annotated[int, typer.Option(help="Rows a micro-batch.")]
-Accumulation = Annotated[int, typer.Option(help="Micro-batches a step.")]
-LoraRank = Annotated[int, typer.Option(help="Width of these matrices.", min=1)]
-LoraAlpha = Annotated[float, typer.Option(help="Their product counts alpha / rank times.")]
-LoraModules = Annotated[str, typer.Option(help="The layers that get some, of each block, parted by commas.")]
-LearningRate = Annotated[float, typer.Option(help="Its peak.")]
-WarmupSteps = Annotated[int, typer.Option(help="At most a tenth of all.")]
-WeightDecay = Annotated[float, typer.Option(help="On matrices only.")]
-MaxGradNorm = Annotated[float, typer.Option(help="Longer gradients are shortened to it; 0: never.")]
-MaxLength = Annotated[int | None, typer.Option(help="Longest row in tokens; the context where not given.")]
-LongRows = Annotated[OverlongPolicy, typer.Option(help="What becomes of longer rows.")]
-Arithmetic = Annotated[
-    Precision, typer.Option(help="auto: bfloat16 on a GPU that has it, and on a processor that is much faster with it.")
-]
-GradientCheckpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")]
-Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="On a GPU too: the same weights from the same run, for some speed.")
-]
-Shard = Annotated[
-    bool, typer.Option("--shard", help="Under torchrun: each process keeps a part of the model, for one too large.")
-]
-ValidateEvery = Annotated[
-    int | None, typer.Option(help="Steps; where not given four times an epoch, at most 20 times.")
-]
-ValidationAnswers = Annotated[int, typer.Option(help="Validation rows to answer at every validation.")]
-Best = Annotated[
-    BestBy, typer.Option(help="Keep the weights of the least loss, the most matching or ended answers, or the last.")
-]
-Patience = Annotated[int | None, typer.Option(help="End early after so many validations without better weights.")]
-SaveEvery = Annotated[float, typer.Option(help="Seconds that a killed run may lose.", min=0)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the output folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")]
+DataFiles = Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")]
+BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Model folder to start from, or pocket.")]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
 PlanOnly = Annotated[
-    bool, typer.Option("--plan", help="Only say how long it would take and what memory, from a few steps.")
+    bool,
+    typer.Option("--plan", help="Only forecast time and memory, from a few real steps.", rich_help_panel="Output"),
 ]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def split_fractions(test: float, validation: float) -> tuple[float, float, float]:
-    """The shares of training, test and validation. Raises SettingsError where nothing is left to train on."""
-    if test + validation >= 1:
-        raise SettingsError(
-            f"--test-share and --validation-share: expected less than 1 together, got {test} and {validation}."
-        )
-    return (round(1 - test - validation, 12), test, validation)
+@dataclass(frozen=True)
+class _Option:
+    """One option: the parameter that typer sees, and the field of the settings that it fills."""
+
+    parameter: inspect.Parameter
+    path: tuple[str, ...]
+    """The field's name; for a nested model, the outer and the inner field's."""
 
 
-def generation_settings(
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    repetition_penalty: float,
-    seed: int,
-    stop: list[str] | None,
-    logprobs: int | None = None,
-) -> GenerationSettings:
-    """How to decode, from the options above. Raises SettingsError that names every wrong one."""
-    return validate_settings(
-        GenerationSettings,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-        logprobs=logprobs,
-    )
+def derive_options(
+    *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] = NOTHING, names: Mapping[str, str] = NOTHING
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for every field of the settings models among its parameters.
+
+    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, those that are left out included.
+    `names` gives a field another option, such as `{"split_seed": "--seed"}`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        models = {p.name: p.annotation for p in signature.parameters.values() if _is_settings(p.annotation)}
+        options = {name: list(_options_of(model, leave_out, defaults, names)) for name, model in models.items()}
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            derived = [option.parameter for option in options.get(parameter.name, ())]
+            parameters += derived if parameter.name in models else [parameter]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            settings, problems = {}, []
+            for name, model in models.items():
+                try:
+                    settings[name] = _collect(model, options[name], given, defaults, dict(names))
+                except SettingsError as error:
+                    problems.append(str(error))
+            if problems:
+                raise SettingsError("\n".join(problems))
+            command(**{name: given[name] for name in signature.parameters if name not in models}, **settings)
+
+        # typer reads the signature, and calls with keywords only.
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = signature.replace(parameters=keywords)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
-def validate_settings(kind: type[Settings], *, prefix: str = "", **values: object) -> Settings:
-    """Settings of that kind. Raises SettingsError that names every wrong option as it is typed, `--prefix-name`."""
-    if "template" in values:
-        get_template(str(values["template"]))
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            name = "--" + prefix + str(fault["loc"][0]).replace("_", "-")
-            message = fault["msg"].removeprefix("Input should be ").removeprefix("String should have ")
-            faults.append(f"{name}: expected {message}, got {fault['input']!r}.")
-        raise SettingsError("\n".join(faults)) from error
+def _options_of(
+    model: type[BaseModel], leave_out: Collection[str], defaults: Mapping[str, Any], names: Mapping[str, str]
+) -> Iterator[_Option]:
+    for name, field in model.model_fields.items():
+        if name in leave_out:
+            continue
+        nested = _nested_model(field)
+        default = defaults.get(name, field.default)
+        option = names.get(name, f"--{name.replace('_', '-')}")
+        if nested is None:
+            yield _Option(_parameter(name, option, field, field.annotation, default), (name,))
+            continue
+        yield _Option(_parameter(name, option, field, bool, default is not None), (name,))
+        inner_defaults = nested() if default is None else default
+        for inner_name, inner in nested.model_fields.items():
+            inner_option = f"{option}-{inner_name.replace('_', '-')}"
+            inner_default = getattr(inner_defaults, inner_name)
+            parameter = _parameter(f"{name}_{inner_name}", inner_option, inner, inner.annotation, inner_default)
+            yield _Option(parameter, (name, inner_name))
 
 
-def lora_settings(rank: int, alpha: float, modules: str) -> LoraSettings:
-    """The small matrices, from the options above. Raises SettingsError that names every wrong one."""
-    names = tuple(name.strip() for name in modules.split(",") if name.strip())
-    return validate_settings(LoraSettings, prefix="lora-", rank=rank, alpha=alpha, modules=names)
+def _parameter(name: str, option: str, field: FieldInfo, annotation: Any, default: Any) -> inspect.Parameter:
+    """A field as a parameter that typer understands. Its range stays with the settings model."""
+    kind = _without_metadata(annotation)
+    flags = [option]
+    if kind is bool and default:
+        flags = [f"{option}/--no-{option.removeprefix('--')}"]
+    elif get_origin(kind) is tuple:
+        is_choice = get_origin(get_args(kind)[0]) is Literal
+        kind = str if is_choice else list[str] | None
+        default = ",".join(default) if is_choice else None  # choices are separated by commas, texts are repeated
+    panel = next((entry.title for entry in field.metadata if isinstance(entry, Panel)), None)
+    info = typer.Option(*flags, help=field.description, rich_help_panel=panel)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _collect(
+    model: type[Settings],
+    options: list[_Option],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    names: dict[str, str],
+) -> Settings:
+    """The settings that the given options make. Raises SettingsError that names every wrong option."""
+    values = {name: value for name, value in defaults.items() if name in model.model_fields}
+    inner: dict[str, dict[str, Any]] = {}
+    for option in options:
+        value = given[option.parameter.name]
+        field = model.model_fields[option.path[0]]
+        if len(option.path) == 2:
+            nested = _nested_model(field)
+            assert nested is not None
+            inner.setdefault(option.path[0], {})[option.path[1]] = _value(nested.model_fields[option.path[1]], value)
+        else:
+            values[option.path[0]] = _value(field, value)
+    for name, fields in inner.items():
+        nested = _nested_model(model.model_fields[name])
+        assert nested is not None
+        prefix = name.replace("_", "-") + "-"
+        values[name] = validate_settings(nested, prefix=prefix, **fields) if values[name] else None
+    return validate_settings(model, names=names, **values)
+
+
+def _value(field: FieldInfo, given: Any) -> Any:
+    """What a person typed, as the field takes it."""
+    if get_origin(_without_metadata(field.annotation)) is not tuple:
+        return given
+    if isinstance(given, str):
+        return tuple(part.strip() for part in given.split(",") if part.strip())
+    return tuple(given or ())
+
+
+def _without_metadata(annotation: Any) -> Any:
+    """A type without what `Annotated` adds to it: ranges are the settings model's to check."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _without_metadata(arguments[0])
+    if origin in (Union, UnionType):
+        return Union[tuple(_without_metadata(argument) for argument in arguments)]  # noqa: UP007 - made at run time
+    if origin is tuple:
+        return tuple.__class_getitem__((_without_metadata(arguments[0]), ...))
+    return annotation
+
+
+def _nested_model(field: FieldInfo) -> type[Settings] | None:
+    """The model of a field such as `LoraSettings | None`, else None."""
+    return next((kind for kind in get_args(_without_metadata(field.annotation)) if _is_settings(kind)), None)
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
 
 
 def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
-    """The book's settings, with those of `given` that do not change the weights a step leads to.
+    """The book's settings, with those of `given` that the recipe leaves open.
 
     Raises:
-        SettingsError: an option was given that the book's recipe does not leave open.
+        SettingsError: an option was given that the recipe sets otherwise.
     """
     plain = FinetuneSettings()
     changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(plain, name)}
@@ -156,5 +185,5 @@ def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
     refused = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
     if refused:
         names = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise SettingsError(f"--book: expected none of the options that the recipe sets, got {names}. Leave one out.")
+        raise SettingsError(f"--book: expected no other option that the recipe sets, got {names}. Leave one out.")
     return BOOK.model_copy(update={name: getattr(given, name) for name in free})

@@ -1,9 +1,9 @@
-"""How a fine-tuning run is shown: a progress bar on a terminal, plain lines elsewhere; both on stderr."""
+"""How a fine-tuning run is shown: a progress bar on a terminal, plain lines in a pipe; both on stderr."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,29 @@ from assistant.escape import displayable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from assistant.training.events import FinetuneResult, Observer, Plan, StepReport, ValidationReport
+    from assistant.dataset.instructions import Example
+    from assistant.training.events import (
+        FinetuneResult,
+        Observer,
+        Plan,
+        StepMetrics,
+        StepReport,
+        ValidationReport,
+    )
     from assistant.training.forecast import Forecast
+
+SHOWN_ROWS = 10
+"""Rows that a sentence about many rows names."""
 
 
 @contextmanager
-def run_view() -> Iterator[Observer]:
-    """A progress bar on a terminal, plain lines elsewhere; both on stderr."""
+def progress_observer() -> Iterator[Observer]:
+    """An observer that shows a run: a progress bar on a terminal, and plain lines elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainView()
+        yield PlainObserver()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -37,11 +48,14 @@ def run_view() -> Iterator[Observer]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        yield BarView(progress)
+        yield BarObserver(progress)
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
 
 
 def describe_plan(plan: Plan) -> list[str]:
-    """What a run is about to do, a sentence a line."""
+    """What a run is about to do, one sentence per line."""
     train, validation = plan.train, plan.validation
     lines = [
         f"{len(train.rows)} training rows, {len(validation.rows)} validation rows, "
@@ -51,27 +65,27 @@ def describe_plan(plan: Plan) -> list[str]:
         share = 100 * plan.n_trained / plan.n_weights
         lines.append(f"{plan.n_trained:,} of {plan.n_weights:,} weights are trained ({share:.1f} %).")
     if plan.first_step:
-        lines.append(f"Going on behind step {plan.first_step}.")
-    for verb, examples in (
-        ("Shortened the user's text of", (*train.truncated, *validation.truncated)),
-        ("Left out", (*train.dropped, *validation.dropped)),
-    ):
-        if examples:
-            places = "; ".join(example.where for example in examples[:10])
-            more = f"; and {len(examples) - 10} more" if len(examples) > 10 else ""
-            lines.append(
-                f"{verb} {len(examples)} rows that do not fit into {plan.max_length} positions: {places}{more}."
-            )
+        lines.append(f"Continuing after step {plan.first_step}.")
+    lines += _overlong("Shortened the user's text of", (*train.truncated, *validation.truncated), plan.max_length)
+    lines += _overlong("Left out", (*train.dropped, *validation.dropped), plan.max_length)
     return lines
 
 
+def _overlong(verb: str, examples: Sequence[Example], max_length: int) -> list[str]:
+    if not examples:
+        return []
+    places = "; ".join(example.where for example in examples[:SHOWN_ROWS])
+    more = f"; and {len(examples) - SHOWN_ROWS} more" if len(examples) > SHOWN_ROWS else ""
+    return [f"{verb} {len(examples)} rows that do not fit into {max_length} positions: {places}{more}."]
+
+
 def describe_validation(report: ValidationReport) -> list[str]:
-    """A validation and its samples, a line each."""
+    """A validation and a sample answer, one line each."""
     when = "before training" if report.step == 0 else f"step {report.step}"
     answers = ""
     if report.step and report.exact is not None and report.ended is not None:
         exact, ended = (round(share * report.answered) for share in (report.exact, report.ended))
-        looped = f", {report.looped * report.answered:.0f} loop" if report.looped else ""
+        looped = f", {report.looped * report.answered:.0f} repeat themselves" if report.looped else ""
         answers = f"; of {report.answered} answers {exact} match, {ended} end by themselves{looped}"
     best = " (best so far)" if report.is_best else ""
     rewards = describe_rewards(report) if report.step else ""
@@ -83,31 +97,31 @@ def describe_validation(report: ValidationReport) -> list[str]:
     return lines
 
 
-def describe_rewards(report: StepReport | ValidationReport) -> str:
-    """Of a run on preferences, how the pairs stand; else nothing."""
-    if report.reward_accuracy is None or report.margin is None:
+def describe_rewards(metrics: StepMetrics | ValidationReport) -> str:
+    """Reward accuracy and margin of a DPO run; empty for other runs."""
+    if metrics.reward_accuracy is None or metrics.margin is None:
         return ""
-    return f", {100 * report.reward_accuracy:.0f} % of pairs right, margin {report.margin:.3f}"
+    return f", reward accuracy {100 * metrics.reward_accuracy:.0f} %, margin {metrics.margin:.3f}"
 
 
-def describe_forecast(found: Forecast) -> list[str]:
-    """What a run is expected to take."""
-    minutes = found.seconds / 60
+def describe_forecast(planned: Forecast) -> list[str]:
+    """What a run is expected to need."""
+    minutes = planned.seconds / 60
     lines = [
-        f"{found.steps} steps and {found.validations} validations: about "
+        f"{planned.steps} steps and {planned.validations} validations: about "
         + (f"{minutes:.1f} minutes." if minutes < 90 else f"{minutes / 60:.1f} hours."),
-        f"Peak memory: {found.peak_bytes / 1e9:.2f} GB"
-        + (f"; {found.free_bytes / 1e9:.1f} GB more are free." if found.free_bytes is not None else "."),
+        f"Peak memory: {planned.peak_bytes / 1e9:.2f} GB"
+        + (f"; {planned.free_bytes / 1e9:.1f} GB more are free." if planned.free_bytes is not None else "."),
     ]
-    if found.largest_batch_size is not None:
+    if planned.largest_batch_size is not None:
         lines.append(
-            f"A micro-batch has {found.batch_size} rows; about {found.largest_batch_size} of the longest would fit."
+            f"A micro-batch has {planned.batch_size} rows; about {planned.largest_batch_size} of the longest would fit."
         )
     return [*lines, "Nothing was written. Without --plan the same command starts the run."]
 
 
 def describe_result(result: FinetuneResult) -> list[str]:
-    """How a run ended and what to do next."""
+    """How a run ended, and what to do next."""
     lines = []
     if result.best_validation_loss is not None and result.first_validation_loss is not None:
         lines.append(
@@ -117,19 +131,20 @@ def describe_result(result: FinetuneResult) -> list[str]:
     if result.stopped:
         lines.append(
             f"Stopped at step {result.steps} of {result.total_steps}. "
-            f"The same command with --resume goes on from there."
+            f"The same command with --resume continues from there."
         )
     if result.ended_early:
-        lines.append(
-            f"Ended early, at step {result.steps} of {result.total_steps}: nothing had become better for long."
-        )
+        lines.append(f"Early stopping at step {result.steps} of {result.total_steps}: no better weights for too long.")
     lines.append(f"The model is in {result.output}, its records in metrics.jsonl, validation.jsonl and loss.png there.")
     lines.append(f"Next: assistant chat {shlex.quote(str(result.output))}")
     return lines
 
 
-class BarView:
-    """A live bar, with notes above it."""
+# --- observers ----------------------------------------------------------------------------------------------------
+
+
+class BarObserver:
+    """A live progress bar, with notes above it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -144,9 +159,10 @@ class BarView:
     def on_step(self, report: StepReport) -> None:
         if self._task is None:
             return
-        rate = report.tokens / report.seconds
+        metrics = report.metrics
+        rate = metrics.tokens / metrics.seconds
         self._rate = rate if self._rate == 0 else 0.9 * self._rate + 0.1 * rate
-        self._progress.update(self._task, completed=report.step, loss=f"{report.loss:.3f}", rate=f"{self._rate:,.0f}")
+        self._progress.update(self._task, completed=report.step, loss=f"{metrics.loss:.3f}", rate=f"{self._rate:,.0f}")
 
     def on_validation(self, report: ValidationReport) -> None:
         for line in describe_validation(report):
@@ -161,8 +177,8 @@ class BarView:
         self._progress.console.print(Text(displayable(line)))
 
 
-class PlainView:
-    """A line now and then, for logs and pipes."""
+class PlainObserver:
+    """A line every tenth of the run, for logs and pipes."""
 
     def on_plan(self, plan: Plan) -> None:
         for line in describe_plan(plan):
@@ -170,9 +186,10 @@ class PlainView:
 
     def on_step(self, report: StepReport) -> None:
         if report.step == 1 or report.step % max(1, report.total_steps // 10) == 0:
-            rate = report.tokens / report.seconds
-            rewards = describe_rewards(report) if report.step > 1 else ""  # the first has not moved anything yet
-            note(f"step {report.step}/{report.total_steps}: loss {report.loss:.3f}{rewards}, {rate:,.0f} tokens/s")
+            metrics = report.metrics
+            rate = metrics.tokens / metrics.seconds
+            rewards = describe_rewards(metrics) if report.step > 1 else ""  # before the first step they are rounding
+            note(f"step {report.step}/{report.total_steps}: loss {metrics.loss:.3f}{rewards}, {rate:,.0f} tokens/s")
 
     def on_validation(self, report: ValidationReport) -> None:
         for line in describe_validation(report):

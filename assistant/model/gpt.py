@@ -1,9 +1,9 @@
 """GPT-2 in torch, under GPT-2's own module names, so that a checkpoint loads by name.
 
-Shapes: B rows, T tokens, C n_embd, V vocab_size, H heads, D head size, S slots of the cache.
+The forward pass ends at the hidden states. The head is called separately, because it is a third of the computation of a
+small GPT-2 and is only needed at positions that have a target. Decoding uses `assistant.decoding`, which has a cache.
 
-The forward pass ends at the hidden states. The head is a call of its own, because it is a third of a small GPT-2 and
-is only needed at the positions that have a target. Decoding has an arrangement of its own, in `assistant.decoding`.
+Shapes: B rows, T tokens, N packed tokens, K target positions, C n_embd, V vocab_size, H heads, D head size, S keys.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from assistant.model import fused
 from assistant.model.config import ModelConfig
 from assistant.model.linear import Linear, embed_tied
-from assistant.model.packing import Layout, Tree
+from assistant.model.packing import PackedBatch, PrefixTree
 
 MOST_SCORES = 2_000_000
-"""Attention weights of a layer up to which they are written out on a processor: faster there for short rows, most of
-all on the way back, and little memory."""
+"""On a processor, a layer with at most this many attention scores computes them explicitly. That is faster for short
+rows, above all in the backward pass, and needs little memory."""
 
 
 class CausalSelfAttention(nn.Module):
@@ -43,37 +43,34 @@ class CausalSelfAttention(nn.Module):
         out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
         return out
 
-    def attend(self, x: Tensor, layout: Layout) -> Tensor:
-        """x (N, C) -> (N, C), in front of the last projection."""
-        rows, qkv, width = layout.rows, self.c_attn(x), x.shape[1]
-        if isinstance(rows, Tree):
+    def attend(self, x: Tensor, batch: PackedBatch) -> Tensor:
+        """Attention of a packed batch without the output projection: x (N, C) -> (N, C)."""
+        rows, qkv, width = batch.rows, self.c_attn(x), x.shape[1]
+        if isinstance(rows, PrefixTree):
             return fused.attend(qkv, rows.paths, rows.spans, self.n_head)
-        first_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])
+        prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])
         own = self._heads(own_qkv, rows.n_rows)
         if rows.mask is None:
             return _attention(*own, None).transpose(1, 2).reshape(-1, width)
-        first = self._heads(first_qkv, 1)
+        prefix = self._heads(prefix_qkv, 1)
         keys, values = (
-            torch.cat([ours.expand(rows.n_rows, -1, -1, -1), theirs], dim=2)
-            for ours, theirs in zip(first[1:], own[1:], strict=True)
+            torch.cat([shared.expand(rows.n_rows, -1, -1, -1), rest], dim=2)
+            for shared, rest in zip(prefix[1:], own[1:], strict=True)
         )
         attended = _attention(own[0], keys, values, rows.mask)
-        opening = _attention(*first, rows.mask.new_ones(rows.n_shared, rows.n_shared).tril())
-        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (opening, attended)])
+        prefix_attended = _attention(*prefix, rows.mask.new_ones(rows.n_shared, rows.n_shared).tril())
+        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (prefix_attended, attended)])
 
     def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, H, T, D) out of (B * T, 3 * C)."""
+        """qkv (B * T, 3 * C) -> queries, keys and values, each (B, H, T, D)."""
         queries, keys, values = qkv.view(n_rows, -1, 3, self.n_head, qkv.shape[1] // 3 // self.n_head).unbind(2)
         return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
 
 def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """queries (B, H, T, D) over keys and values (B, H, S, D) where mask (T, S) bool allows -> (B, H, T, D).
-
-    Without a mask every query looks back alone.
-    """
+    """queries (B, H, T, D), keys and values (B, H, S, D), mask (T, S) bool -> (B, H, T, D). No mask means causal."""
     if queries.device.type != "cpu":
-        # cuDNN's attention plans every new shape of batch, which takes it a hundred times as long as to compute it.
+        # Not cuDNN's attention: it plans every new batch shape, which takes a hundred times as long as computing it.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
             return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
     if mask is None or queries.shape[:3].numel() * keys.shape[2] > MOST_SCORES:
@@ -81,7 +78,7 @@ def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Non
     flat_queries, flat_keys, flat_values = (part.flatten(end_dim=1) for part in (queries, keys, values))
     bias = torch.where(mask, 0.0, -math.inf).to(queries.dtype)
     scores = torch.baddbmm(bias, flat_queries, flat_keys.transpose(1, 2), alpha=1 / math.sqrt(queries.shape[3]))
-    # By way of float32: torch's softmax takes up to four times as long in bfloat16, but where S divides by 32.
+    # Upcast: torch's bfloat16 softmax takes up to four times as long unless S is a multiple of 32.
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
     return torch.bmm(weights, flat_values).view(queries.shape)
 
@@ -114,11 +111,11 @@ class Block(nn.Module):
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
-    def forward_shared(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
-        """x (N, C) -> (N, C), or (K, C) of the K `wanted` tokens: behind the attention the others have no say."""
-        attended = self.attn.attend(self.ln_1(x), layout)
-        if wanted is not None:
-            x, attended = x[wanted], attended[wanted]
+    def forward_packed(self, x: Tensor, batch: PackedBatch, positions: Tensor | None = None) -> Tensor:
+        """x (N, C) -> (N, C), or (K, C) at K `positions`: after attention, other tokens no longer matter."""
+        attended = self.attn.attend(self.ln_1(x), batch)
+        if positions is not None:
+            x, attended = x[positions], attended[positions]
         x = x + self.attn.c_proj(attended)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
@@ -134,26 +131,25 @@ class Transformer(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2. `forward` gives hidden states, `head` the logits of those that are wanted."""
+    """GPT-2. `forward` returns hidden states, and `head` turns hidden states into logits."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.recomputes = False
-        """Whether training forgets what happens inside a block and computes it again on the way back."""
+        self.gradient_checkpointing = False
+        """Whether the backward pass recomputes the activations inside each block."""
         self.transformer = Transformer(config)
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Hidden states (B, T, C), behind the last LayerNorm, of input_ids (B, T) int64.
+        """Hidden states (B, T, C) after the last LayerNorm, from input_ids (B, T) int64.
 
-        Rows may be padded on the right: what stands behind a row's real tokens is not looked at by them. To generate,
-        see `assistant.decoding`, which has a cache.
+        Rows may be padded on the right: attention is causal, so real tokens do not see the padding.
 
         Raises:
-            ValueError: the ids are not (B, T), or more than the context length.
+            ValueError: the ids are not (B, T), or T is larger than the context length.
         """
         if input_ids.dim() != 2:
             raise ValueError(f"GPT: expected input_ids of shape (B, T), got {tuple(input_ids.shape)}.")
@@ -167,29 +163,32 @@ class GPT(nn.Module):
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden
 
-    def logits_at(self, layout: Layout) -> Tensor:
-        """Logits (K, V) of a batch's wanted tokens, to train on: what `forward` and `head` give, with less arithmetic.
+    def target_logits(self, batch: PackedBatch) -> Tensor:
+        """Logits (K, V) at a packed batch's target positions: those of `forward` and `head`, with less arithmetic.
 
-        Each token is computed once (`packing`); the second half of the last block runs only on those with a target.
+        Each token is computed once (`packing`), and after its attention the last block runs only at the targets.
+
+        Raises:
+            ValueError: a row is longer than the context length.
         """
-        if layout.n_positions > self.config.context_length:
-            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {layout.n_positions}.")
+        if batch.n_positions > self.config.context_length:
+            raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {batch.n_positions}.")
         wte = self.transformer.wte
         gradients: list[Tensor] | None = [] if self._ties_gradients else None
-        x = wte(layout.input_ids) if gradients is None else embed_tied(wte.weight, layout.input_ids, gradients)
-        x = x + self.transformer.wpe(layout.positions)
+        x = wte(batch.input_ids) if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
+        x = x + self.transformer.wpe(batch.positions)
         blocks = [block for block in self.transformer.h if isinstance(block, Block)]
         for block in blocks[:-1]:
-            if self.recomputes and self.training:
-                x = checkpoint(block.forward_shared, x, layout, use_reentrant=False)
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block.forward_packed, x, batch, use_reentrant=False)
             else:
-                x = block.forward_shared(x, layout)
-        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_shared(x, layout, layout.wanted))
+                x = block.forward_packed(x, batch)
+        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_packed(x, batch, batch.target_positions))
         return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
 
     @property
     def _ties_gradients(self) -> bool:
-        """Whether the embedding's gradient goes into the head's: on a processor, where both are one weight."""
+        """Whether the embedding's gradient is added to the head's: on a processor, where both are one weight."""
         weight = self.transformer.wte.weight
         is_trained_here = weight.requires_grad and weight.device.type == "cpu"
         return self.config.tie_word_embeddings and is_trained_here and not torch.is_autocast_enabled("cpu")
@@ -200,13 +199,13 @@ class GPT(nn.Module):
         return logits
 
     def untie(self) -> None:
-        """Give the head weights of its own, equal to the embedding's now, where both were one."""
+        """Give a tied head its own copy of the embedding's weights."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = nn.Parameter(self.transformer.wte.weight.detach().clone())
             self.config = self.config.model_copy(update={"tie_word_embeddings": False})
 
     def initialise(self, seed: int) -> None:
-        """GPT-2's initial weights (openai/gpt-2): normal, 0.02; projections into the residual scaled by depth."""
+        """Draw GPT-2's initial weights (openai/gpt-2): normal with std 0.02, residual projections scaled by depth."""
         generator = torch.Generator().manual_seed(seed)
         residual_std = 0.02 / math.sqrt(2 * self.config.n_layer)
         with torch.no_grad():
@@ -221,15 +220,15 @@ class GPT(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Weights, a tied head counted once."""
+        """Number of weights; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
 def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
-    """A model, in evaluation mode, that has the tensors of a `state_dict` for weights: they are not copied."""
+    """A model in evaluation mode with the tensors of a state dict as its weights. They are not copied."""
     with torch.device("meta"):
         model = GPT(config)
     model.load_state_dict(dict(state), assign=True)
-    if config.tie_word_embeddings:  # assigning made two parameters of the one
+    if config.tie_word_embeddings:  # assign=True made two parameters of it
         model.lm_head.weight = model.transformer.wte.weight
     return model.eval()

@@ -1,8 +1,8 @@
-"""Linear layers as training on a processor wants them: bfloat16 copies of the weights, and small gradients.
+"""Linear layers for training on a processor: bfloat16 copies of the weights, and gradients that stay in bfloat16.
 
-The weights stay float32, and the optimizer updates those. torch's autocast makes its copies anew in every step and
-widens every gradient as soon as it is there, which costs a tenth of a step of GPT-2 124M and a quarter of a gigabyte.
-On a GPU that is little, and autocast stays.
+The weights stay float32, and the optimizer updates those. torch's autocast copies the weights again at every step and
+upcasts every gradient at once, which costs a tenth of a step of GPT-2 124M and a quarter of a gigabyte. On a GPU that
+cost is small, and autocast is used.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD_PART = 8192
-"""Rows of a weight's gradient that are computed together: the head's 50,257 at once take a quarter more time."""
+"""Rows of a weight's gradient per product. The head's 50,257 rows in one product take a quarter more time."""
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, which can be given a bfloat16 copy of its weights to compute with."""
+    """torch's linear layer, with an optional bfloat16 copy of its weights to compute with."""
 
     copy: Tensor | None = None
     """(out, in) bfloat16."""
     copied_version = -1
-    """Which state of the weights it is a copy of, as torch counts their changes. Its fused optimizers count none, so
-    whoever lets one take a step has to call `renew_copy`."""
+    """Version counter of the weights when the copy was made. torch's fused optimizers do not count their changes, so
+    call `renew_copy` after a step of one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) -> (..., out): bfloat16 if there is a copy, unless autocast decides."""
+        """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""
         if self.copy is None or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, self.bias)
-        matrix = self.newest_copy()
+        matrix = self.current_copy()
         out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, None)  # type: ignore[no-untyped-call]
         return out
 
     def as_tied_head(self, x: Tensor, gradients: list[Tensor]) -> Tensor:
-        """The same for a layer without a bias, outside autocast, whose weight is the embedding too.
+        """The same for a head whose weight is also the embedding; without a bias, outside autocast.
 
-        The weight's gradient is left in `gradients`, where `embed_tied` takes it from: given the same list, that must
-        have made what x was computed from.
+        The backward pass puts the weight's gradient into `gradients`. The `embed_tied` call at the start of the same
+        forward pass must have got the same list: it takes the gradient from there.
         """
-        matrix = self.weight.detach() if self.copy is None else self.newest_copy()
+        matrix = self.weight.detach() if self.copy is None else self.current_copy()
         out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, gradients)  # type: ignore[no-untyped-call]
         return out
 
-    def newest_copy(self) -> Tensor:
-        """The copy, made anew where the weights have changed since."""
+    def current_copy(self) -> Tensor:
+        """The copy, renewed if the weights have changed since."""
         assert self.copy is not None
         if self.copied_version != self.weight._version:
             self.renew_copy()
         return self.copy
 
     def renew_copy(self) -> None:
-        """Make the copy anew, whether or not the weights have been changed."""
+        """Copy the weights again."""
         assert self.copy is not None
         self.copy.copy_(self.weight.detach())
         self.copied_version = self.weight._version
 
 
 class _CopyLinear(torch.autograd.Function):
-    """A product with `matrix`, a copy of `weight`, to which its gradient belongs."""
+    """A product with `matrix`, a copy of `weight`; the gradient goes to `weight`."""
 
     @staticmethod
     def forward(
@@ -73,24 +73,24 @@ class _CopyLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, matrix = ctx.saved_tensors
-        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         flat = gradient.flatten(end_dim=-2)
-        for_weight = _outer(flat, x.flatten(end_dim=-2)) if of_weight else None
-        if for_weight is not None and ctx.gradients is not None:
-            ctx.gradients.append(for_weight)
-            for_weight = None
+        weight_gradient = _outer(flat, x.flatten(end_dim=-2)) if needs_weight else None
+        if weight_gradient is not None and ctx.gradients is not None:
+            ctx.gradients.append(weight_gradient)
+            weight_gradient = None
         return (
-            gradient @ matrix if of_x else None,
-            for_weight,
-            # Rounded as the weight's is: to make all numbers wide first takes four times as long.
-            flat.sum(dim=0) if of_bias else None,
+            gradient @ matrix if needs_x else None,
+            weight_gradient,
+            # In bfloat16, as the weight's gradient is: to upcast first takes four times as long.
+            flat.sum(dim=0) if needs_bias else None,
             None,
             None,
         )
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """left (N, O), right (N, I) -> (O, I), the gradient of a weight: that of a bfloat16 head in parts."""
+    """A weight's gradient: left (N, O), right (N, I) -> (O, I). A large bfloat16 one is computed in parts."""
     if left.dtype is not torch.bfloat16 or left.shape[1] <= HEAD_PART:
         return left.t() @ right
     out = left.new_empty(left.shape[1], right.shape[1])
@@ -100,9 +100,10 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 
 
 def embed_tied(weight: Tensor, ids: Tensor, gradients: list[Tensor]) -> Tensor:
-    """Rows (N, C) of an embedding (V, C) by ids (N,) int64, where the same matrix is the head (`as_tied_head`).
+    """Embedding lookup, weight (V, C) and ids (N,) int64 -> (N, C), for a matrix that is also the head's.
 
-    Its own gradient is of few rows and would be as large as the matrix; they are added to the head's instead.
+    The lookup's own gradient has few rows but would be as large as the matrix. So the backward pass adds those rows to
+    the head's gradient, which `Linear.as_tied_head` left in `gradients`.
     """
     out: Tensor = _TiedEmbedding.apply(weight, ids, gradients)  # type: ignore[no-untyped-call]
     return out
@@ -118,21 +119,21 @@ class _TiedEmbedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (ids,) = ctx.saved_tensors
-        of_head: Tensor = ctx.gradients.pop()
-        return of_head.index_add_(0, ids, gradient.to(of_head.dtype)), None, None
+        head_gradient: Tensor = ctx.gradients.pop()
+        return head_gradient.index_add_(0, ids, gradient.to(head_gradient.dtype)), None, None
 
 
 def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
-    """Give every linear layer its copy. They are made when needed, and anew whenever the weights have changed.
+    """Give every linear layer a bfloat16 copy. It is made at first use and renewed when the weights have changed.
 
-    With `narrow_gradients` the gradients of these weights are left in bfloat16, as the products give them: right where
-    each is the sum over one batch alone.
+    With `narrow_gradients` the weights' gradients stay in bfloat16, as the products return them. Use it only if a
+    gradient is the sum over a single batch.
     """
     for module in model.modules():
         if isinstance(module, Linear):
             module.copy, module.copied_version = torch.empty_like(module.weight, dtype=torch.bfloat16), -1
             if narrow_gradients:
-                module.weight.grad_dtype = None  # whatever it comes in
+                module.weight.grad_dtype = None  # keep the dtype that it is computed in
 
 
 def has_copies(model: nn.Module) -> bool:

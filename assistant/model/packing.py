@@ -1,11 +1,14 @@
-"""Which tokens of a training batch are computed, and who looks at whom.
+"""Packed batches: which tokens of a training batch are computed, and which tokens attend to which.
 
-What rows open with alike has the same hidden states, keys and values in each of them, since nothing behind a token is
-looked at and there is no dropout. So where the loops of `fused` are there to attend to it, the rows are a
-tree, of which every branch is computed once, and padding is not computed at all. Elsewhere what all rows open with is
-computed once, and the rest lies in a grid, padding and all: a GPU would wait longer for any other order.
+Rows that start with the same tokens have the same hidden states, keys and values there, because attention is causal and
+there is no dropout. Two arrangements use this:
 
-Shapes: B rows, N tokens, P of them shared by all rows of a grid, T columns of the grid, K targets.
+- `PrefixTree`, on a processor with the compiled loops of `fused`: the rows are paths through a tree of tokens. Each
+  branch is computed once, and padding is not computed at all.
+- `PaddedRows`, elsewhere: the prefix that all rows share is computed once, and the rest lies in a padded grid. A GPU
+  would spend more time on any other order.
+
+Shapes: B rows, N tokens, P shared prefix tokens of a grid, T columns of the grid, K target positions.
 """
 
 from __future__ import annotations
@@ -18,55 +21,55 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
-"""The target of a position that does not count; the default of torch's cross-entropy."""
+"""Target of a position that does not count in the loss; the default of torch's cross-entropy."""
 
 ROUND_TO = 16
-"""Sizes of a tree are filled up to a multiple of this. oneDNN makes its kernels anew for each size and does not give
-back all of their memory, and it is a tenth slower at some odd sizes."""
+"""Sizes of a tree are rounded up to a multiple of this. oneDNN compiles its kernels for each size and does not free all
+of their memory, and some odd sizes are a tenth slower."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tree:
+class PrefixTree:
     """Rows as paths through a tree of tokens."""
 
     paths: Tensor
-    """(B, longest) int32, the tokens of each row in order, zeros behind them."""
+    """(B, longest) int32: the tokens of each row in order, padded with zeros."""
     spans: Tensor
-    """(B, 2) int32: the place of a row's first token that stands in no row before it, and the row's length."""
+    """(B, 2) int32: for each row, the index in its path of the first token that no earlier row has, and its length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Grid:
-    """The N = P + B * T tokens are the shared ones and then the others, row by row."""
+class PaddedRows:
+    """A shared prefix and a padded grid: the N = P + B * T tokens are the shared ones, then the rest row by row."""
 
     n_rows: int
     n_shared: int
-    """P. Every row has one token more at least; a row by itself shares nothing."""
+    """P. Every row has at least one token more; a single row shares nothing."""
     mask: Tensor | None
-    """(T, P + T) bool, at which the tokens of a row look; the same for every row. None where nothing is shared."""
+    """(T, P + T) bool: the positions that each column attends to, the same for every row. None if P is 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Layout:
-    """The N tokens of a batch in one list, and what counts in the loss."""
+class PackedBatch:
+    """The N tokens of a batch in one list, and the targets that count in the loss."""
 
     input_ids: Tensor
-    """(N,) int64. Some at the end may belong to no row, and only fill up."""
+    """(N,) int64. Tokens at the end may belong to no row; they only round up the size."""
     positions: Tensor
     """(N,) int64."""
     n_positions: int
     """Tokens of the longest row."""
-    rows: Tree | Grid
-    wanted: Tensor
-    """(K,) int64, the tokens that have a target: one for each different target that follows."""
+    rows: PrefixTree | PaddedRows
+    target_positions: Tensor
+    """(K,) int64: tokens that have a target, once for each different target."""
     targets: Tensor
     """(K,) int64."""
-    counts: Tensor
-    """(B, K) float32, one where the target counts in the row, else zero."""
+    target_mask: Tensor
+    """(B, K) float32: 1 where the target counts in that row, else 0."""
 
-    def to(self, device: torch.device) -> Layout:
-        """The same on another device."""
-        moved: Layout = _moved(self, device, rows=_moved(self.rows, device))
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch on another device."""
+        moved: PackedBatch = _moved(self, device, rows=_moved(self.rows, device))
         return moved
 
 
@@ -77,54 +80,55 @@ def _moved(value: Any, device: torch.device, **others: Any) -> Any:
     return replace(value, **moved, **others)
 
 
-def lay_out(
+def pack(
     inputs: Sequence[tuple[int, ...]], targets: Sequence[tuple[int, ...]], *, pad_id: int, as_tree: bool = False
-) -> Layout:
-    """The layout of a batch of rows, none of them empty, and of their targets, one for every id or IGNORE_INDEX."""
-    ids, paths, rows = _grow(inputs) if as_tree else _put_into_grid(inputs, pad_id)
+) -> PackedBatch:
+    """Pack rows of token ids. No row may be empty; `targets` has an id or IGNORE_INDEX for every input id."""
+    ids, paths, rows = _build_tree(inputs) if as_tree else _build_grid(inputs, pad_id)
     positions = len(ids) * [0]
-    wanted: dict[tuple[int, int], int] = {}  # (token, target) -> which of the K
-    counted: list[tuple[int, int]] = []
+    target_index: dict[tuple[int, int], int] = {}  # (token, target) -> which of the K
+    counted: list[tuple[int, int]] = []  # (row, which of the K)
     for row, (path, row_targets) in enumerate(zip(paths, targets, strict=True)):
-        for place, (token, target) in enumerate(zip(path, row_targets, strict=True)):
-            positions[token] = place
+        for position, (token, target) in enumerate(zip(path, row_targets, strict=True)):
+            positions[token] = position
             if target != IGNORE_INDEX:
-                counted.append((row, wanted.setdefault((token, target), len(wanted))))
-    fill, fill_wanted = (-len(ids) % ROUND_TO, -len(wanted) % ROUND_TO) if as_tree else (0, 0)
-    counts = torch.zeros(len(inputs), len(wanted) + fill_wanted)
-    counts[tuple(torch.tensor(counted, dtype=torch.int64).view(-1, 2).T)] = 1.0
-    return Layout(
+                counted.append((row, target_index.setdefault((token, target), len(target_index))))
+    fill, target_fill = (-len(ids) % ROUND_TO, -len(target_index) % ROUND_TO) if as_tree else (0, 0)
+    target_mask = torch.zeros(len(inputs), len(target_index) + target_fill)
+    target_mask[tuple(torch.tensor(counted, dtype=torch.int64).view(-1, 2).T)] = 1.0
+    return PackedBatch(
         input_ids=torch.tensor(ids + fill * [pad_id]),
         positions=torch.tensor(positions + fill * [0]),
         n_positions=max(map(len, inputs)),
         rows=rows,
-        wanted=torch.tensor([token for token, _ in wanted] + fill_wanted * [0], dtype=torch.int64),
-        targets=torch.tensor([target for _, target in wanted] + fill_wanted * [0], dtype=torch.int64),
-        counts=counts,
+        target_positions=torch.tensor([token for token, _ in target_index] + target_fill * [0], dtype=torch.int64),
+        targets=torch.tensor([target for _, target in target_index] + target_fill * [0], dtype=torch.int64),
+        target_mask=target_mask,
     )
 
 
-def _grow(inputs: Sequence[tuple[int, ...]]) -> tuple[list[int], list[list[int]], Tree]:
-    """The ids of all tokens, which of them each row is, and the tree: each token once in what stands before it."""
+def _build_tree(inputs: Sequence[tuple[int, ...]]) -> tuple[list[int], list[list[int]], PrefixTree]:
+    """The ids of all tokens, the path of each row, and the tree: equal prefixes share their tokens."""
     ids: list[int] = []
-    tree: dict[tuple[int, int], int] = {}  # (token before, id) -> token
+    children: dict[tuple[int, int], int] = {}  # (parent token, id) -> token
     paths, spans = [], []
     for row_ids in inputs:
-        path, known, token = [], len(ids), -1
+        path, n_known, token = [], len(ids), -1
         for id_ in row_ids:
-            token = tree.setdefault((token, id_), len(ids))
+            token = children.setdefault((token, id_), len(ids))
             if token == len(ids):
                 ids.append(id_)
             path.append(token)
         paths.append(path)
-        spans.append((sum(token < known for token in path), len(path)))
+        spans.append((sum(token < n_known for token in path), len(path)))
     longest = max(map(len, paths))
-    filled = [path + (longest - len(path)) * [0] for path in paths]
-    return ids, paths, Tree(paths=torch.tensor(filled, dtype=torch.int32), spans=torch.tensor(spans, dtype=torch.int32))
+    padded = [path + (longest - len(path)) * [0] for path in paths]
+    tree = PrefixTree(paths=torch.tensor(padded, dtype=torch.int32), spans=torch.tensor(spans, dtype=torch.int32))
+    return ids, paths, tree
 
 
-def _put_into_grid(inputs: Sequence[tuple[int, ...]], pad_id: int) -> tuple[list[int], list[list[int]], Grid]:
-    """The ids of all tokens, which of them each row is, and the grid."""
+def _build_grid(inputs: Sequence[tuple[int, ...]], pad_id: int) -> tuple[list[int], list[list[int]], PaddedRows]:
+    """The ids of all tokens, the path of each row, and the grid."""
     n_shared = min(_common_prefix(inputs), min(map(len, inputs)) - 1) if len(inputs) > 1 else 0
     n_columns = max(map(len, inputs)) - n_shared
     ids, paths = list(inputs[0][:n_shared]), []
@@ -134,11 +138,11 @@ def _put_into_grid(inputs: Sequence[tuple[int, ...]], pad_id: int) -> tuple[list
         ids += [*own, *((n_columns - len(own)) * [pad_id])]
     columns = torch.arange(n_shared + n_columns)
     mask = columns <= columns[n_shared:, None] if n_shared else None
-    return ids, paths, Grid(n_rows=len(inputs), n_shared=n_shared, mask=mask)
+    return ids, paths, PaddedRows(n_rows=len(inputs), n_shared=n_shared, mask=mask)
 
 
 def _common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """How many ids all rows open with. The first and the last in order differ earliest."""
+    """Length of the prefix that all rows share. The first and the last row in sorted order differ earliest."""
     first, last = min(rows), max(rows)
     pairs = zip(first, last, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
+    return next((index for index, (left, right) in enumerate(pairs) if left != right), min(len(first), len(last)))

@@ -1,6 +1,6 @@
-"""Several processes that train one model: each takes a share of every batch, and their gradients are added up.
+"""Several processes that train one model: each takes a share of every batch, and gradients are all-reduced.
 
-`torchrun` starts them and tells each its number. The first one alone writes files and speaks.
+`torchrun` starts the processes and gives each its rank. Only the main process, rank 0, writes files and reports.
 """
 
 from __future__ import annotations
@@ -14,96 +14,96 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-Share = TypeVar("Share")
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """The rank of this process, and the collective operations of a run."""
 
     rank: int = 0
-    world: int = 1
-    local: int = 0
-    """Its number on this machine, which is also that of its GPU."""
+    world_size: int = 1
+    local_rank: int = 0
+    """Rank on this machine; also the number of its GPU."""
     shards: bool = False
-    """Whether each keeps a part of the model alone, instead of all of it."""
+    """Whether each process keeps only a shard of the model."""
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes and reports."""
         return self.rank == 0
 
-    def share(self, rows: Sequence[Share]) -> Sequence[Share]:
-        """This process's part of a batch; every row is in one part."""
-        return rows[self.rank :: self.world]
+    def share(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """This process's share of a batch. Every row is in exactly one share."""
+        return rows[self.rank :: self.world_size]
 
-    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Add every process's gradients up, so that all have the same. One that had no rows counts as zero.
+    def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum the gradients over all processes. A process without rows counts as zero.
 
-        Those of a model that is spread over the processes have been added on the way back.
+        FSDP2 has already reduced the gradients of a sharded model in the backward pass.
         """
-        if self.world == 1 or self.shards:
+        if self.world_size == 1 or self.shards:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        together = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
-        dist.all_reduce(together)
-        parts = torch.split(together, [parameter.numel() for parameter in trained])
+        flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+        dist.all_reduce(flat)
+        parts = torch.split(flat, [parameter.numel() for parameter in trained])
         for parameter, values in zip(trained, parts, strict=True):
             parameter.grad = values.view_as(parameter)
 
-    def add(self, value: float, device: torch.device) -> float:
-        """The sum of a number over all processes."""
-        if self.world == 1:
+    def all_reduce_sum(self, value: float, device: torch.device) -> float:
+        """Sum of a number over all processes."""
+        if self.world_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
         dist.all_reduce(total)
         return total.item()
 
-    def add_up(self, values: torch.Tensor) -> torch.Tensor:
-        """The same for a tensor, which is changed in place and given back."""
-        if self.world > 1:
+    def all_reduce_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over all processes, in place."""
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def largest(self, value: int, device: torch.device) -> int:
-        """The largest of a number over all processes: what one has seen, all go by."""
-        if self.world == 1:
+    def all_reduce_max(self, value: int, device: torch.device) -> int:
+        """Largest of a number over all processes, so that every rank decides alike."""
+        if self.world_size == 1:
             return value
-        found = torch.tensor(value, device=device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return int(found.item())
+        largest = torch.tensor(value, device=device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest.item())
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.world > 1:
+    def barrier(self) -> None:
+        """Wait until every process has arrived."""
+        if self.world_size > 1:
             dist.barrier()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun started."""
+def is_main_process() -> bool:
+    """Whether this is the only process, or rank 0 of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def started_with_others() -> bool:
-    """Whether torchrun has started this process as one of several."""
+def is_multi_process() -> bool:
+    """Whether torchrun started this process as one of several."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 @contextmanager
-def joined(*, use_gpu: bool, shards: bool = False) -> Iterator[Ranks]:
-    """Join the processes that torchrun has started; by itself without it, and then with all of the model."""
-    if not started_with_others():
-        yield ALONE
+def process_group(*, use_gpu: bool, shards: bool = False) -> Iterator[Ranks]:
+    """Join the process group that torchrun set up. Without torchrun, run as a single process that shards nothing."""
+    if not is_multi_process():
+        yield SINGLE_PROCESS
         return
     dist.init_process_group("nccl" if use_gpu else "gloo")
     try:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        yield Ranks(rank=dist.get_rank(), world=dist.get_world_size(), local=local, shards=shards)
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        yield Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank, shards=shards)
     finally:
         dist.destroy_process_group()

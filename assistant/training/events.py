@@ -1,4 +1,4 @@
-"""What a fine-tuning run tells those who watch it."""
+"""What a fine-tuning run reports to its observer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from assistant.dataset.encode import EncodedRows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a run is going to do."""
+    """What a run is about to do."""
 
     total_steps: int
     first_step: int
-    """Steps that an earlier start has already done."""
+    """Steps that were done before the run was resumed."""
     train: EncodedRows
     validation: EncodedRows
     max_length: int
-    """Positions a row may take."""
+    """Positions that a row may take."""
     precision: str
     device: str
     n_trained: int
@@ -28,40 +28,40 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
-    """What one update of the weights did."""
+class StepMetrics:
+    """Metrics of one optimizer step."""
 
     loss: float
-    """Mean cross-entropy (nats) over the targets of the whole accumulation window; of a run on preferences the mean
-    DPO loss (nats) over its pairs."""
+    """Mean cross-entropy (nats) over the targets of all micro-batches of the step; in DPO the mean loss (nats) per
+    pair."""
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
     tokens: int
-    """Real tokens of the step's rows, EOS counted, padding not."""
+    """Real tokens of the step's rows, with EOS, without padding."""
     supervised_tokens: int
     """Targets that count in the loss."""
     seconds: float
     reward_accuracy: float | None = None
-    """Of a run on preferences: share of pairs whose chosen answer has gained more than the rejected one, as
-    log-probability over that under the starting weights. Before there was a step it is rounding, not a finding."""
+    """DPO only: share of pairs in which the chosen answer has the larger reward. At the first step it is rounding."""
     margin: float | None = None
-    """Of a run on preferences: beta times how much more it has gained (nats), mean over the pairs."""
+    """DPO only: mean reward of the chosen answer minus that of the rejected one (nats)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport(Update):
-    """An update and its place in the run."""
+class StepReport:
+    """The metrics of a step, and its place in the run."""
 
     step: int
     """Counted from 1."""
     total_steps: int
     epoch: int
+    metrics: StepMetrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """What the model says, at this point, to a validation row."""
+    """The model's answer to a validation row."""
 
     instruction: str
     input: str
@@ -72,26 +72,27 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
-    """A look at the whole validation set behind step `step`; 0 is before training."""
+    """A validation over the whole validation set after step `step`; step 0 is before training."""
 
     step: int
     validation_loss: float
-    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on; or as `Update.loss`."""
+    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on; in DPO as
+    `StepMetrics.loss`."""
     supervised_tokens: int
     is_best: bool
     answered: int
-    """Validation rows that were answered; the three shares below are theirs, and None where there are none."""
+    """Validation rows that were answered. The three shares below are of these, and None if there are none."""
     ended: float | None
-    """Share of answers that stop by themselves."""
+    """Share of answers that end with EOS."""
     looped: float | None
-    """Share that say the same over and over."""
+    """Share of answers that repeat the same few tokens."""
     exact: float | None
-    """Share that match the reference."""
+    """Share of answers that match the reference."""
     samples: tuple[Sample, ...]
     seconds: float
     reward_accuracy: float | None = None
     margin: float | None = None
-    """Both as in `Update`, of the validation pairs."""
+    """Both as in `StepMetrics`, over the validation pairs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,9 +103,9 @@ class FinetuneResult:
     steps: int
     total_steps: int
     stopped: bool
-    """Whether it was asked to stop before its end."""
+    """Whether the user stopped it."""
     ended_early: bool
-    """Whether it ended because nothing had become better for `patience` validations."""
+    """Whether early stopping ended it."""
     first_validation_loss: float | None
     best_validation_loss: float | None
     best_step: int | None
@@ -116,7 +117,7 @@ class FinetuneResult:
 
 
 class Observer(Protocol):
-    """Who watches a run. Called in the run's own thread."""
+    """Receives a run's reports, in the run's own thread."""
 
     def on_plan(self, plan: Plan) -> None:
         """Before the first step."""
@@ -128,20 +129,20 @@ class Observer(Protocol):
         """After every validation."""
 
     def on_warning(self, text: str) -> None:
-        """When something is not as it should be and the run goes on all the same."""
+        """When something is wrong and the run continues."""
 
 
-class SilentView:
-    """Watches and says nothing: for processes beside the first."""
+class SilentObserver:
+    """Ignores all reports: for processes other than the main one."""
 
     def on_plan(self, plan: Plan) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def on_step(self, report: StepReport) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def on_validation(self, report: ValidationReport) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def on_warning(self, text: str) -> None:
-        """Nothing."""
+        """Ignored."""

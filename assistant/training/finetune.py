@@ -1,7 +1,7 @@
-"""Fine-tuning: one loop for every run on one machine. It reports through an `Observer` and prints nothing.
+"""Fine-tuning: one loop for every run, on one process or several. It reports through an `Observer` and prints nothing.
 
-The order of the rows, the schedule and the samples depend on the settings and the step alone, never on a global
-random generator. So a run can be taken up at any step, and looking at it does not change it.
+The order of the rows, the schedule and the samples depend only on the settings and the step, never on a global random
+generator. So a run can be resumed at any step, and reporting on it does not change it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from enum import IntEnum
 from importlib.metadata import version
 
 from assistant import __version__
 from assistant.dataset.encode import count_targets, sequences
-from assistant.dataset.splits import Splits
 from assistant.errors import AssistantError
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, template_record
 from assistant.model.config import ModelInfo
 from assistant.model.lora import merged, take_adapter
-from assistant.settings import FinetuneSettings
-from assistant.training.distributed import ALONE, Ranks
-from assistant.training.dpo import PreferenceTrainer, make_trainer
 from assistant.training.events import FinetuneResult, Observer, Plan, StepReport, ValidationReport
 from assistant.training.run_folder import (
     METRICS_FILE,
@@ -39,16 +36,23 @@ from assistant.training.trainer import Trainer, Window
 from assistant.training.validation import answer_rows
 
 SAMPLE_ROWS = 3
-"""Answers that are shown as they are."""
-GO_ON, STOP, END_EARLY = range(3)
+"""Answers that a validation shows in full."""
 SAVE_SECONDS = 60.0
-"""Least time between two savings of the newest state, which for a large model take seconds themselves."""
+"""Least time between two saves of the state, which take seconds themselves for a large model."""
+
+
+class _Next(IntEnum):
+    """What happens after a step. The largest wish of any process counts."""
+
+    CONTINUE = 0
+    STOP = 1
+    """The user asked to stop; the run can be resumed."""
+    END_EARLY = 2
+    """Early stopping: the run is finished."""
 
 
 def finetune(
-    checkpoint: Checkpoint,
-    splits: Splits,
-    settings: FinetuneSettings,
+    trainer: Trainer,
     folder: RunFolder,
     *,
     data_files: Sequence[str],
@@ -56,32 +60,26 @@ def finetune(
     should_stop: Callable[[], bool] = lambda: False,
     resume_from: RunState | None = None,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Ranks = ALONE,
 ) -> FinetuneResult:
-    """Fine-tune `checkpoint` in place and leave the best and the last weights in `folder`.
+    """Train the trainer's model in place, and leave the best and the last weights in `folder`.
 
-    `should_stop` is asked after every step; a run that stops keeps what it has and can be resumed. To resume, pass
-    the checkpoint of the run's `last` folder (with LoRA the base model, whose weights it leaves as they are) and the
-    state that `folder.read_state` gave. What a killed run loses are the steps since its state was last saved,
-    `save_seconds` ago at most. Of several processes (`ranks`) each must be given the same; the first alone validates
-    and writes.
+    `should_stop` is asked after every step. A stopped run keeps its state and can be resumed: make the trainer from the
+    run's `last` folder (with LoRA from the base model, whose weights stay as they are), and pass the state that
+    `folder.read_state` returned. A killed run loses the steps since its last save, `save_seconds` ago at most. With
+    several processes each gets the same arguments; the main process validates and writes.
 
     Raises:
-        DataError: no row can be trained on, or a row is too long and `too_long` is "error".
-        SettingsError: the run to resume is another one.
-        AssistantError: the loss is no longer a number.
+        SettingsError: the run to resume has other settings or data.
+        AssistantError: the loss is not finite.
     """
     try:
-        precision = resume_from.precision if resume_from else None
-        trainer = make_trainer(checkpoint, splits, settings, ranks=ranks, precision=precision)
-        run = _Run(trainer, folder, data_files, observer, resume_from)
-        return run.go(should_stop, save_seconds)
+        return _Run(trainer, folder, data_files, observer, resume_from).go(should_stop, save_seconds)
     finally:
         folder.unlock()
 
 
 class _Run:
-    """The state of one run."""
+    """A run and its state."""
 
     def __init__(
         self,
@@ -97,7 +95,7 @@ class _Run:
             step=0,
             settings=trainer.settings,
             base_model=trainer.checkpoint.name,
-            processes=self.ranks.world,
+            processes=self.ranks.world_size,
             shards=self.ranks.shards,
             precision=trainer.precision_name,
             data_files=tuple(data_files),
@@ -116,148 +114,159 @@ class _Run:
             if trainer.settings.lora is not None:
                 folder.restore_adapter(trainer.model)
             folder.restore_optimizers(trainer.model, trainer.optimizers)
-            trainer.restore(folder.read_kept())
+            trainer.load_reference(folder.read_reference_logprobs())
         self.saved_at = time.monotonic()
 
     def go(self, should_stop: Callable[[], bool], save_seconds: float) -> FinetuneResult:
-        first = self.state.step
-        if self.ranks.is_first:
-            if first:
-                self.folder.resume(first)
+        first_step = self.state.step
+        if self.ranks.is_main:
+            if first_step:
+                self.folder.resume(first_step)
             else:
                 self.folder.begin()
-        self.observer.on_plan(
-            Plan(
-                total_steps=self.trainer.total_steps,
-                first_step=first,
-                train=self.trainer.train,
-                validation=self.trainer.validation,
-                max_length=self.trainer.max_length,
-                precision=self.trainer.precision_name,
-                device=str(self.trainer.device),
-                n_trained=sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad),
-                n_weights=self.trainer.model.n_parameters,
-            )
-        )
+        self.observer.on_plan(self._plan())
         with self._memory_checked():
-            window = next((window for _, window in self.trainer.windows(first)), None)
-            compared = self.trainer.compare_ways(window) if window else None
-            loops = fused.trouble() if self.trainer.device.type == "cpu" else None
-            for warning in (warning for warning in (compared, loops) if warning is not None):
-                self.observer.on_warning(warning)
-            if not first:
-                self.trainer.prepare()
+            self._warn()
+            if not first_step:
+                self.trainer.compute_reference()
                 self._validate()
-        wish = GO_ON
-        for epoch, window in self.trainer.windows(first):
+        following = _Next.CONTINUE
+        for epoch, window in self.trainer.windows(first_step):
             with self._memory_checked():
                 self._step(epoch, window)
                 if self.trainer.validation_is_due(self.state.step):
                     self._validate()
-            wish = self._wish(should_stop)
-            if wish != GO_ON:
+            following = self._after_step(should_stop)
+            if following != _Next.CONTINUE:
                 break
-            if self._saving_is_due(save_seconds):
+            if self._save_is_due(save_seconds):
                 self._save_last()
         self._save_last()
-        if self.ranks.is_first:
+        if self.ranks.is_main:
             self.folder.publish(use_last=self.state.best_step is None)
-            if wish != STOP:
+            if following != _Next.STOP:
                 self.folder.end()
-        self.ranks.wait()
+        self.ranks.barrier()
+        return self._result(following)
+
+    def _plan(self) -> Plan:
+        trainer = self.trainer
+        return Plan(
+            total_steps=trainer.total_steps,
+            first_step=self.state.step,
+            train=trainer.train,
+            validation=trainer.validation,
+            max_length=trainer.max_length,
+            precision=trainer.precision_name,
+            device=str(trainer.device),
+            n_trained=sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
+            n_weights=trainer.model.n_parameters,
+        )
+
+    def _warn(self) -> None:
+        """Check the fast path on the first batch, and report what is wrong with it or with the compiled loops."""
+        window = next((window for _, window in self.trainer.windows(self.state.step)), None)
+        difference = self.trainer.check_fast_path(window) if window else None
+        problem = fused.trouble() if self.trainer.device.type == "cpu" else None
+        for warning in (difference, problem):
+            if warning is not None:
+                self.observer.on_warning(warning)
+
+    def _result(self, following: _Next) -> FinetuneResult:
         return FinetuneResult(
             output=self.folder.path,
             steps=self.state.step,
             total_steps=self.trainer.total_steps,
-            stopped=wish == STOP,
-            ended_early=wish == END_EARLY,
+            stopped=following == _Next.STOP,
+            ended_early=following == _Next.END_EARLY,
             first_validation_loss=self.state.first_validation_loss,
             best_validation_loss=self.state.best_validation_loss,
             best_step=self.state.best_step,
             seconds=self.state.seconds,
         )
 
-    def _saving_is_due(self, save_seconds: float) -> bool:
-        """Whether to save now. Processes that hold parts of a model have to agree, and their clocks do not."""
+    def _save_is_due(self, save_seconds: float) -> bool:
+        """Whether to save now. Processes that hold shards must decide alike, but their clocks differ."""
         mine = time.monotonic() - self.saved_at >= save_seconds
-        return bool(self.ranks.largest(int(mine), self.trainer.device)) if self.ranks.shards else mine
+        return bool(self.ranks.all_reduce_max(int(mine), self.trainer.device)) if self.ranks.shards else mine
 
-    def _wish(self, should_stop: Callable[[], bool]) -> int:
-        """What is to happen behind this step. What one process wishes, all do at the same step."""
+    def _after_step(self, should_stop: Callable[[], bool]) -> _Next:
+        """What happens after this step, the same in every process."""
         if self.state.step == self.trainer.total_steps:
-            return GO_ON
-        mine = END_EARLY if self._has_lost_patience else STOP if should_stop() else GO_ON
-        return self.ranks.largest(mine, self.trainer.device)
+            return _Next.CONTINUE
+        mine = _Next.END_EARLY if self._patience_is_over else _Next.STOP if should_stop() else _Next.CONTINUE
+        return _Next(self.ranks.all_reduce_max(mine, self.trainer.device))
 
     @contextmanager
     def _memory_checked(self) -> Iterator[None]:
-        """A lack of memory as a sentence. On a CPU torch raises a plain RuntimeError that says it cannot allocate."""
+        """Turn a lack of memory into a sentence. On a CPU torch raises a plain RuntimeError for it."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not re.search(r"out of memory|can't allocate", str(error)):
                 raise
             raise AssistantError(
-                f"behind step {self.state.step}: expected enough memory for a batch of {self.settings.batch_size}, "
+                f"after step {self.state.step}: expected enough memory for a batch of {self.settings.batch_size}, "
                 f"got none left. Lower --batch-size (and raise --gradient-accumulation-steps), or --max-length."
             ) from error
 
     def _step(self, epoch: int, window: Window) -> None:
         step = self.state.step + 1
-        update = self.trainer.update(step, window)
-        self._advance(step=step, seconds=self.state.seconds + update.seconds)
-        values = {name: getattr(update, name) for name in update.__slots__}
-        values = {name: value for name, value in values.items() if value is not None}
-        if self.ranks.is_first:
+        metrics = self.trainer.train_step(step, window)
+        self._advance(step=step, seconds=self.state.seconds + metrics.seconds)
+        if self.ranks.is_main:
+            values = {name: value for name, value in asdict(metrics).items() if value is not None}
             self.folder.record(METRICS_FILE, {"step": step, "epoch": epoch, **values})
-        self.observer.on_step(StepReport(step=step, total_steps=self.trainer.total_steps, epoch=epoch, **values))
+        self.observer.on_step(StepReport(step=step, total_steps=self.trainer.total_steps, epoch=epoch, metrics=metrics))
 
     def _advance(self, **changes: float | int | None) -> None:
         self.state = self.state.model_copy(update=changes)
 
     def _validate(self) -> None:
         if self.trainer.validation.rows:
-            with self.trainer.whole_model():
-                if self.ranks.is_first:
+            with self.trainer.gathered_model():
+                if self.ranks.is_main:
                     self._validate_here()
 
     def _validate_here(self) -> None:
         started = time.perf_counter()
         step, rows = self.state.step, self.trainer.validation.rows
-        means = self.trainer.means(rows)
+        means = self.trainer.evaluate(rows)
         loss = means.pop("loss")
         if not math.isfinite(loss):
             raise AssistantError(f"step {step}: expected a finite validation loss, got {loss}. Lower --learning-rate.")
         count = self.settings.validation_answers
         answers = answer_rows(self.trainer.checkpoint, rows, count=count, n_samples=SAMPLE_ROWS) if count else None
         shares = {name: getattr(answers, name) if answers else None for name in ("ended", "looped", "exact")}
-        is_best = self._keep_if_best(loss, shares.get(self.settings.best_by))
         report = ValidationReport(
             step=step,
             validation_loss=loss,
             supervised_tokens=sum(count_targets(row, "response") for row in sequences(rows)),
-            is_best=is_best,
+            is_best=self._keep_if_best(loss, shares.get(self.settings.best_by)),
             answered=answers.n if answers else 0,
             samples=answers.samples if answers else (),
             seconds=time.perf_counter() - started,
             **shares,
             **means,
         )
-        unsaid = ("is_best", "samples", *PreferenceTrainer.watched)
-        record = {name: getattr(report, name) for name in report.__slots__ if name not in unsaid} | means
-        shown = [{name: getattr(sample, name) for name in sample.__slots__} for sample in report.samples]
-        self.folder.record(VALIDATION_FILE, record | {"samples": shown})
+        record = asdict(report)
+        del record["is_best"]
+        for name in ("reward_accuracy", "margin"):
+            if record[name] is None:
+                del record[name]
+        samples = record.pop("samples")
+        self.folder.record(VALIDATION_FILE, record | {"samples": samples})
         self.observer.on_validation(report)
 
     def _keep_if_best(self, loss: float, share: float | None) -> bool:
-        """Save the weights if they are the best so far: by `share` where there is one, else by the loss."""
+        """Save the weights if they are the best so far: by `share` if there is one, and else by the loss."""
         state = self.state
         if state.step == 0:
             self._advance(first_validation_loss=loss)
             return False
         before = (state.best_share or 0.0, -(state.best_validation_loss or 0.0))
-        takes_all = self.settings.best_by == "last"
-        if state.best_step is not None and not takes_all and (share or 0.0, -loss) <= before:
+        keeps_last = self.settings.best_by == "last"
+        if state.best_step is not None and not keeps_last and (share or 0.0, -loss) <= before:
             self._advance(validations_since_best=state.validations_since_best + 1)
             return False
         self._advance(best_step=state.step, best_validation_loss=loss, best_share=share, validations_since_best=0)
@@ -265,23 +274,37 @@ class _Run:
         return True
 
     @property
-    def _has_lost_patience(self) -> bool:
+    def _patience_is_over(self) -> bool:
         patience = self.settings.patience
         return patience is not None and self.state.validations_since_best >= patience
 
     def _save_last(self) -> None:
-        trainer, is_first = self.trainer, self.ranks.is_first
-        if is_first or self.ranks.shards:
-            tensors = optimizer_tensors(trainer.model, trainer.optimizers, are_kept=is_first)
-            with trainer.whole_model():
-                if is_first:
-                    self.folder.save_last(self._described(), self.state, optimizer_state=tensors, kept=trainer.kept())
+        trainer, is_main = self.trainer, self.ranks.is_main
+        if is_main or self.ranks.shards:
+            tensors = optimizer_tensors(trainer.model, trainer.optimizers, are_kept=is_main)
+            with trainer.gathered_model():
+                if is_main:
+                    self.folder.save_last(
+                        self._described(),
+                        self.state,
+                        optimizer_state=tensors,
+                        reference_logprobs=trainer.reference_logprobs(),
+                    )
         self.saved_at = time.monotonic()
 
     def _described(self) -> Checkpoint:
-        """The checkpoint with the story of this run, as it stands, in its info."""
+        """The checkpoint with this run's history in its info, and LoRA merged."""
+        state = self.state
+        checkpoint = replace(self.trainer.checkpoint, info=self._info())
+        if self.settings.lora is None:
+            return checkpoint
+        model = self.trainer.model
+        adapter = take_adapter(model, self.settings.lora, base_model=state.base_model)
+        return replace(checkpoint, model=merged(model), adapter=adapter)
+
+    def _info(self) -> ModelInfo:
         state, splits = self.state, self.trainer.splits
-        info = ModelInfo(
+        return ModelInfo(
             base_model=state.base_model,
             template=template_record(self.trainer.checkpoint.template),
             finetune=self.settings,
@@ -298,7 +321,7 @@ class _Run:
                 "best_validation_loss": state.best_validation_loss,
                 "best_step": state.best_step,
                 "best_share": state.best_share,
-                "ended_early": int(self._has_lost_patience),
+                "ended_early": int(self._patience_is_over),
                 "seconds": state.seconds,
             },
             versions={
@@ -307,8 +330,3 @@ class _Run:
                 **{package: version(package) for package in ("torch", "tiktoken", "safetensors")},
             },
         )
-        if self.settings.lora is None:
-            return replace(self.trainer.checkpoint, info=info)
-        model = self.trainer.model
-        adapter = take_adapter(model, self.settings.lora, base_model=state.base_model)
-        return replace(self.trainer.checkpoint, info=info, model=merged(model), adapter=adapter)

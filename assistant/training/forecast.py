@@ -1,4 +1,4 @@
-"""A forecast from a few real steps: how long a run takes, what memory it needs, how large a micro-batch may be."""
+"""A forecast from a few real steps: how long a run takes, how much memory it needs, how large a micro-batch may be."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from assistant.model.checkpoint import save_checkpoint
 from assistant.training.trainer import Trainer, Window
 from assistant.training.validation import ANSWER_TOKENS, answer_rows
 
-MEASURED = 6
-"""Steps that are timed, of lengths spread over those of an epoch."""
-STATES = 3
-"""What is saved for a weight so that a run can be resumed: itself and AdamW's two means."""
-KEPT_FREE = 0.9
-"""Share of the free memory that a forecast would use."""
+MEASURED_STEPS = 6
+"""Steps that are timed, with lengths spread over those of an epoch."""
+SAVED_STATES = 3
+"""Tensors saved per weight so that a run can resume: the weight and AdamW's two moments."""
+USABLE_MEMORY = 0.9
+"""Share of the free memory that a forecast counts on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What a run is expected to take."""
+    """What a run is expected to need."""
 
     steps: int
     validations: int
     seconds: float
-    """Of the whole run, with its validations and savings."""
+    """Of the whole run, with validations and saves."""
     peak_bytes: int
-    """Of the process, or of a GPU's memory where there is one."""
+    """Of the process, or of the GPU's memory if there is a GPU."""
     free_bytes: int | None
-    """Memory that nothing uses yet, beside what this process has; None where it cannot be known."""
+    """Memory that is still free beside this process; None if unknown."""
     batch_size: int
     largest_batch_size: int | None
-    """Rows of the longest kind that would fit into one micro-batch; None where that cannot be told."""
+    """Rows of the longest kind that would fit into one micro-batch; None if unknown."""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -48,63 +48,63 @@ class Forecast:
 
 
 def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast:
-    """Do a few steps and forecast the rest. Changes the trainer's weights, and leaves nothing in `folder`.
+    """Do a few steps and forecast the run. Changes the trainer's weights, and leaves nothing in `folder`.
 
-    `save_seconds` is the time between two savings, `folder` an existing one on the disk that the run will write to.
+    `save_seconds` is the time between two saves; `folder` is an existing one on the disk that the run will write to.
     """
     windows = [window for _, window in trainer.windows(0)]
-    preparing = _timed(trainer.prepare)
+    preparation = _timed(trainer.compute_reference)
     longest = max(windows, key=lambda window: _size(trainer, window))
-    row = max(longest[0], key=lambda index: trainer.train.rows[index].n_tokens)
-    trainer.update(1, [[row]])
-    alone = _peak_bytes(trainer.device)
-    trainer.update(1, longest)
-    peak = _peak_bytes(trainer.device)
-    preparing += _timed(lambda: trainer.compare_ways(windows[0]))  # here, so as not to hide how much rows need
+    longest_row = max(longest[0], key=lambda index: trainer.train.rows[index].n_tokens)
+    trainer.train_step(1, [[longest_row]])
+    peak_of_one_row = _peak_bytes(trainer.device)
+    trainer.train_step(1, longest)
+    peak_of_window = _peak_bytes(trainer.device)
+    # After the two peaks, because the check may need more memory than the rows do.
+    preparation += _timed(lambda: trainer.check_fast_path(windows[0]))
     sizes = np.array([_size(trainer, window) for window in windows])
     steps = _seconds_of_steps(trainer, windows, sizes)
     validations = sum(trainer.validation_is_due(step) for step in range(1, len(windows) + 1)) + 1
     per_validation = _seconds_of_validation(trainer)
-    saving = _timed(lambda: _save(trainer, folder))
-    savings = validations + STATES * (1 + steps / max(save_seconds, saving))
-    seconds = preparing + steps + validations * per_validation + savings * saving
+    per_save = _timed(lambda: _save(trainer, folder))
+    saves = validations + SAVED_STATES * (1 + steps / max(save_seconds, per_save))
     free = _free_bytes(trainer.device)
-    needed = _peak_bytes(trainer.device)  # comparing, answering or saving may need more than the rows
     rows = len(longest[0])
-    per_row = (peak - alone) / (rows - 1) if rows > 1 else 0.0
+    per_row = (peak_of_window - peak_of_one_row) / (rows - 1) if rows > 1 else 0.0
     return Forecast(
         steps=len(windows),
         validations=validations if trainer.validation.rows else 0,
-        seconds=seconds,
-        peak_bytes=needed,
+        seconds=preparation + steps + validations * per_validation + saves * per_save,
+        peak_bytes=_peak_bytes(trainer.device),  # checking, answering or saving may need more than the rows
         free_bytes=free,
         batch_size=trainer.settings.batch_size,
-        largest_batch_size=rows + int(KEPT_FREE * free / per_row) if free is not None and per_row > 0 else None,
+        largest_batch_size=rows + int(USABLE_MEMORY * free / per_row) if free is not None and per_row > 0 else None,
     )
 
 
 def _size(trainer: Trainer, window: Window) -> int:
-    """Positions of a window, padding counted."""
+    """Positions of a window, with padding."""
     lengths = [[trainer.train.rows[index].n_tokens for index in batch] for batch in window]
     return sum(len(batch) * max(batch) for batch in lengths)
 
 
 def _seconds_of_steps(trainer: Trainer, windows: list[Window], sizes: np.ndarray) -> float:
-    """All steps together, between a few that are done: their positions lie at even shares of all steps'."""
+    """Seconds of all steps, interpolated between a few measured ones with sizes spread evenly over all."""
     in_order = np.argsort(sizes, kind="stable")
-    chosen = [int(in_order[place * (len(windows) - 1) // (MEASURED - 1)]) for place in range(MEASURED)]
-    measured = np.array([trainer.update(1, windows[index]).seconds for index in chosen])
-    # Not along a line: the longest rows have most targets too, and would lay all others' too low or too high.
+    last = len(windows) - 1
+    chosen = [int(in_order[n * last // (MEASURED_STEPS - 1)]) for n in range(MEASURED_STEPS)]
+    measured = np.array([trainer.train_step(1, windows[index]).seconds for index in chosen])
+    # Interpolation, not a fitted line: the longest rows also have the most targets, and would tilt the line.
     known = np.unique(sizes[chosen])
     return float(np.interp(sizes, known, [measured[sizes[chosen] == size].mean() for size in known]).sum())
 
 
 def _seconds_of_validation(trainer: Trainer) -> float:
-    """One validation. An answer is reckoned as long as its reference: most models have learnt that soon."""
+    """Seconds of one validation. Answers are assumed as long as the references, which models learn soon."""
     rows, settings = trainer.validation.rows, trainer.settings
     if not rows:
         return 0.0
-    loss = _timed(lambda: trainer.means(rows))
+    loss = _timed(lambda: trainer.evaluate(rows))
     count = settings.validation_answers
     answers = _timed(lambda: answer_rows(trainer.checkpoint, rows, count=count, n_samples=0)) if count else 0.0
     longest = max(len(row.input_ids) - row.prompt_length for row in rows)
@@ -136,5 +136,5 @@ def _free_bytes(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    found = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-    return found.get("MemAvailable")
+    sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+    return sizes.get("MemAvailable")

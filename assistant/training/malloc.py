@@ -1,4 +1,4 @@
-"""How the process gets its memory while it trains on a processor."""
+"""How the process allocates memory while it trains on a processor."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Numbers of `mallopt` in glibc's malloc.h."""
-GROWS_BY = 64 * 2**20
-"""Bytes that the heap is made larger by."""
+HEAP_STEP = 64 * 2**20
+"""Bytes by which the heap grows."""
 
 
 def keep_freed_memory() -> bool:
-    """Keep what was freed for the next step, in large pages, instead of giving it back to the system.
+    """Keep freed memory for the next step, in large pages, instead of returning it to the system.
 
-    glibc gives every large block back, and the next step gets it again page by page, each filled with zeros: a seventh
-    of a step of GPT-2 124M. What is set here holds for the process, so it is for those that do nothing else.
+    By default glibc returns every large block, and the next step gets it again page by page, filled with zeros. That
+    takes a seventh of a step of GPT-2 124M. The change holds for the whole process, so only commands that train make
+    it.
 
     Returns:
-        Whether it was done: on Linux with glibc, and where the user has set none of this.
+        Whether it was done: only on Linux with glibc, and only if the user has set no MALLOC_ variable.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -29,9 +30,9 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another libc
         return False
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first large block
-    # oneDNN keeps 1,024 kernels, some thirty for every size of batch. 512 take 0.14 GB more than 64 and win nothing.
+    # oneDNN caches 1,024 kernels, about thirty for every batch size. 512 need 0.14 GB more than 64 and save no time.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     return all(
         set_option(number, value) == 1
-        for number, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, GROWS_BY))
+        for number, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, HEAP_STEP))
     )

@@ -1,4 +1,4 @@
-"""The loss curves of a run as a picture."""
+"""A plot of a run's losses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from assistant.training.run_folder import METRICS_FILE, PLOT_FILE, VALIDATION_FI
 
 
 def plot_losses(folder: Path) -> Path | None:
-    """Draw `loss.png` from a run's records: training loss a step, its running mean, and the validations.
+    """Draw `loss.png` from a run's records: training loss per step, its running mean, and the validation losses.
 
-    Returns the path, or None if there is nothing to draw.
+    Returns:
+        The path, or None if no step was recorded.
     """
     from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ def plot_losses(folder: Path) -> Path | None:
     validations = read_records(folder / VALIDATION_FILE)
     if not steps:
         return None
-    of_pairs = "margin" in steps[0]
+    is_dpo = "margin" in steps[0]
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
@@ -34,7 +35,7 @@ def plot_losses(folder: Path) -> Path | None:
             color="#c44e1c",
             marker="o",
             markersize=4,
-            label="validation" if of_pairs else "validation, responses only",
+            label="validation" if is_dpo else "validation, responses only",
         )
         best = min(validations, key=lambda record: record["validation_loss"])
         axes.annotate(
@@ -46,7 +47,7 @@ def plot_losses(folder: Path) -> Path | None:
             color="#c44e1c",
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("DPO loss (nats a pair)" if of_pairs else "cross-entropy (nats a token)")
+    axes.set_ylabel("DPO loss (nats per pair)" if is_dpo else "cross-entropy (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / PLOT_FILE

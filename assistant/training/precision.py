@@ -1,4 +1,4 @@
-"""The dtype of the matrix products: what `auto` picks on this machine."""
+"""The dtype of the matrix products in training: what `auto` means on this machine."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import torch.nn.functional as F
 from assistant.settings import Precision
 
 PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
-WORTH_BFLOAT16 = 1.4
-"""How many times as fast bfloat16 must be on a processor: it costs some accuracy, and nobody asked for it."""
+MIN_SPEEDUP = 1.4
+"""bfloat16 must be this many times as fast on a processor, because it costs some accuracy."""
 
 
 def pick_precision(name: Precision, device: torch.device, width: int) -> torch.dtype:
-    """The dtype of the matrix products of a model of this `width` (n_embd); weights stay float32.
+    """The dtype of the products of a model with this `width` (n_embd). The weights stay float32.
 
-    `auto` is bfloat16 on a GPU that computes in it, and on a processor that is found to: having the instructions does
-    not make it faster everywhere (benchmarks/RESULTS.md). Small models always have float32 on a processor.
+    `auto` is bfloat16 on a GPU that supports it, and on a processor where a probe finds it much faster: having the
+    instructions does not make it faster everywhere (benchmarks/RESULTS.md). Small models always use float32 on a
+    processor.
     """
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
     if device.type == "cuda":
-        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+        is_supported = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_units = device.type == "cpu" and width >= PROBED_WIDTH and _is_much_faster_in_bfloat16(width)
-    return torch.bfloat16 if has_units else torch.float32
+        is_supported = device.type == "cpu" and width >= PROBED_WIDTH and _is_much_faster_in_bfloat16(width)
+    return torch.bfloat16 if is_supported else torch.float32
 
 
 def _is_much_faster_in_bfloat16(width: int) -> bool:
-    """Whether a product of a block's largest shape is, and is right. Takes some 30 ms at a width of 768."""
+    """Whether a product of a block's largest shape is faster and correct. Takes about 30 ms at a width of 768."""
     generator = torch.Generator().manual_seed(0)
     rows, weight = (torch.randn(n, width, generator=generator) for n in (PROBED_ROWS, 4 * width))
     factors = {torch.float32: (rows, weight), torch.bfloat16: (rows.bfloat16(), weight.bfloat16())}
@@ -41,5 +42,5 @@ def _is_much_faster_in_bfloat16(width: int) -> bool:
             started = time.perf_counter()
             product = F.linear(left, right)
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-    is_right = torch.allclose(product.float(), F.linear(rows, weight), atol=0.05 * math.sqrt(width))
-    return is_right and seconds[torch.float32] > WORTH_BFLOAT16 * seconds[torch.bfloat16]
+    is_correct = torch.allclose(product.float(), F.linear(rows, weight), atol=0.05 * math.sqrt(width))
+    return is_correct and seconds[torch.float32] > MIN_SPEEDUP * seconds[torch.bfloat16]

@@ -1,12 +1,12 @@
-"""The folder a fine-tuning run writes: the model it makes, its records, and what it needs to be taken up again.
+"""The folder of a fine-tuning run: the model it makes, its records, and what it needs to resume.
 
     DIR/                 a model folder once the run has ended or was stopped: the weights of the best validation
-    DIR/metrics.jsonl    one line a step          DIR/validation.jsonl    one line a validation
+    DIR/metrics.jsonl    one line per step        DIR/validation.jsonl    one line per validation
     DIR/last/            a model folder: the newest weights; last/training/ holds what --resume needs
-    DIR/best/            only while the run goes on: the best weights so far
+    DIR/best/            only during the run: the best weights so far
 
-Model folders appear whole or not at all. `config.json` of DIR is put in place last, so DIR is a model folder only when
-everything else of it is there.
+Model folders appear complete or not at all. The `config.json` of DIR is written last, so DIR becomes a model folder
+only when everything else is in place.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from assistant.model.checkpoint import (
 from assistant.model.gpt import GPT
 from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
 from assistant.settings import FinetuneSettings, Frozen
-from assistant.training.sharding import spread, whole
+from assistant.training.sharding import distribute_like, full_tensor
 
 METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
-STATE_FILE, OPTIMIZER_FILE, KEPT_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
+STATE_FILE, OPTIMIZER_FILE, REFERENCE_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
 LOCK_FILE = ".lock"
 KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
-"""What a run can leave that was killed before its state was saved for the first time."""
+"""What a run may leave that was killed before its first save."""
 
 
 class RunState(Frozen):
-    """Where a run stands behind its step `step`. Batches and schedule follow from the settings and the step."""
+    """A run after step `step`. The batches and the schedule follow from the settings and the step."""
 
     step: int
     settings: FinetuneSettings
@@ -57,7 +57,7 @@ class RunState(Frozen):
     processes: int = 1
     shards: bool = False
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of the products: what `auto` found when the run began. None in a state that an older version wrote."""
+    """dtype of the products that `auto` picked when the run began. None in a state of an older version."""
     data_files: tuple[str, ...]
     data_fingerprint: str
     split_method: str
@@ -67,41 +67,41 @@ class RunState(Frozen):
     best_validation_loss: float | None
     first_validation_loss: float | None
     best_share: float | None = None
-    """Of matching or ended answers, where the best weights are chosen by it."""
+    """Share of exact or ended answers, if the best weights are chosen by it."""
     validations_since_best: int = 0
     seconds: float
 
 
 def check_same_run(now: RunState, before: RunState, path: Path) -> None:
-    """Raise SettingsError unless a run would go on exactly as it was begun."""
+    """Raise SettingsError unless the run would continue exactly as it began."""
     for name in ("data_fingerprint", "split_method", "split_seed", "split_fractions"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             raise SettingsError(
                 f"{path}: expected to resume with the same data and split, got another {name.replace('_', ' ')} "
-                f"({str(new)[:12]} instead of {str(old)[:12]}). Give the run its own data, or choose another --output."
+                f"({str(new)[:12]} instead of {str(old)[:12]}). Give the same data, or choose another --output."
             )
     if now.processes != before.processes:
         raise SettingsError(
-            f"{path}: expected to resume with as many processes as the run was begun with, {before.processes}, "
-            f"got {now.processes}. Others add up in another order. Start as many, or choose another --output."
+            f"{path}: expected to resume with the same number of processes, {before.processes}, got {now.processes}. "
+            f"Start {before.processes}, or choose another --output."
         )
     if now.shards != before.shards:
         raise SettingsError(
-            f"{path}: expected to resume {'with' if before.shards else 'without'} --shard, as the run was begun. "
-            f"Leave the option as it was, or choose another --output."
+            f"{path}: expected to resume {'with' if before.shards else 'without'} --shard, as the run began. "
+            f"Use the option as before, or choose another --output."
         )
     for name in type(now.settings).model_fields:
         old, new = getattr(before.settings, name), getattr(now.settings, name)
         if old != new:
             raise SettingsError(
                 f"{path}: expected to resume with {name.replace('_', '-')} {old}, got {new}. "
-                f"Leave the option as it was, or choose another --output."
+                f"Use the option as before, or choose another --output."
             )
 
 
 class RunFolder:
-    """Reads and writes one run's folder. Nothing in it is touched before `begin`."""
+    """Reads and writes the folder of one run. Nothing in it changes before `begin`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -114,22 +114,22 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The model folder of the best weights so far; it becomes the run's own."""
+        """The model folder of the best weights so far; at the end its files move up into the run's folder."""
         return self.path / "best"
 
     @property
     def has_model(self) -> bool:
-        """Whether the folder is a model folder already."""
+        """Whether the folder is already a model folder."""
         return (self.path / CONFIG_FILE).exists()
 
     def check_free(self, *, overwrite: bool, resume: bool) -> None:
         """Raise SettingsError if a new run would replace something that a person may want to keep.
 
-        With `resume` the remains of a run that was killed before its first saving may be replaced.
+        With `resume`, the remains of a run that was killed before its first save may be replaced.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"{self.path}: expected a folder or nothing, got a file. Choose another --output.")
-        found = (
+        names = (
             {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
             if self.path.exists()
             else set()
@@ -137,23 +137,23 @@ class RunFolder:
         for folder in (self.last, self.best):
             if folder.exists() and not (folder / INFO_FILE).exists():
                 raise SettingsError(f"{folder}: expected a model of an earlier run, got something else. Move it away.")
-        if overwrite or not found or (resume and found <= KILLED_EARLY):
+        if overwrite or not names or (resume and names <= KILLED_EARLY):
             return
         if (self.last / "training" / STATE_FILE).exists():
             raise SettingsError(
                 f"{self.path}: expected a new folder, got an unfinished run. "
-                f"Go on with it by --resume, start anew with --overwrite, or choose another --output."
+                f"Continue it with --resume, start again with --overwrite, or choose another --output."
             )
         raise SettingsError(
-            f"{self.path}: expected a new or empty folder, got one with {', '.join(sorted(found)[:5])} in it. "
+            f"{self.path}: expected a new or empty folder, got one with {', '.join(sorted(names)[:5])} in it. "
             f"Replace its model with --overwrite, or choose another --output."
         )
 
     def lock(self) -> None:
-        """Make this process the only one that writes here; the folder must exist. Once is enough.
+        """Make this process the only one that writes here. The folder must exist; a second call does nothing.
 
         Raises:
-            PrerequisiteError: another process is at work in the folder.
+            PrerequisiteError: another process is writing to the folder.
         """
         if self._lock is not None:
             return
@@ -163,20 +163,20 @@ class RunFolder:
         except BlockingIOError as error:
             file.close()
             raise PrerequisiteError(
-                f"{self.path}: expected to be the only run in this folder, got another one at work. "
+                f"{self.path}: expected no other run in this folder, got one that is still running. "
                 f"Wait until it has ended, or choose another --output."
             ) from error
         self._lock = file
 
     def unlock(self) -> None:
-        """Let other processes in again."""
+        """Let other processes write again."""
         if self._lock is not None:
             (self.path / LOCK_FILE).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
     def begin(self) -> None:
-        """Start a new run: records of an earlier one go, its model stays until there is a better one."""
+        """Start a new run: delete the records of an earlier one, and keep its model until there is a better one."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock()
         self.recover()
@@ -186,13 +186,13 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def recover(self) -> None:
-        """Clear up behind a run that was killed while it was saving."""
+        """Clean up after a run that was killed while it was saving."""
         if not self.path.is_dir():
             return
         self.lock()
         for folder in (self.last, self.best):
             for remains in sorted(self.path.glob(f".{folder.name}.*")):
-                replaced = remains / folder.name  # the earlier folder, moved aside and not yet replaced
+                replaced = remains / folder.name  # the earlier folder, moved aside
                 if replaced.is_dir() and not folder.exists():
                     replaced.replace(folder)
                 shutil.rmtree(remains, ignore_errors=True)
@@ -200,7 +200,7 @@ class RunFolder:
             shutil.rmtree(self.last / "training", ignore_errors=True)
 
     def resume(self, step: int) -> None:
-        """Take a run up behind `step`: what was recorded later will be recorded again."""
+        """Prepare to continue after `step`: drop later records, which will be written again."""
         for name in (METRICS_FILE, VALIDATION_FILE):
             path = self.path / name
             kept = [record for record in read_records(path) if record["step"] <= step]
@@ -214,7 +214,7 @@ class RunFolder:
     # --- weights ---------------------------------------------------------------------------------------------------
 
     def save_best(self, checkpoint: Checkpoint) -> None:
-        """Keep these weights as the best so far."""
+        """Save these weights as the best so far."""
         save_checkpoint(checkpoint, self.best)
 
     def save_last(
@@ -223,48 +223,48 @@ class RunFolder:
         state: RunState,
         *,
         optimizer_state: Mapping[str, torch.Tensor],
-        kept: Mapping[str, torch.Tensor],
+        reference_logprobs: Mapping[str, torch.Tensor],
     ) -> None:
-        """Keep these weights as the newest, and what a run needs to go on from here.
+        """Save these weights as the newest, with what a run needs to resume from here.
 
-        `optimizer_state` is what `optimizer_tensors` gave, `kept` what was computed with the starting weights, which
-        cannot be had any more once they have moved.
+        `optimizer_state` is what `optimizer_tensors` returned. `reference_logprobs` was computed with the starting
+        weights, and cannot be computed again once they have changed.
         """
         with atomic_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
             save_tensors(dict(optimizer_state), training / OPTIMIZER_FILE)
-            if kept:
-                save_tensors(dict(kept), training / KEPT_FILE)
+            if reference_logprobs:
+                save_tensors(dict(reference_logprobs), training / REFERENCE_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def publish(self, *, use_last: bool) -> None:
-        """Make the run's folder a model folder of the best weights, or of the last where nothing was validated.
+        """Turn the run's folder into a model folder of the best weights, or of the last if nothing was validated.
 
-        Called again by a run that found nothing better since it was stopped, it leaves what it published before.
+        A resumed run that found nothing better leaves what it published before.
         """
         if use_last:
             with atomic_folder(self.best) as folder:
                 shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
         if (self.best / CONFIG_FILE).exists():
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
-            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)  # an earlier run's; this one may have none
+            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)  # this run may have no adapter
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
                 path.replace(self.path / path.name)
-        if self.best.exists():  # without its config.json it was moved before, by a process that was killed right then
+        if self.best.exists():  # an earlier process moved its files and was killed before this
             self.best.rmdir()
 
     def end(self) -> None:
-        """The run is done and cannot be resumed any more."""
-        # The state goes first: a run without it is a finished one, whatever else a killed process leaves.
+        """Mark the run as finished: it can no longer be resumed."""
+        # Delete the state first: a run without it is finished, even if this process is killed before the rest is gone.
         (self.last / "training" / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.last / "training", ignore_errors=True)
 
     # --- resuming --------------------------------------------------------------------------------------------------
 
     def read_state(self) -> RunState | None:
-        """Where the run stands, or None if nothing was saved yet.
+        """The saved state, or None if nothing was saved yet.
 
         Raises:
             CheckpointError: the state is damaged.
@@ -277,54 +277,55 @@ class RunFolder:
         except (OSError, ValidationError) as error:
             raise CheckpointError(
                 f"{path}: expected the state of a run, got a file that cannot be used ({error}). "
-                f"Start anew with --overwrite."
+                f"Start again with --overwrite."
             ) from error
 
-    def read_kept(self) -> dict[str, torch.Tensor]:
-        """What `save_last` was given as `kept`.
+    def read_reference_logprobs(self) -> dict[str, torch.Tensor]:
+        """What `save_last` got as `reference_logprobs`.
 
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self.last / "training" / KEPT_FILE
+        path = self.last / "training" / REFERENCE_FILE
         try:
             return load_file(path) if path.exists() else {}
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"{path}: expected what the run computed at its start, got {error!r}. Start anew with --overwrite."
+                f"{path}: expected the log-probabilities of the run's start, got {error!r}. "
+                f"Start again with --overwrite."
             ) from error
 
     def restore_adapter(self, trained: GPT) -> None:
-        """Give a base model with new LoRA matrices those that were there when `last` was saved.
+        """Load the adapter that was saved with `last` into a base model with new adapters.
 
         Raises:
-            CheckpointError: they cannot be read.
-            SettingsError: put together they are not the weights of `last`, so the base model is another one.
+            CheckpointError: the adapter cannot be read.
+            SettingsError: merged, it does not give the weights of `last`, so the base model is another one.
         """
         set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
         now, before = merged(trained).state_dict(), load_model(self.last).state_dict()
         if not all(torch.equal(value.cpu(), before[name]) for name, value in now.items()):
             raise SettingsError(
-                f"{self.path}: expected to resume with the model that the run was begun with, got other weights. "
+                f"{self.path}: expected the model that the run began with, got other weights. "
                 f"Give the same --model, or choose another --output."
             )
 
     def restore_optimizers(self, trained: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Give new optimizers the state they had when `last` was saved."""
+        """Load the state that was saved with `last` into new optimizers."""
         path = self.last / "training" / OPTIMIZER_FILE
         try:
             tensors = load_file(path)
             for optimizer, name, parameter in _updated_by(trained, optimizers):
                 for key, value in optimizer.state[parameter].items():
-                    optimizer.state[parameter][key] = spread(tensors[f"{key}.{name}"], like=value)
+                    optimizer.state[parameter][key] = distribute_like(tensors[f"{key}.{name}"], like=value)
         except (OSError, SafetensorError, KeyError) as error:
             raise CheckpointError(
-                f"{path}: expected the optimizer's state, got {error!r}. Start anew with --overwrite."
+                f"{path}: expected the optimizer's state, got {error!r}. Start again with --overwrite."
             ) from error
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record file; a last line that was cut off while being written is left out."""
+    """The lines of a record file. A last line that was cut off while it was written is skipped."""
     if not path.exists():
         return []
     records: list[dict[str, Any]] = []
@@ -339,23 +340,23 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def optimizer_tensors(
     trained: GPT, optimizers: Sequence[torch.optim.Optimizer], *, are_kept: bool = True
 ) -> dict[str, torch.Tensor]:
-    """What the optimizers of a model keep, by kind and weight, in the processor's memory.
+    """The optimizer state of every weight, on the CPU, named `kind.weight`.
 
-    Of a model that is spread over processes all must call it, and those for whom they `are_kept` get it.
+    For a sharded model all processes must call it; only those with `are_kept` get the tensors.
     """
-    found = {}
+    tensors = {}
     for optimizer, name, parameter in _updated_by(trained, optimizers):
         for key, value in optimizer.state[parameter].items():
-            complete = whole(value.detach())
+            complete = full_tensor(value.detach())
             if are_kept:
-                found[f"{key}.{name}"] = complete.cpu().contiguous()
-    return found
+                tensors[f"{key}.{name}"] = complete.cpu().contiguous()
+    return tensors
 
 
 def _updated_by(
     trained: GPT, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Iterator[tuple[torch.optim.Optimizer, str, torch.nn.Parameter]]:
-    """Every weight with its name and the optimizer that updates it."""
+    """Every trained weight, with its optimizer and its name."""
     names = {parameter: name for name, parameter in trained.named_parameters()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -1,7 +1,7 @@
-"""A model spread over several processes, each of which keeps a part of every weight: torch's `fully_shard` (FSDP2).
+"""A model sharded over several processes by torch's `fully_shard` (FSDP2).
 
-A block's weights are whole only while it computes, so what must fit into each process is its part of weights, gradients
-and optimizer state, and one block.
+A block's weights are complete only while it computes. So each process must hold its shard of the weights, gradients and
+optimizer state, and one complete block.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from assistant.training.distributed import Ranks
 
 
 def shard(model: GPT, ranks: Ranks) -> None:
-    """Leave each process its part of the weights of `model`, in place. All processes must call it.
+    """Shard the weights of `model` in place. All processes must call it.
 
-    On the way back a gradient becomes the mean over the processes, not their sum.
+    The backward pass then averages gradients over the processes; it does not sum them.
     """
-    mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.world,))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.world_size,))
     for block in model.transformer.h:
         fully_shard(block, mesh=mesh)
-        register_fsdp_forward_method(block, "forward_shared")
+        register_fsdp_forward_method(block, "forward_packed")
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "logits_at")
+    register_fsdp_forward_method(model, "target_logits")
 
 
 def gather(model: GPT) -> GPT:
-    """The whole of a spread model, a plain one, in every process. All processes must call it."""
-    return model_of(model.config, {name: whole(value).detach() for name, value in model.state_dict().items()})
+    """A complete, plain copy of a sharded model in every process. All processes must call it."""
+    return model_of(model.config, {name: full_tensor(value).detach() for name, value in model.state_dict().items()})
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be spread; if it is, all processes must call it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The complete tensor. If it is sharded, all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def spread(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor that every process has, put where `like` lies: on its device, and in parts if that is in parts."""
+def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every process has, moved to the device of `like`, and sharded if `like` is."""
     if isinstance(like, DTensor):
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor.to(like.device)

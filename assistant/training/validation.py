@@ -1,4 +1,4 @@
-"""A look at a model during its run: what it answers to some of the held-out rows."""
+"""What a model answers to some validation rows during its run."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from assistant.settings import GenerationSettings
 from assistant.training.events import Sample
 
 ANSWER_TOKENS = 64
-"""Longest answer; a longer reference cannot be matched."""
+"""Longest answer. A longer reference cannot be matched."""
 LONGEST_PERIOD, REPEATS = 12, 4
-"""A loop is the same 1 to 12 tokens, four times in a row and at least 8 tokens in all."""
+"""A loop is the same 1 to 12 tokens four times in a row, and at least 8 tokens in all."""
 SHORTEST_LOOP = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What a model answered to some rows, greedily: the first ones as samples, and shares of all."""
+    """Greedy answers to some rows: shares over all of them, and the first ones as samples."""
 
     n: int
     ended: float
-    """Share that stopped by themselves."""
+    """Share that end with EOS."""
     looped: float
-    """Share that say the same over and over."""
+    """Share that repeat the same few tokens."""
     exact: float
-    """Share that are the reference, white space at the ends aside."""
+    """Share that equal the reference, ignoring white space at both ends."""
     samples: tuple[Sample, ...]
 
 
 def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count: int, n_samples: int) -> Answers:
-    """Answers to `count` of the rows, always the same ones, spread over them. The model must be in evaluation mode."""
+    """Answer `count` rows, always the same ones, spread over all rows. The model must be in evaluation mode."""
     count = min(count, len(rows))
-    chosen = [rows[place * len(rows) // count] for place in range(count)]
+    chosen = [rows[index * len(rows) // count] for index in range(count)]
     tokenizer = checkpoint.tokenizer
     prompts = [row.input_ids[: row.prompt_length] for row in chosen]
     settings = GenerationSettings(max_new_tokens=ANSWER_TOKENS)
-    found = sorted(
-        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_id), key=lambda generated: generated.index
+    generated = sorted(
+        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_id), key=lambda answer: answer.index
     )
     samples = [
         Sample(
             instruction=row.example.instruction,
             input=row.example.input,
             reference=row.example.output,
-            response=tokenizer.decode(generated.token_ids),
-            stop_reason=generated.stop_reason,
+            response=tokenizer.decode(answer.token_ids),
+            stop_reason=answer.stop_reason,
         )
-        for row, generated in zip(chosen, found, strict=True)
+        for row, answer in zip(chosen, generated, strict=True)
     ]
     return Answers(
         n=count,
         ended=_share([sample.stop_reason == "eos" for sample in samples]),
-        looped=_share([loops(generated.token_ids) for generated in found]),
+        looped=_share([loops(answer.token_ids) for answer in generated]),
         exact=_share([sample.response.strip() == sample.reference.strip() for sample in samples]),
         samples=tuple(samples[:n_samples]),
     )
 
 
 def loops(token_ids: Sequence[int]) -> bool:
-    """Whether somewhere the same few tokens come again and again."""
+    """Whether the same few tokens repeat somewhere."""
     for period in range(1, LONGEST_PERIOD + 1):
-        wanted, run = max(period * (REPEATS - 1), SHORTEST_LOOP - period), 0
-        for place in range(period, len(token_ids)):
-            run = run + 1 if token_ids[place] == token_ids[place - period] else 0
-            if run >= wanted:
+        min_run, run = max(period * (REPEATS - 1), SHORTEST_LOOP - period), 0
+        for index in range(period, len(token_ids)):
+            run = run + 1 if token_ids[index] == token_ids[index - period] else 0
+            if run >= min_run:
                 return True
     return False
 

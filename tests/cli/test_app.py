@@ -117,7 +117,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path, more: lis
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (130 if moment == signal.SIGINT else -signal.SIGKILL), errors
         if moment == signal.SIGINT:
-            assert "The same command with --resume goes on from there." in errors
+            assert "The same command with --resume continues from there." in errors
             assert load_checkpoint(folder / "parts").info is not None
         steps += 20
     assert invoke(*words, "-o", "parts").exit_code == 2  # not without saying what shall become of it
@@ -283,7 +283,7 @@ def test_a_model_inside_the_output_folder_is_not_lost() -> None:
     assert invoke("finetune", "rows.json", "-m", "base", "-o", "out", "--max-steps", "1").exit_code == 0
     done = invoke("finetune", "rows.json", "-m", "out/last", "-o", "out", "--overwrite")
     assert done.exit_code == 2
-    assert "expected another folder than the one --model out/last lies in" in done.stderr
+    assert "expected another folder than the one that --model out/last is in" in done.stderr
     assert Path("out/last/model.safetensors").exists()
     assert invoke("finetune", "rows.json", "-m", "out", "-o", "out", "--max-steps", "1", "--overwrite").exit_code == 0
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from assistant.cli.doctor import examine
 from assistant.model import fused
-from assistant.model.packing import Tree, lay_out
+from assistant.model.packing import PrefixTree, pack
 from tests.support.models import requires_loops
 
 pytestmark = requires_loops
@@ -95,8 +95,8 @@ def test_a_squared_norm(size: int) -> None:
 def test_attention_over_a_tree_is_that_over_each_row(
     rows: list[list[int]], n_head: int, head_size: int, is_wide: bool
 ) -> None:
-    layout = lay_out([tuple(ids) for ids in rows], [tuple(ids) for ids in rows], pad_id=0, as_tree=True)
-    assert isinstance(layout.rows, Tree)
+    layout = pack([tuple(ids) for ids in rows], [tuple(ids) for ids in rows], pad_id=0, as_tree=True)
+    assert isinstance(layout.rows, PrefixTree)
     width, size = n_head * head_size, len(layout.input_ids)
     dtype = torch.float32 if is_wide else torch.bfloat16
     qkv = numbers(size, 3 * width).to(dtype).requires_grad_()
@@ -125,9 +125,9 @@ def test_nothing_depends_on_the_number_of_threads() -> None:
             x = numbers(2 * BLOCK + 9).bfloat16().requires_grad_()
             out = fused.gelu(x)
             out.backward(torch.ones_like(out))
-            layout = lay_out([(1, 2, 3, 4), (1, 2, 5)], [(1, 2, 3, 4), (1, 2, 5)], pad_id=0, as_tree=True)
+            layout = pack([(1, 2, 3, 4), (1, 2, 5)], [(1, 2, 3, 4), (1, 2, 5)], pad_id=0, as_tree=True)
             qkv = numbers(len(layout.input_ids), 3 * 8).requires_grad_()
-            assert isinstance(layout.rows, Tree)
+            assert isinstance(layout.rows, PrefixTree)
             attended = fused.attend(qkv, layout.rows.paths, layout.rows.spans, 2)
             attended.backward(torch.ones_like(attended))
             found.append((out, x.grad, attended, qkv.grad, torch.tensor(fused.squared_norm(x.detach()))))

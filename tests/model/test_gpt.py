@@ -19,8 +19,8 @@ from assistant.model.checkpoint import load_model
 from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
 from assistant.model.linear import Linear, add_copies
-from assistant.model.packing import ROUND_TO, Grid
-from assistant.training.collate import Batch, collate
+from assistant.model.packing import ROUND_TO, PaddedRows
+from assistant.training.collate import Batch, collate, pad
 from assistant.training.loss import summed_loss
 from tests.support.models import requires_loops, tiny_checkpoint
 
@@ -77,8 +77,8 @@ def test_the_selective_head_gives_the_plain_loss(model: GPT) -> None:
         for n in (12, 30, 7)
     ]  # fmt: skip
     for train_on in ("response", "all"):
-        batch = collate(rows, pad_id=256, train_on=train_on)
-        ours = summed_loss(model, batch)
+        ours = summed_loss(model, collate(rows, pad_id=256, train_on=train_on))
+        batch = pad(rows, pad_id=256, train_on=train_on)
         logits = model.head(model(batch.input_ids))
         plain = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100, reduction="sum")
         assert torch.allclose(ours, plain, rtol=1e-5)
@@ -104,13 +104,14 @@ def test_computing_each_token_once_gives_the_plain_loss_and_gradients(model: GPT
         for ids in own
     ]
     as_tree = fused.is_compiled() and data.draw(st.booleans(), label="as_tree")
-    batch = collate(rows, pad_id=256, train_on=data.draw(st.sampled_from(["response", "all"])), as_tree=as_tree)
-    if isinstance(batch.layout.rows, Grid):
-        assert batch.layout.rows.n_shared >= len(opening) or len(rows) == 1
+    train_on = data.draw(st.sampled_from(["response", "all"]))
+    batch = collate(rows, pad_id=256, train_on=train_on, as_tree=as_tree)
+    if isinstance(batch.rows, PaddedRows):
+        assert batch.rows.n_shared >= len(opening) or len(rows) == 1
     else:
         openings = {row.input_ids[:n] for row in rows for n in range(1, len(row.input_ids))}
-        assert 0 <= len(batch.layout.input_ids) - len(openings) < ROUND_TO
-    fast, plain = summed_loss(model, batch), summed_loss(model, batch, is_plain=True)
+        assert 0 <= len(batch.input_ids) - len(openings) < ROUND_TO
+    fast, plain = summed_loss(model, batch), summed_loss(model, pad(rows, pad_id=256, train_on=train_on))
     assert torch.allclose(fast, plain, rtol=1e-5)
     gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (fast, plain)]
     for ours, theirs in zip(*gradients, strict=True):
@@ -137,7 +138,7 @@ def test_rows_that_fill_the_context(model: GPT, n_opening: int, as_tree: bool) -
             with pytest.raises(ValueError, match=f"at most {longest} positions, got {longest + 1}"):
                 summed_loss(model, batch)
         else:
-            assert torch.allclose(summed_loss(model, batch), summed_loss(model, batch, is_plain=True), rtol=1e-5)
+            assert torch.allclose(summed_loss(model, batch), summed_loss(model, pad(rows, pad_id=256)), rtol=1e-5)
 
 
 def test_attention_over_long_rows_is_that_over_short_ones(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +149,9 @@ def test_attention_over_long_rows_is_that_over_short_ones(model: GPT, monkeypatc
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def ragged_batch() -> Batch:
+def ragged_rows() -> list[EncodedExample]:
     opening = random_ids(9).tolist()
-    rows = [
+    return [
         EncodedExample(
             input_ids=(*opening, *random_ids(n, seed=n).tolist()),
             prompt_length=9 + n // 2,
@@ -158,21 +159,26 @@ def ragged_batch() -> Batch:
         )
         for n in (12, 30, 7, 18)
     ]
-    return collate(rows, pad_id=256)
 
 
-def gradients_of(
-    model: GPT, batch: Batch, *, is_plain: bool = False, dtype: torch.dtype = torch.float32
-) -> list[Tensor]:
+def ragged_batch() -> Batch:
+    return collate(ragged_rows(), pad_id=256)
+
+
+def padded_batch() -> Batch:
+    return pad(ragged_rows(), pad_id=256)
+
+
+def gradients_of(model: GPT, batch: Batch, *, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     model.zero_grad()
-    summed_loss(model, batch, dtype, is_plain=is_plain).backward()
+    summed_loss(model, batch, dtype).backward()
     return [parameter.grad.float() for parameter in model.parameters() if parameter.grad is not None]
 
 
 def test_layers_on_copies_have_the_gradients_of_their_weights(model: GPT) -> None:
     """With copies as wide as the weights they are the plain ones, and a copy never is of older weights."""
     batch = ragged_batch()
-    plain = gradients_of(model, batch, is_plain=True)
+    plain = gradients_of(model, padded_batch())
     for layer in (layer for layer in model.modules() if isinstance(layer, Linear)):
         layer.copy = torch.empty_like(layer.weight)
     for factor in (1.0, 1.1):
@@ -191,7 +197,7 @@ def test_layers_on_copies_have_the_gradients_of_their_weights(model: GPT) -> Non
 @pytest.mark.parametrize("narrow", [True, False])
 def test_bfloat16_copies_give_the_gradients_within_their_rounding(model: GPT, narrow: bool) -> None:
     batch = ragged_batch()
-    plain = gradients_of(model, batch, is_plain=True)
+    plain = gradients_of(model, padded_batch())
     add_copies(model, narrow_gradients=narrow)
     ours = gradients_of(model, batch, dtype=torch.bfloat16)
     kept = {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None}
@@ -210,6 +216,8 @@ def test_doors(model: GPT) -> None:
 
 def test_initial_weights_follow_the_seed(byte_tokenizer: Tokenizer) -> None:
     first, same, other = (tiny_checkpoint(byte_tokenizer, seed=seed).model for seed in (4, 4, 5))
-    assert torch.equal(first.transformer.h[1].mlp.c_fc.weight, same.transformer.h[1].mlp.c_fc.weight)
+    assert torch.equal(
+        first.get_parameter("transformer.h.1.mlp.c_fc.weight"), same.get_parameter("transformer.h.1.mlp.c_fc.weight")
+    )
     assert not torch.equal(first.transformer.wte.weight, other.transformer.wte.weight)
-    assert abs(first.transformer.h[0].attn.c_proj.weight.std().item() - 0.01) < 0.001
+    assert abs(first.get_parameter("transformer.h.0.attn.c_proj.weight").std().item() - 0.01) < 0.001

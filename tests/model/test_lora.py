@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2LMHeadModel
 
-from assistant.dataset.encode import encode_examples
+from assistant.dataset.encode import count_targets, encode_examples
 from assistant.dataset.instructions import Example
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
@@ -19,12 +19,13 @@ from assistant.model.checkpoint import Checkpoint, load_model, save_checkpoint
 from assistant.model.lora import Adapter, adapted_layers, add_adapters, merged, read_adapter, set_adapter, take_adapter
 from assistant.model.packing import IGNORE_INDEX
 from assistant.settings import FinetuneSettings, LoraSettings
-from assistant.training.collate import collate
+from assistant.training.collate import collate, pad
 from assistant.training.events import FinetuneResult
 from assistant.training.finetune import finetune
 from assistant.training.loss import summed_loss
 from assistant.training.optimizer import build_optimizers
 from assistant.training.run_folder import RunFolder
+from assistant.training.trainer import Trainer
 from tests.support.models import tiny_checkpoint
 from tests.support.runs import Watcher, weights
 from tests.support.runs import train as train_whole
@@ -105,8 +106,9 @@ def test_loss_and_gradients_are_those_of_peft(
         for name, value in adapter.tensors.items():
             names[f"base_model.model.{name}.default.weight"].copy_(value)
     rows = encode_examples(examples[:6], checkpoint.template, byte_tokenizer, max_length=256).rows
-    batch = collate(rows, pad_id=byte_tokenizer.pad_id)
-    loss = summed_loss(checkpoint.model, batch) / batch.n_targets
+    batch = pad(rows, pad_id=byte_tokenizer.pad_id)
+    n_targets = sum(count_targets(row, "response") for row in rows)
+    loss = summed_loss(checkpoint.model, collate(rows, pad_id=byte_tokenizer.pad_id)) / n_targets
     loss.backward()
     logits = theirs(batch.input_ids).logits
     expected = torch.nn.functional.cross_entropy(
@@ -127,9 +129,7 @@ def train(
     """A run with LoRA, or the rest of one that was stopped."""
     watcher, state = Watcher(), RunFolder(output).read_state()
     return finetune(
-        tiny_checkpoint(tokenizer, seed=seed),
-        split_examples(examples),
-        RUN,
+        Trainer(tiny_checkpoint(tokenizer, seed=seed), split_examples(examples), RUN),
         RunFolder(output),
         data_files=["rows.json"],
         observer=watcher,
@@ -163,7 +163,7 @@ def test_a_run_is_not_resumed_on_another_base(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
     assert train(byte_tokenizer, examples, tmp_path / "run", stop_at=2, seed=0).stopped
-    with pytest.raises(SettingsError, match="expected to resume with the model that the run was begun with"):
+    with pytest.raises(SettingsError, match="expected the model that the run began with"):
         train(byte_tokenizer, examples, tmp_path / "run", seed=1)
 
 

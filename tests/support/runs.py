@@ -13,6 +13,7 @@ from assistant.settings import FinetuneSettings
 from assistant.training.events import FinetuneResult, Plan, StepReport, ValidationReport
 from assistant.training.finetune import finetune
 from assistant.training.run_folder import RunFolder
+from assistant.training.trainer import Trainer
 from tests.support.models import tiny_checkpoint
 
 FAST = FinetuneSettings(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32")
@@ -53,10 +54,9 @@ def train(
     watcher = Watcher()
     state = RunFolder(output).read_state() if resume else None
     checkpoint = load_checkpoint(output / "last") if resume else tiny_checkpoint(tokenizer)
+    precision = state.precision if state else None
     result = finetune(
-        checkpoint,
-        split_examples(examples),
-        settings,
+        Trainer(checkpoint, split_examples(examples), settings, precision=precision),
         RunFolder(output),
         data_files=["rows.json"],
         observer=watcher,

@@ -97,10 +97,10 @@ def test_losses_are_those_of_the_books_own_loop(
     capsys.readouterr()
 
     trainer = Trainer(checkpoint, splits, settings)
-    ours = [trainer.update(step, window).loss for step, (_, window) in enumerate(trainer.windows(0), start=1)]
+    ours = [trainer.train_step(step, window).loss for step, (_, window) in enumerate(trainer.windows(0), start=1)]
     assert len(ours) == len(losses) == 24
     assert ours == pytest.approx(losses, abs=1e-4)
-    assert max(ours) - min(ours) > 0.5  # it has learnt something, so the order and the updates had a say
+    assert max(ours) - min(ours) > 0.5  # it has learnt something, so the order of the rows matters
 
 
 def test_looking_for_the_order_leaves_the_global_generator_alone() -> None:
@@ -117,7 +117,7 @@ def test_looking_for_the_order_leaves_the_global_generator_alone() -> None:
 def test_the_head_has_weights_of_its_own(tmp_path: Any, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     checkpoint = tiny_checkpoint(byte_tokenizer)
     trainer = Trainer(checkpoint, split_examples(examples), BOOK)
-    trainer.update(1, next(window for _, window in trainer.windows(0)))
+    trainer.train_step(1, next(window for _, window in trainer.windows(0)))
     state = trainer.model.state_dict()
     assert not torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
     saved: Checkpoint = trainer.checkpoint
@@ -130,7 +130,7 @@ def test_the_head_has_weights_of_its_own(tmp_path: Any, byte_tokenizer: Tokenize
 def test_the_recipe_is_not_mixed_with_other_options() -> None:
     assert book_recipe(FinetuneSettings(epochs=3, validate_every=9)).epochs == 3
     assert book_recipe(FinetuneSettings()).model_copy(update={"epochs": 2}) == BOOK
-    with pytest.raises(SettingsError, match="--book: expected none of the options that the recipe sets, got --batch-"):
+    with pytest.raises(SettingsError, match="--book: expected no other option that the recipe sets, got --batch-"):
         book_recipe(FinetuneSettings(batch_size=4))
 
 

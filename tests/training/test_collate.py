@@ -15,10 +15,10 @@ from assistant.dataset.prompts import get_template, render_example
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import DataError
-from assistant.model.packing import IGNORE_INDEX, Grid, Tree
+from assistant.model.packing import IGNORE_INDEX, PaddedRows, PrefixTree
 from assistant.settings import TrainOn
 from assistant.training.batches import plan_batches
-from assistant.training.collate import collate
+from assistant.training.collate import collate, pad
 from tests.conftest import shared_file
 
 ALPACA = get_template("alpaca")
@@ -32,47 +32,51 @@ def row(prompt: list[int], response: list[int]) -> EncodedExample:
 def test_a_batch_written_out() -> None:
     # EOS is 9, and it is padding too; a 9 inside a text must not be taken for either.
     rows = [row([1, 2, 9], [4, 9]), row([5], [6, 9])]
-    masked = collate(rows, pad_id=9)
+    masked = pad(rows, pad_id=9)
     no = IGNORE_INDEX
     assert masked.input_ids.tolist() == [[1, 2, 9, 4], [5, 6, 9, 9]]
     assert masked.targets.tolist() == [[no, no, 4, 9], [6, 9, no, no]]
-    assert masked.lengths.tolist() == [4, 2]
-    assert (masked.n_tokens, masked.n_targets) == (8, 4)
-    everything = collate(rows, pad_id=9, train_on="all")
+    assert collate(rows, pad_id=9).target_mask.sum().item() == 4
+    everything = pad(rows, pad_id=9, train_on="all")
     assert everything.targets.tolist() == [[2, 9, 4, 9], [6, 9, no, no]]
-    assert everything.n_targets == 6
-    assert masked.input_ids.dtype == masked.targets.dtype == masked.lengths.dtype == torch.int64
+    assert collate(rows, pad_id=9, train_on="all").target_mask.sum().item() == 6
+    assert masked.input_ids.dtype == masked.targets.dtype == torch.int64
 
 
 def test_a_tree_written_out() -> None:
-    """All rows open with 1; two go on with 2, one of them with 2 3; a target that follows twice counts in both rows."""
-    layout = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9]), row([1, 7], [4])], pad_id=9, as_tree=True).layout
-    assert layout.input_ids.tolist() == [1, 2, 3, 4, 5, 7, *(10 * [9])]  # ten fill it up
-    assert layout.positions.tolist()[:6] == [0, 1, 2, 3, 2, 1]
-    assert isinstance(layout.rows, Tree)
-    assert layout.rows.paths.tolist() == [[0, 1, 2, 3], [0, 1, 4, 0], [0, 5, 0, 0]]
-    assert layout.rows.spans.tolist() == [[0, 4], [2, 3], [1, 2]]
-    assert list(zip(layout.wanted.tolist(), layout.targets.tolist(), strict=True))[:5] == [
+    """All rows start with 1; two continue with 2, one of them with 2 3. A shared target counts in both rows."""
+    batch = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9]), row([1, 7], [4])], pad_id=9, as_tree=True)
+    assert batch.input_ids.tolist() == [1, 2, 3, 4, 5, 7, *(10 * [9])]  # ten to round up the size
+    assert batch.positions.tolist()[:6] == [0, 1, 2, 3, 2, 1]
+    assert isinstance(batch.rows, PrefixTree)
+    assert batch.rows.paths.tolist() == [[0, 1, 2, 3], [0, 1, 4, 0], [0, 5, 0, 0]]
+    assert batch.rows.spans.tolist() == [[0, 4], [2, 3], [1, 2]]
+    assert list(zip(batch.target_positions.tolist(), batch.targets.tolist(), strict=True))[:5] == [
         (2, 4), (3, 9), (1, 5), (4, 9), (5, 4)
     ]  # fmt: skip
-    assert layout.counts.shape == (3, 16)
-    assert layout.counts.tolist()[0][:5] == [1, 1, 0, 0, 0]
-    same = collate([row([1, 2], [4, 9]), row([1, 2], [4, 9]), row([3], [9])], pad_id=9, as_tree=True).layout
-    assert same.counts[:, :3].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert isinstance(same.rows, Tree)
+    assert batch.target_mask.shape == (3, 16)
+    assert batch.target_mask.tolist()[0][:5] == [1, 1, 0, 0, 0]
+    same = collate([row([1, 2], [4, 9]), row([1, 2], [4, 9]), row([3], [9])], pad_id=9, as_tree=True)
+    assert same.target_mask[:, :3].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert isinstance(same.rows, PrefixTree)
     assert same.rows.spans.tolist() == [[0, 3], [3, 3], [0, 1]]
 
 
 def test_a_grid_written_out() -> None:
-    layout = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9])], pad_id=9).layout
-    assert layout.input_ids.tolist() == [1, 2, 3, 4, 5, 9]
-    assert layout.positions.tolist() == [0, 1, 2, 3, 2, 0]
-    assert isinstance(layout.rows, Grid)
-    assert (layout.rows.n_rows, layout.rows.n_shared) == (2, 2)
-    assert layout.rows.mask is not None
-    assert layout.rows.mask.tolist() == [[True, True, True, False], [True, True, True, True]]
-    assert list(zip(layout.wanted.tolist(), layout.targets.tolist(), strict=True)) == [(2, 4), (3, 9), (1, 5), (4, 9)]
-    assert layout.counts.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    batch = collate([row([1, 2, 3], [4, 9]), row([1, 2], [5, 9])], pad_id=9)
+    assert batch.input_ids.tolist() == [1, 2, 3, 4, 5, 9]
+    assert batch.positions.tolist() == [0, 1, 2, 3, 2, 0]
+    assert isinstance(batch.rows, PaddedRows)
+    assert (batch.rows.n_rows, batch.rows.n_shared) == (2, 2)
+    assert batch.rows.mask is not None
+    assert batch.rows.mask.tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert list(zip(batch.target_positions.tolist(), batch.targets.tolist(), strict=True)) == [
+        (2, 4),
+        (3, 9),
+        (1, 5),
+        (4, 9),
+    ]
+    assert batch.target_mask.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
 
 
 def test_same_as_the_books_collate(gpt2_tokenizer: Tokenizer) -> None:
@@ -91,7 +95,7 @@ def test_same_as_the_books_collate(gpt2_tokenizer: Tokenizer) -> None:
     random.Random(3).shuffle(order)
     for start in range(0, 1100, 8):
         indices = order[start : start + 8]
-        ours = collate([encoded.rows[i] for i in indices], pad_id=50256, train_on="all")
+        ours = pad([encoded.rows[i] for i in indices], pad_id=50256, train_on="all")
         input_ids, targets = ch07.custom_collate_fn([list(theirs[i]) for i in indices])
         assert torch.equal(ours.input_ids, input_ids)
         assert torch.equal(ours.targets, targets)
@@ -209,7 +213,7 @@ def test_plain_text_is_cut_into_rows_without_a_loss(
     ids = [*tokenizer.encode(text), tokenizer.eos_id]
     joined = [*rows[0].input_ids, *(token for row in rows[1:] for token in row.input_ids[1:])]
     assert joined == ids
-    batch = collate(rows, pad_id=tokenizer.pad_id, train_on=train_on)
+    batch = pad(rows, pad_id=tokenizer.pad_id, train_on=train_on)
     assert batch.input_ids.shape[1] <= max_length
     targets = batch.targets[batch.targets != IGNORE_INDEX].tolist()
     opening = len(tokenizer.encode(example.instruction))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from assistant.model.checkpoint import load_checkpoint
-from assistant.training.distributed import ALONE, Ranks
+from assistant.training.distributed import SINGLE_PROCESS, Ranks
 from assistant.training.run_folder import read_records
 from tests.support.commands import FINETUNE, invoke, start_two, wait_for_steps
 
@@ -24,10 +24,10 @@ WORDS = (
 
 def test_every_row_is_in_one_share() -> None:
     rows = list(range(7))
-    shares = [Ranks(rank=rank, world=3).share(rows) for rank in range(3)]
+    shares = [Ranks(rank=rank, world_size=3).share(rows) for rank in range(3)]
     assert sorted(row for share in shares for row in share) == rows
-    assert ALONE.share(rows) == rows
-    assert Ranks(rank=1, world=2).share([5]) == []
+    assert SINGLE_PROCESS.share(rows) == rows
+    assert Ranks(rank=1, world_size=2).share([5]) == []
 
 
 @pytest.mark.parametrize("arrangement", [(), ("--shard",)])
@@ -59,7 +59,7 @@ def test_two_processes_lose_what_one_loses_and_resume_to_the_same_bytes(
     process.communicate(timeout=60)
     refused = invoke(*words, "-o", "parts", "--resume")
     assert refused.exit_code == 2
-    assert "expected to resume with as many processes as the run was begun with, 2, got 1" in refused.stderr
+    assert "expected to resume with the same number of processes, 2, got 1" in refused.stderr
     if arrangement:
         process = start_two(*WORDS, "-o", "parts", "--resume")
         _, errors = process.communicate(timeout=60)

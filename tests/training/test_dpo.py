@@ -26,9 +26,9 @@ from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError, DataError, SettingsError
 from assistant.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPT
-from assistant.model.packing import Grid
+from assistant.model.packing import PaddedRows
 from assistant.settings import FinetuneSettings, LoraSettings
-from assistant.training.collate import collate
+from assistant.training.collate import collate, pad
 from assistant.training.dpo import PreferenceTrainer, make_trainer
 from assistant.training.events import FinetuneResult
 from assistant.training.finetune import finetune
@@ -53,7 +53,7 @@ def pairs(examples: list[Example]) -> list[Example]:
 
 def trainer_of(tokenizer: Tokenizer, pairs: list[Example], settings: FinetuneSettings = FAST) -> PreferenceTrainer:
     trainer = PreferenceTrainer(tiny_checkpoint(tokenizer), split_examples(pairs), settings)
-    trainer.prepare()
+    trainer.compute_reference()
     return trainer
 
 
@@ -95,10 +95,9 @@ def train(
 ) -> tuple[FinetuneResult, Watcher]:
     watcher, folder = Watcher(), RunFolder(output)
     from_last = resume and settings.lora is None
+    checkpoint = load_checkpoint(output / "last") if from_last else tiny_checkpoint(tokenizer)
     result = finetune(
-        load_checkpoint(output / "last") if from_last else tiny_checkpoint(tokenizer),
-        split_examples(pairs),
-        settings,
+        make_trainer(checkpoint, split_examples(pairs), settings),
         folder,
         data_files=["pairs.json"],
         observer=watcher,
@@ -113,22 +112,22 @@ def train(
 
 def test_the_loss_begins_at_log_2(byte_tokenizer: Tokenizer, pairs: list[Example]) -> None:
     trainer = trainer_of(byte_tokenizer, pairs)
-    found = trainer.means(trainer.validation.rows)
+    found = trainer.evaluate(trainer.validation.rows)
     # The very batches that the reference was computed in, so not even rounding is left.
     assert found == {"loss": pytest.approx(math.log(2), abs=1e-7), "reward_accuracy": 0.0, "margin": 0.0}
-    update = trainer.update(1, next(window for _, window in trainer.windows(0)))
+    update = trainer.train_step(1, next(window for _, window in trainer.windows(0)))
     assert update.loss == pytest.approx(math.log(2), abs=1e-5)
 
 
-@pytest.mark.parametrize("is_plain", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
 def test_loss_and_gradient_are_those_of_a_plain_computation(
-    byte_tokenizer: Tokenizer, pairs: list[Example], is_plain: bool
+    byte_tokenizer: Tokenizer, pairs: list[Example], padded: bool
 ) -> None:
     trainer = trainer_of(byte_tokenizer, pairs)
-    trainer.is_plain = is_plain
+    trainer.reference = padded
     start, rows = tiny_checkpoint(byte_tokenizer).model, trainer.train.rows[:5]
     move(trainer.model)
-    found = trainer.measure(rows, "response")
+    found = trainer.loss_sums(rows, "response")
     (found["loss"] / len(rows)).backward()
     gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
     trainer.model.zero_grad()
@@ -149,15 +148,14 @@ def test_log_probabilities_of_rows_that_open_alike(
     alike = [replace(pair, output=f"Say {pair.output}", rejected=f"Say {pair.rejected}") for pair in pairs]
     checkpoint = tiny_checkpoint(byte_tokenizer)
     encoded = encode_examples(alike[rows], checkpoint.template, byte_tokenizer, max_length=256, as_pairs=True)
-    batch = collate(sequences(encoded.rows), pad_id=256, as_tree=as_tree)
+    packed = collate(sequences(encoded.rows), pad_id=256, as_tree=as_tree)
     wanted = torch.stack([by_hand(checkpoint.model, row) for row in sequences(encoded.rows)])
-    for is_plain in (False, True):
-        found = log_probabilities(checkpoint.model, batch, is_plain=is_plain)
-        assert torch.allclose(found, wanted, rtol=1e-5)
-        assert summed_loss(checkpoint.model, batch, is_plain=is_plain).item() == pytest.approx(-wanted.sum().item())
+    for batch in (packed, pad(sequences(encoded.rows), pad_id=256)):
+        assert torch.allclose(log_probabilities(checkpoint.model, batch), wanted, rtol=1e-5)
+        assert summed_loss(checkpoint.model, batch).item() == pytest.approx(-wanted.sum().item())
     if len(encoded.rows) == 1:
-        both, worse = batch.lengths.tolist()
-        assert len(batch.layout.input_ids) < both + worse - encoded.rows[0].prompt_length + 16
+        chosen, rejected = (len(row.input_ids) - 1 for row in sequences(encoded.rows))
+        assert len(packed.input_ids) < chosen + rejected - encoded.rows[0].prompt_length + 16
 
 
 def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tokenizer: Tokenizer) -> None:
@@ -167,8 +165,8 @@ def test_log_probabilities_where_one_response_is_part_of_another_prompt(byte_tok
         EncodedExample(input_ids=tuple(b"Say red. Red, blue."), prompt_length=14, example=example),
     ]
     batch = collate(rows, pad_id=256)
-    assert isinstance(batch.layout.rows, Grid)
-    assert batch.layout.rows.n_shared == 14
+    assert isinstance(batch.rows, PaddedRows)
+    assert batch.rows.n_shared == 14
     wanted = torch.stack([by_hand(checkpoint.model, row) for row in rows])
     assert torch.allclose(log_probabilities(checkpoint.model, batch), wanted, rtol=1e-5)
 
@@ -231,7 +229,7 @@ def test_trl_computes_the_same(tmp_path: Path, byte_tokenizer: Tokenizer, pairs:
     )
     assert done.returncode == 0, done.stderr
     theirs = json.loads(done.stdout.splitlines()[-1])
-    ours = trainer.measure(rows, "response")
+    ours = trainer.loss_sums(rows, "response")
     (ours["loss"] / len(rows)).backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters() if p.grad is not None])
     assert ours["loss"].item() / len(rows) == pytest.approx(theirs["loss"], rel=1e-5)
@@ -293,7 +291,7 @@ def test_a_run_without_its_reference_is_not_resumed(
     train(byte_tokenizer, pairs, tmp_path / "run", stop_at=2)
     reference = tmp_path / "run" / "last" / "training" / "reference.safetensors"
     reference.write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="expected what the run computed at its start"):
+    with pytest.raises(CheckpointError, match="expected the log-probabilities of the run's start"):
         train(byte_tokenizer, pairs, tmp_path / "run", resume=True)
     reference.unlink()
     with pytest.raises(CheckpointError, match=r"of shape \(34, 2\) for the train pairs, got none"):
@@ -304,9 +302,9 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path, byte_tokenizer: Token
     losses = []
     for batch_size, accumulation in ((34, 1), (3, 12)):
         changes = {"batch_size": batch_size, "gradient_accumulation_steps": accumulation, "epochs": 3}
-        settings = FAST.model_copy(update=changes | {"warmup_steps": 0, "max_grad_norm": None})
+        settings = FAST.model_copy(update=changes | {"warmup_steps": 0, "max_grad_norm": 0.0})
         _, watcher = train(byte_tokenizer, pairs, tmp_path / str(batch_size), settings)
-        losses.append([report.loss for report in watcher.steps])
+        losses.append([report.metrics.loss for report in watcher.steps])
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -379,8 +377,8 @@ def test_rows_with_one_answer_are_named(byte_tokenizer: Tokenizer, examples: lis
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train_on": "all"}, "--beta: expected to learn from responses alone, got --train-on all too"),
-        ({"book": True}, "--beta: expected to learn from responses alone, got --book too"),
+        ({"train_on": "all"}, "--beta: expected to learn from responses only, got --train-on all too"),
+        ({"book": True}, "--beta: expected to learn from responses only, got --book too"),
         ({"beta": None}, "--beta: expected a number above 0"),
     ],
 )
@@ -417,7 +415,7 @@ def test_the_command(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["best_validation_loss"] < math.log(2)
     assert "step 1/27: loss 0.693, " in done.stderr
-    assert "100 % of pairs right, margin " in done.stderr
+    assert "reward accuracy 100 %, margin " in done.stderr
     before, after = load_checkpoint(folder / "tuned"), load_checkpoint(folder / "out")
     assert after.template == before.template == get_template("phi3")  # the model's own, though none was given
     assert fingerprint(after) == fingerprint(before)  # so what was held out before is held out now

@@ -28,16 +28,17 @@ from assistant.model import gpt as model_module
 from assistant.model.checkpoint import load_checkpoint
 from assistant.model.gpt import GPT
 from assistant.model.linear import Linear, add_copies
-from assistant.model.packing import Layout
+from assistant.model.packing import PackedBatch
 from assistant.settings import BestBy, FinetuneSettings, LoraSettings
 from assistant.training import precision as precision_module
 from assistant.training.batches import plan_batches
 from assistant.training.collate import collate
 from assistant.training.forecast import forecast
 from assistant.training.loss import summed_loss
-from assistant.training.optimizer import build_optimizers, gradient_norm, learning_rate, take_step
+from assistant.training.optimizer import build_optimizers, gradient_norm, take_step
 from assistant.training.plots import plot_losses
 from assistant.training.precision import pick_precision
+from assistant.training.recipe import Recipe
 from assistant.training.run_folder import RunFolder, read_records
 from assistant.training.trainer import Trainer
 from tests.conftest import REPOSITORY
@@ -97,7 +98,7 @@ def test_the_best_weights_are_kept_and_the_last(
         ).rows
         batch = collate(rows, pad_id=256)
         with torch.inference_mode():
-            return (summed_loss(checkpoint.model, batch) / batch.n_targets).item()
+            return (summed_loss(checkpoint.model, batch) / batch.target_mask.sum()).item()
 
     assert validation_loss(tmp_path / "run") == pytest.approx(losses[result.best_step], rel=1e-5)
     assert validation_loss(tmp_path / "run" / "last") == pytest.approx(losses[100], rel=1e-5)
@@ -166,22 +167,22 @@ def test_a_faster_way_that_is_wrong_here_is_switched_off_and_said(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     train(byte_tokenizer, examples, tmp_path / "right")
-    logits_at, embed_tied = GPT.logits_at, model_module.embed_tied
+    target_logits, embed_tied = GPT.target_logits, model_module.embed_tied
 
-    def wrong_logits(model: GPT, layout: Layout) -> torch.Tensor:
-        return logits_at(model, layout) * 1.1
+    def wrong_logits(model: GPT, batch: PackedBatch) -> torch.Tensor:
+        return target_logits(model, batch) * 1.1
 
     def wrong_gradients(weight: torch.Tensor, ids: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
         rows = embed_tied(weight, ids, gradients)
         return rows * 2 - rows.detach()
 
     if what == "loss":
-        monkeypatch.setattr(GPT, "logits_at", wrong_logits)
+        monkeypatch.setattr(GPT, "target_logits", wrong_logits)
     else:
         monkeypatch.setattr(model_module, "embed_tied", wrong_gradients)
     _, watcher = train(byte_tokenizer, examples, tmp_path / "run")
     (warning,) = watcher.warnings
-    assert "This run computes the plain way" in warning
+    assert "This run uses padded rows" in warning
     assert ("a loss of" if what == "loss" else "gradients that differ") in warning
     fast, plain = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("right", "run"))
     assert all(torch.allclose(fast[name], plain[name], atol=1e-3) for name in fast)
@@ -232,11 +233,11 @@ def test_accumulation_equals_the_big_batch(
         settings = FAST.model_copy(
             update={
                 "batch_size": batch_size, "gradient_accumulation_steps": accumulation, "train_on": train_on,
-                "epochs": 3, "warmup_steps": 0, "max_grad_norm": None,
+                "epochs": 3, "warmup_steps": 0, "max_grad_norm": 0.0,
             }
         )  # fmt: skip
         _, watcher = train(byte_tokenizer, examples, tmp_path / str(batch_size), settings)
-        losses.append([report.loss for report in watcher.steps])
+        losses.append([report.metrics.loss for report in watcher.steps])
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], rel=2e-6)
 
@@ -284,7 +285,7 @@ def test_without_validation_rows_the_last_weights_are_the_model(
 def test_a_loss_that_is_no_number_ends_the_run(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
-    settings = FAST.model_copy(update={"learning_rate": 1e30, "max_grad_norm": None, "warmup_steps": 0})
+    settings = FAST.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0})
     with pytest.raises(AssistantError, match="expected a finite loss"):
         train(byte_tokenizer, examples, tmp_path / "run", settings)
     assert not (tmp_path / "run" / "config.json").exists()
@@ -300,12 +301,12 @@ def test_a_run_tells_of_compiled_loops_that_cannot_be_used(
 
 def test_schedule() -> None:
     settings = FinetuneSettings(learning_rate=1.0, warmup_steps=20)
-    rates = [learning_rate(step, 100, settings) for step in range(1, 101)]
+    rates = [Recipe(settings).learning_rate(step, 100) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([n / 10 for n in range(1, 11)])  # a tenth of the steps, not 20
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
     assert rates[-1] == pytest.approx(0.1)
-    assert learning_rate(1, 1, settings) == pytest.approx(0.1)
-    assert learning_rate(1, 200, settings) == pytest.approx(1 / 20)
+    assert Recipe(settings).learning_rate(1, 1) == pytest.approx(0.1)
+    assert Recipe(settings).learning_rate(1, 200) == pytest.approx(1 / 20)
 
 
 def test_decay_is_on_matrices_only(byte_tokenizer: Tokenizer) -> None:
@@ -337,7 +338,7 @@ def test_bfloat16_stays_near_float32(tmp_path: Path, byte_tokenizer: Tokenizer, 
             byte_tokenizer, examples, tmp_path / precision, FAST.model_copy(update={"precision": precision})
         )
         assert watcher.plans[0].precision == precision
-        found[precision] = [report.loss for report in watcher.steps]
+        found[precision] = [report.metrics.loss for report in watcher.steps]
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
     assert found["bfloat16"] != found["float32"]
     assert load_checkpoint(tmp_path / "bfloat16").model.transformer.wte.weight.dtype == torch.float32
@@ -535,7 +536,7 @@ def test_no_memory_is_a_sentence(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
     monkeypatch.setattr("assistant.training.trainer.summed_loss", full)
-    with pytest.raises(AssistantError, match="behind step 0: expected enough memory for a batch of 8"):
+    with pytest.raises(AssistantError, match="after step 0: expected enough memory for a batch of 8"):
         train(byte_tokenizer, examples, tmp_path / "run")
 
 
@@ -553,7 +554,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
 MEMORY = """
 import torch
-from assistant.memory import keep_freed_memory
+from assistant.training.malloc import keep_freed_memory
 print(keep_freed_memory())
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -55,7 +55,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path), RunFolder(tmp_path)
     first.begin()
     for begin in (second.begin, second.recover):
-        with pytest.raises(PrerequisiteError, match="got another one at work"):
+        with pytest.raises(PrerequisiteError, match="got one that is still running"):
             begin()
     first.unlock()
     assert list(tmp_path.iterdir()) == []
