@@ -48,7 +48,7 @@ class Reply(Frozen):
 
 
 class SessionLike(Protocol):
-    """The part of `assistant.decoding.session.Session` that the chat uses. Tests put a scripted session in its place."""
+    """The part of `assistant.decoding.session.Session` that the chat uses. Tests replace it with a scripted session."""
 
     @property
     def name(self) -> str:

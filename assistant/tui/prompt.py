@@ -16,7 +16,7 @@ from assistant.escape import displayable
 from assistant.tui.inputs import InputHistory
 
 # Keys of TextArea that do something else in the chat. TextArea redoes with ctrl+y; the chat copies the reply with it.
-REPLACED_KEYS = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}
+OVERRIDDEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}
 
 
 class Prompt(TextArea, inherit_bindings=False):
@@ -38,7 +38,7 @@ class Prompt(TextArea, inherit_bindings=False):
             "pagedown", "screen.scroll_conversation(1)", "Down", tooltip="Scroll the conversation down", show=False
         ),
         Binding("ctrl+shift+z,super+y", "redo", "Redo", show=False),
-        *(binding for binding in TextArea.BINDINGS if isinstance(binding, Binding) and binding.key not in REPLACED_KEYS),
+        *(binding for binding in TextArea.BINDINGS if isinstance(binding, Binding) and binding.key not in OVERRIDDEN),
     ]
 
     locked: var[bool] = var(False)

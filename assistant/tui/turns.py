@@ -16,7 +16,7 @@ from assistant.tui.markdown import ReplyMarkdown
 WELCOME = (
     "Type an instruction, then press Enter:\n"
     "    Name three primary colours.\n"
-    "The model was trained on single questions. It does not see your earlier messages."
+    "Trained on single questions, the model does not see your earlier messages."
 )
 
 
