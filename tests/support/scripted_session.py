@@ -1,4 +1,7 @@
-"""A session without a model: it replies with a script. Stands in for `Session` wherever the chat expects one."""
+"""A session without a model, for the chat's tests: it replies with a script.
+
+mypy checks it against `SessionLike`, because tests pass it to `ChatApp`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from assistant.decoding.reply import Reply, SessionLike, StopReason
+from assistant.decoding.reply import Reply, StopReason
 from assistant.settings import GenerationSettings
 
 HOLD_LIMIT_SECONDS = 10.0
@@ -110,6 +113,3 @@ def _make_reply(instruction: str, written: tuple[str, ...], stop_reason: StopRea
         stop_reason=stop_reason,
         seconds=len(written) / TOKENS_PER_SECOND,
     )
-
-
-_SATISFIES_PROTOCOL: type[SessionLike] = ScriptedSession  # mypy fails here if the two differ
