@@ -1,4 +1,4 @@
-"""Draws a reply as Markdown. Hides no text that the model wrote, and makes no links. Knows nothing of the chat."""
+"""Draws a reply as Markdown. Hides no text that the model wrote, and makes no links. Knows nothing about the chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The input box: typing, sending, and recalling sent messages. Knows nothing of the model."""
+"""The input box: typing, sending, and recalling sent messages. Knows nothing about the model."""
 
 from __future__ import annotations
 
