@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, Protocol
 
-from assistant.dataset.instructions import Exchange
 from assistant.settings import Frozen, GenerationSettings
 
 StopReason = Literal["eos", "length", "stop", "cancelled"]
@@ -49,7 +48,7 @@ class Reply(Frozen):
 
 
 class SessionLike(Protocol):
-    """A model that answers, as the chat and its tests need it; `Session` is the real one."""
+    """The part of `assistant.decoding.session.Session` that the chat uses. Tests replace it with a scripted session."""
 
     @property
     def name(self) -> str:
@@ -57,16 +56,18 @@ class SessionLike(Protocol):
 
     @property
     def summary(self) -> str:
-        """The model in one line."""
+        """The model in one line: name, size, template and context length."""
 
     def reply(
         self,
         instruction: str,
         *,
-        input: str = "",
-        history: Sequence[Exchange] = (),
         settings: GenerationSettings,
-        on_text: Callable[[str], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        on_text: Callable[[str], None],
+        should_stop: Callable[[], bool],
     ) -> Reply:
-        """Answer one instruction in the calling thread; see `Session.reply`."""
+        """Answer one instruction in the calling thread.
+
+        `on_text` receives the text piece by piece. The session asks `should_stop` before every token; a stopped reply
+        keeps its text.
+        """

@@ -1,5 +1,5 @@
-"""The terminal chat: screens, widgets, keys. The only package that uses Textual.
+"""The terminal chat: screens, widgets and keys. The only package that imports Textual.
 
-A new key, widget or screen goes here. It shows what other packages return; no model arithmetic and no file formats.
-torch is imported in a thread, after the first screen is painted.
+Add a new key, widget or screen here. The package shows what other packages return. It does no model arithmetic and
+knows no file formats. A thread imports torch after the first screen is painted.
 """

@@ -1,4 +1,7 @@
-"""The chat as a program: the app, its start and its end."""
+"""The chat as a program: the Textual app, how it starts and how it ends.
+
+Knows neither the widgets of the conversation nor how a model writes a reply.
+"""
 
 from __future__ import annotations
 
@@ -9,64 +12,73 @@ from typing import ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from assistant.decoding.reply import SessionLike
 from assistant.errors import PrerequisiteError
 from assistant.settings import DecodePrecision, GenerationSettings
-from assistant.tui.engine import Load
+from assistant.tui.engine import LoadModel
 from assistant.tui.screen import ChatScreen
 
 
 class ChatApp(App[None]):
-    """A chat with one model. `load` is called in a thread, after the screen has been painted."""
+    """A chat with one model.
+
+    Args:
+        load: Returns the loaded model. The chat calls it in a thread, after the first screen is painted.
+        model_name: The name to show until the model is loaded.
+        settings: How each reply is decoded.
+    """
 
     TITLE = "assistant"
     CSS_PATH = "chat.tcss"
     AUTO_FOCUS = "#prompt"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal")]  # noqa: RUF012  an instance variable to mypy
+    # App declares these two as instance variables, so mypy rejects ClassVar.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", tooltip="Quit", priority=True),
     ]
 
-    def __init__(self, *, load: Load, model_name: str, settings: GenerationSettings) -> None:
+    def __init__(self, *, load: LoadModel, model_name: str, settings: GenerationSettings) -> None:
         super().__init__()
-        self._chat = ChatScreen(load=load, model_name=model_name, settings=settings)
+        self._chat_screen = ChatScreen(load=load, model_name=model_name, settings=settings)
 
-    def get_default_screen(self) -> Screen[None]:
-        """The conversation is at the bottom of every stack of screens."""
-        return self._chat
+    def get_default_screen(self) -> ChatScreen:
+        """Return the conversation, the lowest screen of the stack."""
+        return self._chat_screen
 
     def action_help_quit(self) -> None:
-        """Answer ctrl+c, which copies where text is selected, and must not end the chat by accident."""
-        self._chat.show_notice("ctrl+q quits.")
+        """Answer ctrl+c with a notice.
+
+        ctrl+c copies selected text, so it must not end the chat by accident.
+        """
+        self._chat_screen.show_notice("Press ctrl+q to quit.")
 
     @property
     def is_loading(self) -> bool:
-        """Whether the model is being loaded."""
-        return self._chat.model_state == "loading"
+        """Whether the model is still loading."""
+        return self._chat_screen.model_state == "loading"
 
 
 def check_terminal() -> None:
-    """Refuse to draw where nobody would see it.
+    """Check that the user can see the screen and press keys.
 
     Raises:
-        PrerequisiteError: keys cannot be read from stdin, or the screen cannot be drawn on stderr.
+        PrerequisiteError: standard input or standard error is not a terminal.
     """
-    for name, stream in (("input", sys.stdin), ("error output", sys.stderr)):  # Textual draws on stderr
+    for name, stream in (("input", sys.stdin), ("error", sys.stderr)):  # Textual draws on stderr
         if not stream.isatty():
             raise PrerequisiteError(
-                f"chat: expected a terminal, got standard {name} that is a file or a pipe. "
-                f"For one answer without a terminal, run: assistant ask MODEL TEXT"
+                f"chat: expected a terminal as standard {name}, got a file or a pipe. "
+                f"To get one answer without a terminal, run: assistant ask MODEL TEXT"
             )
 
 
 def run_chat(model: str, settings: GenerationSettings, *, precision: DecodePrecision = "auto") -> int:
-    """Chat with a model folder until the user quits. Returns the exit code.
+    """Chat with the model of a folder until the user quits, and return the exit code.
 
     Raises:
-        PrerequisiteError: there is no terminal to draw on or to read keys from.
+        PrerequisiteError: standard input or standard error is not a terminal.
     """
     check_terminal()
 
@@ -79,12 +91,15 @@ def run_chat(model: str, settings: GenerationSettings, *, precision: DecodePreci
 
 
 def run_app(app: ChatApp) -> int:
-    """Run the chat and return the exit code. Ends the process itself where a model is still loading."""
+    """Run the chat and return the exit code.
+
+    If the model is still loading when the user quits, this function ends the process and does not return.
+    """
     app.run()
     code = app.return_code or 0
     if app.is_loading:
-        # The thread may be anywhere inside torch, and an interpreter that shuts down under it aborts with a core
-        # dump ("terminate called without an active exception"). Nothing of it needs an end in good order.
+        # The loading thread may be inside torch. If the interpreter shuts down then, the process aborts with a core
+        # dump ("terminate called without an active exception"). Loading leaves nothing to clean up.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,4 +1,4 @@
-"""The thread side of the chat: loading a model and answering with it. Knows the messages, not the widgets."""
+"""The work of the chat's threads: loading the model and writing replies. Knows the messages, not the widgets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
 
 FLUSH_SECONDS = 1 / 20
+"""The shortest time between two `TextArrived` messages, except for the last one of a reply."""
 
-
-Load = Callable[[], SessionLike]
-Post = Callable[[Message], object]
+LoadModel = Callable[[], SessionLike]
+PostMessage = Callable[[Message], object]
 
 
 @dataclass
@@ -28,39 +28,41 @@ class ModelReady(Message):
 
 @dataclass
 class ModelFailed(Message):
-    """The model could not be loaded; `problem` is ready to be shown."""
+    """The model could not be loaded."""
 
     problem: str
+    """What went wrong, as a sentence for the screen."""
 
 
 @dataclass
 class TextArrived(Message):
-    """More of the reply that is being written."""
+    """The model wrote more text of the reply."""
 
     text: str
 
 
 @dataclass
 class ReplyFinished(Message):
-    """The reply is complete, or was stopped. The last thing its thread says."""
+    """The reply is complete, or the user stopped it. The last message of a reply's thread."""
 
     reply: Reply
 
 
 @dataclass
 class ReplyFailed(Message):
-    """The reply broke off; `problem` is ready to be shown. The last thing its thread says."""
+    """An error ended the reply. The last message of a reply's thread."""
 
     problem: str
+    """What went wrong, as a sentence for the screen."""
 
 
-def load_model(load: Load, post: Post) -> None:
-    """Load the model and report how it went. Runs in a thread of its own."""
+def load_model(load: LoadModel, post: PostMessage) -> None:
+    """Load the model, then post `ModelReady` or `ModelFailed`. Runs in its own thread."""
     outcome: Message
     try:
         outcome = ModelReady(load())
-    except BaseException as error:  # noqa: BLE001  even a SystemExit: whatever is not reported leaves the chat waiting
-        outcome = ModelFailed(describe(error))
+    except BaseException as error:  # noqa: BLE001  also SystemExit: without a report the chat would wait forever
+        outcome = ModelFailed(describe_error(error))
     post(outcome)
 
 
@@ -70,47 +72,51 @@ def answer(
     settings: GenerationSettings,
     *,
     should_stop: Callable[[], bool],
-    post: Post,
+    post: PostMessage,
 ) -> None:
-    """Write one reply and report it: any number of `TextArrived`, then `ReplyFinished` or `ReplyFailed`, once.
+    """Write one reply and report it. Runs in its own thread.
 
-    Runs in a thread of its own. No earlier exchange is sent: the models are trained on single questions.
+    Posts any number of `TextArrived`, then `ReplyFinished` or `ReplyFailed` once. The session sees no earlier messages,
+    because the models are trained on single questions.
     """
-    text = _TextBatch(post)
+    batch = _TextBatch(post)
     outcome: Message
     try:
         outcome = ReplyFinished(
-            session.reply(instruction, history=(), settings=settings, on_text=text.add, should_stop=should_stop)
+            session.reply(instruction, settings=settings, on_text=batch.add, should_stop=should_stop)
         )
-    except BaseException as error:  # noqa: BLE001  even a SystemExit: whatever is not reported blocks the prompt
-        outcome = ReplyFailed(describe(error))
-    text.flush()
+    except BaseException as error:  # noqa: BLE001  also SystemExit: without a report the prompt would stay locked
+        outcome = ReplyFailed(describe_error(error))
+    batch.flush()
     post(outcome)
 
 
-def describe(error: BaseException) -> str:
-    """A sentence for the screen. The project's own errors are one already; others are named by their type."""
+def describe_error(error: BaseException) -> str:
+    """Describe an error in one sentence for the screen.
+
+    The project's own errors already are sentences. For other errors, the type comes first.
+    """
     if isinstance(error, AssistantError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class _TextBatch:
-    """Gathers pieces of text and posts them together, so that a fast model does not drown the screen."""
+    """Collects pieces of text and posts them together, so that a fast model does not flood the screen."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: PostMessage) -> None:
         self._post = post
         self._pieces: list[str] = []
         self._flushed_at = float("-inf")
 
     def add(self, piece: str) -> None:
-        """Keep the piece; post everything kept if the last post is long enough ago."""
+        """Add a piece, and flush if the last flush was at least `FLUSH_SECONDS` ago."""
         self._pieces.append(piece)
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Post everything kept."""
+        """Post all collected text."""
         text = "".join(self._pieces)
         self._pieces.clear()
         self._flushed_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The help: every key of the chat, read from its bindings, so that none is promised that is not there."""
+"""The help: a list of the chat's keys. The list comes from the bindings, so it names only keys that exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 
 class HelpScreen(ModalScreen[None]):
-    """A list of keys over the conversation."""
+    """A list of keys, shown over the conversation. Each line is a binding's key and its tooltip."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", key_display="esc"),
@@ -21,13 +21,13 @@ class HelpScreen(ModalScreen[None]):
 
     def __init__(self, bindings: Iterable[Binding]) -> None:
         super().__init__()
-        self._bindings_shown = list(bindings)
+        self._listed_bindings = list(bindings)
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help") as box:
             box.border_title = "Keys"
             box.border_subtitle = "esc closes"
             with Grid(id="keys"):
-                for binding in self._bindings_shown:
+                for binding in self._listed_bindings:
                     yield Static(binding.key.replace("escape", "esc"), classes="key", markup=False)
                     yield Static(binding.tooltip, markup=False)

@@ -1,10 +1,13 @@
-"""The messages sent in this run, for recalling them with the arrow keys. Knows no widgets."""
+"""The history of sent messages, which the arrow keys recall. Knows no widgets."""
 
 from __future__ import annotations
 
 
 class InputHistory:
-    """A line of earlier inputs that ends in the draft. What is edited on the way is kept until the next message."""
+    """The sent messages, oldest first, followed by the draft.
+
+    If the user edits an entry and moves on, the edit stays until the next message is sent.
+    """
 
     def __init__(self) -> None:
         self._sent: list[str] = []
@@ -12,22 +15,22 @@ class InputHistory:
         self._position = 0
 
     def add(self, text: str) -> None:
-        """Remember a sent message and go back to the end of the line."""
+        """Add a sent message and return to an empty draft. A repeated message is stored once."""
         if not self._sent or self._sent[-1] != text:
             self._sent.append(text)
         self.reset()
 
     def reset(self) -> None:
-        """Go to the end of the line, to an empty draft."""
+        """Discard all edits and return to an empty draft."""
         self._edited.clear()
         self._position = len(self._sent)
 
     def earlier(self, current: str) -> str | None:
-        """The input before this one; None at the beginning."""
+        """Save `current` and return the entry before it, or None at the oldest entry."""
         return self._move(-1, current)
 
     def later(self, current: str) -> str | None:
-        """The input after this one, at last the draft; None at the end."""
+        """Save `current` and return the entry after it, or None at the draft."""
         return self._move(1, current)
 
     def _move(self, step: int, current: str) -> str | None:

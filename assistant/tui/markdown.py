@@ -1,4 +1,4 @@
-"""How a reply is drawn: Markdown, but nothing the model wrote is hidden or becomes a link."""
+"""Draws a reply as Markdown. Hides no text that the model wrote, and makes no links. Knows nothing about the chat."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
 
 class ReplyFence(MarkdownFence):
-    """A code block that is coloured only if it names its language: guessing asks every lexer, for every new token."""
+    """A code block with colours only if it names its language.
+
+    Guessing the language would run every lexer again for each new token.
+    """
 
     @classmethod
     def highlight(cls, code: str, language: str, ansi: bool = False, dark: bool = False) -> Content:
-        """Colour the code by the first word of its info string."""
+        """Colour the code. The language is the first word of `language`, the block's info string."""
         name = language.split()[0] if language.split() else "text"
         return MarkdownFence.highlight(code, name, ansi=ansi, dark=dark)
 
 
 class ReplyMarkdown(Markdown):
-    """A reply's text. It has to be displayable already."""
+    """The text of a reply. The caller makes the text displayable first."""
 
-    BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012  declared as an instance variable by Markdown
+    BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012  Markdown declares it as an instance variable
         **Markdown.BLOCKS,
         "fence": ReplyFence,
         "code_block": ReplyFence,
@@ -33,10 +36,10 @@ class ReplyMarkdown(Markdown):
 
 
 def make_parser() -> MarkdownIt:
-    """A parser that leaves HTML, links, images, references and entities as they were written.
+    """Make a parser that keeps HTML, links, images, references and entities as plain text.
 
-    Textual would drop HTML and references, and show a link under another name than its address; an entity could spell
-    a character that `displayable` has just taken out.
+    Textual would drop HTML and references, and would show a link's name in place of its address. An entity could spell
+    a character that `displayable` has removed.
     """
     parser = MarkdownIt("gfm-like", {"html": False, "linkify": False})
     parser.disable(["link", "image", "autolink", "reference", "entity", "linkify"])
@@ -45,7 +48,7 @@ def make_parser() -> MarkdownIt:
 
 
 def _keep_line_breaks(state: StateCore) -> None:
-    """A line feed inside a paragraph ends the line; Markdown proper would make it a blank."""
+    """Keep line feeds inside a paragraph as line breaks. Standard Markdown turns them into spaces."""
     for token in state.tokens:
         for child in token.children or ():
             if child.type == "softbreak":

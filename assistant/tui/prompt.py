@@ -1,4 +1,4 @@
-"""The input box."""
+"""The input box: typing, sending, and recalling sent messages. Knows nothing about the model."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from textual.widgets import TextArea
 from assistant.escape import displayable
 from assistant.tui.inputs import InputHistory
 
-# What is another key here. TextArea has its redo on ctrl+y, with which the screen copies the reply.
-TAKEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}
+# Keys of TextArea that do something else in the chat. TextArea redoes with ctrl+y; the chat copies the reply with it.
+OVERRIDDEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}
 
 
 class Prompt(TextArea, inherit_bindings=False):
-    """Enter sends, ctrl+j is a new line, up and down at the edges recall earlier inputs.
+    """A text area that sends with Enter.
 
-    These keys are handled in `_on_key`, in this widget's own queue. A priority binding would run in the app's queue,
-    where an Enter overtakes the characters typed just before it and a truncated message is sent. The bindings below
-    name the keys for the footer and the help, and catch what `_on_key` lets pass.
+    ctrl+j starts a new line. Up in the first row and down in the last row recall sent messages. `_on_key` handles these
+    keys in this widget's own queue. A priority binding would run in the app's queue, where Enter can overtake the
+    characters typed just before it, and the chat would send a truncated message. The bindings below name the keys for
+    the footer and the help, and handle the keys that `_on_key` does not.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Send", tooltip="Send the message", key_display="enter"),
         Binding("ctrl+j", "newline", "New line", tooltip="Start a new line"),
-        Binding("up", "earlier", "Earlier", tooltip="In the first line: the message before", show=False),
-        Binding("down", "later", "Later", tooltip="In the last line: the message after, then your draft", show=False),
+        Binding("up", "earlier", "Earlier", tooltip="In the first row: recall the previous message", show=False),
+        Binding("down", "later", "Later", tooltip="In the last row: recall the next message or your draft", show=False),
         Binding("pageup", "screen.scroll_conversation(-1)", "Up", tooltip="Scroll the conversation up", show=False),
         Binding(
             "pagedown", "screen.scroll_conversation(1)", "Down", tooltip="Scroll the conversation down", show=False
         ),
         Binding("ctrl+shift+z,super+y", "redo", "Redo", show=False),
-        *(binding for binding in TextArea.BINDINGS if isinstance(binding, Binding) and binding.key not in TAKEN),
+        *(binding for binding in TextArea.BINDINGS if isinstance(binding, Binding) and binding.key not in OVERRIDDEN),
     ]
 
     locked: var[bool] = var(False)
-    """Whether Enter is refused. Set on sending; the screen takes it back when the reply is over."""
+    """Whether Enter is refused. Sending a message sets it; the screen clears it after the reply."""
 
     @dataclass
     class Submitted(Message):
-        """A message was sent; the prompt is empty and locked now."""
+        """The user sent a message. The prompt is now empty and locked."""
 
         text: str
 
     class Refused(Message):
-        """Enter was pressed while locked; the text is still there."""
+        """The user pressed Enter while the prompt was locked. The prompt keeps its text."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(
@@ -61,8 +62,8 @@ class Prompt(TextArea, inherit_bindings=False):
         )
         self._history = InputHistory()
 
-    def give_back(self, text: str) -> bool:
-        """Put an unanswered message back, unless something else has been typed meanwhile. Returns whether it did."""
+    def restore(self, text: str) -> bool:
+        """Put an unanswered message back, unless the user has typed another one. Return whether it is back."""
         if self.text.strip():
             return False
         self._history.reset()
@@ -78,12 +79,12 @@ class Prompt(TextArea, inherit_bindings=False):
             "down": self._later,
         }.get(event.key)
         if handled is not None and handled():
-            # Textual calls TextArea's own handler next unless it is told not to.
+            # Otherwise Textual would call TextArea's own handler next.
             event.stop()
             event.prevent_default()
 
     async def _on_paste(self, event: events.Paste) -> None:
-        # TextArea's own handler follows and inserts event.text; an escape sequence in it would reach the terminal.
+        # TextArea's own handler runs next and inserts event.text. An escape sequence in it would reach the terminal.
         event.text = displayable(event.text)
 
     def action_submit(self) -> None:
@@ -95,14 +96,16 @@ class Prompt(TextArea, inherit_bindings=False):
         self._newline()
 
     def action_earlier(self) -> None:
-        """Recall the input before this one, or move the cursor up."""
+        """Recall the previous message, or move the cursor up."""
         if not self._earlier():
             self.action_cursor_up()
 
     def action_later(self) -> None:
-        """Recall the input after this one, or move the cursor down."""
+        """Recall the next message or the draft, or move the cursor down."""
         if not self._later():
             self.action_cursor_down()
+
+    # These four return whether they handled the key.
 
     def _submit(self) -> bool:
         text = self.text.strip()
@@ -134,7 +137,7 @@ class Prompt(TextArea, inherit_bindings=False):
 
     @property
     def _cursor_row(self) -> int:
-        """The row of the cursor as it is drawn, a long line being several."""
+        """The cursor's row on the screen, where a long line takes several rows."""
         return self.wrapped_document.location_to_offset(self.cursor_location).y
 
     def _recall(self, text: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""The chat's screen: what it shows and what happens on it."""
+"""The chat's screen: reacts to keys, to sent messages and to the threads. Leaves drawing to the widgets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from assistant.decoding.reply import SessionLike
 from assistant.escape import one_line
 from assistant.settings import GenerationSettings
 from assistant.tui.engine import (
-    Load,
+    LoadModel,
     ModelFailed,
     ModelReady,
     ReplyFailed,
@@ -36,64 +36,64 @@ from assistant.tui.prompt import Prompt
 from assistant.tui.status import StatusLine
 from assistant.tui.turns import ErrorCard, ReplyMessage, UserMessage, Welcome, describe_end
 
-RETRY = "Press ctrl+l to try loading again."
+RETRY = "Press ctrl+l to load the model again."
 BACK_IN_PROMPT = "Your message is back in the prompt."
 IN_HISTORY = "Press up in the prompt to get your message back."
 
 
 class Conversation(VerticalScroll, can_focus=False):
-    """The turns, the newest at the bottom. Never focused, so that typing always reaches the prompt."""
+    """The turns, newest last. Cannot take the focus, so typing always reaches the prompt."""
 
     def on_mount(self) -> None:
         """Stay at the bottom until the user scrolls up."""
         self.anchor()
 
     def scroll_pages(self, pages: int) -> None:
-        """Scroll by pages, down where positive. At the bottom it stays there again."""
+        """Scroll down by `pages`, or up if negative. At the bottom, follow new text again."""
         target = self.scroll_y + pages * self.scrollable_content_region.height
         if target >= self.max_scroll_y:
-            self.anchor()  # scroll_to would let go of the bottom, even where it is there already
+            self.anchor()  # scroll_to would stop following new text, even at the bottom
         elif self.max_scroll_y > 0:
             self.scroll_to(y=target, animate=False, immediate=True)
 
 
 @dataclass(eq=False)
 class Turn:
-    """One message on its way to a reply."""
+    """A message and its reply, until the reply ends."""
 
     user: UserMessage
     reply: ReplyMessage | None = None
     """None while the model is still loading."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """One for each turn: a late Esc never reaches the next reply."""
+    """Set to stop the reply. Each turn has its own event, so a late Esc never stops the next reply."""
 
 
 class ChatScreen(Screen[None]):
-    """Owns the model and the turn under way. One reply at a time.
+    """Owns the model and the current turn. Writes one reply at a time.
 
-    State changes only in this screen's own queue, one message after the other: messages from the prompt and from the
-    threads arrive there, and actions, which run in the app's queue, enter it with `call_later`. Enter is refused until
-    the thread has said its last word; `_end_turn` is the one place that allows it again.
+    State changes only in this screen's own queue, one message after another. Messages from the prompt and from the
+    threads arrive there. Actions run in the app's queue, so they enter this queue with `call_later`. The prompt refuses
+    Enter until the reply's thread has posted its last message; only `_end_turn` unlocks the prompt.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", tooltip="Stop the reply and keep what there is of it", key_display="esc"),
-        Binding("ctrl+l", "load", "Load again", tooltip="After a failure: load the model again"),
+        Binding("escape", "stop", "Stop", tooltip="Stop the reply and keep its text so far", key_display="esc"),
+        Binding("ctrl+l", "load", "Load again", tooltip="After a failed load: load the model again"),
         Binding("f1", "help", "Help", tooltip="Show this list", key_display="f1"),
         Binding("ctrl+y", "copy_reply", "Copy", tooltip="Copy the last reply"),
     ]
 
     model_state: var[Literal["loading", "ready", "failed"]] = var("loading", bindings=True)
     turn: var[Turn | None] = var(None, bindings=True)
-    """The turn that waits for the model or for its reply."""
+    """The current turn, which waits for the model or for its reply. None between turns."""
     last_reply: var[ReplyMessage | None] = var(None, bindings=True)
-    """The last reply that is complete."""
+    """The last complete reply. A reply that the user stopped counts as complete."""
 
     _conversation = getters.query_one("#conversation", Conversation)
     _prompt = getters.query_one("#prompt", Prompt)
     _status = getters.query_one("#status", StatusLine)
 
-    def __init__(self, *, load: Load, model_name: str, settings: GenerationSettings) -> None:
+    def __init__(self, *, load: LoadModel, model_name: str, settings: GenerationSettings) -> None:
         super().__init__()
         self._load = load
         self._model_name = model_name
@@ -110,7 +110,7 @@ class ChatScreen(Screen[None]):
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        """Load the model, but not before the screen has been painted: importing torch takes seconds."""
+        """Load the model after the first screen is painted, because importing torch takes seconds."""
         self._show_state()
         self.call_after_refresh(self._start_loading)
 
@@ -119,12 +119,12 @@ class ChatScreen(Screen[None]):
     def _start_loading(self) -> None:
         self.model_state = "loading"
         self._show_state()
-        # Loading cannot be interrupted. Textual's workers are waited for at the end; a daemon is not, so ctrl+q
-        # works meanwhile.
+        # Nothing can interrupt loading. Textual waits for its own workers when it ends, but not for a daemon thread.
+        # So ctrl+q works while the model loads.
         threading.Thread(target=load_model, args=(self._load, self._post_if_open), daemon=True, name="load").start()
 
     def _post_if_open(self, message: Message) -> None:
-        with suppress(RuntimeError):  # the app has ended while the model was loading
+        with suppress(RuntimeError):  # the user quit while the model was loading
             self.post_message(message)
 
     @on(ModelReady)
@@ -150,9 +150,9 @@ class ChatScreen(Screen[None]):
         self._show_state()
 
     async def _show_load_problem(self, text: str) -> None:
-        """Say at the end of the conversation why nothing answers, once, and put `text` back into the prompt."""
+        """Show the load error once, at the end of the conversation, and put `text` back into the prompt."""
         await self.query("#load-problem").remove()
-        advice = f"{RETRY} {self._give_back(text)}" if text else RETRY
+        advice = f"{RETRY} {self._restore_message(text)}" if text else RETRY
         await self._add(ErrorCard(self._load_problem, advice, id="load-problem"))
 
     def action_load(self) -> None:
@@ -175,7 +175,7 @@ class ChatScreen(Screen[None]):
             return
         self.turn = Turn(UserMessage(event.text))
         await self._add(self.turn.user)
-        self._conversation.anchor()  # whoever has scrolled up wants to see what comes now
+        self._conversation.anchor()  # a user who has scrolled up sees the new message and its reply
         if self._session is None:
             self.turn.user.note("waiting for the model …")
         else:
@@ -185,9 +185,9 @@ class ChatScreen(Screen[None]):
     @on(Prompt.Refused)
     def _refuse_message(self) -> None:
         if self.model_state == "loading":
-            self.show_notice("Esc takes back the message that waits.")
+            self.show_notice("Esc takes the waiting message back.")
         else:
-            self.show_notice("Esc stops the reply; your text stays.")
+            self.show_notice("Esc stops the reply. Your text stays here.")
 
     async def _start_reply(self, turn: Turn, session: SessionLike) -> None:
         turn.reply = ReplyMessage()
@@ -201,7 +201,7 @@ class ChatScreen(Screen[None]):
             session,
             turn.user.text,
             self._settings,
-            # is_cancelled: the app is closing. It waits for this thread.
+            # is_cancelled means that the app is closing. It waits for this thread.
             should_stop=lambda: turn.stop.is_set() or worker.is_cancelled,
             post=self.post_message,
         )
@@ -225,20 +225,20 @@ class ChatScreen(Screen[None]):
             reply, text = self.turn.reply, self.turn.user.text
             self._end_turn()
             await (reply.break_off() if reply.text else reply.remove())
-            await self._add(ErrorCard(event.problem, self._give_back(text)))
+            await self._add(ErrorCard(event.problem, self._restore_message(text)))
             self._show_state()
 
     def _end_turn(self) -> None:
-        """Nothing is under way any more, and the prompt sends again."""
+        """Forget the current turn and unlock the prompt."""
         self.turn = None
         self._prompt.locked = False
 
-    def _give_back(self, text: str) -> str:
-        """Put an unanswered message back into the prompt, and say where it is."""
-        return BACK_IN_PROMPT if self._prompt.give_back(text) else IN_HISTORY
+    def _restore_message(self, text: str) -> str:
+        """Put an unanswered message back into the prompt if it is empty. Return a sentence that says where it is."""
+        return BACK_IN_PROMPT if self._prompt.restore(text) else IN_HISTORY
 
     def action_stop(self) -> None:
-        """Stop the reply; or take back the message that waits for the model."""
+        """Stop the reply, or take back the message that waits for the model."""
         self.call_later(self._stop)
 
     async def _stop(self) -> None:
@@ -251,18 +251,18 @@ class ChatScreen(Screen[None]):
         user = self.turn.user
         self._end_turn()
         await user.remove()
-        self.show_notice(self._give_back(user.text))
+        self.show_notice(self._restore_message(user.text))
 
     def action_copy_reply(self) -> None:
-        """Copy the last reply, as it is displayed: without control characters."""
+        """Copy the last reply with its Markdown source, but without control characters."""
         if self.last_reply is not None:
             self.app.copy_to_clipboard(self.last_reply.text)
-            self.show_notice("Sent to your terminal's clipboard.")
+            self.show_notice("Sent the reply to your terminal's clipboard.")
 
-    # --- the rest -------------------------------------------------------------------------------------------------
+    # --- keys and status ----------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """Offer only the keys that do something now."""
+        """Offer only the keys that work now."""
         match action:
             case "stop":
                 return self.turn is not None
@@ -274,16 +274,16 @@ class ChatScreen(Screen[None]):
                 return True
 
     def action_scroll_conversation(self, pages: int) -> None:
-        """Scroll the conversation by a page, up (-1) or down (1)."""
+        """Scroll the conversation by a page: up for -1, down for 1."""
         self._conversation.scroll_pages(pages)
 
     def action_help(self) -> None:
-        """Show the keys."""
+        """Show the list of keys."""
         bindings = [*Prompt.BINDINGS, *self.BINDINGS, *self.app.BINDINGS]
         self.app.push_screen(HelpScreen(b for b in bindings if isinstance(b, Binding) and b.tooltip))
 
     def show_notice(self, text: str) -> None:
-        """Say something in passing, in the status line."""
+        """Show a short notice in the status line."""
         self._status.show_notice(text)
 
     async def _add(self, widget: Widget) -> None:
@@ -291,13 +291,13 @@ class ChatScreen(Screen[None]):
 
     def _show_state(self) -> None:
         if self.model_state == "loading":
-            self._status.show_state(f"loading {one_line(self._model_name)} … you may type")
+            self._status.show_state(f"loading {one_line(self._model_name)} … you can type already")
         elif self.model_state == "failed":
             self._status.show_state("no model · ctrl+l tries again")
         elif self._session is not None:
-            self._status.show_state("ready" if self.turn is None else "writing, Esc stops", self._session.summary)
+            self._status.show_state("ready" if self.turn is None else "writing · Esc stops", self._session.summary)
 
 
 def title(model: str) -> str:
-    """The line at the top."""
+    """Return the text of the top line."""
     return f"assistant · {one_line(model)}"

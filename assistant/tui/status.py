@@ -1,4 +1,4 @@
-"""The line that says what the chat is doing."""
+"""The status line: shows what the chat does now, and short notices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTICE_SECONDS = 5.0
 
 
 class StatusLine(Static):
-    """The state and the model; a notice takes their place for some seconds."""
+    """The chat's state and the model. A notice replaces them for `NOTICE_SECONDS`."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, markup=False)
@@ -19,12 +19,12 @@ class StatusLine(Static):
         self._timer: Timer | None = None
 
     def show_state(self, state: str, model: str = "") -> None:
-        """Say what is going on, at once."""
+        """Show the state and the model now. This ends a notice."""
         self._state = " · ".join(part for part in (state, one_line(model)) if part)
         self._end_notice()
 
     def show_notice(self, text: str) -> None:
-        """Say something in passing."""
+        """Show a notice for `NOTICE_SECONDS`, then the state again."""
         if self._timer is not None:
             self._timer.stop()
         self._timer = self.set_timer(NOTICE_SECONDS, self._end_notice)

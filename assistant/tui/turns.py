@@ -1,4 +1,4 @@
-"""What stands in the conversation: the welcome, messages, replies and errors."""
+"""The widgets of the conversation: welcome, messages, replies and errors. They know neither threads nor the model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from assistant.tui.markdown import ReplyMarkdown
 WELCOME = (
     "Type an instruction, then press Enter:\n"
     "    Name three primary colours.\n"
-    "The model learnt single questions: each message is answered on its own."
+    "Trained on single questions, the model does not see your earlier messages."
 )
 
 
 class Welcome(Static):
-    """What to type, and what not to expect."""
+    """Says what to type, and what the model does not do."""
 
     def __init__(self) -> None:
         super().__init__(WELCOME, markup=False)
 
 
 class UserMessage(Vertical):
-    """What the user wrote: plain text, never Markdown, with a note while it waits."""
+    """The user's message as plain text, never Markdown, with a note while it waits."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -40,18 +40,18 @@ class UserMessage(Vertical):
         yield self._note
 
     def note(self, text: str) -> None:
-        """Set the line under the message; empty takes it away."""
+        """Set the line under the message. An empty text removes the line."""
         self._note.update(text)
         self.set_class(bool(text), "-noted")
 
 
 class ReplyMessage(Vertical):
-    """What the model writes, as it comes, and a line about how it came."""
+    """The model's reply as it arrives, with a line about its progress or its end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
-        """All that has come, made displayable."""
+        """All text so far, made displayable."""
         self._markdown = ReplyMarkdown()
         self._note = Static("writing …", classes="note", markup=False)
         self._stream: MarkdownStream | None = None
@@ -61,11 +61,12 @@ class ReplyMessage(Vertical):
         yield self._note
 
     async def add_text(self, text: str) -> None:
-        """Show more text."""
+        """Add text at the end of the reply."""
         text = displayable(text)
         self.text += text
         if self._stream is None:
-            # On an empty Markdown: a stream after update() takes a fence at the beginning for paragraphs.
+            # The widget must be empty. If a stream starts after update(), it shows a fence in the first line as
+            # paragraphs.
             self._stream = Markdown.get_stream(self._markdown)
         await self._stream.write(text)
 
@@ -74,18 +75,18 @@ class ReplyMessage(Vertical):
         self._note.update(text)
 
     async def finish(self, text: str, note: str) -> None:
-        """Show the whole reply once more, parsed in one piece, and say how it ended."""
+        """Parse and show the whole reply once more, and set the line under it."""
         self.text = displayable(text)
         await self._end_stream()
         await self._markdown.update(self.text)
         self.note(note)
 
     async def break_off(self) -> None:
-        """Keep what has come of a reply that failed."""
+        """Keep the text of a reply that failed, and mark it as not finished."""
         await self.finish(self.text, "not finished")
 
     async def on_unmount(self) -> None:
-        """Leave no task behind when the chat is closed in the middle of a reply."""
+        """End the stream's task when the user quits during a reply."""
         await self._end_stream()
 
     async def _end_stream(self) -> None:
@@ -95,23 +96,23 @@ class ReplyMessage(Vertical):
 
 
 class ErrorCard(Static):
-    """Something went wrong: what, and what to do next."""
+    """An error: what went wrong, and what to do next."""
 
     def __init__(self, problem: str, advice: str, *, id: str | None = None) -> None:
-        # Content.assemble takes its parts as they are; nothing in an exception's text is markup.
+        # Content.assemble does not parse markup, so brackets in an error message stay as they are.
         super().__init__(Content.assemble((displayable(problem), "bold"), "\n", advice), id=id)
 
 
 def describe_end(reply: Reply, settings: GenerationSettings) -> str:
-    """The line under a finished reply: tokens, speed, why it ended, and the seed where chance had a part."""
+    """Describe a finished reply in one line: tokens, speed, why it ended, and the seed if tokens were sampled."""
     count = len(reply.token_ids)
     parts = [f"{count} token" if count == 1 else f"{count} tokens"]
     if count and reply.seconds > 0:
         parts.append(f"{count / reply.seconds:.1f} tokens/s")
     if reply.stop_reason == "eos":
-        parts.append("finished" if reply.response.strip() else "finished without a word")
+        parts.append("finished" if reply.response.strip() else "finished without text")
     elif reply.stop_reason == "stop":
-        parts.append("ended at a stop text")
+        parts.append("ended at a stop string")
     elif reply.stop_reason == "cancelled":
         parts.append("stopped by you")
     elif count >= settings.max_new_tokens:
@@ -119,7 +120,7 @@ def describe_end(reply: Reply, settings: GenerationSettings) -> str:
     else:
         parts.append("the model's context is full")
     if reply.n_forgotten:
-        parts.append(f"{reply.n_forgotten} of the oldest messages no longer fit and were left out")
+        parts.append(f"oldest messages that did not fit: {reply.n_forgotten}")
     if settings.temperature > 0:
         parts.append(f"seed {settings.seed}")
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""The command `assistant` as it is typed: in processes of its own where signals or pipes matter."""
+"""The `assistant` command, from its words to its output. Tests of signals and pipes start a new process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.models import save_tiny
 from tests.support.ollama_double import OllamaDouble
 
 
-def test_finetune_then_ask(folder: Path) -> None:
+def test_a_finetuned_model_answers_like_transformers(folder: Path) -> None:
     done = assistant("finetune", "rows.json", "--model", "base", "--output", "out", *FINETUNE, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -41,9 +41,9 @@ def test_finetune_then_ask(folder: Path) -> None:
 
     from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(folder / "out").eval()
+    hf_model = AutoModelForCausalLM.from_pretrained(folder / "out").eval()
     ids = torch.tensor([reply["prompt_token_ids"]])
-    tokens = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0].tolist()
+    tokens = hf_model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0].tolist()
     expected = tokens[ids.shape[1] :]
     assert reply["token_ids"] == (expected[: expected.index(256)] if 256 in expected else expected)
 
@@ -52,7 +52,7 @@ def test_finetune_then_ask(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_ask_with_every_way_to_decode() -> None:
+def test_ask_applies_every_decoding_option() -> None:
     words = ["ask", "base", "Say", "--max-new-tokens", "8"]
     plain = json.loads(invoke(*words, "--json").stdout)
     assert plain["logprobs"] is None
@@ -86,7 +86,7 @@ def test_ask_with_every_way_to_decode() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_phi3_travels_with_the_model() -> None:
+def test_ask_uses_the_training_template_and_refuses_a_changed_one() -> None:
     done = invoke("finetune", "rows.json", "-m", "base", "-o", "out", *FINETUNE, "--template", "phi3")
     assert done.exit_code == 0, done.stderr
     reply = json.loads(invoke("ask", "out", "Say", "--input", "red", "--max-new-tokens", "1", "--json").stdout)
@@ -102,25 +102,25 @@ def test_phi3_travels_with_the_model() -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--lora", "--learning-rate", "0.01"]])
-def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path, more: list[str]) -> None:
-    """Killed, then interrupted: the weights are those of the run that was left alone."""
-    moments = [signal.SIGKILL, signal.SIGINT]
+def test_a_killed_and_interrupted_run_resumes_to_the_same_weights(folder: Path, more: list[str]) -> None:
+    """SIGKILL first, then SIGINT. The weights equal those of a run without interruptions."""
+    signals = [signal.SIGKILL, signal.SIGINT]
     words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "90", "--batch-size", "2", *more]
     whole = invoke(*words, "-o", "whole")
     assert whole.exit_code == 0, whole.stderr
     words += ["--save-every", "0.05"]
     steps = 10
-    for number, moment in enumerate(moments):
+    for number, signal_number in enumerate(signals):
         process = start(*words, "-o", "parts", *(["--resume"] if number else []))
         wait_for_steps(folder / "parts" / "metrics.jsonl", steps, process)
-        process.send_signal(moment)
+        process.send_signal(signal_number)
         _, errors = process.communicate(timeout=60)
-        assert process.returncode == (130 if moment == signal.SIGINT else -signal.SIGKILL), errors
-        if moment == signal.SIGINT:
+        assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL), errors
+        if signal_number == signal.SIGINT:
             assert "The same command with --resume continues from there." in errors
             assert load_checkpoint(folder / "parts").info is not None
         steps += 20
-    assert invoke(*words, "-o", "parts").exit_code == 2  # not without saying what shall become of it
+    assert invoke(*words, "-o", "parts").exit_code == 2  # needs --resume or --overwrite
     resumed = invoke(*words, "-o", "parts", "--resume")
     assert resumed.exit_code == 0, resumed.stderr
     for name in ("model.safetensors", "last/model.safetensors"):
@@ -180,7 +180,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_weights(folder: Path, more: lis
         (["doctor", "--host", "a b"], 2, "--host: expected an address"),
     ],
 )
-def test_mistakes_get_one_sentence(
+def test_a_mistake_gives_one_error_sentence_and_writes_nothing(
     folder: Path,
     examples: list[Example],
     words: list[str],
@@ -200,20 +200,20 @@ def test_mistakes_get_one_sentence(
     assert not (folder / "out").exists()
 
 
-def test_plain_text_is_learnt_and_continued(folder: Path) -> None:
+def test_finetune_on_plain_text_then_ask_continues_a_text(folder: Path) -> None:
     texts = [f"Once, {number} times, there was a number that grew and grew. " * 8 for number in range(20)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     words = ["--template", "text", "--train-on", "all", "--test-share", "0", "--max-steps", "2"]
     done = invoke("finetune", "text.jsonl", "-m", "base", "-o", "read", *words, "--json")
     assert done.exit_code == 0, done.stderr
-    assert "38 training rows, 2 validation rows" in done.stderr  # a text of over 400 bytes takes two rows of 256
+    assert "38 training rows, 2 validation rows" in done.stderr  # over 400 bytes fill two rows of 256
     steps = [json.loads(line) for line in (folder / "read" / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 < step["tokens"] - step["supervised_tokens"] <= 8 for step in steps)  # first ids alone are no target
+    assert all(0 < step["tokens"] - step["supervised_tokens"] <= 8 for step in steps)  # first tokens are not targets
     said = json.loads(invoke("ask", "read", "Once, 3", "--max-new-tokens", "3", "--json").stdout)
     assert said["prompt"] == "Once, 3"
 
 
-def test_long_rows_are_named(folder: Path, examples: list[Example]) -> None:
+def test_warnings_name_the_rows_that_are_too_long(folder: Path, examples: list[Example]) -> None:
     rows = json.loads(dump_rows(examples))
     rows += [{"instruction": "Say", "input": "x" * 3000, "output": "y"}, {"instruction": "Say", "output": "y" * 3000}]
     (folder / "long.json").write_text(json.dumps(rows))
@@ -224,7 +224,7 @@ def test_long_rows_are_named(folder: Path, examples: list[Example]) -> None:
     assert "Left out 1 rows that do not fit into 256 positions: long.json, row 42." in done.stderr
 
 
-def test_data_split(folder: Path) -> None:
+def test_data_split_writes_three_files_and_does_not_overwrite_them(folder: Path) -> None:
     found = invoke("data", "split", "rows.json", "-o", "parts", "--json")
     assert json.loads(found.stdout)["rows"] == {"train": 34, "validation": 2, "test": 4}
     assert len(json.loads((folder / "parts" / "test.json").read_text())) == 4
@@ -233,7 +233,7 @@ def test_data_split(folder: Path) -> None:
     assert "Add --overwrite" in again.stderr
 
 
-def test_doctor_names_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_how_to_start_a_missing_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
     found = invoke("doctor")
     assert found.exit_code == 0
@@ -244,21 +244,21 @@ def test_doctor_names_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_json["torch"]["ok"] is True
 
 
-def test_help_has_an_example_everywhere() -> None:
+def test_the_help_of_every_command_has_an_example() -> None:
     for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"], ["data", "check"]):
         found = invoke(*words, "--help")
         assert "Example:" in found.stdout, words
     assert invoke("--version").stdout.startswith("assistant 0.")
 
 
-def test_errors_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_errors_contain_no_escape_sequences(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a\\u001b[2J": 1}')
     done = invoke("data", "split", str(tmp_path / "x.json"), "-o", str(tmp_path / "\x1b[2J"))
     assert done.exit_code == 1
     assert "\x1b" not in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
+def test_a_closed_pipe_gives_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m assistant ask {folder / 'base'} 'Say red once.' --json | true"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
@@ -266,7 +266,7 @@ def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_run_is_not_resumed_from_another_model(folder: Path, byte_tokenizer: Tokenizer) -> None:
+def test_resume_refuses_another_model(folder: Path, byte_tokenizer: Tokenizer) -> None:
     save_tiny(folder / "other", byte_tokenizer)
     words = ["finetune", "rows.json", "-o", "out", *FINETUNE, "--save-every", "0"]
     process = start(*words, "-m", "base", "--max-steps", "500")
@@ -279,7 +279,7 @@ def test_a_run_is_not_resumed_from_another_model(folder: Path, byte_tokenizer: T
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_model_inside_the_output_folder_is_not_lost() -> None:
+def test_overwrite_refuses_a_folder_that_contains_the_model() -> None:
     assert invoke("finetune", "rows.json", "-m", "base", "-o", "out", "--max-steps", "1").exit_code == 0
     done = invoke("finetune", "rows.json", "-m", "out/last", "-o", "out", "--overwrite")
     assert done.exit_code == 2
@@ -289,7 +289,7 @@ def test_a_model_inside_the_output_folder_is_not_lost() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_is_piped_in_must_be_text() -> None:
+def test_standard_input_must_be_utf8_text() -> None:
     done = CliRunner().invoke(app, ["ask", "base"], input=b"caf\xe9")
     assert (done.exit_code, done.stderr) == (
         1,
@@ -302,22 +302,22 @@ def test_what_is_piped_in_must_be_text() -> None:
     assert closed.stderr.startswith("error: instruction: expected some text")
 
 
-def test_what_a_server_says_cannot_steer_the_terminal() -> None:
+def test_doctor_shows_no_escape_sequences_from_a_server() -> None:
     with OllamaDouble(models=("evil\x1b[2J:latest",)) as double:
         found = invoke("doctor", "--host", double.url)
     assert "evil" in found.stdout
     assert "\x1b" not in found.stdout
 
 
-def test_json_on_a_terminal_is_ascii(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_ascii_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for terminal, shown in ((True, '"\\u009b31m"'), (False, '"\x9b31m"')):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
         print_json({"a": "\x9b31m"})
         assert shown in capsys.readouterr().out
 
 
-def test_a_deterministic_run_gives_the_same_bytes(folder: Path) -> None:
-    """In processes of their own: the option holds for all of torch."""
+def test_two_deterministic_runs_give_the_same_bytes(folder: Path) -> None:
+    """Each run has its own process, because the option changes all of torch."""
     for name in ("one", "two"):
         options = ("--deterministic", "--max-steps", "3", "--precision", "bfloat16", "--epochs", "1")
         done = assistant("finetune", "rows.json", "-m", "base", "-o", name, *options)
@@ -327,7 +327,7 @@ def test_a_deterministic_run_gives_the_same_bytes(folder: Path) -> None:
 
 @pytest.mark.parametrize(("word", "message"), [("--plan", "expected one process"), ("--shard", "does nothing without")])
 @pytest.mark.usefixtures("folder")
-def test_options_that_go_with_torchrun_or_without(monkeypatch: pytest.MonkeyPatch, word: str, message: str) -> None:
+def test_plan_needs_one_process_and_shard_needs_two(monkeypatch: pytest.MonkeyPatch, word: str, message: str) -> None:
     if word == "--plan":
         monkeypatch.setenv("WORLD_SIZE", "2")
     result = invoke("finetune", "rows.json", "-m", "base", "-o", "run", *FINETUNE, "--max-steps", "1", word)

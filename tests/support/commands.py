@@ -1,4 +1,4 @@
-"""The command `assistant`, run in a process of its own or in this one."""
+"""Runs the `assistant` command, in a new process or in this one."""
 
 from __future__ import annotations
 
@@ -15,42 +15,47 @@ from assistant.training.run_folder import read_records
 from tests.conftest import REPOSITORY
 
 FINETUNE = ("--epochs", "2", "--learning-rate", "3e-3", "--precision", "float32")
+"""Options for `assistant finetune` that train the tiny model quickly."""
 
 
 def assistant(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "assistant", *words]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    """Run the command in a new process until it ends, with `text` as its standard input."""
     return subprocess.run(
-        command, input=text, stdin=None if text is not None else subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, env=environment,
+        _command(*words), input=text, stdin=None if text is not None else subprocess.DEVNULL, capture_output=True,
+        text=True, check=False, env=_environment(),
     )  # fmt: skip
 
 
 def invoke(*words: str, text: str | None = None) -> Result:
-    """The same in this process, which is quicker."""
+    """Run the command in this process, which is faster, with `text` as its standard input."""
     return CliRunner().invoke(app, words, input=text)
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "assistant", *words]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    """Start the command in a new process, without waiting for it."""
+    return _start(_command(*words), _environment())
+
+
+def start_two(*words: str) -> subprocess.Popen[str]:
+    """Start the command on two ranks with torchrun, one thread each, without waiting for it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return _start([*torchrun, "-m", "assistant", *words], _environment() | {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str]) -> None:
+    """Wait until the metrics file has `steps` lines, or the process has ended, or a minute has passed."""
     deadline = time.monotonic() + 60
     while len(read_records(path)) < steps and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-def start_two(*words: str) -> subprocess.Popen[str]:
-    """`torchrun --nproc-per-node 2 -m assistant ...`"""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *torchrun, "-m", "assistant", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "assistant", *words]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY)}

@@ -1,4 +1,4 @@
-"""Fine-tuning runs of a tiny model, watched, for the tests."""
+"""Fine-tunes a tiny model and records every report of the run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from assistant.training.trainer import Trainer
 from tests.support.models import tiny_checkpoint
 
 FAST = FinetuneSettings(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32")
+"""Settings for `train` with few steps."""
 
 
 @dataclass
 class Watcher:
-    """An observer that keeps everything it is told."""
+    """An observer that records every report of a run."""
 
     plans: list[Plan] = field(default_factory=list)
     steps: list[StepReport] = field(default_factory=list)
@@ -29,15 +30,19 @@ class Watcher:
     warnings: list[str] = field(default_factory=list)
 
     def on_plan(self, plan: Plan) -> None:
+        """Record the plan."""
         self.plans.append(plan)
 
     def on_step(self, report: StepReport) -> None:
+        """Record the step."""
         self.steps.append(report)
 
     def on_validation(self, report: ValidationReport) -> None:
+        """Record the validation."""
         self.validations.append(report)
 
     def on_warning(self, text: str) -> None:
+        """Record the warning."""
         self.warnings.append(text)
 
 
@@ -50,7 +55,7 @@ def train(
     stop_at: int | None = None,
     resume: bool = False,
 ) -> tuple[FinetuneResult, Watcher]:
-    """Fine-tune a tiny model; a run can be stopped after a step, and resumed."""
+    """Fine-tune a tiny model. Stop after step `stop_at`; with `resume`, continue the run in `output`."""
     watcher = Watcher()
     state = RunFolder(output).read_state() if resume else None
     checkpoint = load_checkpoint(output / "last") if resume else tiny_checkpoint(tokenizer)
@@ -67,5 +72,5 @@ def train(
 
 
 def weights(folder: Path) -> bytes:
-    """The bytes of a model folder's weights."""
+    """Return the bytes of a model folder's weights file."""
     return (folder / "model.safetensors").read_bytes()

@@ -1,205 +1,113 @@
-"""The chat, driven by keys, on a scripted model. Asserts on widgets, waits for conditions, never for time."""
+"""The chat on a scripted session, driven by keys. Tests check widgets and wait for conditions, never for a time."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import functools
 import threading
-import time
-from types import SimpleNamespace
 
 import pytest
 from textual import events
-from textual.widgets.markdown import MarkdownFence
 
-from assistant.decoding.reply import Reply
 from assistant.errors import ContextError, PrerequisiteError
 from assistant.settings import GenerationSettings
-from assistant.tui import app as app_module
-from assistant.tui.app import ChatApp, run_chat
 from assistant.tui.prompt import Prompt
-from assistant.tui.turns import ErrorCard, ReplyMessage, UserMessage, describe_end
-from tests.support.chat_double import ScriptedSession, async_test, chat, text_of
+from assistant.tui.turns import ErrorCard, ReplyMessage, UserMessage
+from tests.support.chat_driver import ChatDriver, async_test, open_chat, text_of
+from tests.support.scripted_session import ScriptedSession
 
 MARKUP = "see [/etc/x] and [bold and [@click=app.quit]q[/] $primary"
 HOSTILE = "\x1b]52;c;cm0gLXJm\x07\x1b[31m a\u202eb\x00 \x9b2J \ud800 &#x202e; <b>tag</b> [name](http://example.org)"
 
 
-# --- one message --------------------------------------------------------------------------------------------------
+# --- replies ------------------------------------------------------------------------------------------------------
 
 
 @async_test
-async def test_a_message_is_answered() -> None:
+async def test_a_message_gets_a_reply() -> None:
     session = ScriptedSession("It is ", "**green", "**.\n", "Really.")
-    async with chat(session, settings=GenerationSettings(max_new_tokens=9)) as c:
-        await c.send("  Which colour\nis grass?  ")
-        assert c.prompt.text == ""
-        await c.until_idle()
-        assert c.texts("UserMessage .text") == ["Which colour\nis grass?"]
-        assert c.texts("ReplyMarkdown") == ["It is green.\nReally."]
-        assert c.texts("ReplyMessage .note") == ["4 tokens · 20.0 tokens/s · finished"]
-        assert not c.screen.query(ErrorCard)
+    async with open_chat(session, settings=GenerationSettings(max_new_tokens=9)) as chat:
+        await chat.send("  Which colour\nis grass?  ")
+        assert chat.prompt.text == ""
+        await chat.until_idle()
+        assert chat.texts("UserMessage .text") == ["Which colour\nis grass?"]
+        assert chat.texts("ReplyMarkdown") == ["It is green.\nReally."]
+        assert chat.texts("ReplyMessage .note") == ["4 tokens · 20.0 tokens/s · finished"]
+        assert not chat.screen.query(ErrorCard)
     assert session.instructions == ["Which colour\nis grass?"]
     assert session.settings == [GenerationSettings(max_new_tokens=9)]
 
 
 @async_test
-async def test_text_is_shown_while_it_comes() -> None:
-    session = ScriptedSession("```python\n", "x = 1\n", "```\n", "Done.", hold_at=2)
-    async with chat(session, every_piece=True) as c:
-        await c.send("code")
-        await c.until(lambda: c.texts("MarkdownFence") == ["x = 1"])
-        # A fence at the beginning falls apart when the stream does not start on an empty widget.
-        assert c.screen.query_one(MarkdownFence).code == "x = 1"
-        assert c.texts("ReplyMessage .note") == ["writing …"]
-        assert c.status.startswith("writing")
-        session.gate.set()
-        await c.until_idle()
-        assert c.screen.query_one(MarkdownFence).code == "x = 1"
-        assert c.texts("ReplyMarkdown MarkdownParagraph") == ["Done."]
-
-
-@async_test
-async def test_pieces_are_gathered() -> None:
-    async with chat(ScriptedSession(*(f"{n} " for n in range(2000)))) as c:
-        writes = 0
-        add_text = ReplyMessage.add_text
-
-        async def count(self: ReplyMessage, text: str) -> None:
-            nonlocal writes
-            writes += 1
-            await add_text(self, text)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ReplyMessage, "add_text", count)
-            await c.send("count")
-            await c.until_idle()
-        assert 1 <= writes < 40
-        assert c.screen.query_one(ReplyMessage).text.split() == [str(n) for n in range(2000)]
-
-
-@async_test
-async def test_an_empty_reply_says_so() -> None:
-    async with chat(ScriptedSession()) as c:
-        await c.send("hello")
-        await c.until_idle()
-        assert c.texts("ReplyMessage .note") == ["0 tokens · finished without a word"]
-
-
-@pytest.mark.parametrize(
-    ("reason", "count", "temperature", "words"),
-    [
-        ("eos", 1, 0.0, "1 token · 2.0 tokens/s · finished"),
-        ("stop", 5, 0.0, "5 tokens · 10.0 tokens/s · ended at a stop text"),
-        ("cancelled", 3, 0.0, "3 tokens · 6.0 tokens/s · stopped by you"),
-        ("length", 5, 0.0, "5 tokens · 10.0 tokens/s · reached the limit of 5 new tokens"),
-        ("length", 4, 0.0, "4 tokens · 8.0 tokens/s · the model's context is full"),
-        ("eos", 2, 0.8, "2 tokens · 4.0 tokens/s · finished · seed 17"),
-    ],
-)
-def test_the_end_is_told_in_words(reason: str, count: int, temperature: float, words: str) -> None:
-    reply = Reply.model_validate(
-        {"prompt": "p", "prompt_token_ids": (1,), "response": "r", "token_ids": tuple(range(count))}
-        | {"stop_reason": reason, "seconds": 0.5}
-    )
-    settings = GenerationSettings(max_new_tokens=5, temperature=temperature, seed=17)
-    assert describe_end(reply, settings) == words
-    if reason == "stop":
-        shortened = reply.model_copy(update={"n_forgotten": 2})
-        left_out = " · 2 of the oldest messages no longer fit and were left out"
-        assert describe_end(shortened, settings) == words + left_out
-
-
-# --- stopping, and one at a time ----------------------------------------------------------------------------------
-
-
-@async_test
-async def test_escape_stops_and_keeps_the_text() -> None:
+async def test_escape_stops_the_reply_and_keeps_its_text() -> None:
     session = ScriptedSession("one ", "two ", "three", hold_at=2)
-    async with chat(session, every_piece=True) as c:
-        await c.send("count")
-        await c.until(lambda: "two" in "".join(c.texts("ReplyMarkdown")))
-        await c.press("escape")
-        await c.until_idle()
-        assert c.texts("ReplyMarkdown") == ["one two"]
-        assert c.texts("ReplyMessage .note") == ["2 tokens · 20.0 tokens/s · stopped by you"]
+    async with open_chat(session, every_piece=True) as chat:
+        await chat.send("count")
+        await chat.until(lambda: "two" in "".join(chat.texts("ReplyMarkdown")))
+        await chat.press("escape")
+        await chat.until_idle()
+        assert chat.texts("ReplyMarkdown") == ["one two"]
+        assert chat.texts("ReplyMessage .note") == ["2 tokens · 20.0 tokens/s · stopped by you"]
         session.gate.set()
-        await c.send("again")  # the old stop does not reach the new reply
-        await c.until(lambda: len(c.screen.query(ReplyMessage)) == 2 and c.idle)
-        assert c.texts("ReplyMarkdown")[1] == "one two three"
+        await chat.send("again")  # the earlier stop must not affect the new reply
+        await chat.until(lambda: len(chat.screen.query(ReplyMessage)) == 2 and chat.idle)
+        assert chat.texts("ReplyMarkdown")[1] == "one two three"
 
 
 @async_test
-async def test_the_prompt_is_free_only_when_the_thread_has_ended() -> None:
+async def test_the_prompt_stays_locked_until_the_stopped_thread_has_ended() -> None:
     session = ScriptedSession("one ", "two", hold_at=1)
-    session.deaf = True
-    async with chat(session) as c:
-        await c.send("first")
-        await c.until(lambda: session.running)
-        await c.press("escape")
-        await c.until(lambda: c.texts("ReplyMessage .note") == ["stopping …"])
-        await c.send("second")
-        assert c.prompt.text == "second"
+    session.ignores_stop = True
+    async with open_chat(session) as chat:
+        await chat.send("first")
+        await chat.until(lambda: session.running)
+        await chat.press("escape")
+        await chat.until(lambda: chat.texts("ReplyMessage .note") == ["stopping …"])
+        await chat.send("second")
+        assert chat.prompt.text == "second"
         assert session.instructions == ["first"]
         session.gate.set()
-        await c.until_idle()
-        await c.press("enter")
-        await c.until(lambda: len(c.screen.query(ReplyMessage)) == 2 and c.idle)
+        await chat.until_idle()
+        await chat.press("enter")
+        await chat.until(lambda: len(chat.screen.query(ReplyMessage)) == 2 and chat.idle)
     assert session.instructions == ["first", "second"]
-    assert session.most_running == 1
+    assert session.max_running == 1
 
 
 @async_test
-async def test_enter_while_a_reply_is_written_loses_nothing() -> None:
+async def test_enter_during_a_reply_keeps_the_typed_text() -> None:
     session = ScriptedSession("one ", "two", hold_at=1)
-    async with chat(session) as c:
-        await c.send("first")
-        await c.send("second")
-        await c.press("enter", "enter")
-        assert c.prompt.text == "second"
-        assert c.status == "Esc stops the reply; your text stays."
-        assert len(c.screen.query(UserMessage)) == 1
+    async with open_chat(session) as chat:
+        await chat.send("first")
+        await chat.send("second")
+        await chat.press("enter", "enter")
+        assert chat.prompt.text == "second"
+        assert chat.status == "Esc stops the reply. Your text stays here."
+        assert len(chat.screen.query(UserMessage)) == 1
         session.gate.set()
-        await c.until_idle()
-        assert c.prompt.text == "second"
+        await chat.until_idle()
+        assert chat.prompt.text == "second"
     assert session.instructions == ["first"]
 
 
 @async_test
-async def test_escape_right_behind_enter_breaks_nothing() -> None:
-    """Actions run in the app's queue, messages in the screen's: an Esc may come in the middle of taking a message."""
+async def test_escape_at_any_moment_after_enter_stops_the_reply() -> None:
+    """Actions run in the app's queue and messages in the screen's, so Esc can come while the screen takes a message."""
     session = ScriptedSession("one ", "two", hold_at=0)
-    async with chat(session) as c:
+    async with open_chat(session) as chat:
         for number in range(5):
-            c.prompt.post_message(Prompt.Submitted(f"message {number}"))
+            chat.prompt.post_message(Prompt.Submitted(f"message {number}"))
             await asyncio.sleep(0.001 * number)
-            c.screen.action_stop()
-            await c.until_idle()
-        assert len(c.screen.query(UserMessage)) == len(c.screen.query(ReplyMessage)) == 5
-
-
-@pytest.mark.parametrize("hold_at", [0, 1])
-def test_quitting_ends_a_reply_at_once(hold_at: int) -> None:
-    session = ScriptedSession("one ", "two", hold_at=hold_at)
-
-    async def quit_while_writing() -> None:
-        async with chat(session) as c:
-            await c.send("first")
-            await c.until(lambda: session.running)
-            await c.press("ctrl+q")
-
-    start = time.monotonic()
-    asyncio.run(quit_while_writing())  # waits for the threads
-    assert session.running == 0
-    assert time.monotonic() - start < 2
+            chat.screen.action_stop()
+            await chat.until_idle()
+        assert len(chat.screen.query(UserMessage)) == len(chat.screen.query(ReplyMessage)) == 5
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("error", "shown"),
+    ("error", "problem"),
     [
         (ContextError("prompt: expected at most 60 tokens, got 90. Shorten it."), "prompt: expected at most 60 tokens"),
         (RuntimeError(f"CUDA out of memory {MARKUP}"), f"RuntimeError: CUDA out of memory {MARKUP}"),
@@ -207,118 +115,123 @@ def test_quitting_ends_a_reply_at_once(hold_at: int) -> None:
         (SystemExit(3), "SystemExit: 3"),
     ],
 )
-def test_an_error_leaves_everything_in_place(error: BaseException, shown: str) -> None:
+def test_after_an_error_the_text_stays_and_the_message_can_be_sent_again(error: BaseException, problem: str) -> None:
     session = ScriptedSession("half an ", error=error)
 
     @async_test
     async def scenario() -> None:
-        async with chat(session) as c:
-            await c.send("first")
-            await c.until(lambda: c.screen.query(ErrorCard) and c.idle)
-            card = text_of(c.screen.query_one(ErrorCard))
-            assert shown in card
+        async with open_chat(session) as chat:
+            await chat.send("first")
+            await chat.until(lambda: chat.screen.query(ErrorCard) and chat.idle)
+            card = text_of(chat.screen.query_one(ErrorCard))
+            assert problem in card
             assert "back in the prompt" in card
-            assert c.texts("ReplyMarkdown") == ["half an"]
-            assert c.texts("ReplyMessage .note") == ["not finished"]
-            assert c.texts("UserMessage .text") == ["first"]
-            assert c.prompt.text == "first"
+            assert chat.texts("ReplyMarkdown") == ["half an"]
+            assert chat.texts("ReplyMessage .note") == ["not finished"]
+            assert chat.texts("UserMessage .text") == ["first"]
+            assert chat.prompt.text == "first"
             session.error = None
-            await c.press("enter")
-            await c.until(lambda: len(c.screen.query(ReplyMessage)) == 2 and c.idle)
-            assert c.texts("ReplyMessage .note")[1].endswith("finished")
+            await chat.press("enter")
+            await chat.until(lambda: len(chat.screen.query(ReplyMessage)) == 2 and chat.idle)
+            assert chat.texts("ReplyMessage .note")[1].endswith("finished")
 
     scenario()
 
 
 @async_test
-async def test_an_error_before_the_first_word_leaves_no_empty_reply() -> None:
-    async with chat(ScriptedSession(error=ContextError("prompt: too long"))) as c:
-        await c.send("first")
-        await c.until(lambda: c.screen.query(ErrorCard) and c.idle)
-        assert not c.screen.query(ReplyMessage)
-        assert c.prompt.text == "first"
+async def test_an_error_before_the_first_text_leaves_no_empty_reply() -> None:
+    async with open_chat(ScriptedSession(error=ContextError("prompt: too long"))) as chat:
+        await chat.send("first")
+        await chat.until(lambda: chat.screen.query(ErrorCard) and chat.idle)
+        assert not chat.screen.query(ReplyMessage)
+        assert chat.prompt.text == "first"
 
 
 @async_test
-async def test_an_error_does_not_touch_what_is_being_typed() -> None:
+async def test_an_error_does_not_replace_a_draft_in_the_prompt() -> None:
     session = ScriptedSession("x", hold_at=0, error=RuntimeError("no"))
-    async with chat(session) as c:
-        await c.send("first")
-        c.type("a draft")
+    async with open_chat(session) as chat:
+        await chat.send("first")
+        chat.type("a draft")
         session.gate.set()
-        await c.until(lambda: c.screen.query(ErrorCard))
-        assert c.prompt.text == "a draft"
-        assert "Press up" in text_of(c.screen.query_one(ErrorCard))
-        await c.press("up")
-        assert c.prompt.text == "first"
+        await chat.until(lambda: chat.screen.query(ErrorCard))
+        assert chat.prompt.text == "a draft"
+        assert "Press up" in text_of(chat.screen.query_one(ErrorCard))
+        await chat.press("up")
+        assert chat.prompt.text == "first"
+
+
+# --- hostile text -------------------------------------------------------------------------------------------------
 
 
 @async_test
-async def test_markup_is_text_everywhere() -> None:
+async def test_markup_appears_as_plain_text_everywhere() -> None:
     session = ScriptedSession(MARKUP, error=RuntimeError(MARKUP))
     session.summary = MARKUP
     session.name = MARKUP
-    async with chat(session, model_name=MARKUP, size=(160, 40)) as c:
-        assert MARKUP in c.status
-        assert text_of(c.screen.query_one("#title")) == f"assistant · {MARKUP}"
-        await c.send(MARKUP)
-        await c.until(lambda: c.screen.query(ErrorCard) and c.idle)
+    async with open_chat(session, model_name=MARKUP, size=(160, 40)) as chat:
+        assert MARKUP in chat.status
+        assert text_of(chat.screen.query_one("#title")) == f"assistant · {MARKUP}"
+        await chat.send(MARKUP)
+        await chat.until(lambda: chat.screen.query(ErrorCard) and chat.idle)
         for selector in ("UserMessage .text", "ReplyMarkdown", "ErrorCard"):
-            assert MARKUP in c.texts(selector)[0]
-        # title, message, reply, error, prompt, status
-        await c.until(lambda: c.visible().count(MARKUP) == 6)
+            assert MARKUP in chat.texts(selector)[0]
+        # in the title, message, reply, error, prompt and status
+        await chat.until(lambda: chat.visible().count(MARKUP) == 6)
 
 
 @async_test
-async def test_hostile_text_reaches_the_terminal_as_signs() -> None:
+async def test_control_characters_appear_as_visible_symbols_everywhere() -> None:
     session = ScriptedSession(*HOSTILE, error=RuntimeError(HOSTILE))
     session.summary = session.name = HOSTILE
-    async with chat(session, model_name=HOSTILE, size=(200, 40)) as c:
-        c.app.post_message(events.Paste(HOSTILE))
-        await c.until(lambda: c.prompt.text)
-        await c.press("enter")
-        await c.until(lambda: c.screen.query(ErrorCard) and c.idle)
-        signs = r"␛]52;c;cm0gLXJm␇␛[31m a\u202eb␀ \u009b2J \ud800 &#x202e; <b>tag</b> [name](http://example.org)"
-        await c.until(lambda: c.visible().count(signs) == 6)
-        assert c.visible().replace("\n", "").isprintable()
-        await c.press("ctrl+y")  # nothing is complete, nothing to copy
-        assert c.app.clipboard == ""
+    async with open_chat(session, model_name=HOSTILE, size=(200, 40)) as chat:
+        chat.app.post_message(events.Paste(HOSTILE))
+        await chat.until(lambda: chat.prompt.text)
+        await chat.press("enter")
+        await chat.until(lambda: chat.screen.query(ErrorCard) and chat.idle)
+        symbols = r"␛]52;c;cm0gLXJm␇␛[31m a\u202eb␀ \u009b2J \ud800 &#x202e; <b>tag</b> [name](http://example.org)"
+        await chat.until(lambda: chat.visible().count(symbols) == 6)
+        assert chat.visible().replace("\n", "").isprintable()
+        await chat.press("ctrl+y")  # copies nothing, because no reply is complete
+        assert chat.app.clipboard == ""
 
 
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
 @async_test
-async def test_the_screen_stands_before_loading_starts() -> None:
-    seen: list[object] = []
+async def test_the_first_screen_is_painted_before_loading_starts() -> None:
+    painted: list[tuple[bool, int, bool]] = []
     gate = threading.Event()
+    session = ScriptedSession("Hello.")
 
     def load() -> ScriptedSession:
-        seen.append((c.screen.focused is c.prompt, c.prompt.size.height, c.screen.query_one("Welcome").size.height > 0))
+        shows_welcome = chat.screen.query_one("Welcome").size.height > 0
+        painted.append((chat.screen.focused is chat.prompt, chat.prompt.size.height, shows_welcome))
         gate.wait(10)
-        return ScriptedSession("Hello.")
+        return session
 
-    async with chat(load=load) as c:
-        await c.until(lambda: seen)
-        assert seen == [(True, 1, True)]
-        assert c.status == "loading toy … you may type"
-        await c.send("early")
-        assert c.texts("UserMessage .text") == ["early"]
-        assert c.texts("UserMessage .note") == ["waiting for the model …"]
-        await c.send("too much")
-        assert c.status == "Esc takes back the message that waits."
-        assert c.prompt.text == "too much"
+    async with open_chat(load=load) as chat:
+        await chat.until(lambda: painted)
+        assert painted == [(True, 1, True)]
+        assert chat.status == "loading toy … you can type already"
+        await chat.send("early")
+        assert chat.texts("UserMessage .text") == ["early"]
+        assert chat.texts("UserMessage .note") == ["waiting for the model …"]
+        await chat.send("too much")
+        assert chat.status == "Esc takes the waiting message back."
+        assert chat.prompt.text == "too much"
         gate.set()
-        await c.until_idle()
-        assert c.texts("UserMessage .text") == ["early"]
-        assert not c.screen.query_one("UserMessage .note").display
-        assert c.texts("ReplyMarkdown") == ["Hello."]
-        assert c.prompt.text == "too much"
-        assert c.status == f"ready · {ScriptedSession.summary}"
+        await chat.until_idle()
+        assert chat.texts("UserMessage .text") == ["early"]
+        assert not chat.screen.query_one("UserMessage .note").display
+        assert chat.texts("ReplyMarkdown") == ["Hello."]
+        assert chat.prompt.text == "too much"
+        assert chat.status == f"ready · {session.summary}"
 
 
 @async_test
-async def test_a_waiting_message_can_be_taken_back() -> None:
+async def test_escape_takes_back_a_message_that_waits_for_the_model() -> None:
     gate = threading.Event()
     session = ScriptedSession("Hello.")
 
@@ -326,21 +239,21 @@ async def test_a_waiting_message_can_be_taken_back() -> None:
         gate.wait(10)
         return session
 
-    async with chat(load=load) as c:
-        await c.send("early")
-        await c.until(lambda: c.screen.query(UserMessage))
-        await c.press("escape")
-        await c.until(lambda: not c.screen.query(UserMessage))
-        assert c.prompt.text == "early"
+    async with open_chat(load=load) as chat:
+        await chat.send("early")
+        await chat.until(lambda: chat.screen.query(UserMessage))
+        await chat.press("escape")
+        await chat.until(lambda: not chat.screen.query(UserMessage))
+        assert chat.prompt.text == "early"
         gate.set()
-        await c.until_idle()
+        await chat.until_idle()
         assert session.instructions == []
-        await c.press("enter")
-        await c.until(lambda: c.screen.query(ReplyMessage) and c.idle)
+        await chat.press("enter")
+        await chat.until(lambda: chat.screen.query(ReplyMessage) and chat.idle)
 
 
 @async_test
-async def test_a_model_that_cannot_be_loaded() -> None:
+async def test_a_failed_load_shows_one_error_and_can_be_repeated() -> None:
     gate = threading.Event()
     problems = [f"models/x {MARKUP}: expected a model folder, got no such folder.", "still nothing", ""]
 
@@ -350,50 +263,119 @@ async def test_a_model_that_cannot_be_loaded() -> None:
             raise PrerequisiteError(problem)
         return ScriptedSession("Hello.")
 
-    async with chat(load=load) as c:
-        await c.send("early")
+    async with open_chat(load=load) as chat:
+        await chat.send("early")
         gate.set()
-        await c.until(lambda: c.screen.query(ErrorCard) and c.status.startswith("no model"))
-        assert MARKUP in text_of(c.screen.query_one(ErrorCard))
-        assert c.prompt.text == "early"
-        assert not c.screen.query(UserMessage)
+        await chat.until(lambda: chat.screen.query(ErrorCard) and chat.status.startswith("no model"))
+        assert MARKUP in text_of(chat.screen.query_one(ErrorCard))
+        assert chat.prompt.text == "early"
+        assert not chat.screen.query(UserMessage)
         for _ in range(3):
-            await c.press("enter")
-            await c.until(lambda: c.prompt.text == "early")
-            await c.until(lambda: c.screen.query(ErrorCard))
-            assert len(c.screen.query(ErrorCard)) == 1
-        await c.press("ctrl+l")
-        await c.until(lambda: c.texts("ErrorCard") == ["still nothing\nPress ctrl+l to try loading again."])
-        await c.press("ctrl+l")
-        await c.until_idle()
-        assert not c.screen.query(ErrorCard)
-        await c.press("enter")
-        await c.until(lambda: c.texts("ReplyMarkdown") == ["Hello."] and c.idle)
+            await chat.press("enter")
+            await chat.until(lambda: chat.prompt.text == "early")
+            await chat.until(lambda: chat.screen.query(ErrorCard))
+            assert len(chat.screen.query(ErrorCard)) == 1
+        await chat.press("ctrl+l")
+        await chat.until(lambda: chat.texts("ErrorCard") == ["still nothing\nPress ctrl+l to load the model again."])
+        await chat.press("ctrl+l")
+        await chat.until_idle()
+        assert not chat.screen.query(ErrorCard)
+        await chat.press("enter")
+        await chat.until(lambda: chat.texts("ReplyMarkdown") == ["Hello."] and chat.idle)
 
 
-def test_importing_the_chat_leaves_torch_out() -> None:
-    code = "import sys, assistant.tui; print(*{'torch', 'pandas', 'transformers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+# --- keys ---------------------------------------------------------------------------------------------------------
 
 
-def test_run_chat_loads_the_model_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    apps: list[ChatApp] = []
-    monkeypatch.setattr(app_module, "run_app", lambda app: apps.append(app) or 7)
-    session = SimpleNamespace(Session=SimpleNamespace(load=lambda model, precision: ("loaded", model, precision)))
-    monkeypatch.setattr(app_module, "check_terminal", lambda: None)
-    assert run_chat("models/mine", GenerationSettings(), precision="int8") == 7
-    monkeypatch.setitem(sys.modules, "assistant.decoding.session", session)
-    screen = apps[0].get_default_screen()
-    assert screen._load() == ("loaded", "models/mine", "int8")
-    assert screen._model_name == "mine"
+@async_test
+async def test_the_footer_offers_only_keys_that_work() -> None:
+    session = ScriptedSession("one ", "two", hold_at=1)
+    async with open_chat(session) as chat:
+
+        def offered() -> list[str]:
+            bindings = [active.binding for active in chat.screen.active_bindings.values()]
+            return [binding.description for binding in bindings if binding.show]
+
+        assert offered() == ["Send", "New line", "Help", "Quit"]
+        await chat.send("hello")
+        assert offered() == ["Send", "New line", "Stop", "Help", "Quit"]
+        session.gate.set()
+        await chat.until_idle()
+        assert offered() == ["Send", "New line", "Help", "Copy", "Quit"]
 
 
-@pytest.mark.parametrize(("stdin", "stderr", "culprit"), [(False, True, "input"), (True, False, "error output")])
-def test_without_a_terminal_there_is_another_way(
-    monkeypatch: pytest.MonkeyPatch, stdin: bool, stderr: bool, culprit: str
-) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: stdin))
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: stderr))
-    with pytest.raises(PrerequisiteError, match=f"standard {culprit} .*assistant ask"):
-        run_chat("models/mine", GenerationSettings())
+@async_test
+async def test_copy_takes_the_last_complete_reply() -> None:
+    async with open_chat(ScriptedSession("**one**\n", "\x1b[2Jtwo")) as chat:
+        await chat.press("ctrl+y")
+        assert chat.app.clipboard == ""
+        await chat.send("hello")
+        await chat.until_idle()
+        await chat.press("ctrl+y")
+        assert chat.app.clipboard == "**one**\n␛[2Jtwo"
+        assert chat.status == "Sent the reply to your terminal's clipboard."
+
+
+@async_test
+async def test_the_command_palette_does_not_interrupt_the_reply() -> None:
+    session = ScriptedSession("one ", "two", hold_at=1)
+    async with open_chat(session) as chat:
+        await chat.send("hello")
+        await chat.press("ctrl+p")
+        session.gate.set()
+        await chat.until_idle()
+        await chat.press("escape")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+        assert chat.texts("ReplyMarkdown") == ["one two"]
+
+
+# --- layout -------------------------------------------------------------------------------------------------------
+
+
+def has_size(chat: ChatDriver, width: int, height: int) -> bool:
+    return (chat.screen.size.width, chat.screen.size.height) == (width, height)
+
+
+@async_test
+async def test_the_parts_fill_the_screen_at_every_size() -> None:
+    async with open_chat(ScriptedSession("word " * 50)) as chat:
+        await chat.send("hello")
+        await chat.until_idle()
+        chat.type("\n" * 20)
+        for width, height in [(40, 12), (80, 24), (200, 60)]:
+            await chat.pilot.resize_terminal(width, height)
+            await chat.until(functools.partial(has_size, chat, width, height))
+            parts = ("#title", "#conversation", "#prompt", "#status", "Footer")
+            regions = [chat.screen.query_one(part).region for part in parts]
+            assert [region.y for region in regions] == [0, *(region.bottom for region in regions[:-1])]
+            assert regions[-1].bottom == height
+            assert all(region.width == width for region in regions)
+            assert regions[1].height >= 4
+
+
+@async_test
+async def test_the_conversation_follows_new_text_until_the_user_scrolls_up() -> None:
+    lines = [f"item {number}\n\n" for number in range(30)]
+    session = ScriptedSession(*lines, hold_at=20)
+    async with open_chat(session, every_piece=True) as chat:
+        conversation = chat.screen.query_one("#conversation")
+        await chat.press("pageup")  # has nothing to scroll, and must not leave the end
+        await chat.send("list")
+        await chat.until(lambda: "item 19" in chat.visible())
+        assert conversation.is_vertical_scroll_end
+        await chat.press("pageup")
+        await chat.until(lambda: not conversation.is_vertical_scroll_end)
+        position = conversation.scroll_y
+        session.gate.set()
+        await chat.until_idle()
+        assert conversation.scroll_y == position
+        await chat.press("pagedown", "pagedown", "pagedown", "pagedown")
+        await chat.until(lambda: conversation.is_vertical_scroll_end)
+        await chat.press("pageup")
+        session.gate.clear()
+        await chat.send("again")  # sending goes back to the end
+        await chat.until(lambda: "item 19" in chat.visible())
+        await chat.press("pagedown")  # is at the end already, and must not leave it
+        session.gate.set()
+        await chat.until(lambda: len(chat.screen.query(ReplyMessage)) == 2 and chat.idle)
+        await chat.until(lambda: "item 29" in chat.visible() and conversation.is_vertical_scroll_end)

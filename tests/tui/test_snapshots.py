@@ -1,5 +1,8 @@
-"""What the chat looks like. After a change that is meant: `pytest tests/test_tui_snapshots.py --snapshot-update`,
-then look at every picture that changed in `tests/__snapshots__/`."""
+"""What the chat looks like.
+
+If you change its look on purpose, run `pytest tests/tui/test_snapshots.py --snapshot-update`. Then look at every
+changed picture in `tests/tui/__snapshots__/`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from textual.pilot import Pilot
 from assistant.errors import AssistantError, CheckpointError
 from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
-from tests.support.chat_double import Chat, ScriptedSession
+from tests.support.chat_driver import ChatDriver
+from tests.support.scripted_session import ScriptedSession
 
 Compare = Callable[..., bool]
 
@@ -28,13 +32,13 @@ REPLY = (
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the terminal the tests are started in shows in the pictures."""
+    """Keep the settings of the developer's terminal out of the pictures."""
     for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_COLOR_SYSTEM"):
         monkeypatch.delenv(name, raising=False)
 
 
-def app(session: ScriptedSession | AssistantError) -> ChatApp:
-    """A chat with a scripted model, or with one that cannot be loaded."""
+def make_app(session: ScriptedSession | AssistantError) -> ChatApp:
+    """Make a chat on a scripted session. With an error, loading the model raises it."""
 
     def load() -> ScriptedSession:
         if isinstance(session, AssistantError):
@@ -42,17 +46,17 @@ def app(session: ScriptedSession | AssistantError) -> ChatApp:
         return session
 
     settings = GenerationSettings(max_new_tokens=64, temperature=0.7, seed=7)
-    made = ChatApp(load=load, model_name="toy", settings=settings)
-    made.theme = "textual-dark"
-    return made
+    app = ChatApp(load=load, model_name="toy", settings=settings)
+    app.theme = "textual-dark"
+    return app
 
 
-def after(message: str = "", *keys: str) -> Callable[[Pilot[None]], Any]:
-    """Send a message and wait for the end of the reply, then press the keys."""
+def actions(message: str = "", *keys: str) -> Callable[[Pilot[None]], Any]:
+    """Return a function that sends a message, waits for the end of the reply, and presses the keys."""
 
     async def run(pilot: Pilot[None]) -> None:
         assert isinstance(pilot.app, ChatApp)
-        chat = Chat(pilot.app, pilot)
+        chat = ChatDriver(pilot.app, pilot)
         chat.prompt.cursor_blink = False
         await chat.until(lambda: chat.idle or chat.status.startswith("no model"))
         if message:
@@ -64,27 +68,27 @@ def after(message: str = "", *keys: str) -> Callable[[Pilot[None]], Any]:
 
 
 def test_empty(snap_compare: Compare) -> None:
-    assert snap_compare(app(ScriptedSession("")), run_before=after())
+    assert snap_compare(make_app(ScriptedSession("")), run_before=actions())
 
 
 def test_one_turn(snap_compare: Compare) -> None:
-    assert snap_compare(app(ScriptedSession(*REPLY)), run_before=after("How do I make tea?\nBriefly, please."))
+    assert snap_compare(make_app(ScriptedSession(*REPLY)), run_before=actions("How do I make tea?\nBriefly, please."))
 
 
 def test_reply_failed(snap_compare: Compare) -> None:
     session = ScriptedSession("First, ", "boil ", error=RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    assert snap_compare(app(session), run_before=after("How do I make tea?"))
+    assert snap_compare(make_app(session), run_before=actions("How do I make tea?"))
 
 
 def test_load_failed(snap_compare: Compare) -> None:
-    problem = "models/mine: expected a model folder, got no such folder. See which there are: assistant models"
-    assert snap_compare(app(CheckpointError(problem)), run_before=after())
+    problem = "models/mine: expected a model folder, got no such folder. Check the path."
+    assert snap_compare(make_app(CheckpointError(problem)), run_before=actions())
 
 
 def test_narrow(snap_compare: Compare) -> None:
     session = ScriptedSession("Green, ", "red ", "and ", "blue.")
-    assert snap_compare(app(session), terminal_size=(40, 12), run_before=after("Name three colours.", *"and 2"))
+    assert snap_compare(make_app(session), terminal_size=(40, 12), run_before=actions("Name three colours.", *"and 2"))
 
 
 def test_help(snap_compare: Compare) -> None:
-    assert snap_compare(app(ScriptedSession("")), run_before=after("", "f1"))
+    assert snap_compare(make_app(ScriptedSession("")), run_before=actions("", "f1"))

@@ -1,0 +1,115 @@
+"""A session without a model, for the chat's tests: it replies with a script.
+
+mypy checks it against `SessionLike`, because tests pass it to `ChatApp`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from assistant.decoding.reply import Reply, StopReason
+from assistant.settings import GenerationSettings
+
+HOLD_LIMIT_SECONDS = 10.0
+TOKENS_PER_SECOND = 20
+"""The speed that every reply reports, so that tests can assert on it."""
+
+
+class ScriptedSession:
+    """Replies with fixed pieces of text, one token each, up to `max_new_tokens`.
+
+    Args:
+        pieces: The text of every reply.
+        hold_at: The index of the piece before which a reply waits, until `gate` is set or the caller stops it.
+        error: Raised after the last piece.
+        echo: Start every reply with a piece that repeats the instruction.
+        piece_seconds: How long a reply waits after each piece.
+    """
+
+    def __init__(
+        self,
+        *pieces: str,
+        hold_at: int | None = None,
+        error: BaseException | None = None,
+        echo: bool = False,
+        piece_seconds: float = 0.0,
+        name: str = "toy",
+        summary: str = "toy · 0.1M parameters · template alpaca · context 64",
+    ) -> None:
+        self.pieces = pieces
+        self.hold_at = hold_at
+        self.error = error
+        self.echo = echo
+        self.piece_seconds = piece_seconds
+        self.name = name
+        self.summary = summary
+        self.gate = threading.Event()
+        self.ignores_stop = False
+        """Whether a held reply ignores a stop, as a model does while it computes a slow token."""
+        self.instructions: list[str] = []
+        """The instruction of every call, in order."""
+        self.settings: list[GenerationSettings] = []
+        """The settings of every call, in order."""
+        self.running = 0
+        """The number of calls that run now."""
+        self.max_running = 0
+        """The largest number of calls that ever ran at the same time."""
+
+    def reply(
+        self,
+        instruction: str,
+        *,
+        settings: GenerationSettings,
+        on_text: Callable[[str], None],
+        should_stop: Callable[[], bool],
+    ) -> Reply:
+        """Play the script.
+
+        Raises:
+            BaseException: `error`, if there is one.
+        """
+        self.instructions.append(instruction)
+        self.settings.append(settings)
+        self.running += 1
+        self.max_running = max(self.max_running, self.running)
+        try:
+            return self._play(instruction, settings.max_new_tokens, on_text, should_stop)
+        finally:
+            self.running -= 1
+
+    def _play(
+        self, instruction: str, max_new_tokens: int, on_text: Callable[[str], None], should_stop: Callable[[], bool]
+    ) -> Reply:
+        pieces = (f"You said: {instruction}.\n\n", *self.pieces) if self.echo else self.pieces
+        for index, piece in enumerate(pieces):
+            if index == max_new_tokens:
+                return _make_reply(instruction, pieces[:index], "length")
+            self._hold(index, should_stop)
+            if should_stop():
+                return _make_reply(instruction, pieces[:index], "cancelled")
+            on_text(piece)
+            if self.piece_seconds:
+                time.sleep(self.piece_seconds)
+        if self.error is not None:
+            raise self.error
+        return _make_reply(instruction, pieces, "eos")
+
+    def _hold(self, index: int, should_stop: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + HOLD_LIMIT_SECONDS
+        while index == self.hold_at and not self.gate.wait(0.005):
+            if should_stop() and not self.ignores_stop:
+                return
+            assert time.monotonic() < deadline, "the reply waited too long: no test set the gate or stopped the reply"
+
+
+def _make_reply(instruction: str, written: tuple[str, ...], stop_reason: StopReason) -> Reply:
+    return Reply(
+        prompt=instruction,
+        prompt_token_ids=(1, 2, 3),
+        response="".join(written),
+        token_ids=tuple(range(len(written))),
+        stop_reason=stop_reason,
+        seconds=len(written) / TOKENS_PER_SECOND,
+    )
