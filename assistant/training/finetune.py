@@ -142,7 +142,7 @@ class _Run:
         with self._memory_checked():
             window = next((window for _, window in self.trainer.windows(first)), None)
             compared = self.trainer.compare_ways(window) if window else None
-            loops = fused.trouble() if self.trainer.device.type == "cpu" else None
+            loops = fused.problem() if self.trainer.device.type == "cpu" else None
             for warning in (warning for warning in (compared, loops) if warning is not None):
                 self.observer.on_warning(warning)
             if not first:

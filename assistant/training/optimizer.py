@@ -64,7 +64,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Of all gradients together, whatever they are kept in, and whether or not they are spread."""
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
     narrow = [gradient for gradient in gradients if gradient.dtype is not torch.float32]
-    if all(map(fused.takes, narrow)):
+    if all(map(fused.supports, narrow)):
         others = [gradient for gradient in gradients if gradient.dtype is torch.float32]
         norm = float(whole(torch.nn.utils.get_total_norm(others)))  # takes few steps on a GPU
         return math.hypot(norm, math.sqrt(sum(map(fused.squared_norm, narrow))))
