@@ -168,7 +168,8 @@ def adamw(
 ) -> None:
     """Do one AdamW step in place, as torch's fused AdamW does, and write the new weight to its bfloat16 `copy`.
 
-    All tensors have the same shape. `weight`, `exp_avg` and `exp_avg_sq` are float32, `gradient` is float32 or bfloat16.
+    All tensors have the same shape. `weight`, `exp_avg` and `exp_avg_sq` are float32. `gradient` is float32 or bfloat16
+    and is multiplied by `settings.factor` first.
 
     Raises:
         ValueError: a tensor has another shape, dtype or device, or is not contiguous.
