@@ -106,8 +106,9 @@ def test_attention_over_a_tree_matches_attention_over_each_row(
     out.backward(gradient)
     exact_qkv, exact = qkv.detach().double().requires_grad_(), torch.zeros(size, width).double()
     for path, (first, length) in zip(layout.rows.paths.tolist(), layout.rows.spans.tolist(), strict=True):
-        row_qkv = exact_qkv[path[:length]].view(length, 3, n_head, head_size).permute(1, 2, 0, 3)
-        attended = F.scaled_dot_product_attention(*row_qkv, is_causal=True).transpose(0, 1).reshape(length, width)
+        query, key, value = exact_qkv[path[:length]].view(length, 3, n_head, head_size).permute(1, 2, 0, 3)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = attended.transpose(0, 1).reshape(length, width)
         exact = exact.index_copy(0, torch.tensor(path[first:length], dtype=torch.int64), attended[first:])
     exact.backward(gradient.double())
     assert qkv.grad is not None
