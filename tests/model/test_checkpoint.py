@@ -173,8 +173,6 @@ ASSISTANT_JSON = r"""
   }
 }
 """  # noqa: E501
-
-
 STORED_SHAPES: dict[str, tuple[int, ...]] = {
     "transformer.wte.weight": (257, 8),
     "transformer.wpe.weight": (32, 8),
