@@ -54,7 +54,7 @@ def _processor() -> Finding:
 def _loops() -> Finding:
     from assistant.model import fused
 
-    name, trouble = "compiled loops", fused.trouble()
+    name, trouble = "compiled loops", fused.problem()
     if trouble is not None:
         return Finding(name=name, ok=False, found="not usable", advice=trouble)
     if fused.is_compiled():

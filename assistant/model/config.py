@@ -1,4 +1,7 @@
-"""A model's `config.json`, and the `assistant.json` beside it."""
+"""The contents of a model folder's `config.json` and `assistant.json`, as validated models.
+
+This module reads no files and imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from assistant.settings import FinetuneSettings, Frozen
 
 
 class ModelConfig(BaseModel):
-    """A GPT-2's `config.json`, under GPT-2's own names. Fields that are not used here are kept and written back."""
+    """GPT-2's `config.json`, with GPT-2's own field names. Unknown fields are kept and written back."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -25,20 +28,20 @@ class ModelConfig(BaseModel):
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu"] = "gelu_new"
     layer_norm_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
     tie_word_embeddings: bool = True
-    # Variants of GPT-2 that would need other arithmetic; a model that uses one is refused rather than run wrong.
+    # Variants of GPT-2 that this project does not compute. Opening such a model is an error.
     scale_attn_weights: Literal[True] = True
     scale_attn_by_inverse_layer_idx: Literal[False] = False
     add_cross_attention: Literal[False] = False
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> ModelConfig:
+    def _n_embd_is_a_multiple_of_n_head(self) -> ModelConfig:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
         return self
 
     @property
     def context_length(self) -> int:
-        """The most positions the model can see at once."""
+        """The largest number of tokens that the model can read at once."""
         return self.n_positions
 
     @property
@@ -48,7 +51,7 @@ class ModelConfig(BaseModel):
 
 
 class TemplateRecord(Frozen):
-    """Which template a model was trained with: its name, its fingerprint, and its texts to compare with."""
+    """The template that a model was trained with: its name, its fingerprint, and its texts for comparison."""
 
     name: str
     fingerprint: str
@@ -56,7 +59,7 @@ class TemplateRecord(Frozen):
 
 
 class ModelInfo(BaseModel):
-    """`assistant.json`: where a fine-tuned model comes from. Fields of later versions are kept."""
+    """`assistant.json`: how a fine-tuned model was made. Unknown fields, as of later versions, are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -69,8 +72,8 @@ class ModelInfo(BaseModel):
     split_method: Literal["grouped", "book"]
     split_seed: int
     split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
-    """Of training, test and validation."""
+    """Shares of the training, test and validation rows."""
     rows: dict[str, int]
-    """Rows of train, validation and test."""
+    """Numbers of training, validation and test rows."""
     metrics: dict[str, float | int | None]
     versions: dict[str, str]

@@ -1,26 +1,26 @@
-/* Loops over many numbers that torch has no fast operation for on a processor: `assistant/fused.py` calls them.
+/* Fused loops for training on a CPU, for operations that torch runs slowly there. `fused.py` calls them.
 
-   bfloat16 numbers are the upper halves of float32 ones. All arithmetic is float32, and is rounded once, at the end, to
-   the nearest number, ties to the even one. None of the results depends on the number of threads. */
+   A bfloat16 number is the upper half of a float32 number. All arithmetic is in float32. Each result is rounded once,
+   at the end, to the nearest bfloat16 number, ties to even. No result depends on the number of threads. */
 
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
-/* One build for all processors: the loader picks the widest instructions that are there. */
+/* One build serves every CPU: the loader picks the widest instruction set that the CPU supports. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define EVERY_PROCESSOR __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#define CPU_DISPATCH __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
-#define EVERY_PROCESSOR
+#define CPU_DISPATCH
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define BLOCK 16384 /* numbers that one thread works on at a time */
+#define BLOCK 16384 /* elements that one thread processes at a time */
 const int64_t block_size = BLOCK;
 
-/* One more whenever what is called from outside changes, here and in `fused.py`: a library that an earlier version of
-   this file was compiled to would otherwise read and write beside what it is given. */
+/* Increase this here and in `fused.py` whenever an exported function or struct changes. A library that was compiled
+   from an earlier version of this file would otherwise read and write outside its arguments. */
 const int64_t interface_version = 1;
 
 typedef uint16_t bfloat16;
@@ -39,53 +39,54 @@ INLINE uint32_t to_bits(float number)
     return bits;
 }
 
-INLINE float widen(bfloat16 number) { return from_bits((uint32_t)number << 16); }
+INLINE float upcast(bfloat16 number) { return from_bits((uint32_t)number << 16); }
 
-INLINE bfloat16 narrow(float number)
+/* Round to nearest, ties to even. Every NaN becomes the same NaN. */
+INLINE bfloat16 downcast(float number)
 {
     uint32_t bits = to_bits(number);
     return number == number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
 }
 
-/* e to the x, between -87 and 88 within 1.1 units in the last place: 2 to the n times a polynomial of the rest, that of
-   Cephes' expf. */
+/* exp(x). Between -87 and 88 the error is at most 1.1 units in the last place. Like expf of Cephes, it is 2^n times a
+   polynomial of the remainder. */
 INLINE float exponential(float x)
 {
-    float within = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = floorf(within * 1.44269504f + 0.5f);
-    float rest = within - n * 0.693359375f + n * 2.12194440e-4f;
-    float power = 1.9875691500e-4f;
-    power = power * rest + 1.3981999507e-3f;
-    power = power * rest + 8.3334519073e-3f;
-    power = power * rest + 4.1665795894e-2f;
-    power = power * rest + 1.6666665459e-1f;
-    power = power * rest + 5.0000001201e-1f;
-    power = power * rest * rest + rest + 1.0f;
-    power *= from_bits((uint32_t)((int32_t)n + 127) << 23);
-    return x > 88.0f ? INFINITY : power;
+    float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = floorf(clamped * 1.44269504f + 0.5f);
+    float remainder = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    float result = 1.9875691500e-4f;
+    result = result * remainder + 1.3981999507e-3f;
+    result = result * remainder + 8.3334519073e-3f;
+    result = result * remainder + 4.1665795894e-2f;
+    result = result * remainder + 1.6666665459e-1f;
+    result = result * remainder + 5.0000001201e-1f;
+    result = result * remainder * remainder + remainder + 1.0f;
+    result *= from_bits((uint32_t)((int32_t)n + 127) << 23);
+    return x > 88.0f ? INFINITY : result;
 }
 
 #define TWICE_ROOT 1.5957691216f /* 2 * sqrt(2 / pi) */
 #define CUBIC 0.044715f
 
-/* GPT-2's GELU is x * sigmoid(TWICE_ROOT * (x + CUBIC * x^3)): tanh is 2 * sigmoid of twice its argument, less 1. */
-INLINE float gate(float x) { return 1.0f / (1.0f + exponential(-TWICE_ROOT * x * (1.0f + CUBIC * x * x))); }
+/* GPT-2's GELU is x * sigmoid(TWICE_ROOT * (x + CUBIC * x^3)), because tanh(y) = 2 * sigmoid(2 * y) - 1. This is the
+   sigmoid. */
+INLINE float gelu_sigmoid(float x) { return 1.0f / (1.0f + exponential(-TWICE_ROOT * x * (1.0f + CUBIC * x * x))); }
 
-EVERY_PROCESSOR static void gelu_block(const bfloat16 *x, bfloat16 *out, int64_t size)
+CPU_DISPATCH static void gelu_block(const bfloat16 *x, bfloat16 *out, int64_t size)
 {
     for (int64_t i = 0; i < size; i++) {
-        float number = widen(x[i]);
-        out[i] = narrow(number * gate(number));
+        float value = upcast(x[i]);
+        out[i] = downcast(value * gelu_sigmoid(value));
     }
 }
 
-EVERY_PROCESSOR static void gelu_backward_block(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out,
-                                                int64_t size)
+CPU_DISPATCH static void gelu_backward_block(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size)
 {
     for (int64_t i = 0; i < size; i++) {
-        float number = widen(x[i]), open = gate(number);
-        float slope = TWICE_ROOT * (1.0f + 3.0f * CUBIC * number * number);
-        out[i] = narrow(widen(gradient[i]) * (open + number * open * (1.0f - open) * slope));
+        float value = upcast(x[i]), sigmoid = gelu_sigmoid(value);
+        float slope = TWICE_ROOT * (1.0f + 3.0f * CUBIC * value * value);
+        out[i] = downcast(upcast(gradient[i]) * (sigmoid + value * sigmoid * (1.0f - sigmoid) * slope));
     }
 }
 
@@ -93,279 +94,299 @@ struct adamw {
     float factor, new_mean, old_square, new_square, decay, step_size, root_correction, epsilon;
 };
 
-/* torch's fused AdamW, and the weights' copy. */
-INLINE float adamw_one(float weight, float gradient, float *mean, float *square, struct adamw by)
+/* The same update as torch's fused AdamW. Returns the new weight. */
+INLINE float adamw_update(float weight, float gradient, float *mean, float *square, struct adamw args)
 {
-    weight -= by.decay * weight;
-    *mean += by.new_mean * (gradient - *mean);
-    *square = by.old_square * *square + by.new_square * gradient * gradient;
-    return weight - by.step_size * *mean / (sqrtf(*square) / by.root_correction + by.epsilon);
+    weight -= args.decay * weight;
+    *mean += args.new_mean * (gradient - *mean);
+    *square = args.old_square * *square + args.new_square * gradient * gradient;
+    return weight - args.step_size * *mean / (sqrtf(*square) / args.root_correction + args.epsilon);
 }
 
-EVERY_PROCESSOR static void adamw_block(float *weight, const bfloat16 *gradient, float *mean, float *square,
-                                        bfloat16 *copy, int64_t size, struct adamw by)
+CPU_DISPATCH static void adamw_block(float *weight, const bfloat16 *gradient, float *mean, float *square,
+                                     bfloat16 *copy, int64_t size, struct adamw args)
 {
     for (int64_t i = 0; i < size; i++) {
-        weight[i] = adamw_one(weight[i], widen(gradient[i]) * by.factor, &mean[i], &square[i], by);
-        copy[i] = narrow(weight[i]);
+        weight[i] = adamw_update(weight[i], upcast(gradient[i]) * args.factor, &mean[i], &square[i], args);
+        copy[i] = downcast(weight[i]);
     }
 }
 
-EVERY_PROCESSOR static void adamw_wide_block(float *weight, const float *gradient, float *mean, float *square,
-                                             bfloat16 *copy, int64_t size, struct adamw by)
+CPU_DISPATCH static void adamw_wide_block(float *weight, const float *gradient, float *mean, float *square,
+                                          bfloat16 *copy, int64_t size, struct adamw args)
 {
     for (int64_t i = 0; i < size; i++) {
-        weight[i] = adamw_one(weight[i], gradient[i] * by.factor, &mean[i], &square[i], by);
-        copy[i] = narrow(weight[i]);
+        weight[i] = adamw_update(weight[i], gradient[i] * args.factor, &mean[i], &square[i], args);
+        copy[i] = downcast(weight[i]);
     }
 }
 
-EVERY_PROCESSOR static float squares_block(const bfloat16 *x, int64_t size)
+CPU_DISPATCH static float squares_block(const bfloat16 *x, int64_t size)
 {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < size; i++)
-        sum += widen(x[i]) * widen(x[i]);
+        sum += upcast(x[i]) * upcast(x[i]);
     return sum;
 }
 
 /* --- attention over a tree of rows ------------------------------------------------------------------------------ */
 
-#define TOGETHER 4 /* queries at a time */
-#define TILE 16    /* columns at a time; all lines of scratch memory are filled up to a multiple of it */
+#define QUERIES_PER_STEP 4
+#define TILE 16 /* columns per step; rows of matrices in scratch memory are padded to a multiple of it */
 
 typedef float tile __attribute__((vector_size(TILE * sizeof(float)), aligned(sizeof(float)), may_alias));
 
-/* out (TOGETHER, columns) = left (TOGETHER, inner) times right (inner, columns). */
-INLINE void multiply(const float *left, int64_t left_line, const float *right, int64_t right_line, float *out,
-                     int64_t out_line, int64_t inner, int64_t columns)
+/* out (QUERIES_PER_STEP, columns) = left (QUERIES_PER_STEP, inner) @ right (inner, columns). A stride is the distance
+   between two rows of a matrix. */
+INLINE void matmul(const float *left, int64_t left_stride, const float *right, int64_t right_stride, float *out,
+                   int64_t out_stride, int64_t inner, int64_t columns)
 {
     for (int64_t column = 0; column < columns; column += TILE) {
-        tile sums[TOGETHER] = {{0.0f}};
+        tile sums[QUERIES_PER_STEP] = {{0.0f}};
         for (int64_t i = 0; i < inner; i++) {
-            const tile numbers = *(const tile *)(right + i * right_line + column);
-            for (int query = 0; query < TOGETHER; query++)
-                sums[query] += left[query * left_line + i] * numbers;
+            const tile right_tile = *(const tile *)(right + i * right_stride + column);
+            for (int query = 0; query < QUERIES_PER_STEP; query++)
+                sums[query] += left[query * left_stride + i] * right_tile;
         }
-        for (int query = 0; query < TOGETHER; query++)
-            *(tile *)(out + query * out_line + column) = sums[query];
+        for (int query = 0; query < QUERIES_PER_STEP; query++)
+            *(tile *)(out + query * out_stride + column) = sums[query];
     }
 }
 
-/* out (rows, columns) += the transpose of left (TOGETHER, rows) times right (TOGETHER, columns). */
-INLINE void add_outer(const float *left, int64_t left_line, const float *right, float *out, int64_t rows,
-                      int64_t columns)
+/* out (rows, columns) += left (QUERIES_PER_STEP, rows) transposed @ right (QUERIES_PER_STEP, columns). */
+INLINE void add_transposed_matmul(const float *left, int64_t left_stride, const float *right, float *out, int64_t rows,
+                                  int64_t columns)
 {
     for (int64_t column = 0; column < columns; column += TILE) {
-        tile numbers[TOGETHER];
-        for (int query = 0; query < TOGETHER; query++)
-            numbers[query] = *(const tile *)(right + query * columns + column);
+        tile right_tiles[QUERIES_PER_STEP];
+        for (int query = 0; query < QUERIES_PER_STEP; query++)
+            right_tiles[query] = *(const tile *)(right + query * columns + column);
         for (int64_t row = 0; row < rows; row++) {
             tile *sum = (tile *)(out + row * columns + column);
-            for (int query = 0; query < TOGETHER; query++)
-                *sum += left[query * left_line + row] * numbers[query];
+            for (int query = 0; query < QUERIES_PER_STEP; query++)
+                *sum += left[query * left_stride + row] * right_tiles[query];
         }
     }
 }
 
-/* Softmax of the first `seen` of a line of scores, in place; zeros behind them up to `size`. */
-INLINE void softmax(float *scores, int64_t seen, int64_t size)
+/* Softmax in place of the first `n_keys` of `size` scores. The other scores become zeros. */
+INLINE void softmax(float *scores, int64_t n_keys, int64_t size)
 {
     float largest = scores[0], total = 0.0f;
 #pragma omp simd reduction(max : largest)
-    for (int64_t j = 0; j < seen; j++)
+    for (int64_t j = 0; j < n_keys; j++)
         largest = scores[j] > largest ? scores[j] : largest;
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < seen; j++) {
+    for (int64_t j = 0; j < n_keys; j++) {
         scores[j] = exponential(scores[j] - largest);
         total += scores[j];
     }
-    for (int64_t j = 0; j < seen; j++)
+    for (int64_t j = 0; j < n_keys; j++)
         scores[j] /= total;
-    for (int64_t j = seen; j < size; j++)
+    for (int64_t j = n_keys; j < size; j++)
         scores[j] = 0.0f;
 }
 
+/* Arguments of both passes over N tokens. A row is a path through the tree. It may share its first tokens with earlier
+   rows, which compute them. */
 struct attention {
-    const void *qkv;        /* (N, 3 * heads * head_size), float32 if `is_wide`, else bfloat16 */
-    const int32_t *paths;   /* (rows, longest): the tokens of every row in order */
-    const int32_t *spans;   /* (rows, 2): the place of a row's first token that is its own, and its length */
-    const void *gradient;   /* (N, heads * head_size), of the result; on the way back alone */
-    void *out;              /* (N, heads * head_size); on the way back (N, 3 * heads * head_size) float32, zeros */
-    float *scratch;         /* (threads, scratch_size) float32, no NaN in it */
+    const void *qkv;      /* (N, 3 * heads * head_size), float32 if `is_wide`, else bfloat16 */
+    const int32_t *paths; /* (rows, longest): the tokens of each row, in order */
+    const int32_t *spans; /* (rows, 2): the position of a row's first token that no earlier row has, and its length */
+    const void *gradient; /* (N, heads * head_size), of the output, in the dtype of `qkv`; unused in forward */
+    void *out;            /* forward: (N, heads * head_size), dtype of `qkv`; backward: shape of `qkv`, float32 zeros */
+    float *scratch;       /* (threads, scratch_size) float32 without NaN, since zero weights multiply the padding */
     int64_t scratch_size;
     int32_t rows, longest, heads, head_size, is_wide, threads;
 };
 
-/* `size` numbers of a tensor from `at` on as float32, times a factor. */
-INLINE void take(const void *from, int64_t at, float *to, int64_t size, float factor, int is_wide)
+/* Copy `size` elements of `tensor` from `offset` on to `out`, upcast to float32 and multiplied by `factor`. */
+INLINE void load(const void *tensor, int64_t offset, float *out, int64_t size, float factor, int is_wide)
 {
     if (is_wide)
         for (int64_t i = 0; i < size; i++)
-            to[i] = ((const float *)from)[at + i] * factor;
+            out[i] = ((const float *)tensor)[offset + i] * factor;
     else
         for (int64_t i = 0; i < size; i++)
-            to[i] = widen(((const bfloat16 *)from)[at + i]) * factor;
+            out[i] = upcast(((const bfloat16 *)tensor)[offset + i]) * factor;
 }
 
-INLINE int64_t filled_up(int64_t size) { return (size + TILE - 1) / TILE * TILE; }
+INLINE int64_t round_up(int64_t size) { return (size + TILE - 1) / TILE * TILE; }
 
-INLINE void transpose(const float *line, float *column, int64_t stride, int64_t size)
+/* Copy a contiguous vector into a column of a matrix. */
+INLINE void store_column(const float *vector, float *column, int64_t stride, int64_t size)
 {
     for (int64_t i = 0; i < size; i++)
-        column[i * stride] = line[i];
+        column[i * stride] = vector[i];
 }
 
-/* One head of the forward pass: in each row the queries that are its own over all of its keys up to them. */
-EVERY_PROCESSOR static void attend_head(const struct attention *by, int64_t head, float *scratch)
+/* Forward pass of one head. In each row, each query from the span's start on attends to the keys up to its position. */
+CPU_DISPATCH static void attend_head(const struct attention *args, int64_t head, float *scratch)
 {
-    const int64_t size = by->head_size, width = by->heads * size, line = filled_up(size);
-    const int64_t places = filled_up(by->longest + TOGETHER);
-    float *keys = scratch, *values = keys + size * places, *queries = values + places * line;
-    float *weights = queries + TOGETHER * line, *found = weights + TOGETHER * places;
+    const int64_t size = args->head_size, width = args->heads * size, head_stride = round_up(size);
+    const int64_t key_stride = round_up(args->longest + QUERIES_PER_STEP);
+    /* keys (size, key_stride), transposed; values (key_stride, head_stride) */
+    float *keys = scratch, *values = keys + size * key_stride, *queries = values + key_stride * head_stride;
+    float *weights = queries + QUERIES_PER_STEP * head_stride, *outputs = weights + QUERIES_PER_STEP * key_stride;
     const float factor = 1.0f / sqrtf(size);
-    for (int64_t row = 0; row < by->rows; row++) {
-        const int32_t *path = by->paths + row * by->longest;
-        const int64_t first = by->spans[2 * row], length = by->spans[2 * row + 1];
-        for (int64_t place = 0; place < length && first < length; place++) {
-            int64_t at = path[place] * 3 * width + head * size;
-            take(by->qkv, at + width, found, size, 1.0f, by->is_wide);
-            transpose(found, keys + place, places, size);
-            take(by->qkv, at + 2 * width, values + place * line, size, 1.0f, by->is_wide);
+    for (int64_t row = 0; row < args->rows; row++) {
+        const int32_t *path = args->paths + row * args->longest;
+        const int64_t first = args->spans[2 * row], length = args->spans[2 * row + 1];
+        for (int64_t position = 0; position < length && first < length; position++) {
+            int64_t offset = path[position] * 3 * width + head * size;
+            load(args->qkv, offset + width, outputs, size, 1.0f, args->is_wide);
+            store_column(outputs, keys + position, key_stride, size);
+            load(args->qkv, offset + 2 * width, values + position * head_stride, size, 1.0f, args->is_wide);
         }
-        for (int64_t place = first; place < length; place += TOGETHER) {
-            const int64_t columns = filled_up(place + TOGETHER);
-            for (int64_t i = 0; i < TOGETHER && place + i < length; i++)
-                take(by->qkv, path[place + i] * 3 * width + head * size, queries + i * line, size, factor, by->is_wide);
-            multiply(queries, line, keys, places, weights, places, size, columns);
-            for (int64_t i = 0; i < TOGETHER; i++)
-                softmax(weights + i * places, place + i + 1, columns);
-            multiply(weights, places, values, line, found, line, place + TOGETHER, line);
-            for (int64_t i = 0; i < TOGETHER && place + i < length; i++) {
-                const int64_t at = path[place + i] * width + head * size;
+        for (int64_t position = first; position < length; position += QUERIES_PER_STEP) {
+            const int64_t columns = round_up(position + QUERIES_PER_STEP);
+            for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++)
+                load(args->qkv, path[position + i] * 3 * width + head * size, queries + i * head_stride, size, factor,
+                     args->is_wide);
+            matmul(queries, head_stride, keys, key_stride, weights, key_stride, size, columns);
+            for (int64_t i = 0; i < QUERIES_PER_STEP; i++)
+                softmax(weights + i * key_stride, position + i + 1, columns);
+            matmul(weights, key_stride, values, head_stride, outputs, head_stride, position + QUERIES_PER_STEP,
+                   head_stride);
+            for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++) {
+                const int64_t offset = path[position + i] * width + head * size;
                 for (int64_t j = 0; j < size; j++)
-                    if (by->is_wide)
-                        ((float *)by->out)[at + j] = found[i * line + j];
+                    if (args->is_wide)
+                        ((float *)args->out)[offset + j] = outputs[i * head_stride + j];
                     else
-                        ((bfloat16 *)by->out)[at + j] = narrow(found[i * line + j]);
+                        ((bfloat16 *)args->out)[offset + j] = downcast(outputs[i * head_stride + j]);
             }
         }
     }
 }
 
-/* The same head on the way back. The weights are computed anew. */
-EVERY_PROCESSOR static void attend_backward_head(const struct attention *by, int64_t head, float *scratch)
+/* Backward pass of one head. It recomputes the attention weights. */
+CPU_DISPATCH static void attend_backward_head(const struct attention *args, int64_t head, float *scratch)
 {
-    const int64_t size = by->head_size, width = by->heads * size, line = filled_up(size);
-    const int64_t places = filled_up(by->longest + TOGETHER);
-    float *key_columns = scratch, *value_columns = key_columns + size * places;
-    float *keys = value_columns + size * places, *of_keys = keys + places * line, *of_values = of_keys + places * line;
-    float *queries = of_values + places * line, *gradients = queries + TOGETHER * line;
-    float *weights = gradients + TOGETHER * line, *slopes = weights + TOGETHER * places;
-    float *of_queries = slopes + TOGETHER * places;
+    const int64_t size = args->head_size, width = args->heads * size, head_stride = round_up(size);
+    const int64_t key_stride = round_up(args->longest + QUERIES_PER_STEP);
+    float *keys_transposed = scratch, *values_transposed = keys_transposed + size * key_stride;
+    float *keys = values_transposed + size * key_stride, *key_gradients = keys + key_stride * head_stride;
+    float *value_gradients = key_gradients + key_stride * head_stride;
+    float *queries = value_gradients + key_stride * head_stride;
+    float *output_gradients = queries + QUERIES_PER_STEP * head_stride;
+    float *weights = output_gradients + QUERIES_PER_STEP * head_stride;
+    float *score_gradients = weights + QUERIES_PER_STEP * key_stride;
+    float *query_gradients = score_gradients + QUERIES_PER_STEP * key_stride;
     const float factor = 1.0f / sqrtf(size);
-    float *out = by->out;
-    for (int64_t row = 0; row < by->rows; row++) {
-        const int32_t *path = by->paths + row * by->longest;
-        const int64_t first = by->spans[2 * row], length = by->spans[2 * row + 1];
+    float *out = args->out;
+    for (int64_t row = 0; row < args->rows; row++) {
+        const int32_t *path = args->paths + row * args->longest;
+        const int64_t first = args->spans[2 * row], length = args->spans[2 * row + 1];
         if (first == length)
             continue;
-        for (int64_t place = 0; place < length; place++) {
-            int64_t at = path[place] * 3 * width + head * size;
-            take(by->qkv, at + width, keys + place * line, size, 1.0f, by->is_wide);
-            transpose(keys + place * line, key_columns + place, places, size);
-            take(by->qkv, at + 2 * width, of_queries, size, 1.0f, by->is_wide);
-            transpose(of_queries, value_columns + place, places, size);
+        for (int64_t position = 0; position < length; position++) {
+            int64_t offset = path[position] * 3 * width + head * size;
+            load(args->qkv, offset + width, keys + position * head_stride, size, 1.0f, args->is_wide);
+            store_column(keys + position * head_stride, keys_transposed + position, key_stride, size);
+            load(args->qkv, offset + 2 * width, query_gradients, size, 1.0f, args->is_wide);
+            store_column(query_gradients, values_transposed + position, key_stride, size);
         }
-        memset(of_keys, 0, (length + TOGETHER) * line * sizeof *of_keys);
-        memset(of_values, 0, (length + TOGETHER) * line * sizeof *of_values);
-        for (int64_t place = first; place < length; place += TOGETHER) {
-            const int64_t seen = place + TOGETHER, columns = filled_up(seen);
-            memset(gradients, 0, TOGETHER * line * sizeof *gradients);
-            for (int64_t i = 0; i < TOGETHER && place + i < length; i++) {
-                const int64_t at = path[place + i] * width + head * size;
-                take(by->qkv, path[place + i] * 3 * width + head * size, queries + i * line, size, factor, by->is_wide);
-                take(by->gradient, at, gradients + i * line, size, 1.0f, by->is_wide);
+        memset(key_gradients, 0, (length + QUERIES_PER_STEP) * head_stride * sizeof *key_gradients);
+        memset(value_gradients, 0, (length + QUERIES_PER_STEP) * head_stride * sizeof *value_gradients);
+        for (int64_t position = first; position < length; position += QUERIES_PER_STEP) {
+            const int64_t n_keys = position + QUERIES_PER_STEP, columns = round_up(n_keys);
+            memset(output_gradients, 0, QUERIES_PER_STEP * head_stride * sizeof *output_gradients);
+            for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++) {
+                const int64_t offset = path[position + i] * width + head * size;
+                load(args->qkv, path[position + i] * 3 * width + head * size, queries + i * head_stride, size, factor,
+                     args->is_wide);
+                load(args->gradient, offset, output_gradients + i * head_stride, size, 1.0f, args->is_wide);
             }
-            multiply(queries, line, key_columns, places, weights, places, size, columns);
-            multiply(gradients, line, value_columns, places, slopes, places, size, columns);
-            for (int64_t i = 0; i < TOGETHER; i++) {
-                float *weight = weights + i * places, *slope = slopes + i * places, mean = 0.0f;
-                softmax(weight, place + i + 1, columns);
+            matmul(queries, head_stride, keys_transposed, key_stride, weights, key_stride, size, columns);
+            matmul(output_gradients, head_stride, values_transposed, key_stride, score_gradients, key_stride, size,
+                   columns);
+            for (int64_t i = 0; i < QUERIES_PER_STEP; i++) {
+                float *weight = weights + i * key_stride, *gradient = score_gradients + i * key_stride, mean = 0.0f;
+                softmax(weight, position + i + 1, columns);
 #pragma omp simd reduction(+ : mean)
                 for (int64_t j = 0; j < columns; j++)
-                    mean += weight[j] * slope[j];
+                    mean += weight[j] * gradient[j];
                 for (int64_t j = 0; j < columns; j++)
-                    slope[j] = weight[j] * (slope[j] - mean);
+                    gradient[j] = weight[j] * (gradient[j] - mean);
             }
-            multiply(slopes, places, keys, line, of_queries, line, seen, line);
-            add_outer(slopes, places, queries, of_keys, seen, line);
-            add_outer(weights, places, gradients, of_values, seen, line);
-            for (int64_t i = 0; i < TOGETHER && place + i < length; i++)
+            matmul(score_gradients, key_stride, keys, head_stride, query_gradients, head_stride, n_keys, head_stride);
+            add_transposed_matmul(score_gradients, key_stride, queries, key_gradients, n_keys, head_stride);
+            add_transposed_matmul(weights, key_stride, output_gradients, value_gradients, n_keys, head_stride);
+            for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++)
                 for (int64_t j = 0; j < size; j++)
-                    out[path[place + i] * 3 * width + head * size + j] = of_queries[i * line + j] * factor;
+                    out[path[position + i] * 3 * width + head * size + j] =
+                        query_gradients[i * head_stride + j] * factor;
         }
-        for (int64_t place = 0; place < length; place++) {
-            float *of_token = out + path[place] * 3 * width + head * size;
+        for (int64_t position = 0; position < length; position++) {
+            float *token_gradient = out + path[position] * 3 * width + head * size;
             for (int64_t j = 0; j < size; j++) {
-                of_token[width + j] += of_keys[place * line + j];
-                of_token[2 * width + j] += of_values[place * line + j];
+                token_gradient[width + j] += key_gradients[position * head_stride + j];
+                token_gradient[2 * width + j] += value_gradients[position * head_stride + j];
             }
         }
     }
 }
 
-/* --- what is called: all blocks, shared out to the threads ------------------------------------------------------- */
+/* --- exported functions: they divide the work among threads ------------------------------------------------------ */
 
 #define FOR_BLOCKS(size)                                                                                               \
-    _Pragma("omp parallel for schedule(static) num_threads(threads)") for (int64_t at = 0; at < (size); at += BLOCK)
-#define LEFT(size) ((size) - at < BLOCK ? (size) - at : BLOCK)
+    _Pragma("omp parallel for schedule(static) num_threads(threads)") for (int64_t start = 0; start < (size);          \
+                                                                           start += BLOCK)
+#define BLOCK_LENGTH(size) ((size) - start < BLOCK ? (size) - start : BLOCK)
 
 void gelu(const bfloat16 *x, bfloat16 *out, int64_t size, int threads)
 {
-    FOR_BLOCKS(size) gelu_block(x + at, out + at, LEFT(size));
+    FOR_BLOCKS(size) gelu_block(x + start, out + start, BLOCK_LENGTH(size));
 }
 
 void gelu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size, int threads)
 {
-    FOR_BLOCKS(size) gelu_backward_block(x + at, gradient + at, out + at, LEFT(size));
+    FOR_BLOCKS(size) gelu_backward_block(x + start, gradient + start, out + start, BLOCK_LENGTH(size));
 }
 
+/* AdamW with bfloat16 gradients. `copy` receives the new weights in bfloat16. */
 void adamw(float *weight, const bfloat16 *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
-           const struct adamw *by, int threads)
+           const struct adamw *args, int threads)
 {
-    FOR_BLOCKS(size) adamw_block(weight + at, gradient + at, mean + at, square + at, copy + at, LEFT(size), *by);
+    FOR_BLOCKS(size)
+    adamw_block(weight + start, gradient + start, mean + start, square + start, copy + start, BLOCK_LENGTH(size),
+                *args);
 }
 
+/* AdamW with float32 gradients. */
 void adamw_wide(float *weight, const float *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
-                const struct adamw *by, int threads)
+                const struct adamw *args, int threads)
 {
-    FOR_BLOCKS(size) adamw_wide_block(weight + at, gradient + at, mean + at, square + at, copy + at, LEFT(size), *by);
+    FOR_BLOCKS(size)
+    adamw_wide_block(weight + start, gradient + start, mean + start, square + start, copy + start, BLOCK_LENGTH(size),
+                     *args);
 }
 
-/* Sums of squares, one for each block. */
+/* The sum of squares of each block. */
 void squares(const bfloat16 *x, float *sums, int64_t size, int threads)
 {
-    FOR_BLOCKS(size) sums[at / BLOCK] = squares_block(x + at, LEFT(size));
+    FOR_BLOCKS(size) sums[start / BLOCK] = squares_block(x + start, BLOCK_LENGTH(size));
 }
 
-/* Numbers of scratch memory that a thread needs for rows of some length. */
+/* float32 elements of scratch memory that one thread needs for rows of at most `longest` tokens. */
 int64_t attention_scratch(int64_t longest, int64_t head_size)
 {
-    const int64_t places = filled_up(longest + TOGETHER), line = filled_up(head_size);
-    return 5 * places * line + 2 * TOGETHER * places + 3 * TOGETHER * line;
+    const int64_t key_stride = round_up(longest + QUERIES_PER_STEP), head_stride = round_up(head_size);
+    return 5 * key_stride * head_stride + 2 * QUERIES_PER_STEP * key_stride + 3 * QUERIES_PER_STEP * head_stride;
 }
 
-void attention(const struct attention *by)
+void attention(const struct attention *args)
 {
-#pragma omp parallel for schedule(static) num_threads(by->threads)
-    for (int64_t head = 0; head < by->heads; head++)
-        attend_head(by, head, by->scratch + omp_get_thread_num() * by->scratch_size);
+#pragma omp parallel for schedule(static) num_threads(args->threads)
+    for (int64_t head = 0; head < args->heads; head++)
+        attend_head(args, head, args->scratch + omp_get_thread_num() * args->scratch_size);
 }
 
-void attention_backward(const struct attention *by)
+void attention_backward(const struct attention *args)
 {
-#pragma omp parallel for schedule(static) num_threads(by->threads)
-    for (int64_t head = 0; head < by->heads; head++)
-        attend_backward_head(by, head, by->scratch + omp_get_thread_num() * by->scratch_size);
+#pragma omp parallel for schedule(static) num_threads(args->threads)
+    for (int64_t head = 0; head < args->heads; head++)
+        attend_backward_head(args, head, args->scratch + omp_get_thread_num() * args->scratch_size);
 }

@@ -1,6 +1,8 @@
-"""Loops in C (`fused.c`) where torch's own operations take several times as long, to train on a processor with.
+"""Compiled C loops (`fused.c`) for training on a CPU, where torch's own operations take several times as long.
 
-They are compiled when the project is installed, if there is a C compiler. Without them everything works, more slowly.
+This module owns the C interface: loading the library, checking it against torch, and one torch function for each loop.
+It knows nothing about models, optimizers or batches. The library is compiled when the project is installed, if there is
+a C compiler. Without it everything works, but more slowly.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 INTERFACE_VERSION = 1
-"""As in `fused.c`: whoever has new sources may still have an old library."""
-PROBED = 50_000
-"""Numbers that the loops are tried on: enough for several threads."""
-LARGEST_ERROR = 2**-7
-"""Between a bfloat16 number and one computed in another order, as a share of it."""
+"""Must equal `interface_version` in `fused.c`: an installation may have new sources and an old library."""
+PROBE_SIZE = 50_000
+"""Elements of the tensors that the library is checked with: enough for several threads."""
+TOLERANCE = 2**-7
+"""Largest relative error of a bfloat16 result that is computed in another order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdamStep:
-    """The numbers of one step of AdamW (torch's names), the same for every weight of a group."""
+    """Hyperparameters of one AdamW step (torch's names), the same for every weight of a group."""
 
     lr: float
     betas: tuple[float, float]
@@ -35,10 +37,12 @@ class AdamStep:
     step: int
     """Counted from 1."""
     factor: float
-    """What the gradient is multiplied by."""
+    """The gradient is multiplied by this."""
 
 
-class _AdamNumbers(ctypes.Structure):
+class _AdamArguments(ctypes.Structure):
+    """`struct adamw` in `fused.c`."""
+
     _fields_ = [
         (name, ctypes.c_float)
         for name in (
@@ -48,7 +52,9 @@ class _AdamNumbers(ctypes.Structure):
     ]
 
 
-class _Attention(ctypes.Structure):
+class _AttentionArguments(ctypes.Structure):
+    """`struct attention` in `fused.c`."""
+
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("qkv", "paths", "spans", "gradient", "out", "scratch")),
         ("scratch_size", ctypes.c_int64),
@@ -58,7 +64,7 @@ class _Attention(ctypes.Structure):
 
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled loops; or None, and what is wrong with them if they are there."""
+    """The library and an empty text; or None and the problem, which is empty if no library is installed."""
     spec = find_spec("assistant.model._fused")
     if spec is None or spec.origin is None:
         return None, ""
@@ -66,53 +72,57 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(spec.origin)
         library.attention_scratch.restype = ctypes.c_int64
         version = ctypes.c_int64.in_dll(library, "interface_version").value
-        if version == INTERFACE_VERSION and _is_right(library):
+        if version != INTERFACE_VERSION:
+            fault = f"interface version {version}"
+        elif not _agrees_with_torch(library):
+            fault = "different results"
+        else:
             return library, ""
-        found = "others" if version == INTERFACE_VERSION else "those of another version"
-    except (OSError, AttributeError, ValueError) as error:  # no library, one for another machine, or a very old one
-        found = str(error)
-    return None, f"{spec.origin}: expected loops that compute here what torch does, got {found}"
+    except (OSError, AttributeError, ValueError) as error:  # not a library, one for another machine, or a very old one
+        fault = str(error)
+    return None, f"{spec.origin}: expected compiled loops of version {INTERFACE_VERSION} that match torch, got {fault}"
 
 
-def _is_right(library: ctypes.CDLL) -> bool:
-    """Whether the loops agree with torch here. That over rows is compared by the first batch of a run."""
-    x = torch.randn(PROBED, generator=torch.Generator().manual_seed(0)).bfloat16()
-    weight, by = x.float(), AdamStep(lr=0.1, betas=(0.5, 0.5), weight_decay=0.0, eps=1e-8, step=1, factor=1.0)
-    adamw(weight, x, torch.zeros(PROBED), torch.zeros(PROBED), torch.empty_like(x), by, library)
-    # The first step of AdamW is as long as the rate for every weight.
-    found = (_gelu(library, x).float(), weight, squared_norm(x, library))
+def _agrees_with_torch(library: ctypes.CDLL) -> bool:
+    """Whether GELU, AdamW and the squared norm match torch here. The first batch of a run checks attention."""
+    x = torch.randn(PROBE_SIZE, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight = x.float()
+    settings = AdamStep(lr=0.1, betas=(0.5, 0.5), weight_decay=0.0, eps=1e-8, step=1, factor=1.0)
+    adamw(weight, x, torch.zeros(PROBE_SIZE), torch.zeros(PROBE_SIZE), torch.empty_like(x), settings, library)
+    results = (_gelu(library, x).float(), weight, squared_norm(x, library))
+    # The first step of AdamW changes every weight by the learning rate.
     expected = (F.gelu(x.float(), approximate="tanh"), x.float() - 0.1 * x.float().sign(), x.float().square().sum())
     return all(
-        torch.allclose(torch.as_tensor(one), other, rtol=LARGEST_ERROR, atol=1e-3)
-        for one, other in zip(found, expected, strict=True)
+        torch.allclose(torch.as_tensor(result), target, rtol=TOLERANCE, atol=1e-3)
+        for result, target in zip(results, expected, strict=True)
     )
 
 
-def _loops() -> ctypes.CDLL:
+def _require_library() -> ctypes.CDLL:
     library, _ = _library()
-    assert library is not None, "the loops are asked for where there are none"
+    assert library is not None, "check is_compiled() before calling a compiled loop"
     return library
 
 
 def is_compiled() -> bool:
-    """Whether the loops are there, and right."""
+    """Whether the library is installed and correct."""
     return _library()[0] is not None
 
 
-def trouble() -> str | None:
-    """A warning where there are loops that cannot be used."""
-    found = _library()[1]
-    return f"{found}. They are left out, which is slower. Install the project again." if found else None
+def problem() -> str | None:
+    """A warning if the library is installed but cannot be used, else None."""
+    fault = _library()[1]
+    return f"{fault}. They are not used, which is slower. Install the project again." if fault else None
 
 
-def takes(x: Tensor) -> bool:
-    """Whether there are loops for a tensor: bfloat16, on a processor, and the operations are not autocast's to pick."""
+def supports(x: Tensor) -> bool:
+    """Whether `gelu` and `squared_norm` accept a tensor: bfloat16, on a CPU, outside autocast."""
     is_narrow = x.dtype is torch.bfloat16 and x.device.type == "cpu"
     return is_narrow and not torch.is_autocast_enabled("cpu") and is_compiled()
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GPT-2's GELU of a tensor that `takes` accepts, computed in float32 and rounded once."""
+    """GPT-2's GELU of a tensor that `supports` accepts, computed in float32 and rounded once."""
     out: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
     return out
 
@@ -120,7 +130,7 @@ def gelu(x: Tensor) -> Tensor:
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        library, x = _loops(), x.contiguous()
+        library, x = _require_library(), x.contiguous()
         ctx.save_for_backward(x)
         return _gelu(library, x)
 
@@ -128,22 +138,22 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,), gradient = ctx.saved_tensors, gradient.contiguous()
         out = torch.empty_like(x)
-        _loops().gelu_backward(_at(x), _at(gradient), _at(out), *_shared_out(x))
+        _require_library().gelu_backward(_pointer(x), _pointer(gradient), _pointer(out), *_size_and_threads(x))
         return out
 
 
 def _gelu(library: ctypes.CDLL, x: Tensor) -> Tensor:
     out = torch.empty_like(x)
-    library.gelu(_at(x), _at(out), *_shared_out(x))
+    library.gelu(_pointer(x), _pointer(out), *_size_and_threads(x))
     return out
 
 
 def squared_norm(x: Tensor, library: ctypes.CDLL | None = None) -> float:
-    """The sum of the squares of a tensor that `takes` accepts."""
-    library, x = library or _loops(), x.contiguous()
+    """The sum of the squares of a tensor that `supports` accepts."""
+    library, x = library or _require_library(), x.contiguous()
     block_size = ctypes.c_int64.in_dll(library, "block_size").value
     sums = torch.empty(math.ceil(x.numel() / block_size))
-    library.squares(_at(x), _at(sums), *_shared_out(x))
+    library.squares(_pointer(x), _pointer(sums), *_size_and_threads(x))
     return float(sums.double().sum())
 
 
@@ -153,38 +163,45 @@ def adamw(
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     copy: Tensor,
-    by: AdamStep,
+    settings: AdamStep,
     library: ctypes.CDLL | None = None,
 ) -> None:
-    """One step of AdamW as torch's fused one has it, in place, and the weight's bfloat16 copy made anew.
+    """Do one AdamW step in place, as torch's fused AdamW does, and write the new weight to its bfloat16 `copy`.
 
-    All of one shape, float32 but for the copy, and the gradient, which may be bfloat16, too.
+    All tensors have the same shape. `weight`, `exp_avg` and `exp_avg_sq` are float32. `gradient` is float32 or bfloat16
+    and is multiplied by `settings.factor` first.
+
+    Raises:
+        ValueError: a tensor has another shape, dtype or device, or is not contiguous.
     """
-    library, gradient = library or _loops(), gradient.contiguous()
+    library, gradient = library or _require_library(), gradient.contiguous()
     is_narrow = gradient.dtype is torch.bfloat16
     wide = ((tensor, torch.float32) for tensor in (weight, exp_avg, exp_avg_sq))
     narrow = ((copy, torch.bfloat16), (gradient, torch.bfloat16 if is_narrow else torch.float32))
-    _check("AdamW", *((tensor, dtype, weight.shape) for tensor, dtype in (*wide, *narrow)))
-    corrections = [1 - beta**by.step for beta in by.betas]
-    numbers = _AdamNumbers(
-        factor=by.factor,
-        new_mean=1 - by.betas[0],
-        old_square=by.betas[1],
-        new_square=1 - by.betas[1],
-        decay=by.lr * by.weight_decay,
-        step_size=by.lr / corrections[0],
-        root_correction=math.sqrt(corrections[1]),
-        epsilon=by.eps,
+    _check_tensors("AdamW", *((tensor, dtype, weight.shape) for tensor, dtype in (*wide, *narrow)))
+    bias_corrections = [1 - beta**settings.step for beta in settings.betas]
+    arguments = _AdamArguments(
+        factor=settings.factor,
+        new_mean=1 - settings.betas[0],
+        old_square=settings.betas[1],
+        new_square=1 - settings.betas[1],
+        decay=settings.lr * settings.weight_decay,
+        step_size=settings.lr / bias_corrections[0],
+        root_correction=math.sqrt(bias_corrections[1]),
+        epsilon=settings.eps,
     )
-    loop, (size, threads) = library.adamw if is_narrow else library.adamw_wide, _shared_out(weight)
-    loop(*map(_at, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(numbers), threads)
+    loop, (size, threads) = library.adamw if is_narrow else library.adamw_wide, _size_and_threads(weight)
+    loop(*map(_pointer, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(arguments), threads)
 
 
 def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
     """Causal attention over the rows of a tree: qkv (N, 3 * C), float32 or bfloat16 -> (N, C), computed in float32.
 
-    paths (B, longest) int32 are the tokens of each row in order, spans (B, 2) int32 the place of its first token that
-    stands in no row before it, and its length. Tokens of no row get zeros.
+    paths (B, longest) int32 has the tokens of each row in order. spans (B, 2) int32 has the position of the row's first
+    token that no earlier row has, and the row's length. The output is zero for tokens that are in no row.
+
+    Raises:
+        ValueError: a tensor has another shape, dtype or device, or is not contiguous.
     """
     out: Tensor = _Attend.apply(qkv, paths, spans, n_head)  # type: ignore[no-untyped-call]
     return out
@@ -209,20 +226,31 @@ class _Attend(torch.autograd.Function):
 
 
 def _run_attention(
-    name: str, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, *, out: Tensor, gradient: Tensor | None = None
+    function: str,
+    qkv: Tensor,
+    paths: Tensor,
+    spans: Tensor,
+    n_head: int,
+    *,
+    out: Tensor,
+    gradient: Tensor | None = None,
 ) -> None:
-    library, threads = _loops(), min(n_head, torch.get_num_threads())
+    """Call `attention` or `attention_backward` of the library, which writes to `out`."""
+    library, threads = _require_library(), min(n_head, torch.get_num_threads())
     (n_rows, longest), head_size = paths.shape, qkv.shape[1] // 3 // n_head
     dtype = torch.float32 if qkv.dtype is torch.float32 else torch.bfloat16
-    given = [(qkv, dtype, (len(qkv), 3 * n_head * head_size))]
-    given += [(paths, torch.int32, (n_rows, longest)), (spans, torch.int32, (n_rows, 2))]
-    given += [] if gradient is None else [(gradient, dtype, (len(qkv), n_head * head_size))]
-    _check("attention", *given)
+    inputs = [(qkv, dtype, (len(qkv), 3 * n_head * head_size))]
+    inputs += [(paths, torch.int32, (n_rows, longest)), (spans, torch.int32, (n_rows, 2))]
+    inputs += [] if gradient is None else [(gradient, dtype, (len(qkv), n_head * head_size))]
+    _check_tensors("attention", *inputs)
     scratch = torch.zeros(threads, library.attention_scratch(ctypes.c_int64(longest), ctypes.c_int64(head_size)))
-    by = _Attention(
-        **{name: _at(tensor) for name, tensor in (("qkv", qkv), ("paths", paths), ("spans", spans), ("out", out))},
-        gradient=None if gradient is None else _at(gradient),
-        scratch=_at(scratch),
+    arguments = _AttentionArguments(
+        qkv=_pointer(qkv),
+        paths=_pointer(paths),
+        spans=_pointer(spans),
+        gradient=None if gradient is None else _pointer(gradient),
+        out=_pointer(out),
+        scratch=_pointer(scratch),
         scratch_size=scratch.shape[1],
         rows=n_rows,
         longest=longest,
@@ -231,21 +259,21 @@ def _run_attention(
         is_wide=qkv.dtype is torch.float32,
         threads=threads,
     )
-    getattr(library, name)(ctypes.byref(by))
+    getattr(library, function)(ctypes.byref(arguments))
 
 
-def _check(where: str, *given: tuple[Tensor, torch.dtype, tuple[int, ...]]) -> None:
-    """Raise ValueError unless tensors are as the loops will take them to be: those look at nothing themselves."""
-    for tensor, dtype, shape in given:
+def _check_tensors(where: str, *tensors: tuple[Tensor, torch.dtype, tuple[int, ...]]) -> None:
+    """Raise ValueError unless each tensor has its dtype and shape and is contiguous on the CPU. C cannot check it."""
+    for tensor, dtype, shape in tensors:
         if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_contiguous() or not tensor.is_cpu:
-            found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, strides {tensor.stride()}"
-            raise ValueError(f"{where}: expected {dtype} {tuple(shape)} in one piece on the processor, got {found}.")
+            actual = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, strides {tensor.stride()}"
+            raise ValueError(f"{where}: expected a contiguous {dtype} {tuple(shape)} on the CPU, got {actual}.")
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _shared_out(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int]:
-    """How many numbers there are, for how many threads."""
+def _size_and_threads(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int]:
+    """The number of elements, and the number of threads to use."""
     return ctypes.c_int64(tensor.numel()), ctypes.c_int(torch.get_num_threads())

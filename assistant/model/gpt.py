@@ -93,7 +93,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.c_fc(x)
-        is_fused = self.approximate == "tanh" and fused.takes(inner)
+        is_fused = self.approximate == "tanh" and fused.supports(inner)
         out: Tensor = self.c_proj(fused.gelu(inner) if is_fused else F.gelu(inner, approximate=self.approximate))
         return out
 

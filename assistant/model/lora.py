@@ -1,7 +1,8 @@
-"""LoRA: small matrices beside frozen weights (Hu et al., arXiv 2106.09685), kept in the layout of the library PEFT.
+"""LoRA: small trainable matrices beside frozen weights (Hu et al., arXiv 2106.09685), stored in PEFT's format.
 
-A linear layer W of shape (out, in) becomes W + alpha / rank * B A, with A (rank, in) and B (out, rank). B begins at
-zero, so the model begins as the one it is put on.
+A linear layer W of shape (out, in) becomes W + alpha / rank * B A, with A (rank, in) and B (out, rank). B starts at
+zero, so the adapted model starts with the outputs of its base model. This module owns the adapted layers and the
+adapter's files. It knows nothing about training or the rest of a model folder.
 """
 
 from __future__ import annotations
@@ -27,44 +28,45 @@ ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
     "adapter_model.safetensors",
 )
 _PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before the names of a model's own modules."""
+"""PEFT's prefix for the names of a model's modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """The trained matrices by the names of their layers, and what is needed to use them."""
+    """The trained matrices, with the settings and the base model that they belong to."""
 
     settings: LoraSettings
     tensors: dict[str, Tensor]
     """`transformer.h.0.attn.c_attn.lora_A` (rank, in), `...lora_B` (out, rank), and so on; float32."""
     base_model: str
+    """Name of the model that was adapted."""
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with its two small matrices."""
+    """A frozen linear layer with its two trainable matrices."""
 
     def __init__(self, base: nn.Linear, settings: LoraSettings, generator: torch.Generator) -> None:
         super().__init__()
         self.base, self.scale = base, settings.scale
-        # As PEFT and torch's own Linear begin: uniform within 1 / sqrt(in).
-        drawn = torch.rand(settings.rank, base.in_features, generator=generator) * 2 - 1
+        # PEFT and torch's Linear initialise like this: uniform between -1 / sqrt(in) and 1 / sqrt(in).
+        uniform = torch.rand(settings.rank, base.in_features, generator=generator) * 2 - 1
         device = base.weight.device
-        self.lora_A = nn.Parameter((drawn / math.sqrt(base.in_features)).to(device))
+        self.lora_A = nn.Parameter((uniform / math.sqrt(base.in_features)).to(device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
         out: Tensor = self.base(x)
-        small = F.linear(F.linear(x.to(out.dtype), self.lora_A.to(out.dtype)), self.lora_B.to(out.dtype))
-        return out + small * self.scale
+        update = F.linear(F.linear(x.to(out.dtype), self.lora_A.to(out.dtype)), self.lora_B.to(out.dtype))
+        return out + update * self.scale
 
     def merged_weight(self) -> Tensor:
-        """The weight (out, in) of one layer that does the same."""
+        """The weight (out, in) of a plain linear layer with the same outputs: W + scale * B A."""
         return self.base.weight.detach() + (self.lora_B.detach() @ self.lora_A.detach()) * self.scale
 
 
 def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
-    """Freeze every weight of `model` and put new matrices beside the layers that `settings` names."""
+    """Freeze every weight of `model` and replace the layers that `settings` names by LoraLinear layers, in place."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for block in model.transformer.h:
@@ -77,12 +79,12 @@ def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
 
 
 def adapted_layers(model: GPT) -> dict[str, LoraLinear]:
-    """The layers with matrices beside them, by name."""
+    """The LoraLinear layers of a model, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
 def take_adapter(model: GPT, settings: LoraSettings, *, base_model: str) -> Adapter:
-    """The matrices as they are now."""
+    """Copy the current matrices of `model` to an adapter on the CPU."""
     tensors = {}
     for name, layer in adapted_layers(model).items():
         tensors[f"{name}.lora_A"] = layer.lora_A.detach().cpu().clone()
@@ -91,20 +93,19 @@ def take_adapter(model: GPT, settings: LoraSettings, *, base_model: str) -> Adap
 
 
 def set_adapter(model: GPT, adapter: Adapter) -> None:
-    """Give the matrices that were added to `model` the values of `adapter`.
+    """Copy the matrices of `adapter` into the LoraLinear layers of `model`.
 
     Raises:
-        CheckpointError: the adapter has others, or of other shapes.
+        CheckpointError: the adapter has other matrices, or matrices of other shapes.
     """
-    own = {
-        name: tuple(value.shape) for name, value in take_adapter(model, adapter.settings, base_model="").tensors.items()
-    }
+    current = take_adapter(model, adapter.settings, base_model="").tensors
+    expected = {name: tuple(value.shape) for name, value in current.items()}
     given = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
-    if own != given:
-        name = min(own.items() ^ given.items())[0]
+    if expected != given:
+        name = min(expected.items() ^ given.items())[0]
         raise CheckpointError(
-            f"adapter: expected {name} of shape {own.get(name, 'none')}, got {given.get(name, 'none')}. "
-            f"Is it of this model, with the same --lora options?"
+            f"adapter: expected {name} of shape {expected.get(name, 'none')}, got {given.get(name, 'none')}. "
+            f"Does it belong to this model, with the same --lora options?"
         )
     with torch.no_grad():
         for name, layer in adapted_layers(model).items():
@@ -113,7 +114,7 @@ def set_adapter(model: GPT, adapter: Adapter) -> None:
 
 
 def merged(model: GPT) -> GPT:
-    """A plain GPT that does the same; weights without matrices beside them are shared with `model`, not copied."""
+    """A plain GPT with the same outputs. It shares with `model` all weights that LoRA did not adapt."""
     layers = adapted_layers(model)
     state = {name.replace(".base.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name}
     state |= {f"{name}.weight": layer.merged_weight() for name, layer in layers.items()}
@@ -124,7 +125,10 @@ def merged(model: GPT) -> GPT:
 
 
 def adapter_config(adapter: Adapter) -> dict[str, object]:
-    """`adapter_config.json`, as PEFT reads it. GPT-2's matrices lie the other way round there: `fan_in_fan_out`."""
+    """The content of `adapter_config.json`, for PEFT.
+
+    `fan_in_fan_out` says that GPT-2's matrices are stored as (in, out) in Hugging Face's layout.
+    """
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -140,21 +144,21 @@ def adapter_config(adapter: Adapter) -> dict[str, object]:
 
 
 def adapter_weights(adapter: Adapter) -> dict[str, Tensor]:
-    """The matrices by their names in `adapter_model.safetensors`."""
+    """The tensors of `adapter_model.safetensors`, under PEFT's names."""
     return {f"{_PEFT_PREFIX}{name}.weight": value.contiguous() for name, value in adapter.tensors.items()}
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """What a folder with an adapter holds.
+    """Read an adapter from its folder.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
     try:
         config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-        stored = load_file(folder / ADAPTER_WEIGHTS_FILE)
+        stored_tensors = load_file(folder / ADAPTER_WEIGHTS_FILE)
         settings = LoraSettings(rank=config["r"], alpha=config["lora_alpha"], modules=tuple(config["target_modules"]))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: expected a LoRA adapter, got {error!r}. Is the folder complete?") from error
-    tensors = {name.removeprefix(_PEFT_PREFIX).removesuffix(".weight"): value for name, value in stored.items()}
+    tensors = {name.removeprefix(_PEFT_PREFIX).removesuffix(".weight"): value for name, value in stored_tensors.items()}
     return Adapter(settings=settings, tensors=tensors, base_model=config.get("base_model_name_or_path", ""))

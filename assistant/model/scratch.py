@@ -1,4 +1,7 @@
-"""A small GPT with random weights and a vocabulary of its own, for those who have no pretrained one at hand."""
+"""A new GPT with random weights and its own vocabulary, for training without a pretrained model.
+
+This module trains the tokenizer and builds the untrained model. It writes no files.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,20 @@ from assistant.model.checkpoint import Checkpoint
 from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
 
-WITHOUT_SPACE = 0.57
-"""Share of what is learnt that goes to pieces of words; the rest are the same with a space before them."""
+SHARE_WITHOUT_SPACE = 0.57
+"""Share of the learnt tokens that are pieces of words without a space. The rest are such pieces with a space first."""
 _SPACE = "\u0120"
-"""How GPT-2's vocabulary spells a space."""
-_SPACE_OF_A_WORD = Regex(r" (?=\S)")
+"""GPT-2's spelling of a space in a vocabulary."""
+_SPACE_BEFORE_WORD = Regex(r" (?=\S)")
 
 
 def new_checkpoint(
     examples: Sequence[Example], config: ModelConfig, *, seed: int, name: str, template: str = DEFAULT_TEMPLATE
 ) -> Checkpoint:
-    """An untrained model whose byte-level BPE is learnt from `examples` as they are rendered for training.
+    """Build an untrained model and train its byte-level BPE on `examples`, rendered as for training.
 
-    The vocabulary has at most `config.vocab_size` tokens, fewer where the text gives no more merges; the model is as
-    large as the vocabulary then is.
+    The vocabulary has at most `config.vocab_size` tokens, and fewer if the text has no more pairs to merge. The model's
+    `vocab_size` is the size of this vocabulary.
     """
     tokenizer = train_tokenizer(examples, get_template(template), vocab_size=config.vocab_size)
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
@@ -45,25 +48,25 @@ def new_checkpoint(
 
 
 def train_tokenizer(examples: Sequence[Example], template: Template, *, vocab_size: int) -> Tokenizer:
-    """GPT-2's kind of BPE with at most `vocab_size` tokens, the last of them EOS, as in GPT-2.
+    """Train a BPE like GPT-2's with at most `vocab_size` tokens. The last token is EOS, as in GPT-2.
 
-    A word is cut the same way wherever it stands. GPT-2's own merges cut a word behind a space otherwise than at the
-    start of a line, and to say the second as the first a model must know how each is spelled: much to ask of a small
-    one. Here merges are learnt on words without their space, which then joins the commonest first pieces.
+    A word is split into the same pieces after a space and at the start of a line. GPT-2's own merges split it in two
+    ways, so a model must learn how both are spelled, which is hard for a small model. Here the merges are learnt on
+    words without their space. Then the space is merged with the most frequent first pieces of words.
     """
     texts = [render_example(template, example) + example.output for example in examples]
-    learner = BpeTokenizer(BPE())
-    learner.pre_tokenizer = Sequential([Split(_SPACE_OF_A_WORD, "isolated"), ByteLevel(add_prefix_space=False)])
+    bpe = BpeTokenizer(BPE())
+    bpe.pre_tokenizer = Sequential([Split(_SPACE_BEFORE_WORD, "isolated"), ByteLevel(add_prefix_space=False)])
     alphabet = ByteLevel.alphabet()
-    pieces = max(0, int((vocab_size - len(alphabet)) * WITHOUT_SPACE))
+    n_pieces = max(0, int((vocab_size - len(alphabet)) * SHARE_WITHOUT_SPACE))
     trainer = BpeTrainer(
-        vocab_size=len(alphabet) + pieces, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
+        vocab_size=len(alphabet) + n_pieces, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
     )
-    learner.train_from_iterator(texts, trainer)
-    model = json.loads(learner.to_str())["model"]
-    vocab: dict[str, int] = model["vocab"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    for piece in _first_pieces(learner, texts)[: max(0, vocab_size - 1 - len(vocab))]:
+    bpe.train_from_iterator(texts, trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    vocab: dict[str, int] = trained["vocab"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in trained["merges"]]
+    for piece in _first_pieces(bpe, texts)[: max(0, vocab_size - 1 - len(vocab))]:
         merges.append(f"{_SPACE} {piece}")
         vocab[_SPACE + piece] = len(vocab)
     vocab[EOS_TOKEN] = len(vocab)
@@ -71,10 +74,12 @@ def train_tokenizer(examples: Sequence[Example], template: Template, *, vocab_si
     return build_tokenizer(vocab_json, "\n".join(["#version: 0.2", *merges, ""]), where="new tokenizer")
 
 
-def _first_pieces(learner: BpeTokenizer, texts: Sequence[str]) -> list[str]:
-    """What words that stand behind a space begin with, the commonest first."""
-    words = Counter(word for text in texts for word in re.findall(r"(?<= )[^\W\d_]+|(?<= )\d+|(?<= )[^\w\s]+", text))
-    counts = Counter[str]()
-    for word, count in words.items():
-        counts[learner.encode(word).tokens[0]] += count
-    return sorted(counts, key=lambda piece: (-counts[piece], piece))
+def _first_pieces(bpe: BpeTokenizer, texts: Sequence[str]) -> list[str]:
+    """First pieces of the words that follow a space, the most frequent first."""
+    word_counts = Counter(
+        word for text in texts for word in re.findall(r"(?<= )[^\W\d_]+|(?<= )\d+|(?<= )[^\w\s]+", text)
+    )
+    piece_counts = Counter[str]()
+    for word, count in word_counts.items():
+        piece_counts[bpe.encode(word).tokens[0]] += count
+    return sorted(piece_counts, key=lambda piece: (-piece_counts[piece], piece))

@@ -167,7 +167,7 @@ class _Run:
         """Check the fast path on the first batch, and report what is wrong with it or with the compiled loops."""
         window = next((window for _, window in self.trainer.windows(self.state.step)), None)
         difference = self.trainer.check_fast_path(window) if window else None
-        problem = fused.trouble() if self.trainer.device.type == "cpu" else None
+        problem = fused.problem() if self.trainer.device.type == "cpu" else None
         for warning in (difference, problem):
             if warning is not None:
                 self.observer.on_warning(warning)

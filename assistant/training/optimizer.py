@@ -64,7 +64,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Norm of all gradients together, of any dtype, sharded or not."""
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
     narrow = [gradient for gradient in gradients if gradient.dtype is not torch.float32]
-    if all(map(fused.takes, narrow)):
+    if all(map(fused.supports, narrow)):
         float32 = [gradient for gradient in gradients if gradient.dtype is torch.float32]
         norm = float(full_tensor(torch.nn.utils.get_total_norm(float32)))  # few kernels on a GPU
         return math.hypot(norm, math.sqrt(sum(map(fused.squared_norm, narrow))))

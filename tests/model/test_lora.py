@@ -1,4 +1,4 @@
-"""LoRA against PEFT, and through a whole run."""
+"""LoRA: against PEFT, and in whole fine-tuning runs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.support.models import tiny_checkpoint
 from tests.support.runs import Watcher, weights
 from tests.support.runs import train as train_whole
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT reads it
 
 SETTINGS = LoraSettings(rank=3, alpha=12.0)
 RUN = FinetuneSettings(epochs=2, batch_size=8, learning_rate=1e-2, precision="float32", lora=SETTINGS)
 
 
 def adapted(tokenizer: Tokenizer, settings: LoraSettings = SETTINGS) -> tuple[Checkpoint, Adapter]:
-    """A small model with matrices beside its layers that do something."""
+    """A tiny model with LoRA matrices whose product is not zero, and its adapter."""
     checkpoint = tiny_checkpoint(tokenizer)
     add_adapters(checkpoint.model, settings, seed=5)
     generator = torch.Generator().manual_seed(6)
@@ -47,7 +47,7 @@ def adapted(tokenizer: Tokenizer, settings: LoraSettings = SETTINGS) -> tuple[Ch
     return checkpoint, take_adapter(checkpoint.model, settings, base_model="base")
 
 
-def test_it_begins_as_the_model_it_is_put_on(byte_tokenizer: Tokenizer) -> None:
+def test_new_adapters_do_not_change_the_outputs(byte_tokenizer: Tokenizer) -> None:
     plain, checkpoint = tiny_checkpoint(byte_tokenizer).model, tiny_checkpoint(byte_tokenizer)
     add_adapters(checkpoint.model, SETTINGS, seed=5)
     ids = torch.arange(40)[None]
@@ -60,12 +60,12 @@ def test_it_begins_as_the_model_it_is_put_on(byte_tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, LoraSettings(rank=2, alpha=1.0, modules=("attn.c_attn", "mlp.c_proj"))])
-def test_peft_reads_the_adapter_and_says_the_same(
+def test_peft_reads_the_adapter_and_computes_the_same_logits(
     tmp_path: Path, byte_tokenizer: Tokenizer, settings: LoraSettings
 ) -> None:
     checkpoint, adapter = adapted(byte_tokenizer, settings)
     save_checkpoint(tiny_checkpoint(byte_tokenizer), tmp_path / "base")
-    whole = Checkpoint(
+    tuned = Checkpoint(
         model=merged(checkpoint.model),
         tokenizer=byte_tokenizer,
         template=checkpoint.template,
@@ -73,24 +73,22 @@ def test_peft_reads_the_adapter_and_says_the_same(
         name="tuned",
         adapter=adapter,
     )
-    save_checkpoint(whole, tmp_path / "tuned")
+    save_checkpoint(tuned, tmp_path / "tuned")
     ids = torch.randint(0, 256, (2, 50), generator=torch.Generator().manual_seed(1))
-    ours = checkpoint.model.head(checkpoint.model(ids))
-    theirs = PeftModel.from_pretrained(
+    logits = checkpoint.model.head(checkpoint.model(ids))
+    peft_model = PeftModel.from_pretrained(
         GPT2LMHeadModel.from_pretrained(tmp_path / "base"), str(tmp_path / "tuned" / "adapter")
     ).eval()
-    assert torch.allclose(ours, theirs(ids).logits, atol=1e-5)
-    put_together = load_model(tmp_path / "tuned")
-    assert torch.allclose(ours, put_together.head(put_together(ids)), atol=1e-5)
-    assert not torch.allclose(ours, load_model(tmp_path / "base").head(load_model(tmp_path / "base")(ids)), atol=1e-2)
-    again = read_adapter(tmp_path / "tuned" / "adapter")
-    assert again.settings == settings
-    assert all(torch.equal(again.tensors[name], value) for name, value in adapter.tensors.items())
+    assert torch.allclose(logits, peft_model(ids).logits, atol=1e-5)
+    merged_model, base_model = load_model(tmp_path / "tuned"), load_model(tmp_path / "base")
+    assert torch.allclose(logits, merged_model.head(merged_model(ids)), atol=1e-5)
+    assert not torch.allclose(logits, base_model.head(base_model(ids)), atol=1e-2)
+    stored = read_adapter(tmp_path / "tuned" / "adapter")
+    assert stored.settings == settings
+    assert all(torch.equal(stored.tensors[name], value) for name, value in adapter.tensors.items())
 
 
-def test_loss_and_gradients_are_those_of_peft(
-    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
-) -> None:
+def test_loss_and_gradients_match_peft(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     checkpoint, adapter = adapted(byte_tokenizer)
     save_checkpoint(tiny_checkpoint(byte_tokenizer), tmp_path / "base")
     config = LoraConfig(
@@ -100,33 +98,34 @@ def test_loss_and_gradients_are_those_of_peft(
         fan_in_fan_out=True,
         task_type="CAUSAL_LM",
     )
-    theirs = get_peft_model(GPT2LMHeadModel.from_pretrained(tmp_path / "base"), config).eval()
-    names = dict(theirs.named_parameters())
+    peft_model = get_peft_model(GPT2LMHeadModel.from_pretrained(tmp_path / "base"), config).eval()
+    peft_parameters = dict(peft_model.named_parameters())
     with torch.no_grad():
         for name, value in adapter.tensors.items():
-            names[f"base_model.model.{name}.default.weight"].copy_(value)
+            peft_parameters[f"base_model.model.{name}.default.weight"].copy_(value)
     rows = encode_examples(examples[:6], checkpoint.template, byte_tokenizer, max_length=256).rows
     batch = pad(rows, pad_id=byte_tokenizer.pad_id)
     n_targets = sum(count_targets(row, "response") for row in rows)
     loss = summed_loss(checkpoint.model, collate(rows, pad_id=byte_tokenizer.pad_id)) / n_targets
     loss.backward()
-    logits = theirs(batch.input_ids).logits
-    expected = torch.nn.functional.cross_entropy(
+    logits = peft_model(batch.input_ids).logits
+    expected_loss = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX
     )
-    expected.backward()
-    assert torch.allclose(loss, expected, rtol=1e-5)
+    expected_loss.backward()
+    assert torch.allclose(loss, expected_loss, rtol=1e-5)
     for name, parameter in checkpoint.model.named_parameters():
         if parameter.requires_grad:
-            other = names[f"base_model.model.{name}.default.weight"].grad
+            expected = peft_parameters[f"base_model.model.{name}.default.weight"].grad
             assert parameter.grad is not None
-            assert torch.allclose(parameter.grad, other, atol=1e-5), name
+            assert expected is not None
+            assert torch.allclose(parameter.grad, expected, atol=1e-5), name
 
 
 def train(
     tokenizer: Tokenizer, examples: list[Example], output: Path, *, stop_at: int | None = None, seed: int = 0
 ) -> FinetuneResult:
-    """A run with LoRA, or the rest of one that was stopped."""
+    """Fine-tune with LoRA, or resume a run that was stopped."""
     watcher, state = Watcher(), RunFolder(output).read_state()
     return finetune(
         Trainer(tiny_checkpoint(tokenizer, seed=seed), split_examples(examples), RUN),
@@ -138,14 +137,12 @@ def train(
     )
 
 
-def test_a_run_trains_the_adapter_alone_and_goes_on_to_the_very_same_weights(
+def test_a_run_changes_only_adapted_layers_and_resumes_to_the_same_weights(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
     train(byte_tokenizer, examples, tmp_path / "whole")
-    base, tuned = (
-        tiny_checkpoint(byte_tokenizer, seed=0).model.state_dict(),
-        load_model(tmp_path / "whole").state_dict(),
-    )
+    base = tiny_checkpoint(byte_tokenizer, seed=0).model.state_dict()
+    tuned = load_model(tmp_path / "whole").state_dict()
     changed = {name for name, value in tuned.items() if not torch.equal(value, base[name])}
     assert changed == {f"transformer.h.{n}.{name}.weight" for n in range(2) for name in SETTINGS.modules}
     for stop_at in (1, 4, 7):
@@ -153,13 +150,13 @@ def test_a_run_trains_the_adapter_alone_and_goes_on_to_the_very_same_weights(
         assert train(byte_tokenizer, examples, output, stop_at=stop_at).stopped
         assert not train(byte_tokenizer, examples, output).stopped
         for folder in (output, output / "last"):
-            whole = tmp_path / "whole" / folder.relative_to(output)
-            assert weights(folder) == weights(whole)
+            uninterrupted = tmp_path / "whole" / folder.relative_to(output)
+            assert weights(folder) == weights(uninterrupted)
             name = "adapter/adapter_model.safetensors"
-            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+            assert (folder / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
-def test_a_run_is_not_resumed_on_another_base(
+def test_a_run_does_not_resume_with_another_base_model(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
     assert train(byte_tokenizer, examples, tmp_path / "run", stop_at=2, seed=0).stopped
@@ -167,27 +164,27 @@ def test_a_run_is_not_resumed_on_another_base(
         train(byte_tokenizer, examples, tmp_path / "run", seed=1)
 
 
-def test_a_damaged_adapter_is_a_sentence(tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": "x"}')
     with pytest.raises(CheckpointError, match="expected a LoRA adapter, got"):
         read_adapter(tmp_path)
 
 
-def test_an_adapter_of_another_shape_is_refused(byte_tokenizer: Tokenizer) -> None:
+def test_an_adapter_with_other_matrices_is_refused(byte_tokenizer: Tokenizer) -> None:
     _, adapter = adapted(byte_tokenizer)
     other = tiny_checkpoint(byte_tokenizer)
     add_adapters(other.model, SETTINGS, seed=9)
-    first = next(iter(adapter.tensors))
+    first_name = next(iter(adapter.tensors))
     for tensors in (
-        {**adapter.tensors, first: torch.zeros(1, 2)},
-        {name: value for name, value in adapter.tensors.items() if name != first},
+        {**adapter.tensors, first_name: torch.zeros(1, 2)},
+        {name: value for name, value in adapter.tensors.items() if name != first_name},
         adapter.tensors | {"transformer.h.9.attn.c_attn.lora_A": torch.zeros(1)},
     ):
         with pytest.raises(CheckpointError, match=r"adapter: expected transformer\.h\.\d.* of shape"):
             set_adapter(other.model, replace(adapter, tensors=tensors))
 
 
-def test_a_later_run_without_lora_leaves_no_adapter_of_the_earlier_one(
+def test_a_run_without_lora_removes_the_adapter_of_an_earlier_run(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
     train(byte_tokenizer, examples, tmp_path / "run")
@@ -196,10 +193,10 @@ def test_a_later_run_without_lora_leaves_no_adapter_of_the_earlier_one(
     assert not list((tmp_path / "run").rglob("adapter"))
 
 
-def test_taking_and_setting_are_each_others_reverse(byte_tokenizer: Tokenizer) -> None:
+def test_set_adapter_restores_what_take_adapter_copied(byte_tokenizer: Tokenizer) -> None:
     _, adapter = adapted(byte_tokenizer)
     other = tiny_checkpoint(byte_tokenizer)
     add_adapters(other.model, SETTINGS, seed=9)
     set_adapter(other.model, adapter)
-    again = take_adapter(other.model, SETTINGS, base_model="base")
-    assert all(torch.equal(again.tensors[name], value) for name, value in adapter.tensors.items())
+    restored = take_adapter(other.model, SETTINGS, base_model="base")
+    assert all(torch.equal(restored.tensors[name], value) for name, value in adapter.tensors.items())

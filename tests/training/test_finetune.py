@@ -294,7 +294,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
 def test_a_run_tells_of_compiled_loops_that_cannot_be_used(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "trouble", lambda: "They are left out.")
+    monkeypatch.setattr(fused, "problem", lambda: "They are left out.")
     _, watcher = train(byte_tokenizer, examples[:1], tmp_path / "run")
     assert watcher.warnings == ["They are left out."]
 
