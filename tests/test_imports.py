@@ -19,8 +19,8 @@ ROOMS: dict[str, str] = {
     "assistant.model": "__init__ config packing fused linear gpt lora checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
     "assistant.training": (
-        "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder validation "
-        "trainer dpo forecast finetune plots"
+        "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
+        "validation trainer dpo forecast finetune plots"
     ),
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": "__init__ console options progress doctor data job prefer demo app",

@@ -20,6 +20,7 @@ from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
 from assistant.model.linear import Linear, add_copies
 from assistant.model.packing import ROUND_TO, PaddedRows
+from assistant.settings import TrainOn
 from assistant.training.collate import Batch, collate, pad
 from assistant.training.loss import summed_loss
 from tests.support.models import requires_loops, tiny_checkpoint
@@ -76,7 +77,8 @@ def test_the_selective_head_gives_the_plain_loss(model: GPT) -> None:
             instruction="x", output="y"))
         for n in (12, 30, 7)
     ]  # fmt: skip
-    for train_on in ("response", "all"):
+    choices: tuple[TrainOn, ...] = ("response", "all")
+    for train_on in choices:
         ours = summed_loss(model, collate(rows, pad_id=256, train_on=train_on))
         batch = pad(rows, pad_id=256, train_on=train_on)
         logits = model.head(model(batch.input_ids))
@@ -104,7 +106,8 @@ def test_computing_each_token_once_gives_the_plain_loss_and_gradients(model: GPT
         for ids in own
     ]
     as_tree = fused.is_compiled() and data.draw(st.booleans(), label="as_tree")
-    train_on = data.draw(st.sampled_from(["response", "all"]))
+    choices: list[TrainOn] = ["response", "all"]
+    train_on = data.draw(st.sampled_from(choices))
     batch = collate(rows, pad_id=256, train_on=train_on, as_tree=as_tree)
     if isinstance(batch.rows, PaddedRows):
         assert batch.rows.n_shared >= len(opening) or len(rows) == 1
