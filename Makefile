@@ -1,19 +1,23 @@
-# make demo   the whole main job on the embedded default      make test   linter, type checker, tests
-# make chat   talk with the demo's model                      make setup  the virtual environment alone
-# make pocket the pretrained model again, from nothing        (two hours on two cores; goes on where it stopped)
+# make demo          run the whole job on the shipped model
+# make chat          chat with the demo's model
+# make test          linter, type checker, tests: what CI runs
+# make test-long     slow proofs (PART=kills, fuzz or demo runs one of them)
+# make test-oracles  install and run comparisons with packages that are too large for every day
+# make setup         make the virtual environment only
+# make pocket        pretrain the shipped model again from nothing (two hours on two cores; resumes where it stopped)
 #
-# Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make must be there.
+# Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make are needed.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo chat pocket test lint clean
+.PHONY: setup demo chat pocket lint test test-long test-oracles clean
 
 setup: $(VENV)/.installed
 
-# pip comes last into a new environment, so one that was interrupted is completed by the next call.
+# venv installs pip last, so an interrupted installation is completed by the next call.
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +50,17 @@ lint: $(VENV)/.installed-dev
 
 test: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
+
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m long tests/long$(if $(PART),/test_$(PART).py)
+
+$(VENV)/.installed-oracles: $(VENV)/.installed-dev
+	@echo 'Installing the oracles.'
+	@$(INSTALL) -e '.[dev,oracles]'
+	@touch $@
+
+test-oracles: $(VENV)/.installed-oracles
+	$(BIN)/python -m pytest -m oracle
 
 clean:
 	rm -rf $(VENV) assistant/model/_fused.* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
