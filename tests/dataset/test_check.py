@@ -166,9 +166,7 @@ def test_fixing_merges_the_groups_of_twins() -> None:
     assert len({e.group for e in fixed.examples}) == 1
 
 
-def test_data_check_writes_a_fixed_file_but_does_not_overwrite_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_check_writes_a_fixed_file_only_to_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [row(1, "Say hi."), row(2, "say hi"), *(row(n, f"Say number {n}.") for n in range(3, 30))]
     rows.append(row(30, "Count.", " ".join(map(str, range(400)))))
