@@ -102,8 +102,8 @@ def test_data_check_names_rows_and_exits_with_1(tmp_path: Path, monkeypatch: pyt
     assert done.exit_code == 1
     assert "different answers: 1 group, 2 rows" in done.output
     assert "mine.json, rows 1, 2: Say hi." in done.output
-    found = json.loads(CliRunner().invoke(app, ["data", "check", "mine.json", "--json"]).output)
-    assert found["conflicts"] == [[{"file": "mine.json", "row": 1}, {"file": "mine.json", "row": 2}]]
+    record = json.loads(CliRunner().invoke(app, ["data", "check", "mine.json", "--json"]).output)
+    assert record["conflicts"] == [[{"file": "mine.json", "row": 1}, {"file": "mine.json", "row": 2}]]
     Path("mine.json").write_text(dump_rows(rows[2:]))
     done = CliRunner().invoke(app, ["data", "check", "mine.json"])
     assert (done.exit_code, "no leaks across the split" in done.output) == (0, True)
@@ -173,9 +173,9 @@ def test_data_check_writes_a_fixed_file_only_to_a_new_name(tmp_path: Path, monke
     Path("mine.json").write_text(dump_rows(rows))
     command = ["data", "check", "mine.json", "--model", "pocket", "--fix", "fixed.json", "--json"]
     done = CliRunner().invoke(app, command)
-    found = json.loads(done.stdout)
-    assert (done.exit_code, [entry["row"] for entry in found["too_long"]]) == (1, [30])
-    assert [entry["row"] for entry in found["fixed"]["left_out"]] == [2, 30]
+    record = json.loads(done.stdout)
+    assert (done.exit_code, [entry["row"] for entry in record["too_long"]]) == (1, [30])
+    assert [entry["row"] for entry in record["fixed"]["left_out"]] == [2, 30]
     assert [e.instruction for e in read_examples("fixed.json")] == [
         "Say hi.",
         *(f"Say number {n}." for n in range(3, 30)),

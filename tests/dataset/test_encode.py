@@ -128,7 +128,7 @@ def test_plain_text_is_cut_into_rows_without_loss(byte_tokenizer: Tokenizer, tex
     assert [*rows[0].input_ids, *(token_id for row in rows[1:] for token_id in row.input_ids[1:])] == ids
     assert max(len(row.input_ids) - 1 for row in rows) <= max_length
     assert sum(count_targets(row, "all") for row in rows) == len(ids) - 1
-    # The opening words are no targets, as far as they fit into the first row.
+    # With "response", the opening words in the first row are not targets.
     n_opening = len(byte_tokenizer.encode(example.instruction))
     assert sum(count_targets(row, "response") for row in rows) == len(ids) - min(n_opening, max_length)
 
