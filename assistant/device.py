@@ -1,4 +1,4 @@
-"""Which device a model runs on."""
+"""The choice of the device that a model runs on. Imports torch only on a call."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where torch sees one, else the CPU. Apple's `mps` is only used by its name."""
+    """Return the torch device for a `--device` value.
+
+    `auto` is `cuda` if torch sees a GPU, or else `cpu`. It never chooses Apple's `mps`: name that device explicitly.
+
+    Raises:
+        SettingsError: this machine does not have the device.
+    """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    known = ["auto", "cpu"]
-    known += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
-    known += ["mps"] if torch.backends.mps.is_available() else []
-    if name not in known:
-        raise SettingsError(f"device: expected one of {', '.join(known)}, got {name!r}.")
+    available = ["auto", "cpu"]
+    available += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in available:
+        raise SettingsError(f"device: expected one of {', '.join(available)}, got {name!r}.")
     return torch.device(name)

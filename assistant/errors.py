@@ -1,11 +1,11 @@
-"""The errors a person can cause. Every one is a sentence; the fronts print it and choose the exit code.
+"""The errors that a user can cause. Commands and the chat show the message; commands also choose the exit code.
 
     AssistantError
     ├── DataError          a file of instructions or responses
     ├── SettingsError      an option, or options that contradict each other
     ├── CheckpointError    a model folder
     ├── ContextError       a text that does not fit into the model's context
-    ├── PrerequisiteError  something that has to be installed, started or fetched first
+    ├── PrerequisiteError  something that you must install, start or download first
     └── JudgeError         the judge's server
 
 A message reads `<where>: <what was expected>, got <value>. <what to do next>`.
@@ -19,13 +19,13 @@ MAX_PROBLEMS_SHOWN = 20
 
 
 class AssistantError(Exception):
-    """Base of everything a person can cause. `str()` of it is ready to be shown."""
+    """Base class of all errors that a user can cause. `str(error)` is ready to show."""
 
 
 class DataError(AssistantError, ValueError):
-    """A file of instructions or responses is not what it should be.
+    """A file of instructions or responses is invalid.
 
-    `problems` holds every fault found, one sentence each; `str()` shows the first twenty.
+    `problems` holds one sentence for every fault. `str(error)` shows the first `MAX_PROBLEMS_SHOWN` of them.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class DataError(AssistantError, ValueError):
 
 
 class SettingsError(AssistantError, ValueError):
-    """An option has a value that cannot be used."""
+    """An option has an invalid value, or two options contradict each other."""
 
 
 class CheckpointError(AssistantError, ValueError):
@@ -48,8 +48,8 @@ class ContextError(AssistantError, ValueError):
 
 
 class PrerequisiteError(AssistantError):
-    """Something has to be installed, started or fetched first; the message names the command."""
+    """You must install, start or download something first. The message names the command."""
 
 
 class JudgeError(AssistantError):
-    """The judge's server refused in a way that concerns every row, not one."""
+    """The judge's server fails in a way that affects every row, not only one."""

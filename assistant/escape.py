@@ -1,39 +1,40 @@
-"""Text from models, files and users made safe to show: nothing of it may steer the terminal."""
+"""Escaping of text from models, files and users, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Controls, formats (which reorder or hide their neighbours), halves of surrogate pairs, line and paragraph separators.
-_NOT_SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Joiners shape Persian, Hindi and emoji; they neither reorder nor hide text.
-_HARMLESS_FORMAT = {"\u200c", "\u200d"}
+# Unicode categories: control, format (can reorder or hide its neighbours), surrogate, line and paragraph separator.
+_ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Zero-width joiner and non-joiner shape Persian, Hindi and emoji. They neither reorder nor hide text.
+_JOINERS = {"\u200c", "\u200d"}
 _LINE_ENDS = ("\r\n", "\r", "\u2028", "\u2029")
 _CONTROL_PICTURES = 0x2400
 
 
 def displayable(text: str) -> str:
-    """The text with every character shown instead of obeyed, but for line ends and tabs.
+    """Escape every control or invisible character, except for line ends and tabs.
 
-    Control characters become their pictures (`␛`), anything else that would be invisible its code (`\\u202e`).
+    All line ends become `\\n`. Control characters become their pictures (`␛`). Other invisible characters become their
+    code (`\\u202e`).
     """
     for line_end in _LINE_ENDS:
         text = text.replace(line_end, "\n")
-    return "".join(character if character in "\n\t" else _shown(character) for character in text)
+    return "".join(character if character in "\n\t" else _escape_character(character) for character in text)
 
 
 def one_line(text: str) -> str:
-    """Displayable text for places that have a single line; runs of white space become one blank."""
+    """Escape a text for a place with a single line. Each run of white space becomes one space."""
     return " ".join(displayable(text).split())
 
 
 def visible(text: str) -> str:
-    """The text on one line with every character shown, a line end as `↵`."""
-    return "".join({"\n": "↵", "\t": " "}.get(character) or _shown(character) for character in text)
+    """Escape a text onto one line, with every character visible. A line end becomes `↵`, a tab a space."""
+    return "".join({"\n": "↵", "\t": " "}.get(character) or _escape_character(character) for character in text)
 
 
-def _shown(character: str) -> str:
-    if unicodedata.category(character) not in _NOT_SHOWN or character in _HARMLESS_FORMAT:
+def _escape_character(character: str) -> str:
+    if unicodedata.category(character) not in _ESCAPED_CATEGORIES or character in _JOINERS:
         return character
     code = ord(character)
     if code < 0x20:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes, and file names as text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 
 def shown_path(path: Path) -> str:
-    """A path as text that any file can hold: bytes of a name that are no UTF-8 are spelt out."""
+    """Return a path as valid UTF-8 text. Bytes of the name that are not UTF-8 become `\\xNN`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step, its folder made where it is missing: a reader sees the old content or the new one.
+    """Replace a file in one step, so that a reader sees either the old or the new content.
 
-    Text is written as UTF-8. Nothing is left behind where writing fails.
+    Creates the folder if needed and writes text as UTF-8. If the write fails, the old file stays and no temporary file
+    remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")

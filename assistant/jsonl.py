@@ -1,7 +1,7 @@
-"""Append-only JSONL files: one JSON object a line, synced to disk before the next, one writer at a time.
+"""Append-only JSONL files: one JSON object per line, synced to disk after each append, one writer at a time.
 
-A process that is killed while it writes leaves a torn last line. Readers skip it; the next writer cuts it off first,
-so that no record is ever glued to a torn one.
+A process that is killed while it writes leaves a torn last line. Readers skip a torn line. The next writer removes it
+first, so that a new record never continues a torn one. This module does not know what the records mean.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_lines(path: Path, adapter: TypeAdapter[Record]) -> list[Record]:
-    """The records of a file, without a torn last line. None where there is no file.
+    """Read the records of a file and skip a torn last line. A missing file has no records.
 
     Raises:
-        DataError: the file cannot be read, or another line than the last is damaged or of another kind.
+        DataError: the file cannot be read, or a complete line does not hold a valid record.
     """
     try:
         data = path.read_bytes()
@@ -48,31 +48,37 @@ def read_lines(path: Path, adapter: TypeAdapter[Record]) -> list[Record]:
 
 
 def sound_length(data: bytes) -> int:
-    """How many bytes of a file of lines are whole: up to the last line end behind which nothing is torn."""
+    """Return the number of bytes before a torn last line, or the whole length if no line is torn."""
     length = data.rfind(b"\n") + 1
     start = data.rfind(b"\n", 0, max(length - 1, 0)) + 1
     try:
         json.loads(data[start:length] or b"null")
-    except ValueError:  # a line end can reach the disk when what stands before it has not
+    except ValueError:  # After a crash, the line end can be on the disk although the bytes before it are not.
         return start
     return length
 
 
 class AppendOnly(Generic[Record]):
-    """The one writer of such a file. Opening it makes the folder, takes the lock and cuts a torn last line off."""
+    """The only writer of an append-only JSONL file.
+
+    Opening it creates the folder, takes the lock and removes a torn last line.
+
+    Raises:
+        PrerequisiteError: another process has the file open for writing.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The lock has a file of its own, so that no reader and no cut can touch it.
+        # The lock is a separate file, so that truncation and readers cannot affect it.
         self._lock = path.with_name(f".{path.name}.lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             raise PrerequisiteError(
-                f"{path}: expected to be the only one writing, got another process at work on it. "
-                f"Wait until it has ended, or choose another --run."
+                f"{path}: expected to be the only writer, got another process at work on it. "
+                f"Wait until it ends, or choose another --run."
             ) from error
         self._file = path.open("a+b")
         self._file.seek(0)
@@ -85,10 +91,10 @@ class AppendOnly(Generic[Record]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
-        self._lock.close()  # which gives the lock back
+        self._lock.close()  # This releases the lock.
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write the records and wait until they are on the disk."""
+        """Write the records and wait until they are on the disk. Without records, do nothing."""
         lines = "".join(record.model_dump_json() + "\n" for record in records)
         if lines:
             self._file.write(lines.encode())

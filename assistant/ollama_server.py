@@ -1,4 +1,7 @@
-"""Where the local Ollama server is, and whether it answers. Talks plain HTTP; the judge uses Ollama's own client."""
+"""The address of the Ollama server, and a probe of what it offers.
+
+The probe uses plain HTTP, so that this module does not import the `ollama` package. The judge uses that package.
+"""
 
 from __future__ import annotations
 
@@ -16,36 +19,37 @@ from assistant.errors import SettingsError
 
 DEFAULT_PORT = 11434
 HOST_VARIABLE = "OLLAMA_HOST"
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what a server listens on is no address to connect to
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""The wildcard addresses that a server listens on, and the addresses that a client can connect to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OllamaStatus:
-    """What a server said of itself."""
+    """The version and the models that a server reports."""
 
     host: str
     version: str | None
-    """None where nothing answers."""
+    """None if no Ollama server answers."""
     models: tuple[str, ...] = ()
 
 
-def find_host(given: str | None = None) -> str:
-    """The server's base URL: the one given, else that of OLLAMA_HOST, else this machine's.
+def find_host(host: str | None = None) -> str:
+    """Return the server's base URL: from `host`, or else from OLLAMA_HOST, or else this machine's default.
 
-    Reads what the server's own variable may hold: no scheme, quotes, spaces, and the wildcard addresses a server
-    listens on, which a client cannot call. The `ollama` package reads the variable too, while it is imported, and
-    crashes on one that it cannot read: call this first.
+    Accepts everything that the server itself accepts in OLLAMA_HOST: an address without a scheme, quotes, spaces, and
+    wildcard addresses, which become loopback addresses. The `ollama` package also reads OLLAMA_HOST, when it is
+    imported, and crashes on an invalid value. Call this function before that import.
 
     Raises:
-        SettingsError: it is no address; the sentence says whether an option or the variable held it.
+        SettingsError: the address is invalid. The message names its origin, `--host` or OLLAMA_HOST.
     """
-    if given is not None:
-        return _url(given, "--host")
-    return _url(os.environ.get(HOST_VARIABLE, ""), HOST_VARIABLE)
+    if host is not None:
+        return _parse_host(host, "--host")
+    return _parse_host(os.environ.get(HOST_VARIABLE, ""), HOST_VARIABLE)
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine, so that no proxy may stand between."""
+    """Return whether a URL names this machine. Requests to it must bypass proxies."""
     name = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -53,7 +57,8 @@ def is_loopback(url: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def _url(value: str, where: str) -> str:
+def _parse_host(value: str, origin: str) -> str:
+    """Return the base URL of an address in the forms that OLLAMA_HOST allows."""
     cleaned = value.strip().strip("\"'").strip()
     if not cleaned:
         return f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -64,16 +69,16 @@ def _url(value: str, where: str) -> str:
         parts = urlsplit(cleaned if has_scheme else f"http://{cleaned}")
         port = parts.port
     except ValueError as error:
-        raise _refused(where, value) from error
-    if parts.scheme not in {"http", "https"} or not _is_plain(parts) or port == 0:
-        raise _refused(where, value)
+        raise _invalid_host(value, origin) from error
+    if parts.scheme not in {"http", "https"} or not _has_only_address(parts) or port == 0:
+        raise _invalid_host(value, origin)
     name = parts.hostname or "127.0.0.1"
     name = _LOOPBACK_OF.get(name, name)
     if port is None:
         port = {"http": 80, "https": 443}[parts.scheme] if has_scheme else DEFAULT_PORT
-    shown = f"[{name}]" if ":" in name else name
+    netloc = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
     path = parts.path.strip("/")
-    return f"{parts.scheme}://{shown}:{port}" + (f"/{path}" if path else "")
+    return f"{parts.scheme}://{netloc}" + (f"/{path}" if path else "")
 
 
 def _is_ipv6(text: str) -> bool:
@@ -83,25 +88,25 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
-def _is_plain(parts: SplitResult) -> bool:
-    """A host name or address, perhaps a port and a path; no user, query or fragment."""
-    address = parts.netloc
+def _has_only_address(parts: SplitResult) -> bool:
+    """Return whether the URL has a valid host, port and path, and no user, query or fragment."""
+    netloc = parts.netloc
     return (
-        not (parts.query or parts.fragment or "@" in address)
-        and re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]+)?", address) is not None
+        not (parts.query or parts.fragment or "@" in netloc)
+        and re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]+)?", netloc) is not None
         and re.fullmatch(r"[A-Za-z0-9._~/-]*", parts.path) is not None
     )
 
 
-def _refused(where: str, value: str) -> SettingsError:
+def _invalid_host(value: str, origin: str) -> SettingsError:
     return SettingsError(
-        f"{where}: expected an address such as http://127.0.0.1:{DEFAULT_PORT}, got {value!r}. "
-        f"Correct it, or leave it out for this machine."
+        f"{origin}: expected an address such as http://127.0.0.1:{DEFAULT_PORT}, got {value!r}. "
+        f"Correct it, or omit it to use this machine."
     )
 
 
-def look(host: str, *, timeout: float = 2.0) -> OllamaStatus:
-    """Ask a server for its version and its models. Never raises because nothing answers."""
+def probe_server(host: str, *, timeout: float = 2.0) -> OllamaStatus:
+    """Ask a server for its version and its models. `timeout` is in seconds. Does not raise if no server answers."""
     opener = build_opener(ProxyHandler({})) if is_loopback(host) else build_opener()
 
     def get(path: str) -> Any:

@@ -1,7 +1,8 @@
-"""Intervals and the smallest difference a test set can show. scipy does the work and is imported where it is used.
+"""Confidence intervals, and the smallest difference that a test set can detect.
 
-Means get a seeded percentile bootstrap, rates a Wilson interval: at a few hundred rows mean +- 1.96 standard errors is
-too narrow, and on a rate it leaves 0..1 (Bowyer et al., arXiv:2503.01747; Miller, arXiv:2411.00640).
+A mean gets a seeded percentile bootstrap, a rate gets a Wilson interval. With a few hundred rows, mean +- 1.96 standard
+errors is too narrow, and for a rate it can leave 0..1 (Bowyer et al., arXiv:2503.01747; Miller, arXiv:2411.00640).
+Functions import numpy and scipy only when they need them, so that commands start fast.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """Where the true value lies with 95 % confidence."""
+    """A confidence interval, 95 % by default."""
 
     low: float
     high: float
 
 
 def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval | None:
-    """Wilson's interval of a rate, within 0..1. None for no trials."""
+    """Wilson score interval of the rate `successes / n`, within 0..1. None if `n` is 0."""
     if n == 0:
         return None
     from scipy.stats import binomtest
@@ -35,9 +36,10 @@ def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interva
 def bootstrap_mean_interval(
     values: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Percentile bootstrap of the mean, the same for the same values in the same order and seed.
+    """Percentile bootstrap interval of the mean. The same values, in the same order, and seed give the same interval.
 
-    None for fewer than two values. Where all values are equal it has no width, which says little about the next row.
+    Returns None for fewer than two values. If all values are equal, the interval has no width; this does not mean that
+    the next row has the same value.
     """
     if len(values) < 2:
         return None
@@ -46,20 +48,20 @@ def bootstrap_mean_interval(
     import numpy as np
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    interval = bootstrap(
         (np.asarray(values, dtype=float),),
         np.mean,
         n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(values)),  # at most 16 MB at a time
+        batch=max(1, 2_000_000 // len(values)),  # at most 16 MB per batch
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(interval.low), float(interval.high))
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
-    """With n - 1 below the line; None for fewer than two values."""
+    """Sample standard deviation (divisor n - 1). None for fewer than two values."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -67,15 +69,16 @@ def standard_deviation(values: Sequence[float]) -> float | None:
 
 
 def smallest_detectable_difference(
-    spread: float, n: int, *, correlation: float, power: float = 0.8, alpha: float = 0.05
+    std: float, n: int, *, correlation: float, power: float = 0.8, alpha: float = 0.05
 ) -> float | None:
-    """The smallest true difference of two means that a paired comparison on `n` rows finds with `power`.
+    """Smallest true difference of two means that a paired, two-sided test on `n` rows detects.
 
-    `spread` is the standard deviation of one run's scores; `correlation` is how far the scores of two runs go together
-    row by row. In the unit of `spread`; two-sided at `alpha`. None below two rows.
+    The test has significance level `alpha` and statistical power `power`. `std` is the standard deviation of one run's
+    scores. `correlation` is the correlation of two runs' scores over the rows. The result has the unit of `std`, and is
+    None for fewer than two rows.
     """
     if n < 2:
         return None
-    spread_of_differences = spread * math.sqrt(2 * (1 - correlation))
+    std_of_differences = std * math.sqrt(2 * (1 - correlation))
     quantile = NormalDist().inv_cdf
-    return (quantile(1 - alpha / 2) + quantile(power)) * spread_of_differences / math.sqrt(n)
+    return (quantile(1 - alpha / 2) + quantile(power)) * std_of_differences / math.sqrt(n)

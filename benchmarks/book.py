@@ -1,4 +1,4 @@
-"""The book's own model, in the shape of one of ours."""
+"""The book's own model, for comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from assistant.model.config import ModelConfig
 
 
 def book_model(config: ModelConfig) -> Any:
-    """A `GPTModel` of `llms-from-scratch` with random weights."""
+    """Return a `GPTModel` of `llms-from-scratch` with random weights and the shape of `config`."""
     from llms_from_scratch.ch04 import GPTModel
 
     return GPTModel(

@@ -1,9 +1,11 @@
-"""What the pocket model is worth: its own answers, those after the demo's fine-tuning from several seeds, and those
-after the same fine-tuning of random weights. Prints the tables of its model card.
+"""Evaluates the pocket model, and prints the tables of its model card.
+
+It scores the answers of the base model, of the base model after the demo's fine-tuning with several seeds, and of
+random weights after the same fine-tuning.
 
     python benchmarks/pocket.py --work build/measured --seeds 123 1 2
 
-Every run stays in `--work` and is not repeated. About two minutes a seed on two cores.
+Finished runs in `--work` are not repeated. A seed takes about two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -25,31 +27,31 @@ from assistant.shipped import FREE_FORM, find_model, shipped
 
 DATA = shipped("instructions.json")
 BASE_TOKENS = "40"
-"""New tokens that a model may write that has not learnt to stop."""
+"""Limit of new tokens for the base model, which has not learnt to stop."""
 
 
 def main() -> None:
-    """Measure what is not there yet, and print the tables."""
+    """Run what has no result yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="pocket", help="Folder of the base model.")
+    parser.add_argument("--model", default="pocket", help="The base model: a folder, or pocket.")
     parser.add_argument("--work", type=Path, required=True, help="Folder for the runs.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[123, 1, 2])
     options = parser.parse_args()
     base, work = str(find_model(options.model)), options.work
-    reports = {"base": answered(base, work / "base", "--part", "test", "--max-new-tokens", BASE_TOKENS)}
+    reports = {"base": evaluate(base, work / "base", "--part", "test", "--max-new-tokens", BASE_TOKENS)}
     for seed in options.seeds:
-        reports[f"seed {seed}"] = answered(finetuned(base, work, seed), work / f"seed-{seed}")
-    random = str(random_weights(base, work / "random-base"))
-    reports["random"] = answered(finetuned(random, work, options.seeds[0], "random"), work / "random")
+        reports[f"seed {seed}"] = evaluate(finetune(base, work, seed), work / f"seed-{seed}")
+    random = str(make_random_model(base, work / "random-base"))
+    reports["random"] = evaluate(finetune(random, work, options.seeds[0], "random"), work / "random")
     for name, report in reports.items():
-        found = closed(report)
-        share = 100 * found["exact_matches"] / found["n"]
-        print(f"{name}: {found['exact_matches']} of {found['n']} with one right answer, {share:.1f} %")
+        totals = closed(report)
+        share = 100 * totals["exact_matches"] / totals["n"]
+        print(f"{name}: {totals['exact_matches']} of {totals['n']} with one right answer, {share:.1f} %")
     print(f"\n{table(reports)}")
 
 
-def random_weights(base: str, folder: Path) -> Path:
-    """A model of the same shape and vocabulary that has read nothing."""
+def make_random_model(base: str, folder: Path) -> Path:
+    """Save a model with the base's shape and vocabulary and with random weights, and return its folder."""
     if not folder.exists():
         checkpoint = load_checkpoint(base)
         model = GPT(checkpoint.config).eval()
@@ -58,8 +60,8 @@ def random_weights(base: str, folder: Path) -> Path:
     return folder
 
 
-def finetuned(base: str, work: Path, seed: int, name: str = "seed") -> str:
-    """The base, fine-tuned as the demo does it."""
+def finetune(base: str, work: Path, seed: int, name: str = "seed") -> str:
+    """Fine-tune the base as the demo does, and return the folder of the new model."""
     output = work / f"{name}-{seed}-model"
     if not (output / "config.json").exists():
         options = ["--output", str(output), "--seed", str(seed), *FINETUNE_OPTIONS]
@@ -67,8 +69,8 @@ def finetuned(base: str, work: Path, seed: int, name: str = "seed") -> str:
     return str(output)
 
 
-def answered(model: str, folder: Path, *options: str) -> dict[str, Any]:
-    """The report on a model's answers to the test rows."""
+def evaluate(model: str, folder: Path, *options: str) -> dict[str, Any]:
+    """Let a model answer the test rows, and return the report on its answers."""
     if not (folder / "report.json").exists():
         run("evaluation", "respond", model, "--data", str(DATA), "--run", str(folder), *options)
         run("evaluation", "score", str(folder))
@@ -77,12 +79,12 @@ def answered(model: str, folder: Path, *options: str) -> dict[str, Any]:
 
 
 def run(*command: str) -> None:
-    """Run one of the project's commands; its output goes to stderr."""
+    """Run one of the project's commands. Its output goes to stderr."""
     subprocess.run([sys.executable, "-m", *command], check=True, stdout=sys.stderr)
 
 
 def table(reports: dict[str, dict[str, Any]]) -> str:
-    """Exact matches by category, the best first, those without one right answer by chrF behind them."""
+    """Return two tables by category: exact matches, the best first, and chrF for the free answers."""
     rows = {name: {c["name"]: c for c in report["categories"]} for name, report in reports.items()}
     seeds = [name for name in rows if name.startswith("seed")]
     names = list(rows["base"])
@@ -93,15 +95,15 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
     lines = ["| category | rows | base | random | fine-tuned, by seed |", "| --- | --- | --- | --- | --- |"]
     one_answer = [name for name in names if name not in FREE_FORM]
     for name in sorted(one_answer, key=lambda name: -mean(name, "exact_matches") / rows["base"][name]["rows"]):
-        found = [str(rows[run][name]["exact_matches"]) for run in ("base", "random")]
+        exact = [str(rows[run][name]["exact_matches"]) for run in ("base", "random")]
         by_seed = ", ".join(str(rows[seed][name]["exact_matches"]) for seed in seeds)
-        lines.append(f"| {name} | {rows['base'][name]['rows']} | {' | '.join(found)} | {by_seed} |")
+        lines.append(f"| {name} | {rows['base'][name]['rows']} | {' | '.join(exact)} | {by_seed} |")
     lines += ["", "| free answers | rows | chrF: base | random | fine-tuned | ended by themselves |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for name in (name for name in names if name in FREE_FORM):
         n, ended = rows["base"][name]["rows"], mean(name, "ended")
-        found = [f"{rows[run][name]['chrf']:.0f}" for run in ("base", "random")]
-        lines.append(f"| {name} | {n} | {' | '.join(found)} | {mean(name, 'chrf'):.0f} | {ended:.0f} of {n} |")
+        chrf = [f"{rows[run][name]['chrf']:.0f}" for run in ("base", "random")]
+        lines.append(f"| {name} | {n} | {' | '.join(chrf)} | {mean(name, 'chrf'):.0f} | {ended:.0f} of {n} |")
     return "\n".join(lines)
 
 

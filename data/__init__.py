@@ -1,1 +1,1 @@
-"""The shipped instructions and the pocket model, and how both are made."""
+"""The shipped instruction set and pocket model, and the programs that make them."""

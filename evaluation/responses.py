@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import assistant
-from assistant.dataset.instructions import Example, Exchange, FilledText, OptionalText, Text, read_rows, row_fault
+from assistant.dataset.instructions import Example, Exchange
+from assistant.dataset.rows import FilledText, OptionalText, Text, read_rows, row_fault
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,

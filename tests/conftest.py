@@ -1,4 +1,4 @@
-"""What the tests share: a byte tokenizer, a tiny GPT, and the rule that nothing leaves this machine."""
+"""Shared fixtures: a byte tokenizer, example rows, a folder with a tiny model; and a block on network access."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from assistant.dataset.instructions import Example, dump_rows
 from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer, byte_characters
 
-# Read by the processes that tests start; the thread count also by torch in this one.
+# The processes that tests start read these. torch in this process reads the thread count, too.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# A busy machine is no failure; the timeout in pyproject.toml ends what hangs.
+# A slow machine must not fail a test. The timeout in pyproject.toml stops a test that hangs.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
@@ -29,23 +29,23 @@ SHARED = REPOSITORY.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections to other machines fail; loopback stays."""
+    """Connections to other machines fail. Loopback connections work."""
     connect = socket.socket.connect
 
-    def guarded(self: socket.socket, address: object) -> None:
+    def connect_to_loopback(self: socket.socket, address: object) -> None:
         host = address[0] if isinstance(address, tuple) else ""
         if self.family in (socket.AF_INET, socket.AF_INET6) and host not in {"127.0.0.1", "::1", "localhost"}:
-            raise AssertionError(f"a test tried to reach {address}")
+            raise AssertionError(f"a test tried to connect to {address}")
         connect(self, address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(socket.socket, "connect", guarded)
+    monkeypatch.setattr(socket.socket, "connect", connect_to_loopback)
     for name in ("OLLAMA_HOST", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests find out about this machine stays among them."""
+    """Measurements of this machine go to a temporary cache folder, not to the user's."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -57,7 +57,7 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors are computed many times faster by one thread on a busy machine."""
+    """On a busy machine, one thread computes tiny tensors many times faster than several."""
     import torch
 
     before = torch.get_num_threads()
@@ -67,7 +67,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def shared_file(name: str) -> Path:
-    """A file of the real inputs beside the checkout, or a skip with its reason."""
+    """Return a file of the real inputs next to the checkout, or skip the test if it is missing."""
     path = SHARED / name
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")
@@ -76,13 +76,13 @@ def shared_file(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> Tokenizer:
-    """257 tokens: every byte, in order of value, and EOS."""
+    """A tokenizer with 257 tokens: every byte, in order of its value, and EOS."""
     return build_tokenizer(json.dumps(byte_characters() | {EOS_TOKEN: 256}), "#version: 0.2\n", where="bytes")
 
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer() -> Tokenizer:
-    """The real GPT-2 vocabulary, where it is at hand."""
+    """The tokenizer with the real GPT-2 vocabulary. Skips the test if the vocabulary is missing."""
     merges = shared_file("tiktoken-cache/6d1cbeee0f20b3d9449abfede4726ed8212e3aee").read_text(encoding="utf-8")
     vocab = shared_file("tiktoken-cache/6c7ea1a7e38e3a7f062df639a5b80947f075ffe6").read_text(encoding="utf-8")
     return build_tokenizer(vocab, merges, where="gpt2")
@@ -90,7 +90,7 @@ def gpt2_tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def examples() -> list[Example]:
-    """Forty short rows, some with an input."""
+    """Forty short examples, ten of them with an input."""
     words = ["red", "blue", "green", "gold", "pink", "grey", "black", "white", "brown", "teal"]
     rows = [
         Example(instruction=f"Say {word} {how}.", output=f"{word.upper()} {how}", input=word if how == "twice" else "")
@@ -105,8 +105,8 @@ def examples() -> list[Example]:
 
 @pytest.fixture
 def folder(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a base model and an instruction file."""
-    from tests.support.models import save_tiny  # imports torch
+    """The current folder, with a base model in `base` and an instruction file `rows.json`."""
+    from tests.support.models import save_tiny  # It imports torch.
 
     save_tiny(tmp_path / "base", byte_tokenizer)
     (tmp_path / "rows.json").write_text(dump_rows(examples))

@@ -1,4 +1,4 @@
-"""What is shipped: the lexicon, the instructions, the corpus generator, the pocket model, and what is said of them."""
+"""The shipped data: the lexicon, the corpus generator, the instructions and the pocket model, and claims about them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from assistant.dataset.instructions import Example, read_examples
 from assistant.dataset.splits import Splits, normalise, split_examples
 from assistant.model.checkpoint import load_checkpoint
 from assistant.shipped import FREE_FORM, find_model, shipped
-from data.authoring.instructions import WORDS_OF, bare, make_rows, table_of_phrasings
-from data.authoring.pocket import CARD, READINGS
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, MIXES, SECOND, Mix, documents, plain, questions, write_corpus
+from data.authoring.instructions import SUBJECT_PATTERNS, make_rows, table_of_phrasings
+from data.authoring.pocket import CARD, PHASES
+from data.authoring.questions import bare
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, MIXES, SECOND, Mix, documents, normalised, questions, write_corpus
 from data.lexicon.draw import Draw
 from data.lexicon.english import Action, Phrase, expand, with_article
-from data.lexicon.relations import RARE, RELATIONS, copying
+from data.lexicon.relations import RARE_WORD_COLUMNS, RELATIONS, copying
 from data.lexicon.tables import HERE, clear_others, members, split_cell, table
 from tests.conftest import REPOSITORY
 
-LARGEST = 16 * 2**20
-"""Bytes of the pocket model's folder."""
-ONE_WORD = (
+MAX_POCKET_BYTES = 16 * 2**20
+"""Limit for the pocket model's folder."""
+ONE_WORD_CATEGORIES = (
     "opposites", "plurals", "past_tense", "capitals", "continents", "animal_young", "colours", "chemical_symbols",
     "spelling", "classification", "simile",
 )  # fmt: skip
-"""Categories whose questions are about one word or name."""
+"""Categories in which each question is about one word or name."""
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,10 @@ def splits(rows: list[Example]) -> Splits:
 # --- the lexicon --------------------------------------------------------------------------------------------------
 
 
-def test_tables_are_whole_and_ask_nothing_twice() -> None:
+def test_tables_are_complete_and_have_unique_keys() -> None:
     tables = {path.stem: table(path.stem) for path in HERE.glob("*.tsv")}
-    entries = sum(len(found) for name, found in tables.items() if name not in {"frames", "questions", "names", "words"})
-    assert entries > 5_000
+    not_facts = {"frames", "questions", "names", "words"}
+    assert sum(len(rows) for name, rows in tables.items() if name not in not_facts) > 5_000
     keys = {
         "countries": "country", "elements": "element", "animals": "animal", "colours": "thing", "nouns": "singular",
         "verbs": "base", "adjectives": "adjective", "spellings": "correct", "similes": "adjective",
@@ -63,13 +64,13 @@ def test_tables_are_whole_and_ask_nothing_twice() -> None:
         counts = Counter(row[key] for row in tables[name])
         assert [value for value, count in counts.items() if count > 1] == [], name
     words = Counter(word for row in tables["opposites"] for word in (row["word"], row["opposite"]))
-    assert max(words.values()) == 1  # so each word has one opposite
-    wrong = Counter(word for row in tables["spellings"] for word in split_cell(row["misspellings"]))
-    assert max(wrong.values()) == 1
-    assert not set(wrong) & {row["correct"] for row in tables["spellings"]}
+    assert max(words.values()) == 1  # Each word has one opposite.
+    misspellings = Counter(word for row in tables["spellings"] for word in split_cell(row["misspellings"]))
+    assert max(misspellings.values()) == 1
+    assert not set(misspellings) & {row["correct"] for row in tables["spellings"]}
 
 
-def test_text_files_are_plain_ascii() -> None:
+def test_lexicon_files_are_ascii_without_trailing_spaces() -> None:
     for path in sorted(HERE.iterdir()):
         if path.suffix in {".tsv", ".txt"}:
             text = path.read_text(encoding="ascii")
@@ -77,7 +78,7 @@ def test_text_files_are_plain_ascii() -> None:
             assert not re.search(r" \n|\t\n| \t", text), path
 
 
-def test_classes_that_could_be_mistaken_are_never_set_against_each_other() -> None:
+def test_confusable_classes_are_never_alternatives_to_each_other() -> None:
     assert "kitchen utensil" not in clear_others("tool")
     assert "tool" not in clear_others("kitchen utensil")
     for row in table("confusable"):
@@ -85,8 +86,7 @@ def test_classes_that_could_be_mistaken_are_never_set_against_each_other() -> No
     assert min(len(clear_others(name)) for name in members()) > 20
 
 
-def test_an_action_in_all_its_forms() -> None:
-    """By hand: the grammar behind four categories."""
+def test_action_has_the_forms_of_the_grammar_categories() -> None:
     girls, ball = Phrase.parse("two girls*"), Phrase.parse("the ball")
     throw = Action(
         subject=girls, base="throw", third="throws", past="threw", rest="the ball", participle="thrown", patient=ball
@@ -105,18 +105,18 @@ def test_an_action_in_all_its_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noun", "wanted"),
+    ("noun", "phrase"),
     [
         ("owl", "an owl"), ("usher", "an usher"), ("uncle", "an uncle"), ("hour", "an hour"), ("ewe", "a ewe"),
         ("unit of measurement", "a unit of measurement"), ("unicorn", "a unicorn"), ("house", "a house"),
         ("Amazon", "an Amazon"), ("unusual thing", "an unusual thing"),
     ],
 )  # fmt: skip
-def test_articles(noun: str, wanted: str) -> None:
-    assert with_article(noun) == wanted
+def test_with_article_chooses_a_or_an_by_sound(noun: str, phrase: str) -> None:
+    assert with_article(noun) == phrase
 
 
-def test_templates_are_filled_and_never_run() -> None:
+def test_expand_does_not_interpret_values() -> None:
     draw = Draw(1)
     assert (
         expand("{^a} [x|x] {b}.", {"a": "le mot {b}", "b": "{0.__class__}"}, draw.rng) == "Le mot {b} x {0.__class__}."
@@ -126,20 +126,20 @@ def test_templates_are_filled_and_never_run() -> None:
 # --- the corpus ---------------------------------------------------------------------------------------------------
 
 
-def test_the_corpus_follows_from_its_seed() -> None:
-    drawn = [documents(1, 60), documents(1, 60), documents(2, 60), documents(1, 60, SECOND)]
-    texts = [hashlib.sha256("\0".join(found).encode()).hexdigest() for found in drawn]
-    assert texts[0] == texts[1]
-    assert len(set(texts)) == 3
+def test_corpus_depends_only_on_seed_and_mix() -> None:
+    corpora = [documents(1, 60), documents(1, 60), documents(2, 60), documents(1, 60, SECOND)]
+    hashes = [hashlib.sha256("\0".join(corpus).encode()).hexdigest() for corpus in corpora]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
 
 
-def test_the_shipped_model_read_what_the_tables_still_give(tmp_path: Path) -> None:
-    reading = READINGS[-1]
-    write_corpus(tmp_path / "corpus.jsonl", seed=reading.seed, count=reading.documents, mix=reading.mix)
-    assert hashlib.sha256((tmp_path / "corpus.jsonl").read_bytes()).hexdigest() == reading.digest
+def test_tables_still_give_the_corpus_of_the_shipped_model(tmp_path: Path) -> None:
+    phase = PHASES[-1]
+    write_corpus(tmp_path / "corpus.jsonl", seed=phase.seed, count=phase.documents, mix=phase.mix)
+    assert hashlib.sha256((tmp_path / "corpus.jsonl").read_bytes()).hexdigest() == phase.digest
 
 
-def test_every_relation_states_its_facts_in_filled_sentences() -> None:
+def test_documents_state_facts_and_have_no_unfilled_slots() -> None:
     text = "\n".join(documents(3, 1_500))
     assert not re.search(r"[{}\[\]|]|\\n", text)
     stated = [row for row in table("countries") if f"The capital of {row['country']} is {row['capital']}." in text]
@@ -148,33 +148,33 @@ def test_every_relation_states_its_facts_in_filled_sentences() -> None:
 
 
 def test_no_question_of_the_corpus_is_an_instruction() -> None:
-    instructions = {plain(row["instruction"]) for row in json.loads(shipped("instructions.json").read_text())}
+    instructions = {normalised(row["instruction"]) for row in json.loads(shipped("instructions.json").read_text())}
     draw, asked = Draw(4), set[str]()
-    for relation, found in questions().items():
-        for row in found:
+    for relation, rows in questions().items():
+        for row in rows:
             for _ in range(30):
-                around = {"name": "Tom", "number": "two", "day": "Monday"}
-                asked.add(plain(expand(row["question"], around | RELATIONS[relation][1](draw), draw.rng)))
+                slots = {"name": "Tom", "number": "two", "day": "Monday"} | RELATIONS[relation][1](draw)
+                asked.add(normalised(expand(row["question"], slots, draw.rng)))
     assert len(asked) > 2_000
     assert not asked & instructions
 
 
 @pytest.mark.parametrize("mix", MIXES.values())
-def test_mixes_name_relations_that_there_are(mix: Mix) -> None:
+def test_mixes_name_existing_relations(mix: Mix) -> None:
     assert mix.times.keys() <= RELATIONS.keys()
     assert sum(mix.kinds.values()) == 100
 
 
-def test_words_to_copy_are_often_invented() -> None:
+def test_about_half_of_the_words_to_copy_are_invented() -> None:
     draw = Draw(2)
     words = [slots[name] for slots in (copying(draw) for _ in range(200)) for name in "ab"]
-    known = {row[column] for name, column in RARE for row in table(name)}
+    known = {row[column] for name, column in RARE_WORD_COLUMNS for row in table(name)}
     invented = [word for word in words if word not in known]
     assert 100 < len(invented) < 300
     assert all(word.isalpha() and word.islower() for word in invented)
 
 
-def test_the_corpus_has_ten_million_tokens_of_different_documents() -> None:
+def test_corpus_has_over_ten_million_tokens_in_different_documents() -> None:
     tokenizer = load_checkpoint(find_model("pocket")).tokenizer
     texts = list(documents(1, 1_000))
     assert len(set(texts)) == len(texts)
@@ -183,17 +183,17 @@ def test_the_corpus_has_ten_million_tokens_of_different_documents() -> None:
 
 
 def test_no_instruction_is_in_the_corpus(rows: list[Example]) -> None:
-    """Looked for as a sentence of its own, by other means than the generator uses."""
-    asked = {normalise(row.instruction) for row in rows if len(row.instruction.split()) >= 4}
+    """Searches whole sentences with code that is independent of the generator."""
+    instructions = {normalise(row.instruction) for row in rows if len(row.instruction.split()) >= 4}
     for text in documents(1, 3_000):
-        pieces = re.findall(r'[^.?!\n"]+', text)
-        assert not asked.intersection(normalise(piece) for piece in pieces), text
+        sentences = re.findall(r'[^.?!\n"]+', text)
+        assert not instructions.intersection(normalise(sentence) for sentence in sentences), text
 
 
 # --- the instructions ---------------------------------------------------------------------------------------------
 
 
-def test_the_set_is_as_large_and_as_varied_as_promised(rows: list[Example]) -> None:
+def test_instruction_set_has_the_documented_size_and_variety(rows: list[Example]) -> None:
     categories = Counter(row.category for row in rows)
     assert len(rows) >= 2_400
     assert len(categories) >= 24
@@ -205,47 +205,46 @@ def test_the_set_is_as_large_and_as_varied_as_promised(rows: list[Example]) -> N
     written = defaultdict(set)
     for row in json.loads((REPOSITORY / "data" / "authoring" / "written.json").read_text(encoding="utf-8")):
         written[row["category"]].add(row["instruction"])
-    for name in ("about_itself", "greetings", "short_writing"):  # these are not phrased: each is written by hand
+    for name in ("about_itself", "greetings", "short_writing"):  # All rows of these are written by hand.
         assert len(written[name]) >= 80
 
 
-def test_data_check_finds_nothing(rows: list[Example], splits: Splits) -> None:
-    found = check_examples(rows, splits)
-    assert found.is_clean, found
+def test_data_check_passes(rows: list[Example], splits: Splits) -> None:
+    findings = check_examples(rows, splits)
+    assert findings.is_clean, findings
 
 
-def test_the_rows_are_those_that_the_tables_make(rows: list[Example]) -> None:
-    made = [
-        {name: row[name] for name in ("instruction", "input", "output", "category", "group")} for row in make_rows()
-    ]
-    assert [row.as_row() for row in rows] == made
+def test_shipped_rows_are_the_ones_that_the_tables_make(rows: list[Example]) -> None:
+    fields = ("instruction", "input", "output", "category", "group")
+    assert [row.as_row() for row in rows] == [{name: row[name] for name in fields} for row in make_rows()]
 
 
-def test_the_test_asks_enough_questions_with_one_right_answer(splits: Splits) -> None:
+def test_test_split_has_enough_questions_with_one_right_answer(splits: Splits) -> None:
     closed = [row for row in splits.test if row.category not in FREE_FORM]
     assert len(closed) >= 240
     assert {row.category for row in splits.test} == {row.category for row in (*splits.train, *splits.validation)}
 
 
-def test_no_training_row_is_about_a_word_that_the_test_asks_for(splits: Splits) -> None:
-    """Whatever the category: a country whose capital is asked for has its continent on the same side."""
+def test_no_subject_of_the_test_split_is_in_the_train_split(splits: Splits) -> None:
+    """Also across categories: the capital and the continent of a country are in the same split."""
 
     def subjects(part: tuple[Example, ...]) -> set[str]:
-        found = set()
+        words = set()
         for row in part:
-            if row.category in ONE_WORD and (match := re.fullmatch(WORDS_OF[row.category], row.output)):
-                found |= {bare(word) for word in match.groupdict().values()}
-        return found
+            category = row.category or ""
+            if category in ONE_WORD_CATEGORIES and (match := re.fullmatch(SUBJECT_PATTERNS[category], row.output)):
+                words |= {bare(word) for word in match.groupdict().values()}
+        return words
 
-    tested = subjects(splits.test)
-    assert len(tested) > 90
-    assert not tested & subjects(splits.train)
-    learnt = {normalise(row.output) for row in splits.train if row.category not in FREE_FORM}
-    repeated = [row for row in splits.test if row.category not in FREE_FORM and normalise(row.output) in learnt]
-    assert [row.output for row in repeated] == []
+    test_subjects = subjects(splits.test)
+    assert len(test_subjects) > 90
+    assert not test_subjects & subjects(splits.train)
+    train_answers = {normalise(row.output) for row in splits.train if row.category not in FREE_FORM}
+    closed = [row for row in splits.test if row.category not in FREE_FORM]
+    assert [row.output for row in closed if normalise(row.output) in train_answers] == []
 
 
-def test_groups_hold_few_rows(rows: list[Example]) -> None:
+def test_every_row_has_a_small_group(rows: list[Example]) -> None:
     groups = Counter(row.group for row in rows)
     assert None not in groups
     assert max(groups.values()) <= 12
@@ -254,51 +253,42 @@ def test_groups_hold_few_rows(rows: list[Example]) -> None:
 # --- the model ----------------------------------------------------------------------------------------------------
 
 
-def test_pocket_is_small_and_whole() -> None:
+def test_pocket_is_small_and_complete() -> None:
     folder = find_model("pocket")
     checkpoint = load_checkpoint(folder)
     assert checkpoint.model.n_parameters <= 8_000_000
     assert checkpoint.config.context_length >= 256
     assert checkpoint.tokenizer.vocab_size == 4_096
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_POCKET_BYTES
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118 - not a mapping
-    assert checkpoint.info is None  # a base model
+    assert checkpoint.info is None  # It is a base model.
     assert (folder / "README.md").read_text(encoding="utf-8") == CARD.read_text(encoding="utf-8")
 
 
-def test_pocket_goes_by_its_name_unless_a_model_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_model("pocket") == shipped("pocket")
-    assert find_model("other") == Path("other")
-    Path("pocket").mkdir()  # somebody's folder of that name is no model yet
-    assert find_model("pocket") == shipped("pocket")
-    Path("pocket/config.json").touch()
-    assert find_model("pocket") == Path("pocket")
-
-
-def test_pocket_reads_as_transformers_reads_it() -> None:
+def test_pocket_gives_the_same_logits_in_transformers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = find_model("pocket")
-    ours, theirs = load_checkpoint(folder), AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    checkpoint = load_checkpoint(folder)
+    hf_model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
     text = "The capital of Peru is"
-    ids = ours.tokenizer.encode(text)
+    ids = checkpoint.tokenizer.encode(text)
     assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == ids
     with torch.inference_mode():
-        logits = ours.model.head(ours.model(torch.tensor([ids])))
-        assert (logits - theirs(torch.tensor([ids])).logits).abs().max() < 1e-3
+        logits = checkpoint.model.head(checkpoint.model(torch.tensor([ids])))
+        assert (logits - hf_model(torch.tensor([ids])).logits).abs().max() < 1e-3
 
 
-def test_pocket_is_made_again_bit_for_bit(tmp_path: Path) -> None:
-    """The whole way in small: corpus, tokenizer, some pretraining, model folder."""
+def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path) -> None:
+    """Runs all stages: corpus, tokenizer, some pretraining, model folder."""
     program = (
-        "import sys; from data.authoring import pocket; from assistant.config import ModelConfig\n"
+        "import sys; from data.authoring import pocket; from assistant.model.config import ModelConfig\n"
         "pocket.SHAPE = ModelConfig(n_layer=1, n_head=2, n_embd=16, n_positions=256, vocab_size=300)\n"
         "pocket.main()\n"
     )
     weights = []
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         options = ["--work", str(tmp_path / name), "--output", str(tmp_path / name / "made"), "--share", "0.0005"]
         call = [sys.executable, "-c", program, *options]
         subprocess.run(call, cwd=REPOSITORY, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Nothing that a model or a file says may steer the terminal."""
+"""Escaping: no text can control the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.escape import displayable, one_line
+from assistant.escape import displayable, one_line, visible
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,18 @@ from assistant.escape import displayable, one_line
         ("\x7f", "␡"),
     ],
 )
-def test_examples(text: str, shown: str) -> None:
+def test_displayable_escapes_control_and_invisible_characters(text: str, shown: str) -> None:
     assert displayable(text) == shown
 
 
 @given(st.text(alphabet=st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L", "P"])))
-def test_no_control_reaches_the_screen(text: str) -> None:
+def test_escaped_text_has_no_control_characters(text: str) -> None:
     for character in displayable(text):
         assert character in "\t\n" or unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"}
         assert character not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     assert len(one_line(text).splitlines()) <= 1
+    assert len(visible(text).splitlines()) <= 1
+
+
+def test_visible_shows_line_ends_and_keeps_spaces() -> None:
+    assert visible(" a\r\n\tb  ") == " a␍↵ b  "

@@ -1,4 +1,4 @@
-"""Finding the server, and asking whether it is there."""
+"""The address of the Ollama server, and the probe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from assistant.cli.doctor import examine
 from assistant.errors import SettingsError
-from assistant.ollama_server import find_host, is_loopback, look
+from assistant.ollama_server import find_host, is_loopback, probe_server
 from tests.support.ollama_double import OllamaDouble
 
 
@@ -28,7 +28,7 @@ from tests.support.ollama_double import OllamaDouble
         ('"http://127.0.0.1:11434"', "http://127.0.0.1:11434"),
     ],
 )
-def test_addresses_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch, value: str, url: str) -> None:
+def test_find_host_accepts_the_same_addresses_as_ollama(monkeypatch: pytest.MonkeyPatch, value: str, url: str) -> None:
     monkeypatch.setenv("OLLAMA_HOST", value)
     assert find_host() == url
     monkeypatch.setenv("OLLAMA_HOST", "other:1")
@@ -38,7 +38,7 @@ def test_addresses_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch, value: 
 @pytest.mark.parametrize(
     "value", ["localhost:99999", "ftp://x", "a b", "x:abc", "u:p@h", "h?q=1", "h:0", "http://[::1"]
 )
-def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_invalid_address_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     with pytest.raises(SettingsError, match="--host: expected an address such as"):
         find_host(value)
     monkeypatch.setenv("OLLAMA_HOST", value)
@@ -46,28 +46,29 @@ def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None
         find_host()
 
 
-def test_loopback() -> None:
-    here = ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"]
-    assert [is_loopback(url) for url in [*here, "http://box:1"]] == [True, True, True, False]
+def test_is_loopback() -> None:
+    for url in ("http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"):
+        assert is_loopback(url)
+    assert not is_loopback("http://box:1")
 
 
-def test_looking_at_a_server_and_at_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not stand before this machine's own server
+def test_probe_of_a_server_and_of_a_closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # The probe must bypass it.
     with OllamaDouble(models=("llama3.1:latest",)) as double:
-        status = look(double.url)
+        status = probe_server(double.url)
         assert status.version
         assert status.models == ("llama3.1:latest",)
         findings = {finding.name: finding for finding in examine(double.url)}
         assert findings["ollama server"].ok
         assert "llama3.1" in findings["ollama models"].found
-    assert look(double.url).version is None
+    assert probe_server(double.url).version is None
     finding = examine(double.url)[-1]
     assert not finding.ok
     assert "`ollama serve`" in finding.advice
     assert "`ollama pull llama3.1`" in finding.advice
 
 
-def test_a_server_without_models() -> None:
+def test_doctor_advises_to_pull_a_model_if_there_is_none() -> None:
     with OllamaDouble(models=()) as double:
         finding = examine(double.url)[-1]
     assert (finding.name, finding.ok, finding.found) == ("ollama models", False, "none")

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from assistant.ollama_server import find_host, look
+from assistant.ollama_server import find_host, probe_server
 
 DEFAULT_JUDGE = "llama3.1"
 
@@ -67,7 +67,7 @@ def _loops() -> Finding:
 
 
 def _ollama(host: str | None) -> list[Finding]:
-    status = look(find_host(host))
+    status = probe_server(find_host(host))
     if status.version is None:
         advice = (
             f"Only the judge needs it. Start it with `ollama serve`, "

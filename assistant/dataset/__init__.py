@@ -1,5 +1,5 @@
-"""Instruction files and what they become: validated rows, splits, checks, prompts, token ids.
+"""Instruction files: validated rows, splits, checks, prompts and token ids.
 
-A new file format, row form or prompt template goes here. No torch comes in, so that `assistant data` answers at once,
-and nothing here knows about models or training.
+A new file format, row form or prompt template goes here. Nothing here imports torch, so that `assistant data` starts
+fast, and nothing here knows about models or training.
 """

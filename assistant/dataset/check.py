@@ -1,6 +1,6 @@
-"""What may be wrong with a whole data set: a question twice, with other answers, or on both sides of a split.
+"""Checks a whole data set for duplicates, conflicting answers, leaks across the split, and suspicious rows.
 
-Single rows are validated where they are read (`instructions`); answers that only look wrong are doubts, told apart.
+`instructions` validates single rows when it reads them. A suspicious row only looks wrong, so it does not fail a check.
 """
 
 from __future__ import annotations
@@ -14,50 +14,54 @@ from typing import Any
 from assistant.dataset.instructions import Example
 from assistant.dataset.splits import Splits, normalise, prompt_key
 
-NEAR = 0.8
-"""Least similarity (Jaccard index of the word 4-grams of two prompts) of near twins."""
-GRAM = 4
-SHOWN, SHOWN_CHARACTERS = 10, 60
+MIN_SIMILARITY = 0.8
+"""Prompts are nearly the same from this similarity on: the Jaccard index of their word 4-grams."""
+GRAM_LENGTH = 4
+MAX_SHOWN, MAX_SHOWN_CHARACTERS = 10, 60
 LONG_ANSWER = 120
-"""Characters from which on an answer should end like a sentence."""
-MOST_ROUNDS = 10
-_TEMPLATE = re.compile(
+"""An answer with at least this many characters should end like a sentence."""
+MAX_ROUNDS = 10
+"""Limit of splits that `fix_examples` tries."""
+_TEMPLATE_MARKER = re.compile(
     r"### (Instruction|Input|Response):|<\|(endoftext|user|assistant|system|im_start|im_end|end)\|>|\[/?INST\]"
 )
-_DECODED_WRONGLY = re.compile(r"\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac")
-"""The replacement character, and UTF-8 that was read as Latin-1 or Windows-1252."""
+_MOJIBAKE = re.compile(r"\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac")
+"""The replacement character, or UTF-8 that was decoded as Latin-1 or Windows-1252."""
 _PLACEHOLDER = re.compile(
     r"^\W*(todo|tbd|n/?a|none|null|nan|xxx+|lorem ipsum\b.*)\W*$|\[(insert|your|name|date)\b[^\]]*\]", re.I | re.S
 )
-_LOOP = re.compile(r"(\b\w+\b\W+(?:\w+\W+){2,9}?)\1{3,}")
-"""Three to ten words, four times in a row."""
+_REPETITION = re.compile(r"(\b\w+\b\W+(?:\w+\W+){2,9}?)\1{3,}")
+"""Three to ten words that occur four times in a row."""
 PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Twins:
-    """Two rows of different parts that ask nearly the same; `similarity` 1 with `exact` is the same prompt."""
+class Leak:
+    """A held-out row whose prompt is the same, or nearly the same, as the prompt of a row in an earlier part."""
 
     held_out: Example
     part: str
-    """The part that `held_out` belongs to, `validation` or `test`."""
-    learnt: Example
-    learnt_part: str
+    """The part of `held_out`, `validation` or `test`."""
+    twin: Example
+    twin_part: str
+    """The part of `twin`, `train` or `validation`."""
     similarity: float
+    """At least `MIN_SIMILARITY`, or any value if `exact`."""
     exact: bool
+    """Whether the normalised prompts are equal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OverlongRow:
-    """A row that takes more positions than the model has."""
+    """A row that needs more positions than the model has."""
 
     example: Example
     positions: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Doubt:
-    """A row that looks wrong and may well be right."""
+class SuspiciousRow:
+    """A row that looks wrong but may be right."""
 
     example: Example
     reason: str
@@ -65,23 +69,23 @@ class Doubt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """What a check found. Groups hold the examples that share a normalised prompt."""
+    """The result of a check. Each group holds examples with the same normalised prompt."""
 
-    rows: int
-    parts: dict[str, int]
+    n_rows: int
+    part_sizes: dict[str, int]
     duplicates: tuple[tuple[Example, ...], ...]
-    """The same prompt with the same answer."""
+    """Groups with the same prompt and the same answer."""
     conflicts: tuple[tuple[Example, ...], ...]
-    """The same prompt with different answers."""
-    twins: tuple[Twins, ...]
-    """Held-out rows whose twin is in an earlier part, the nearest one each."""
+    """Groups with the same prompt and different answers."""
+    leaks: tuple[Leak, ...]
+    """At most one for each held-out row, with its most similar twin."""
     too_long: tuple[OverlongRow, ...]
-    doubts: tuple[Doubt, ...]
+    suspicious: tuple[SuspiciousRow, ...]
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found; doubts are not counted."""
-        return not (self.duplicates or self.conflicts or self.twins or self.too_long)
+        """Whether the check passes. Suspicious rows do not fail it."""
+        return not (self.duplicates or self.conflicts or self.leaks or self.too_long)
 
 
 def check_examples(
@@ -91,240 +95,252 @@ def check_examples(
     positions: Callable[[Example], int] | None = None,
     context_length: int = 0,
 ) -> Findings:
-    """Look for repeated, contradicting, leaking and doubtful rows.
+    """Find duplicate, conflicting, leaking, overlong and suspicious rows.
 
-    Twins are looked for from `test` to the other two parts, and from `validation` to `train`. Where `positions` says
-    how many positions a row takes, those with more than `context_length` are named.
+    A row leaks from `test` to `train` or `validation`, or from `validation` to `train`. `positions` returns how many
+    positions a row needs; without it, no row is too long. A row is too long above `context_length` positions.
     """
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
-        groups[prompt_key(example) + _answers_that_count(example)].append(example)
+        groups[prompt_key(example) + _answer_key(example)].append(example)
     repeated = [tuple(group) for group in groups.values() if len(group) > 1]
     conflicts = [group for group in repeated if len({normalise(example.output) for example in group}) > 1]
     return Findings(
-        rows=len(examples),
-        parts={part: len(splits.part(part)) for part in PARTS},
+        n_rows=len(examples),
+        part_sizes={part: len(splits.part(part)) for part in PARTS},
         duplicates=tuple(group for group in repeated if group not in conflicts),
         conflicts=tuple(conflicts),
-        twins=tuple(_find_twins(splits)),
+        leaks=tuple(_find_leaks(splits)),
         too_long=tuple(
-            OverlongRow(example=example, positions=taken)
+            OverlongRow(example=example, positions=n_positions)
             for example in examples
-            if positions is not None and (taken := positions(example)) > context_length
+            if positions is not None and (n_positions := positions(example)) > context_length
         ),
-        doubts=tuple(
-            Doubt(example=example, reason=reason)
+        suspicious=tuple(
+            SuspiciousRow(example=example, reason=reason)
             for example in examples
             if not example.is_text
-            for reason in doubts_about(example)
+            for reason in suspicious_traits(example)
         ),
     )
 
 
-def _answers_that_count(example: Example) -> tuple[str, ...]:
-    """What rows with the same prompt must share besides to be repeated or to contradict each other.
+def _answer_key(example: Example) -> tuple[str, ...]:
+    """Return the answers that two rows must share, besides the prompt, to be duplicates or in conflict.
 
-    Texts may well open with the same words, and a prompt may have many pairs of answers; the same pair the other way
-    round is a contradiction.
+    Different plain texts may start with the same words, and a prompt may have many pairs of answers. Two preferences
+    with the same pair in opposite order are in conflict.
     """
     if example.rejected is not None:
         return tuple(sorted((example.output, example.rejected)))
     return (example.output,) if example.is_text else ()
 
 
-def doubts_about(example: Example) -> list[str]:
-    """What looks wrong about a row's texts, each as the end of a sentence that begins with the row."""
+def suspicious_traits(example: Example) -> list[str]:
+    """Return what looks wrong in a row. Each trait continues a sentence that starts with the row."""
     answer = example.output
-    whole = "\n".join([example.instruction, example.input, answer])
-    found = {
+    texts = "\n".join([example.instruction, example.input, answer])
+    traits = {
         "has an answer without a letter or digit": not re.search(r"\w", answer),
-        "holds a piece of a prompt template": _TEMPLATE.search(whole),
-        "holds characters that were decoded wrongly": _DECODED_WRONGLY.search(whole),
+        "contains a part of a prompt template": _TEMPLATE_MARKER.search(texts),
+        "contains wrongly decoded characters": _MOJIBAKE.search(texts),
         "has an answer that looks like a placeholder": _PLACEHOLDER.search(answer),
         "has an answer that ends in the middle of a sentence": len(answer) >= LONG_ANSWER
         and re.search(r"[\w,]$", answer.rstrip()),
-        "has an answer that says the same over and over": _LOOP.search(answer),
+        "has an answer that repeats itself": _REPETITION.search(answer),
         "has its instruction as its answer": normalise(answer) == normalise(example.instruction) and not example.input,
     }
-    return [reason for reason, is_so in found.items() if is_so]
+    return [trait for trait, present in traits.items() if present]
 
 
-# --- putting it right ---------------------------------------------------------------------------------------------
+# --- fixing -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fixed:
-    """A data set put right as far as a program can, and what was done to it."""
+    """A data set without the faults that a program can fix, and the changes to it."""
 
     examples: tuple[Example, ...]
     left_out: tuple[Example, ...]
-    """Repeated and contradicting rows but the first of each, and rows that are too long."""
+    """Duplicate and conflicting rows except for the first of each group, and rows that are too long."""
     grouped: int
-    """Rows that were given a `group`, so that a split does not part them from their twins."""
+    """Number of rows with a new `group`, which keeps them in the same split as their twins."""
 
 
-def fix_examples(examples: Sequence[Example], found: Findings, split: Callable[[Sequence[Example]], Splits]) -> Fixed:
-    """Leave out what `found` names, and group near twins until `split` no longer parts any.
+def fix_examples(
+    examples: Sequence[Example], findings: Findings, split: Callable[[Sequence[Example]], Splits]
+) -> Fixed:
+    """Remove the rows that `findings` names, then group near-duplicates until `split` leaks none.
 
-    Of a conversation nothing is left out unless all of it is.
+    A conversation is removed only if all of its exchanges are at fault.
     """
-    named = [example for group in (*found.duplicates, *found.conflicts) for example in group[1:]]
-    flagged = Counter(_place(example) for example in (*named, *(long.example for long in found.too_long)))
-    sizes = Counter(_place(example) for example in examples)
-    left_out = {place for place in flagged if flagged[place] >= sizes[place]}
-    kept = [example for example in examples if _place(example) not in left_out]
-    before = {_place(example): example.group for example in kept}
-    for _ in range(MOST_ROUNDS):
-        twins = _find_twins(split(kept))
-        if not twins:
+    extra = [example for group in (*findings.duplicates, *findings.conflicts) for example in group[1:]]
+    n_faults = Counter(_origin(example) for example in (*extra, *(row.example for row in findings.too_long)))
+    n_exchanges = Counter(_origin(example) for example in examples)
+    removed = {origin for origin in n_faults if n_faults[origin] >= n_exchanges[origin]}
+    remaining = [example for example in examples if _origin(example) not in removed]
+    old_groups = {_origin(example): example.group for example in remaining}
+    for _ in range(MAX_ROUNDS):
+        leaks = _find_leaks(split(remaining))
+        if not leaks:
             break
-        kept = _grouped(kept, twins)
+        remaining = _group_twins(remaining, leaks)
     return Fixed(
-        examples=tuple(kept),
-        left_out=tuple(example for example in examples if _place(example) in left_out),
-        grouped=len({_place(e) for e in kept if before[_place(e)] != e.group}),
+        examples=tuple(remaining),
+        left_out=tuple(example for example in examples if _origin(example) in removed),
+        grouped=len({_origin(example) for example in remaining if old_groups[_origin(example)] != example.group}),
     )
 
 
-def _grouped(examples: Sequence[Example], twins: Sequence[Twins]) -> list[Example]:
-    """The examples with one `group` for every two twins; what had a group before brings it along."""
-    group_of = {_place(example): example.group or f"alike {example.where}" for example in examples}
-    into: dict[str, str] = {}
+def _group_twins(examples: Sequence[Example], leaks: Sequence[Leak]) -> list[Example]:
+    """Give the two rows of every leak the same `group`. Their old groups are merged as a whole."""
+    group_of = {_origin(example): example.group or f"alike {example.where}" for example in examples}
+    merged_into: dict[str, str] = {}
 
-    def root(name: str) -> str:
-        while name in into:
-            name = into[name]
-        return name
+    def root(group: str) -> str:
+        while group in merged_into:
+            group = merged_into[group]
+        return group
 
-    joined = set()
-    for twin in twins:
-        one, other = (root(group_of[_place(example)]) for example in (twin.learnt, twin.held_out))
-        joined |= {one, other}
-        if one != other:
-            into[other] = one
-    ends = {root(name) for name in joined}
-    return [
-        replace(example, group=root(group_of[_place(example)])) if root(group_of[_place(example)]) in ends else example
-        for example in examples
-    ]
+    affected = set()
+    for leak in leaks:
+        twin_root, held_out_root = (root(group_of[_origin(example)]) for example in (leak.twin, leak.held_out))
+        affected |= {twin_root, held_out_root}
+        if twin_root != held_out_root:
+            merged_into[held_out_root] = twin_root
+    affected_roots = {root(group) for group in affected}
+    regrouped = []
+    for example in examples:
+        group = root(group_of[_origin(example)])
+        regrouped.append(replace(example, group=group) if group in affected_roots else example)
+    return regrouped
 
 
-def _place(example: Example) -> tuple[str, int]:
+def _origin(example: Example) -> tuple[str, int]:
     return example.source, example.row
 
 
-def _find_twins(splits: Splits) -> list[Twins]:
-    found = []
-    for part, earlier in (("validation", ("train",)), ("test", ("train", "validation"))):
-        index = _GramIndex([(name, example) for name in earlier for example in splits.part(name)])
+# --- leaks --------------------------------------------------------------------------------------------------------
+
+
+def _find_leaks(splits: Splits) -> list[Leak]:
+    leaks = []
+    for part, earlier_parts in (("validation", ("train",)), ("test", ("train", "validation"))):
+        index = _GramIndex([(name, example) for name in earlier_parts for example in splits.part(name)])
         for example in splits.part(part):
             nearest = index.nearest(example)
             if nearest is None:
                 continue
-            similarity, learnt_part, learnt = nearest
-            exact = prompt_key(learnt) == prompt_key(example)
-            if exact or similarity >= NEAR:
-                found.append(
-                    Twins(
+            similarity, twin_part, twin = nearest
+            exact = prompt_key(twin) == prompt_key(example)
+            if exact or similarity >= MIN_SIMILARITY:
+                leaks.append(
+                    Leak(
                         held_out=example,
                         part=part,
-                        learnt=learnt,
-                        learnt_part=learnt_part,
+                        twin=twin,
+                        twin_part=twin_part,
                         similarity=round(similarity, 3),
                         exact=exact,
                     )
                 )
-    return found
+    return leaks
 
 
 class _GramIndex:
-    """Which examples hold which word 4-grams."""
+    """An inverted index from word 4-grams to the examples that contain them."""
 
     def __init__(self, entries: Sequence[tuple[str, Example]]) -> None:
         self._entries = entries
         self._grams = [prompt_grams(example) for _, example in entries]
-        self._holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._postings: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, grams in enumerate(self._grams):
             for gram in grams:
-                self._holders[gram].append(number)
+                self._postings[gram].append(number)
 
     def nearest(self, example: Example) -> tuple[float, str, Example] | None:
-        """The most similar entry, an exact twin first: similarity, part, example. None if nothing is shared."""
+        """Return the most similar entry: its similarity, part and example. None if no entry shares a 4-gram.
+
+        If entries are equally similar, an equal prompt wins, then the first entry.
+        """
         grams = prompt_grams(example)
-        shared = Counter(number for gram in grams for number in self._holders.get(gram, ()))
+        n_shared = Counter(number for gram in grams for number in self._postings.get(gram, ()))
         best: tuple[float, bool, int] | None = None
-        for number, common in shared.items():
-            similarity = common / (len(grams) + len(self._grams[number]) - common)
+        for number, shared in n_shared.items():
+            similarity = shared / (len(grams) + len(self._grams[number]) - shared)
             candidate = (similarity, prompt_key(self._entries[number][1]) == prompt_key(example), -number)
             best = candidate if best is None else max(best, candidate)
         if best is None:
             return None
-        part, found = self._entries[-best[2]]
-        return best[0], part, found
+        part, nearest = self._entries[-best[2]]
+        return best[0], part, nearest
 
 
 def prompt_grams(example: Example) -> frozenset[tuple[str, ...]]:
-    """The word 4-grams of a prompt in lower case, punctuation left out; a shorter prompt is one gram."""
+    """Return the word 4-grams of a prompt, in lower case without punctuation. A shorter prompt is one gram."""
     texts = [text for turn in example.history for text in turn] + [example.instruction, example.input]
     words = re.findall(r"\w+", " ".join(texts).lower())
-    return frozenset(tuple(words[i : i + GRAM]) for i in range(max(1, len(words) - GRAM + 1)))
+    return frozenset(tuple(words[i : i + GRAM_LENGTH]) for i in range(max(1, len(words) - GRAM_LENGTH + 1)))
 
 
-# --- telling it ---------------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------------
 
 
-def describe_findings(found: Findings) -> list[str]:
-    """What was found, a sentence a line. The texts in it are a user's own."""
-    parts = ", ".join(f"{part} {count}" for part, count in found.parts.items())
-    lines = [f"{found.rows} rows: {parts}."]
-    for name, groups in (("the same answer", found.duplicates), ("different answers", found.conflicts)):
-        if groups:
-            rows = sum(len(group) for group in groups)
-            lines.append(f"The same prompt with {name}: {_count(len(groups), 'group')}, {rows} rows.")
-            lines += [f"- {_places(group)}: {_shown(group[0])}" for group in groups[:SHOWN]] + _more(len(groups))
-    for exact, name in ((True, "the prompt of a row"), (False, "nearly the prompt of a row")):
-        twins = [twin for twin in found.twins if twin.exact is exact]
-        if twins:
-            lines.append(f"Held out, with {name} that is learnt or chosen by: {_count(len(twins), 'row')}.")
-            lines += [f"- {_describe(twin)}" for twin in twins[:SHOWN]] + _more(len(twins))
-    if found.too_long:
-        lines.append(f"Longer than the model's context: {_count(len(found.too_long), 'row')}.")
-        long = [f"- {row.example.where}: {row.positions} positions" for row in found.too_long[:SHOWN]]
-        lines += long + _more(len(found.too_long))
-    if found.doubts:
-        lines.append(f"Worth a look: {_count(len(found.doubts), 'row')}.")
-        lines += [
-            f"- {row.example.where} {row.reason}: {_shown_text(row.example.output)}" for row in found.doubts[:SHOWN]
-        ]
-        lines += _more(len(found.doubts))
-    return lines + (["No repeated prompt, no contradiction, no twin across the parts."] if found.is_clean else [])
+def describe_findings(findings: Findings) -> list[str]:
+    """Return the findings as lines of text. They quote the data, so escape them before you print them."""
+    parts = ", ".join(f"{part} {size}" for part, size in findings.part_sizes.items())
+    lines = [f"{findings.n_rows} rows: {parts}."]
+    for answers, groups in (("the same answer", findings.duplicates), ("different answers", findings.conflicts)):
+        n_rows = sum(len(group) for group in groups)
+        heading = f"The same prompt with {answers}: {_count(len(groups), 'group')}, {n_rows} rows."
+        lines += _section(heading, [f"{_describe_rows(group)}: {_excerpt(_prompt(group[0]))}" for group in groups])
+    for exact, prompt in ((True, "the same prompt"), (False, "a similar prompt")):
+        leaks = [leak for leak in findings.leaks if leak.exact is exact]
+        heading = f"Leaks across the split, {prompt}: {_count(len(leaks), 'row')}."
+        lines += _section(heading, [_describe_leak(leak) for leak in leaks])
+    heading = f"Longer than the model's context: {_count(len(findings.too_long), 'row')}."
+    lines += _section(heading, [f"{row.example.where}: {row.positions} positions" for row in findings.too_long])
+    heading = f"Suspicious, please check: {_count(len(findings.suspicious), 'row')}."
+    suspicious = [f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious]
+    lines += _section(heading, suspicious)
+    if findings.is_clean:
+        lines.append("No duplicate prompts, no conflicting answers, no leaks across the split.")
+    return lines
 
 
-def findings_as_json(found: Findings) -> dict[str, Any]:
-    """The findings for scripts: every row by file and number."""
+def _section(heading: str, items: Sequence[str]) -> list[str]:
+    """Return a heading and a list of the first `MAX_SHOWN` items. Nothing if there are no items."""
+    if not items:
+        return []
+    more = [f"- and {len(items) - MAX_SHOWN} more"] if len(items) > MAX_SHOWN else []
+    return [heading, *(f"- {item}" for item in items[:MAX_SHOWN]), *more]
+
+
+def findings_as_json(findings: Findings) -> dict[str, Any]:
+    """Return the findings for scripts. They name every row by its file and number."""
 
     def groups(examples: Sequence[Sequence[Example]]) -> list[list[dict[str, Any]]]:
-        return [[_row(example) for example in group] for group in examples]
+        return [[_origin_as_json(example) for example in group] for group in examples]
 
     twins = [
         {
-            "part": twin.part,
-            "row": _row(twin.held_out),
-            "twin_part": twin.learnt_part,
-            "twin": _row(twin.learnt),
-            "similarity": twin.similarity,
-            "exact": twin.exact,
+            "part": leak.part,
+            "row": _origin_as_json(leak.held_out),
+            "twin_part": leak.twin_part,
+            "twin": _origin_as_json(leak.twin),
+            "similarity": leak.similarity,
+            "exact": leak.exact,
         }
-        for twin in found.twins
+        for leak in findings.leaks
     ]
     return {
-        "rows": found.rows,
-        "parts": found.parts,
-        "duplicates": groups(found.duplicates),
-        "conflicts": groups(found.conflicts),
+        "rows": findings.n_rows,
+        "parts": findings.part_sizes,
+        "duplicates": groups(findings.duplicates),
+        "conflicts": groups(findings.conflicts),
         "twins": twins,
-        "too_long": [_row(row.example) | {"positions": row.positions} for row in found.too_long],
-        "doubts": [_row(row.example) | {"reason": row.reason} for row in found.doubts],
+        "too_long": [_origin_as_json(row.example) | {"positions": row.positions} for row in findings.too_long],
+        "doubts": [_origin_as_json(row.example) | {"reason": row.reason} for row in findings.suspicious],
     }
 
 
@@ -332,29 +348,26 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _row(example: Example) -> dict[str, Any]:
+def _origin_as_json(example: Example) -> dict[str, Any]:
     return {"file": example.source, "row": example.row}
 
 
-def _places(group: Sequence[Example]) -> str:
-    rows: dict[str, list[str]] = {}
+def _describe_rows(group: Sequence[Example]) -> str:
+    """Return where a group's rows are, as `file, rows 1, 2`."""
+    numbers: dict[str, list[str]] = {}
     for example in group:
-        rows.setdefault(example.source, []).append(str(example.row))
-    return "; ".join(f"{source}, rows {', '.join(numbers)}" for source, numbers in rows.items())
+        numbers.setdefault(example.source, []).append(str(example.row))
+    return "; ".join(f"{source}, rows {', '.join(rows)}" for source, rows in numbers.items())
 
 
-def _shown(example: Example) -> str:
-    return _shown_text(f"{example.instruction} {example.input}".strip())
+def _prompt(example: Example) -> str:
+    return f"{example.instruction} {example.input}".strip()
 
 
-def _shown_text(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+def _excerpt(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
 
 
-def _describe(twin: Twins) -> str:
-    likeness = "" if twin.exact else f" ({twin.similarity:.2f} alike)"
-    return f"{twin.part}, {twin.held_out.where}: {twin.learnt_part}, {twin.learnt.where}{likeness}"
-
-
-def _more(count: int) -> list[str]:
-    return [f"- and {count - SHOWN} more"] if count > SHOWN else []
+def _describe_leak(leak: Leak) -> str:
+    similarity = "" if leak.exact else f" (similarity {leak.similarity:.2f})"
+    return f"{leak.part}, {leak.held_out.where}: {leak.twin_part}, {leak.twin.where}{similarity}"

@@ -1,8 +1,8 @@
-"""Prompt templates: the one home of the text that stands around an instruction.
+"""Prompt templates: the only module that knows the text around an instruction.
 
-Training, chat, test answers and exports all render here. The response header is part of the prompt, so a model only
-ever writes the answer, and the prompt it is trained on is the prompt it is asked with. Text is joined, never
-formatted: braces and percent signs in an instruction mean nothing.
+Training, chat, evaluation and export all render their prompts here. The response header is part of the prompt, so the
+model generates only the answer, and training and generation use the same prompt. Texts are concatenated and never
+formatted: braces and percent signs in an instruction have no meaning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WRITE = "Write a response that appropriately completes the request.\n\n"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """The constant texts of a prompt. A conversation repeats the part behind the preamble once a turn."""
+    """The constant texts of a prompt. Each turn of a conversation repeats all of them except the preamble."""
 
     name: str
     preamble: str
@@ -34,16 +34,16 @@ class Template:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any text of the template, not with its name."""
+        """16 hex digits that depend on every text of the template, but not on its name."""
         texts = {key: value for key, value in asdict(self).items() if key != "name"}
         return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
 
     def render(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> str:
-        """The whole prompt, up to and with the response header."""
+        """Return the whole prompt, up to and including the response header."""
         return "".join(self.parts(instruction, input, history))
 
     def parts(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> PromptParts:
-        """The prompt cut around the user's last text, which is all that may ever be shortened."""
+        """Return the prompt in three parts. Only the user's last text may be truncated."""
         before = self.preamble_with_input if input else self.preamble
         for turn in history:
             before += self.instruction_header + turn.user + self.response_header + turn.assistant + self.turn_separator
@@ -53,9 +53,9 @@ class Template:
         return PromptParts(before, instruction, self.response_header)
 
     def chat_template(self) -> str:
-        """The same template as the Jinja text that Hugging Face keeps in `tokenizer_config.json`.
+        """Return the template as Jinja text for Hugging Face's `tokenizer_config.json`.
 
-        It covers what chat messages can say: there is no input field. A system message opens the first instruction.
+        Chat messages have no input field, so the Jinja text has none. A system message precedes the next user message.
         """
         quoted = {name: json.dumps(value) for name, value in asdict(self).items()}
         return (
@@ -80,7 +80,7 @@ TEXT_TEMPLATE = "text"
 
 
 class PromptParts(NamedTuple):
-    """Text before the user's last text, that text, and what follows it. Joined they are the prompt."""
+    """The user's last text, and the text before and after it. Joined, they are the prompt."""
 
     before: str
     user_text: str
@@ -90,7 +90,7 @@ class PromptParts(NamedTuple):
 TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
-        # rasbt/LLMs-from-scratch, ch07; the book ends the prompt before the header, here the header belongs to it.
+        # rasbt/LLMs-from-scratch, ch07. The book's prompt ends before the response header; ours includes it.
         Template(
             name="alpaca",
             preamble=f"{_BELOW}. {_WRITE}",
@@ -100,7 +100,7 @@ TEMPLATES: dict[str, Template] = {
             response_header="\n\n### Response:\n",
             turn_separator="\n\n",
         ),
-        # tatsu-lab/stanford_alpaca: a second preamble where there is an input.
+        # tatsu-lab/stanford_alpaca: it has a second preamble for instructions with an input.
         Template(
             name="alpaca-stanford",
             preamble=f"{_BELOW}. {_WRITE}",
@@ -110,7 +110,7 @@ TEMPLATES: dict[str, Template] = {
             response_header="\n\n### Response:\n",
             turn_separator="\n\n",
         ),
-        # Plain text, as in pretraining: nothing stands around it.
+        # Plain text, as in pretraining: the template adds nothing.
         Template(
             name=TEXT_TEMPLATE,
             preamble="",
@@ -120,7 +120,7 @@ TEMPLATES: dict[str, Template] = {
             response_header="",
             turn_separator="\n\n",
         ),
-        # The book's exercise 7.1. For GPT-2 the markers are ordinary text.
+        # The book's exercise 7.1. To GPT-2 the markers are ordinary text.
         Template(
             name="phi3",
             preamble="",
@@ -136,12 +136,16 @@ DEFAULT_TEMPLATE = "alpaca"
 
 
 def get_template(name: str) -> Template:
-    """The template of that name. Raises SettingsError with the known names."""
+    """Return a template by its name.
+
+    Raises:
+        SettingsError: there is no such template. The message lists the valid names.
+    """
     if name not in TEMPLATES:
         raise SettingsError(f"template: expected one of {', '.join(sorted(TEMPLATES))}, got {name!r}.")
     return TEMPLATES[name]
 
 
 def render_example(template: Template, example: Example) -> str:
-    """The prompt of an example: what it is trained on and what it is asked with."""
+    """Return the prompt of an example. Training and generation use the same one."""
     return template.render(example.instruction, example.input, example.history)

@@ -1,4 +1,7 @@
-"""What makes two examples the same, and how a data set is split into parts to learn from and to be tested on."""
+"""The split of a data set into train, validation and test, and the rule that two prompts are equal.
+
+Does not read or write files, and does not know about tokens.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from assistant.errors import SettingsError
 SplitMethod = Literal["grouped", "book"]
 DEFAULT_SPLIT_SEED = 123
 DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
-"""Shares of a data set that are for training, for testing, and for choosing the best weights."""
+"""Shares of train, test and validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """The three parts of a data set, and how they were made."""
+    """The three parts of a data set, and the settings of the split."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -30,40 +33,43 @@ class Splits:
     method: SplitMethod
     seed: int
     fractions: tuple[float, float, float]
-    """Of training, test and validation, as they were asked for."""
+    """Requested shares of train, test and validation."""
     data_fingerprint: str
-    """Of all examples in the order they were read."""
+    """`data_fingerprint` of all examples, in their order in the files."""
 
     def part(self, name: str) -> tuple[Example, ...]:
-        """`train`, `validation` or `test`."""
+        """Return the part that is called `train`, `validation` or `test`."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return parts[name]
 
 
 def normalise(text: str) -> str:
-    """Text reduced to what makes two prompts the same: Unicode NFKC, lower case, single spaces, no end punctuation."""
+    """Normalise a text for comparison: Unicode NFKC, case folding, single spaces, no punctuation at the end."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.rstrip(" .!?:;,")
 
 
 def prompt_key(example: Example) -> tuple[str, ...]:
-    """What two examples must share to ask the same thing: the normalised instruction, input and history.
+    """Return the key that examples with equal prompts share: the normalised instruction, input and history.
 
-    Of a plain text that is its opening words.
+    The prompt of a plain text is its opening words.
     """
     history = [normalise(text) for exchange in example.history for text in exchange]
     return (normalise(example.instruction), normalise(example.input), *history)
 
 
 def data_fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 (hex) of the examples' contents and of what splits go by; file names and row numbers do not count."""
+    """Return the SHA-256 (hex) of the texts, categories and groups. File names and row numbers do not affect it."""
     rows: list[list[object]] = []
-    for e in examples:
-        rows.append([e.instruction, e.input, e.output, [list(exchange) for exchange in e.history]])
-        if e.category is not None or e.group is not None:
-            rows[-1] += [e.category, e.group]
-        if e.rejected is not None:
-            rows[-1].append({"rejected": e.rejected})
+    for example in examples:
+        history = [list(exchange) for exchange in example.history]
+        row: list[object] = [example.instruction, example.input, example.output, history]
+        # Optional fields are added only if present, so that data without them keeps its old fingerprint.
+        if example.category is not None or example.group is not None:
+            row += [example.category, example.group]
+        if example.rejected is not None:
+            row.append({"rejected": example.rejected})
+        rows.append(row)
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
 
 
@@ -74,12 +80,15 @@ def split_examples(
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
     seed: int = DEFAULT_SPLIT_SEED,
 ) -> Splits:
-    """Split into train, test and validation, in the shares of `fractions` (train, test, validation).
+    """Split examples into train, test and validation. `fractions` are the shares, in this order.
 
-    `grouped` shuffles with `seed` and keeps together the examples that share a normalised prompt, a group or a row, so
-    nothing that is tested was learnt; each category gets its share of every part as far as whole groups allow. `book`
-    takes the file's order: the first 85 %, the next 10 %, the rest (rasbt/LLMs-from-scratch, ch07), twins across the
-    border included.
+    `grouped` shuffles with `seed`. Examples that share a normalised prompt, a group or a row land in the same part, so
+    that no test prompt occurs in train. Each part gets every category in proportion, as far as whole groups allow.
+    `book` keeps the order of the file: the first 85 %, the next 10 %, the rest (rasbt/LLMs-from-scratch, ch07). It lets
+    equal prompts leak across the parts.
+
+    Raises:
+        SettingsError: the fractions are invalid, or `book` gets conversations.
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
@@ -87,13 +96,13 @@ def split_examples(
     if method == "book":
         if any(example.history for example in examples):
             raise SettingsError(
-                "split: expected single questions for the book's split, got conversations, which it would cut through. "
+                "split: expected single questions for the book's split, got conversations, which it would cut apart. "
                 "Use the grouped split."
             )
         train, test = examples[:n_train], examples[n_train : n_train + n_test]
         validation = examples[n_train + n_test :]
     else:
-        n_validation = min(len(examples) - n_train - n_test, len(examples) - 1)  # the only row there is, is learnt
+        n_validation = min(len(examples) - n_train - n_test, len(examples) - 1)  # A single row goes to train.
         train, test, validation = _split_groups(examples, n_test, n_validation, seed)
     return Splits(
         train=tuple(train),
@@ -109,25 +118,28 @@ def split_examples(
 def _split_groups(
     examples: Sequence[Example], n_test: int, n_validation: int, seed: int
 ) -> tuple[list[Example], list[Example], list[Example]]:
-    """Fill test, then validation, with whole groups in a seeded order; the rest is train. File order within each."""
+    """Fill test, then validation, with whole groups in a seeded order. The rest is train.
+
+    Returns train, test and validation, each in file order.
+    """
     groups = _groups(examples)
     random.Random(seed).shuffle(groups)
-    rows = Counter(example.category for example in examples)
-    room = {"test": _quotas(rows, n_test), "validation": _quotas(rows, n_validation)}
-    chosen: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
+    category_counts = Counter(example.category for example in examples)
+    quotas = {"test": _quotas(category_counts, n_test), "validation": _quotas(category_counts, n_validation)}
+    indices: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
     for group in groups:
-        wanted = Counter(examples[index].category for index in group)
-        part = next((part for part, left in room.items() if wanted <= left), "train")
-        chosen[part] += group
-        if part in room:
-            room[part] -= wanted
-    train, test, validation = ([examples[i] for i in sorted(chosen[name])] for name in ("train", "test", "validation"))
+        group_counts = Counter(examples[index].category for index in group)
+        part = next((part for part, quota in quotas.items() if group_counts <= quota), "train")
+        indices[part] += group
+        if part in quotas:
+            quotas[part] -= group_counts
+    train, test, validation = ([examples[i] for i in sorted(indices[part])] for part in ("train", "test", "validation"))
     return train, test, validation
 
 
-def _quotas(rows: Counter[str | None], total: int) -> Counter[str | None]:
-    """How many of `total` rows each category gets: its share, rounded down, and the largest remainders one more."""
-    shares = {category: total * count / rows.total() for category, count in rows.items()}
+def _quotas(counts: Counter[str | None], total: int) -> Counter[str | None]:
+    """Divide `total` rows among the categories in proportion to `counts`, by the largest-remainder method."""
+    shares = {category: total * count / counts.total() for category, count in counts.items()}
     quotas = Counter({category: int(share) for category, share in shares.items()})
     by_remainder = sorted(shares, key=lambda category: (quotas[category] - shares[category], str(category)))
     for category in by_remainder[: total - quotas.total()]:
@@ -136,21 +148,24 @@ def _quotas(rows: Counter[str | None], total: int) -> Counter[str | None]:
 
 
 def _groups(examples: Sequence[Example]) -> list[list[int]]:
-    """Indices of the examples that belong together: the same prompt, group, or row of the same file."""
-    leader = list(range(len(examples)))
+    """Return the indices of examples that belong together: the same prompt, `group`, or row of the same file.
+
+    A disjoint-set forest, so that chains of such pairs form one group.
+    """
+    parents = list(range(len(examples)))
 
     def find(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
         return index
 
-    first_of: dict[object, int] = {}
+    first_with_key: dict[object, int] = {}
     for index, example in enumerate(examples):
-        same_row = [(example.source, example.row)] if example.row else []
-        same_group = [example.group] if example.group is not None else []
-        for key in (prompt_key(example), *same_row, *same_group):
-            leader[find(index)] = find(first_of.setdefault(key, index))
+        row_keys = [(example.source, example.row)] if example.row else []
+        group_keys = [example.group] if example.group is not None else []
+        for key in (prompt_key(example), *row_keys, *group_keys):
+            parents[find(index)] = find(first_with_key.setdefault(key, index))
     groups: dict[int, list[int]] = {}
     for index in range(len(examples)):
         groups.setdefault(find(index), []).append(index)

@@ -1,1 +1,1 @@
-"""How the instruction set and the pocket model are made."""
+"""The programs that make the instruction set and the pocket model."""

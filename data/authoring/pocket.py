@@ -1,8 +1,8 @@
-"""The pocket model from nothing: corpus, tokenizer, pretraining, model folder. `make pocket` runs this.
+"""Makes the pocket model from scratch: corpus, tokenizer, pretraining, model folder. `make pocket` runs this.
 
     python -m data.authoring.pocket --work build/pocket --output data/pocket
 
-Pretraining is `assistant finetune` with plain text: the same loop, which may be stopped and taken up again.
+Pretraining is `assistant finetune` on plain text, so you can stop it and resume it.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ TRAINING = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """One pass over a corpus."""
+class Phase:
+    """One phase of pretraining: one pass over one corpus."""
 
     mix: Mix
     seed: int
     documents: int
     options: tuple[str, ...]
     digest: str
-    """SHA-256 of the corpus that the shipped model read."""
+    """SHA-256 of the corpus of the shipped model."""
 
 
-READINGS = (
-    Reading(
+PHASES = (
+    Phase(
         mix=FIRST,
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
         options=("--learning-rate", "6e-3", "--warmup-steps", "300"),
         digest="6b4f25078f155ec45458a7074bf27b541d08c521b9b27080628d9a3ebf595e99",
     ),
-    Reading(
+    Phase(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
         documents=60_000,
         options=("--learning-rate", "3e-3", "--warmup-steps", "100"),
         digest="f26fd6e4f817a76620554054dbec49b79e0f95bddaa25f6a73bb31935a04d44e",
     ),
-    Reading(
+    Phase(
         mix=THIRD,
         seed=DEFAULT_SEED + 2,
         documents=18_000,
@@ -73,58 +73,59 @@ READINGS = (
     ),
 )
 SEED = 1
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**27)}
-"""glibc keeps freed memory instead of asking for it again every step: a fifth faster (benchmarks/RESULTS.md)."""
+MALLOC_SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**27)}
+"""glibc keeps freed memory, so that the run does not request it again in each step: a fifth faster
+(benchmarks/RESULTS.md)."""
 
 
 def main() -> None:
-    """Make what is not there yet: every stage leaves a file or folder in `--work`, and is not repeated."""
+    """Run every stage that has no result yet. Each stage leaves a file or folder in `--work`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="Folder for the corpus and the run.")
-    parser.add_argument("--output", type=Path, required=True, help="Folder of the finished model.")
-    parser.add_argument("--share", type=float, default=1.0, help="Of the documents: for a smaller one.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder for the finished model.")
+    parser.add_argument("--share", type=float, default=1.0, help="Share of the documents, for a smaller corpus.")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     started = time.perf_counter()
     options.work.mkdir(parents=True, exist_ok=True)
     model = options.work / "pocket"
-    for number, reading in enumerate(READINGS, start=1):
+    for number, phase in enumerate(PHASES, start=1):
         corpus, run = options.work / f"corpus-{number}.jsonl", options.work / f"run-{number}"
         if not corpus.exists():
-            count = max(1, round(options.share * reading.documents))
-            write_corpus(corpus, seed=reading.seed, count=count, mix=reading.mix)
-            if options.share == 1 and hashlib.sha256(corpus.read_bytes()).hexdigest() != reading.digest:
-                print(f"{corpus}: not what the shipped model read; the tables or instructions have changed since.")
+            count = max(1, round(options.share * phase.documents))
+            write_corpus(corpus, seed=phase.seed, count=count, mix=phase.mix)
+            if options.share == 1 and hashlib.sha256(corpus.read_bytes()).hexdigest() != phase.digest:
+                print(f"{corpus}: differs from the shipped model's corpus; the tables or instructions have changed.")
         if not model.exists():
-            begin(corpus, model, options.seed)
-        read(corpus, model, run, (*reading.options, "--seed", str(options.seed)))
+            create_model(corpus, model, options.seed)
+        pretrain(corpus, model, run, (*phase.options, "--seed", str(options.seed)))
         model = run / "last"
-    finish(model, options.output)
+    export(model, options.output)
     minutes = (time.perf_counter() - started) / 60
     print(
         f"{options.output}: made in {minutes:.0f} minutes on {platform.machine()}, {torch.get_num_threads()} threads."
     )
 
 
-def begin(corpus: Path, model: Path, seed: int) -> None:
-    """A model with random weights and the vocabulary of a corpus."""
+def create_model(corpus: Path, model: Path, seed: int) -> None:
+    """Train a tokenizer on the corpus, and save it with a model with random weights."""
     examples = read_examples(corpus)
     save_checkpoint(new_checkpoint(examples, SHAPE, seed=seed, name=model.name, template=TEXT_TEMPLATE), model)
 
 
-def read(corpus: Path, model: Path, run: Path, options: Sequence[str]) -> None:
-    """One pass over a corpus, by the command that anyone may type; nothing where that was done before."""
+def pretrain(corpus: Path, model: Path, run: Path, options: Sequence[str]) -> None:
+    """Train for one pass over a corpus with `assistant finetune --resume`, which skips a finished pass."""
     command = ["finetune", str(corpus), "--model", str(model), "--output", str(run), *TRAINING, *options]
     print("$ assistant", " ".join(command), flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "assistant", *command, "--resume"], env=os.environ | KEEP_MEMORY, check=False
+        [sys.executable, "-m", "assistant", *command, "--resume"], env=os.environ | MALLOC_SETTINGS, check=False
     )
-    if done.returncode:  # a Ctrl-C, too: what there is, is kept, and the next call goes on
+    if done.returncode:  # After an error or Ctrl-C, the next call resumes the run.
         sys.exit(done.returncode)
 
 
-def finish(model: Path, output: Path) -> None:
-    """The newest weights in 16 bits, as a base model: without the records of a fine-tuned one, with its model card."""
+def export(model: Path, output: Path) -> None:
+    """Save the last weights in float16 as a base model, with its model card and without the training record."""
     checkpoint = load_checkpoint(model)
     info = checkpoint.info
     assert info is not None

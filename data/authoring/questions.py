@@ -1,6 +1,6 @@
-"""What the rows of the instruction set ask and answer, before they are phrased: one maker a category.
+"""Makes the questions and answers of the instruction set, without their phrasing: one maker for each category.
 
-The answers of a category have one form, whatever the phrasing, so that an exact match is a fair measure.
+All answers of a category have the same form, for every phrasing, so that exact match is a fair metric.
 """
 
 from __future__ import annotations
@@ -18,50 +18,52 @@ from data.lexicon.tables import clear_others, table
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What one row asks and answers."""
+    """The question and the answer of one row."""
 
     phrasing: str
-    """The name of its phrasings."""
+    """Category of the phrasings that fit the question."""
     slots: Slots
+    """Values for the slots of the phrasing."""
     answer: str
     keys: tuple[str, ...]
-    """What it is about. Rows with a key in common belong together."""
+    """The subjects of the question. Rows that share a key share a group."""
 
 
 Maker = Callable[[Draw], Question]
 
 
-# --- questions about one fact of a table --------------------------------------------------------------------------
+# --- questions about one row of a table ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pattern:
-    """A category in which the answer states a row of a table in a fixed form."""
+    """A category whose answers state one row of a table in a fixed form."""
 
     slots_of: Callable[[Draw], Slots]
     answer: str
     asked: Mapping[str, str]
-    """The phrasings' slots, and which of the row's fill them."""
+    """For each slot of the phrasings, the slot of the row with its value."""
     keys: tuple[str, ...]
+    """Slots of the row that are the question's keys."""
 
     def question(self, name: str, draw: Draw) -> Question:
-        """A question about the next row."""
-        found = self.slots_of(draw)
+        """Return a question about the next row."""
+        row = self.slots_of(draw)
         return Question(
             phrasing=name,
-            slots={slot: found[source] for slot, source in self.asked.items()},
-            answer=expand(self.answer, found, draw.rng),
-            keys=tuple(without_article(found[key]) for key in self.keys),
+            slots={slot: row[source] for slot, source in self.asked.items()},
+            answer=expand(self.answer, row, draw.rng),
+            keys=tuple(without_article(row[key]) for key in self.keys),
         )
 
 
 def _continents(draw: Draw) -> Slots:
-    return dict(draw.card("continents", table("countries")))  # a pack of its own, beside that of the capitals
+    return dict(draw.card("continents", table("countries")))  # A separate pack from that of the capitals.
 
 
 def _spelling(draw: Draw) -> Slots:
-    found = rel.spelling(draw)
-    return found | {"word": found["right"].lower()}
+    row = rel.spelling(draw)
+    return row | {"word": row["right"].lower()}
 
 
 PATTERNS = {
@@ -122,7 +124,7 @@ PATTERNS = {
 }
 
 
-# --- questions that are put together ------------------------------------------------------------------------------
+# --- questions that combine several values ------------------------------------------------------------------------
 
 
 def comparatives(draw: Draw) -> Question:
@@ -207,13 +209,13 @@ def arithmetic(draw: Draw) -> Question:
 def calendar(draw: Draw) -> Question:
     unit, names = draw.rng.choice([("day", DAYS), ("month", MONTHS)])
     direction, step = draw.rng.choice([("after", 1), ("before", -1)])
-    here = draw.rng.randrange(len(names))
-    there = names[(here + step) % len(names)]
+    position = draw.rng.randrange(len(names))
+    given, neighbour = names[position], names[(position + step) % len(names)]
     return Question(
         phrasing=f"{unit}_{direction}",
-        slots={unit: names[here]},
-        answer=f"The {unit} {direction} {names[here]} is {there}.",
-        keys=(pair_key(names[here], there),),
+        slots={unit: given},
+        answer=f"The {unit} {direction} {given} is {neighbour}.",
+        keys=(pair_key(given, neighbour),),
     )
 
 
@@ -254,9 +256,9 @@ def _about(phrasing: str, key: str, given: str, answer: str) -> Question:
     return Question(phrasing=phrasing, slots={"sentence": given}, answer=answer, keys=(key,))
 
 
-# --- all of them --------------------------------------------------------------------------------------------------
+# --- all categories -----------------------------------------------------------------------------------------------
 
-PUT_TOGETHER: Mapping[str, Maker] = {
+MAKERS: Mapping[str, Maker] = {
     maker.__name__: maker
     for maker in (
         comparatives, unit_conversion, comparison, sorting, classification, odd_one_out, general_knowledge, arithmetic,
@@ -269,36 +271,36 @@ CATEGORIES = (
     "odd_one_out", "simile", "rhymes", "definitions", "jobs", "general_knowledge", "arithmetic", "calendar",
     "active_to_passive", "statement_to_question", "tense_change", "grammar_correction", "punctuation",
 )  # fmt: skip
-"""In the order in which their rows are made."""
+"""All categories, in the order in which their rows are made."""
 
 
 def make_question(category: str, draw: Draw) -> Question:
-    """A question of that category about something at random."""
+    """Return a random question of a category."""
     if category in PATTERNS:
         return PATTERNS[category].question(category, draw)
-    return PUT_TOGETHER[category](draw)
+    return MAKERS[category](draw)
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
 def bare(phrase: str) -> str:
-    """A noun phrase in lower case without its article."""
+    """Return a noun phrase in lower case, without its article."""
     return without_article(phrase.lower())
 
 
 def without_article(phrase: str) -> str:
-    """A noun phrase without its article."""
+    """Return a noun phrase without its article."""
     return re.sub(r"^(an?|the) ", "", phrase)
 
 
 def pair_key(first: str, second: str) -> str:
-    """A key for two things in either order."""
+    """Return a key for two things that does not depend on their order."""
     return " / ".join(sorted((bare(first), bare(second))))
 
 
 def sum_key(a: str, op: str, b: str) -> str:
-    """A key for a sum: the same for 3 plus 4, 4 plus 3 and what takes them apart again."""
+    """Return a key for a sum: the same for 3 plus 4, 4 plus 3, 7 minus 4 and 7 minus 3."""
     sign = "plus" if op in ("plus", "minus") else "times"
     if op == "minus":
         return f"sum: {sign} {sorted((int(a) - int(b), int(b)))}"

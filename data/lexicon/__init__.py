@@ -1,1 +1,1 @@
-"""The facts and words behind the pocket model, and the generator of the texts it was pretrained on."""
+"""The facts and words that the pocket model learns, and the generator of its pretraining corpus."""

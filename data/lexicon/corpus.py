@@ -1,9 +1,9 @@
-"""The pretraining corpus: plain English made of the lexicon, deterministic from a seed.
+"""Generates the pretraining corpus: plain English from the lexicon. The same seed gives the same corpus.
 
     python -m data.lexicon.corpus --seed 1 --documents 60000 --output corpus.jsonl
 
 A document is a story, a conversation, an explanation, a short everyday text, or a page of sentences about facts and
-words. No document holds an instruction of the instruction set: one in which such a text stands is left out.
+words. A document that contains an instruction of the instruction set is discarded.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from data.lexicon.tables import Row, pieces, table
 INSTRUCTIONS = Path(__file__).parent.parent / "instructions.json"
 DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 80_000
 PAGE_CHARACTERS = (460, 760)
-"""Of a page of sentences; with a vocabulary of 4,096 tokens that fits 256 positions."""
-LONGEST = 1_000
+"""Bounds of the minimum length of a page of sentences. With a vocabulary of 4,096 tokens it fits 256 positions."""
+MAX_CHARACTERS = 1_000
 HEADINGS = ("Notes", "Words", "Facts", "A page to read", "Response to a letter", "Instruction book", "Input and output")
-"""Some pages have one, as in Markdown."""
-QUESTIONS = 0.45
-"""How many of the facts are given as a question and its answer, where the relation has questions."""
+"""Some pages have Markdown headings."""
+QUESTION_SHARE = 0.45
+"""Share of the facts that become a question with its answer, if the relation has questions."""
 ANSWERED = (
     '"{question}" asked {name}. "{reply}" said {name2}.',
     "{question} {answer}",
@@ -39,7 +39,7 @@ ANSWERED = (
     "{name} asked: {question} {name2} answered: {answer}",
     "{name}: {question}\\n{name2}: {answer}\\n",
 )
-"""Ways to put a question and its answer on a page, and beneath those that name what is asked about by itself."""
+"""Frames for a question and its answer."""
 ANSWERED_ABOUT = (
     "{question}\\n{item}\\n{answer}",
     "{question}\\n\\n{item}\\n\\n{answer}\\n\\n",
@@ -49,18 +49,19 @@ ANSWERED_ABOUT = (
     "{name}: {question}\\n{name2}: {item}\\n{name}: {answer}\\n",
     "{item}\\n{question} {answer}",
 )
+"""Frames for a question, the item that it is about, and its answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """What a corpus is made of."""
+    """The proportions of a corpus."""
 
     kinds: Mapping[str, int]
-    """Shares of the documents, in percent."""
+    """Share of each kind of document, in percent."""
     times: Mapping[str, float] = field(default_factory=dict)
-    """How many times more often a relation comes up than `RELATIONS` says."""
+    """Factors for the weights of some relations in `RELATIONS`."""
     named_apart: float | None = None
-    """Share of the questions that name by itself what is asked about; None where it follows from the table."""
+    """Share of the questions with a separate item. If None, all questions of the table are equally likely."""
 
 
 FIRST = Mix(kinds={"page": 75, "stories": 12, "dialogues": 6, "explanations": 4, "texts": 3})
@@ -73,7 +74,7 @@ SECOND = Mix(
     },
     named_apart=0.65,
 )  # fmt: skip
-"""For a second reading: more of what the first one taught least (benchmarks/facts.py)."""
+"""For the second pass: more of the relations that the first pass taught least (benchmarks/facts.py)."""
 THIRD = Mix(
     kinds={"page": 90, "stories": 4, "dialogues": 2, "explanations": 2, "texts": 2},
     times={
@@ -83,48 +84,48 @@ THIRD = Mix(
     },
     named_apart=0.6,
 )  # fmt: skip
-"""For a last, short one: what takes working out."""
+"""For the last, short pass: more of the relations that need computing."""
 MIXES = {"first": FIRST, "second": SECOND, "third": THIRD}
-_BORDER = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
+_SENTENCE_END = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
 
 
 def documents(seed: int, count: int, mix: Mix = FIRST) -> Iterator[str]:
-    """`count` different documents."""
+    """Yield `count` different documents."""
     draw, seen, forbidden = Draw(seed), set[str](), instruction_texts()
     kinds, shares = list(mix.kinds), list(mix.kinds.values())
     while len(seen) < count:
         (kind,) = draw.rng.choices(kinds, shares)
-        text = page(draw, mix) if kind == "page" else piece(draw, kind)
-        if text in seen or len(text) > LONGEST or not forbidden.isdisjoint(sentences(text)):
+        text = page(draw, mix) if kind == "page" else filled_piece(draw, kind)
+        if text in seen or len(text) > MAX_CHARACTERS or not forbidden.isdisjoint(sentences(text)):
             continue
         seen.add(text)
         yield text
 
 
-def piece(draw: Draw, kind: str) -> str:
-    """A story, dialogue, explanation or short text with its slots filled."""
+def filled_piece(draw: Draw, kind: str) -> str:
+    """Return a story, dialogue, explanation or short text with its slots filled."""
     return expand(draw.card(kind, pieces(kind)), scene(draw), draw.rng)
 
 
 def page(draw: Draw, mix: Mix = FIRST) -> str:
-    """Sentences about one to four relations, or about anything, in one or more paragraphs."""
+    """Return a page of sentences about one to four relations, or about any relations, in one or more paragraphs."""
     names = list(RELATIONS)
     weights = [weight * mix.times.get(name, 1.0) for name, (weight, _) in RELATIONS.items()]
-    few = draw.rng.choices(names, weights, k=draw.rng.choice([1, 2, 3, 4]))
+    page_names = draw.rng.choices(names, weights, k=draw.rng.choice([1, 2, 3, 4]))
     mixed = draw.rng.random() < 0.4
     length = draw.rng.randint(*PAGE_CHARACTERS)
     text = f"### {draw.rng.choice(HEADINGS)}:\n" if draw.rng.random() < 0.15 else ""
     while len(text) < length:
-        relation = draw.rng.choices(names, weights)[0] if mixed else draw.rng.choice(few)
-        added = fact(draw, relation, mix)
-        text += border(draw, text, added) + added
+        relation = draw.rng.choices(names, weights)[0] if mixed else draw.rng.choice(page_names)
+        addition = fact(draw, relation, mix)
+        text += separator(draw, text, addition) + addition
     return text.strip()
 
 
-def border(draw: Draw, text: str, added: str) -> str:
-    """What stands between the facts of a page: a space, a line end, an empty line, or the heading of a new part."""
+def separator(draw: Draw, text: str, addition: str) -> str:
+    """Return what separates two facts of a page: a space, a line end, an empty line, or a new heading."""
     chance = draw.rng.random()
-    if chance < 0.75 and text.endswith((".", "?", "!", '"')) and "\n" not in added:
+    if chance < 0.75 and text.endswith((".", "?", "!", '"')) and "\n" not in addition:
         return " "
     if not text or text.endswith("\n"):
         return ""
@@ -132,80 +133,80 @@ def border(draw: Draw, text: str, added: str) -> str:
 
 
 def fact(draw: Draw, relation: str, mix: Mix = FIRST) -> str:
-    """One frame of a relation, or a question and its answer, filled with one fact."""
-    if relation in questions() and draw.rng.random() < QUESTIONS:
-        frame = asked(draw, relation, mix)
+    """Return one fact of a relation, as a statement or as a question with its answer."""
+    if relation in questions() and draw.rng.random() < QUESTION_SHARE:
+        frame = question_frame(draw, relation, mix)
     else:
         frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
-    one, two, three = draw.people(3)
-    around = {
-        "name": one.name, "he": one.he, "him": one.him, "his": one.his,
-        "name2": two.name, "he2": two.he, "name3": three.name,
+    person, person2, person3 = draw.people(3)
+    common = {
+        "name": person.name, "he": person.he, "him": person.him, "his": person.his,
+        "name2": person2.name, "he2": person2.he, "name3": person3.name,
         "day": draw.rng.choice(DAYS), "number": draw.word("number"), "a_thing": with_article(draw.word("thing")),
     }  # fmt: skip
-    return expand(frame, around | RELATIONS[relation][1](draw), draw.rng)
+    return expand(frame, common | RELATIONS[relation][1](draw), draw.rng)
 
 
-def asked(draw: Draw, relation: str, mix: Mix) -> str:
-    """The frame of a question with its answer."""
+def question_frame(draw: Draw, relation: str, mix: Mix) -> str:
+    """Return the frame of a random question of a relation, with its answer."""
     rows = questions()[relation]
     if mix.named_apart is not None:
         is_apart = draw.rng.random() < mix.named_apart
         rows = [row for row in rows if (row["item"] != "-") == is_apart] or rows
     row = draw.rng.choice(rows)
-    way = draw.rng.choice(ANSWERED if row["item"] == "-" else ANSWERED_ABOUT)
-    if "reply" in way and ('"' in row["question"] + row["answer"] or not row["answer"].endswith(".")):
-        way = ANSWERED[1]
+    frame = draw.rng.choice(ANSWERED if row["item"] == "-" else ANSWERED_ABOUT)
+    if "reply" in frame and ('"' in row["question"] + row["answer"] or not row["answer"].endswith(".")):
+        frame = ANSWERED[1]
     parts = {**row, "reply": row["answer"].removesuffix(".") + ","}
     for name in ("question", "item", "answer", "reply"):
-        way = way.replace(f"{{{name}}}", parts[name])
-    return way
+        frame = frame.replace(f"{{{name}}}", parts[name])
+    return frame
 
 
 @cache
 def questions() -> dict[str, list[Row]]:
-    """The questions of every relation that has some, in words that the instruction set does not use."""
-    found: dict[str, list[Row]] = {}
+    """Return the questions by relation. Their wordings differ from those of the instruction set."""
+    questions_of: dict[str, list[Row]] = {}
     for row in table("questions"):
-        found.setdefault(row["relation"], []).append(row)
-    return found
+        questions_of.setdefault(row["relation"], []).append(row)
+    return questions_of
 
 
 @cache
 def frames() -> dict[str, tuple[list[str], list[int]]]:
-    """The frames of every relation with their weights."""
-    found: dict[str, tuple[list[str], list[int]]] = {}
+    """Return the frames of every relation and their weights."""
+    frames_of: dict[str, tuple[list[str], list[int]]] = {}
     for row in table("frames"):
-        texts, weights = found.setdefault(row["relation"], ([], []))
+        texts, weights = frames_of.setdefault(row["relation"], ([], []))
         texts.append(row["frame"])
         weights.append(int(row["weight"]))
-    return found
+    return frames_of
 
 
 def sentences(text: str) -> set[str]:
-    """The sentences of a text and what stands between quotation marks, as `instruction_texts` spells them."""
-    return {plain(part) for part in _BORDER.split(text)}
+    """Return the normalised sentences and quotations of a text."""
+    return {normalised(part) for part in _SENTENCE_END.split(text)}
 
 
 def instruction_texts() -> frozenset[str]:
-    """The instructions of the instruction set that have at least four words: none may be in the corpus."""
+    """Return the normalised instructions with at least four words. The corpus must not contain them."""
     rows = json.loads(INSTRUCTIONS.read_text(encoding="utf-8"))
-    return frozenset(text for row in rows if len((text := plain(row["instruction"])).split()) >= 4)
+    return frozenset(text for row in rows if len((text := normalised(row["instruction"])).split()) >= 4)
 
 
-def plain(text: str) -> str:
-    """Lower case without the punctuation at the ends."""
+def normalised(text: str) -> str:
+    """Return the text in lower case, without punctuation at both ends."""
     return text.lower().strip(" .?!,:;\"'\n")
 
 
 def write_corpus(path: Path, *, seed: int, count: int, mix: Mix = FIRST) -> None:
-    """Write the documents as JSONL, one `{"text": ...}` a line. The file appears whole or not at all."""
+    """Write `count` documents as JSONL, one `{"text": ...}` per line, in one atomic step."""
     texts = documents(seed, count, mix)
     write_atomic(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
 
 
 def main() -> None:
-    """Write the corpus."""
+    """Write a corpus, as the command line describes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--documents", type=int, default=DEFAULT_DOCUMENTS)

@@ -1,4 +1,4 @@
-"""Chance: rows are dealt out like cards, so that every fact comes up as often as any other."""
+"""Seeded random choice. Rows are dealt like cards, so that all facts come up equally often."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Card = TypeVar("Card")
 
 
 class Draw:
-    """Chance for one corpus: a generator, and a shuffled pack for every table."""
+    """A random generator for one corpus, with a shuffled pack of cards for every table."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self._packs: dict[str, list[object]] = {}
 
     def card(self, name: str, cards: Sequence[Card]) -> Card:
-        """The next card of the pack of that name; an empty pack is shuffled anew."""
+        """Return the next card of the pack `name`. If the pack is empty, shuffle all cards first."""
         pack = self._packs.setdefault(name, [])
         if not pack:
             pack += self.rng.sample(range(len(cards)), len(cards))
@@ -29,13 +29,13 @@ class Draw:
         return cards[index]
 
     def row(self, name: str) -> Row:
-        """The next row of a table."""
+        """Return the next row of a table."""
         return self.card(name, table(name))
 
     def people(self, count: int) -> list[Person]:
-        """Different people."""
+        """Return `count` different people."""
         return [Person(**row) for row in self.rng.sample(table("names"), count)]
 
     def word(self, kind: str) -> str:
-        """Any word of that kind."""
+        """Return a random word of one kind."""
         return self.rng.choice(words(kind))

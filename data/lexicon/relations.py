@@ -1,6 +1,6 @@
-"""From table rows to the slots of frames: one function a relation, each giving a fact at random.
+"""Fills the slots of frames: one function for each relation, which returns a random fact.
 
-What is combined here, such as lists to sort or sentences to turn into the passive, is drawn anew each time.
+Most facts are rows of a table. Some are combined anew on each call, such as lists to sort and passive sentences.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ONSETS: tuple[str, ...] = (
 CODAS: tuple[str, ...] = (
     *"bdgklmnprstxy", "ck", "lk", "ll", "mp", "nd", "ng", "nt", "rd", "rn", "sh", "st", "th", "er", "le"
 )  # fmt: skip
-RARE = (
+RARE_WORD_COLUMNS = (
     ("nouns", "plural"), ("verbs", "base"), ("countries", "country"), ("elements", "element"),
     ("animals", "animal"), ("adjectives", "adjective"), ("spellings", "correct"), ("opposites", "word"),
 )  # fmt: skip
@@ -33,7 +33,7 @@ QUANTITIES = (*range(1, 13), 15, 20, 25, 30, 40, 50)
 SIGNS = {"plus": "+", "minus": "-", "times": "x", "divided by": "/"}
 
 
-# --- facts that stand in tables -----------------------------------------------------------------------------------
+# --- facts from tables --------------------------------------------------------------------------------------------
 
 
 def opposites(draw: Draw) -> Slots:
@@ -75,7 +75,7 @@ def animals(draw: Draw) -> Slots:
 
 
 def animal_slots(row: Row) -> Slots:
-    """An animal with its articles."""
+    """Return an animal's row, with articles."""
     articles = {f"a_{name}": with_article(row[name]) for name in ("kind", "young")}
     return {**row, **articles, "an_animal": with_article(row["animal"])}
 
@@ -103,14 +103,16 @@ def classification(draw: Draw) -> Slots:
     row = draw.row("classes")
     other, third = draw.rng.sample(clear_others(row["class"]), 2)
     friend = draw.rng.choice(members()[row["class"]])["member_phrase"]
-    one, two, three = (with_article(name) for name in draw.rng.sample([row["class"], other, third], 3))
+    first_option, second_option, third_option = (
+        with_article(name) for name in draw.rng.sample([row["class"], other, third], 3)
+    )
     return {
         "member": row["member_phrase"],
         "friend": friend,
         "a_class": with_article(row["class"]),
         "a_other": with_article(other),
         "a_third": with_article(third),
-        "options": f"{one}, {two} or {three}",
+        "options": f"{first_option}, {second_option} or {third_option}",
     }
 
 
@@ -130,7 +132,7 @@ def definitions(draw: Draw) -> Slots:
 
 def facts(draw: Draw) -> Slots:
     row = dict(draw.row("facts"))
-    del row["question"]  # it belongs to the instruction set alone
+    del row["question"]  # Only the instruction set may ask it.
     return row
 
 
@@ -139,7 +141,7 @@ def jobs(draw: Draw) -> Slots:
     return {"job": row["job_phrase"], "does": row["does"], "place": row["place"]}
 
 
-# --- facts that are worked out ------------------------------------------------------------------------------------
+# --- computed facts -----------------------------------------------------------------------------------------------
 
 
 def units(draw: Draw) -> Slots:
@@ -147,8 +149,8 @@ def units(draw: Draw) -> Slots:
     count, factor = draw.rng.choice(QUANTITIES), int(row["factor"])
     larger = f"{count} {row['unit'] if count == 1 else row['units']}"
     smaller = f"{count * factor} {row['smaller']}"
-    ways = [(larger, smaller, row["smaller"]), (smaller, larger, row["units"])]
-    quantity, converted, unit = draw.rng.choice(ways) if factor > 1 else ways[0]
+    directions = [(larger, smaller, row["smaller"]), (smaller, larger, row["units"])]
+    quantity, converted, unit = draw.rng.choice(directions) if factor > 1 else directions[0]
     return {"quantity": quantity, "converted": converted, "unit_b": unit}
 
 
@@ -164,7 +166,7 @@ def arithmetic(draw: Draw) -> Slots:
 
 
 def calculate(a: int, op: str, b: int) -> int:
-    """The result of `a op b`, the operation in words."""
+    """Return the result of `a op b`. `op` is a key of `SIGNS`."""
     return {"plus": a + b, "minus": a - b, "times": a * b, "divided by": a // b}[op]
 
 
@@ -176,7 +178,7 @@ def calendar(draw: Draw) -> Slots:
 
 
 def sorting_pool() -> list[str]:
-    """The single words that are put in order."""
+    """Return the single words that lists to sort are made of."""
     return [row["member"] for name in SORTED_CLASSES for row in members()[name] if row["member"].isalpha()]
 
 
@@ -198,27 +200,27 @@ def _in_order(mixed: Sequence[str], in_order: Sequence[str]) -> Slots:
 def odd_one_out(draw: Draw) -> Slots:
     name = draw.card("odd classes", list(members()))
     others = [row["member"] for row in draw.rng.sample(members()[name], 3)]
-    stranger = draw.rng.choice(clear_others(name))
-    odd = choose_other(draw.rng, [row["member"] for row in members()[stranger]], *others)
+    other_class = draw.rng.choice(clear_others(name))
+    odd = choose_other(draw.rng, [row["member"] for row in members()[other_class]], *others)
     mixed = draw.rng.sample([*others, odd], 4)
     return {"mixed": ", ".join(mixed), "odd": odd, "others": ", ".join(others), "class": name}
 
 
 def copying(draw: Draw) -> Slots:
-    """Words that somebody says again, half of them invented: only who looks back at them can spell those."""
-    a, b, c, d = (invented(draw) if draw.rng.random() < 0.5 else rare(draw) for _ in range(4))
+    """Words for somebody to repeat. Half of them are invented, so the model must copy them from the context."""
+    a, b, c, d = (invented_word(draw) if draw.rng.random() < 0.5 else rare_word(draw) for _ in range(4))
     return {"a": a, "b": b, "both": f"{a}, {b}", "all": ", ".join([a, b, c, d][: draw.rng.choice([3, 4])])}
 
 
-def invented(draw: Draw) -> str:
-    """A word that does not exist, such as `brindolk`."""
+def invented_word(draw: Draw) -> str:
+    """Make up a word, such as `brindolk`."""
     syllables = (draw.rng.choice(ONSETS) + draw.rng.choice("aeiou") for _ in range(draw.rng.choice([1, 2, 2, 3])))
     return "".join(syllables) + draw.rng.choice(CODAS)
 
 
-def rare(draw: Draw) -> str:
-    """A word out of any table."""
-    name, column = draw.rng.choice(RARE)
+def rare_word(draw: Draw) -> str:
+    """Return a word from one of several tables."""
+    name, column = draw.rng.choice(RARE_WORD_COLUMNS)
     return draw.row(name)[column]
 
 
@@ -226,7 +228,7 @@ def rare(draw: Draw) -> str:
 
 
 def transitive(draw: Draw) -> Action:
-    """Somebody does something to something."""
+    """Return an action with an object: somebody does something to something."""
     row = draw.row("transitive")
     agent = Phrase.parse(draw.rng.choice(split_cell(row["agents"])))
     patient = Phrase.parse(draw.rng.choice(split_cell(row["patients"])))
@@ -242,7 +244,7 @@ def transitive(draw: Draw) -> Action:
 
 
 def intransitive(draw: Draw) -> Action:
-    """Somebody does something somewhere."""
+    """Return an action without an object: somebody does something somewhere."""
     row = draw.row("intransitive")
     subject = Phrase.parse(draw.rng.choice(split_cell(row["subjects"])))
     rest = draw.rng.choice(split_cell(row["complements"]))
@@ -250,7 +252,7 @@ def intransitive(draw: Draw) -> Action:
 
 
 def state(draw: Draw) -> Action:
-    """Somebody is something, or somewhere."""
+    """Return a state: somebody is something, or somewhere."""
     row = draw.row("states")
     subject = Phrase.parse(draw.rng.choice(split_cell(row["subjects"])))
     return Action(
@@ -259,7 +261,7 @@ def state(draw: Draw) -> Action:
 
 
 def any_action(draw: Draw) -> Action:
-    """One of the three kinds."""
+    """Return a random transitive or intransitive action, or a state."""
     return draw.rng.choice([transitive, intransitive, intransitive, state])(draw)
 
 
@@ -310,13 +312,13 @@ def grammar(draw: Draw) -> Slots:
     action = any_action(draw)
     if action.base == "be":
         verb = action.clause("present").removeprefix(action.subject.text).split()[0]
-        swapped = {"is": "are", "are": "is"}[verb]
+        wrong_verb = {"is": "are", "are": "is"}[verb]
         return {
             "right": sentence(action.clause("present")),
-            "wrong": sentence(f"{action.subject.text} {swapped} {action.rest}"),
+            "wrong": sentence(f"{action.subject.text} {wrong_verb} {action.rest}"),
         }
-    other = action.third if action.subject.plural else action.base
-    wrong = f"{action.subject.text} {other} {action.rest}"
+    wrong_verb = action.third if action.subject.plural else action.base
+    wrong = f"{action.subject.text} {wrong_verb} {action.rest}"
     return {"right": sentence(action.clause("present")), "wrong": sentence(wrong)}
 
 
@@ -326,7 +328,7 @@ def narrative(draw: Draw) -> Slots:
 
 
 def office(draw: Draw) -> Slots:
-    """Words of the desk; what they need, every frame gets."""
+    """Slots of the office frames. Their other slots are common to all frames."""
     return {"place": draw.word("place")}
 
 
@@ -365,26 +367,26 @@ RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
     "narrative": (2, narrative),
     "office": (2, office),
 }
-"""How often each relation comes up among the sentences, and what gives its slots."""
+"""For each relation: its weight among the sentences, and the function that returns its slots."""
 
 
 def scene(draw: Draw) -> Slots:
-    """The slots of a story or a dialogue, which keep their values throughout it."""
-    one, two, three = draw.people(3)
+    """Return the slots of one story or dialogue. Each slot has the same value in the whole text."""
+    person, person2, person3 = draw.people(3)
     day, month = draw.rng.randrange(7), draw.rng.randrange(12)
     country, animal, job = draw.row("countries"), animal_young(draw), draw.row("jobs")
     kinds = ("food", "fruit", "place", "thing", "weather", "tree", "flower", "instrument", "vehicle", "tool", "toy")
-    simple = {kind: draw.word(kind) for kind in (*kinds, "drink", "clothes", "room", "number", "colour")}
+    words = {kind: draw.word(kind) for kind in (*kinds, "drink", "clothes", "room", "number", "colour")}
     opposite, synonym = draw.row("opposites"), draw.row("synonyms")
     noun, verb, element = draw.row("nouns"), draw.row("verbs"), draw.row("elements")
     return {
-        **simple,
-        "name": one.name, "he": one.he, "him": one.him, "his": one.his,
-        "He": capitalised(one.he), "His": capitalised(one.his),
-        "name2": two.name, "he2": two.he, "him2": two.him, "his2": two.his,
-        "He2": capitalised(two.he), "His2": capitalised(two.his),
-        "name3": three.name,
-        "a_thing": with_article(simple["thing"]), "a_fruit": with_article(simple["fruit"]), "object": simple["thing"],
+        **words,
+        "name": person.name, "he": person.he, "him": person.him, "his": person.his,
+        "He": capitalised(person.he), "His": capitalised(person.his),
+        "name2": person2.name, "he2": person2.he, "him2": person2.him, "his2": person2.his,
+        "He2": capitalised(person2.he), "His2": capitalised(person2.his),
+        "name3": person3.name,
+        "a_thing": with_article(words["thing"]), "a_fruit": with_article(words["fruit"]), "object": words["thing"],
         "animal": animal["animal"], "a_animal": animal["an_animal"], "young": animal["young"], "home": animal["home"],
         "animal2": choose_other(draw.rng, [row["animal"] for row in table("animals")], animal["animal"]),
         "job": job["job"], "a_job": job["job_phrase"], "job_does": job["does"], "job_place": job["place"],

@@ -1,4 +1,7 @@
-"""Reading the tables: tab-separated, the first line names the columns. Pieces of text are parted by `---`."""
+"""Reads the lexicon: tables and pieces of text.
+
+A table is tab-separated, and its first line names the columns. `---` separates the pieces of text.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ Row = dict[str, str]
 
 @cache
 def table(name: str) -> tuple[Row, ...]:
-    """All rows of `name`.tsv.
+    """Return all rows of `name`.tsv.
 
     Raises:
-        ValueError: a line has too few or too many cells, or an empty one; the sentence says which.
+        ValueError: a line has too few or too many cells, or an empty cell. The message names the line.
     """
     path = HERE / f"{name}.tsv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -32,29 +35,29 @@ def table(name: str) -> tuple[Row, ...]:
 
 @cache
 def pieces(name: str) -> tuple[str, ...]:
-    """The pieces of text in `name`.txt."""
+    """Return the pieces of text in `name`.txt."""
     text = (HERE / f"{name}.txt").read_text(encoding="utf-8")
     return tuple(piece.strip() for piece in text.split("\n---\n") if piece.strip("-\n "))
 
 
 @cache
 def words(kind: str) -> tuple[str, ...]:
-    """All words of one kind in words.tsv."""
+    """Return all words of one kind in words.tsv."""
     return tuple(row["word"] for row in table("words") if row["kind"] == kind)
 
 
 @cache
 def members() -> dict[str, tuple[Row, ...]]:
-    """The rows of classes.tsv by their class."""
-    found: dict[str, list[Row]] = {}
+    """Return the rows of classes.tsv by their class."""
+    members_of: dict[str, list[Row]] = {}
     for row in table("classes"):
-        found.setdefault(row["class"], []).append(row)
-    return {name: tuple(rows) for name, rows in found.items()}
+        members_of.setdefault(row["class"], []).append(row)
+    return {name: tuple(rows) for name, rows in members_of.items()}
 
 
 @cache
 def clear_others(name: str) -> tuple[str, ...]:
-    """The classes that no member of this one could be taken for."""
+    """Return the classes that are clearly different: no member of class `name` belongs to them."""
     pairs = {(row["class"], row["other"]) for row in table("confusable")}
     return tuple(
         other for other in members() if other != name and (name, other) not in pairs and (other, name) not in pairs
@@ -62,5 +65,5 @@ def clear_others(name: str) -> tuple[str, ...]:
 
 
 def split_cell(cell: str) -> Sequence[str]:
-    """A cell that holds several values."""
+    """Return the values of a cell that holds several."""
     return cell.split("|")

@@ -1,4 +1,4 @@
-"""The templates against their written-out text, and against Hugging Face's renderer."""
+"""Templates, compared with literal prompts, the book's code and Hugging Face's Jinja renderer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAIRED = (
 
 
 @pytest.mark.parametrize(
-    ("name", "input_text", "text"),
+    ("name", "input_text", "prompt"),
     [
         ("alpaca", "", f"{BELOW}\n\n### Instruction:\nSort.\n\n### Response:\n"),
         ("alpaca", "b, a", f"{BELOW}\n\n### Instruction:\nSort.\n\n### Input:\nb, a\n\n### Response:\n"),
@@ -27,49 +27,50 @@ PAIRED = (
         ("phi3", "b, a", "<|user|>\nSort.\nb, a\n<|assistant|>:\n"),
     ],
 )
-def test_written_out(name: str, input_text: str, text: str) -> None:
+def test_render_gives_the_literal_prompt(name: str, input_text: str, prompt: str) -> None:
     template = get_template(name)
-    assert template.render("Sort.", input_text) == text
-    assert "".join(template.parts("Sort.", input_text)) == text
+    assert template.render("Sort.", input_text) == prompt
+    assert "".join(template.parts("Sort.", input_text)) == prompt
     assert template.parts("Sort.", input_text).user_text == (input_text or "Sort.")
 
 
-def test_a_conversation_repeats_the_turn_not_the_preamble() -> None:
-    text = get_template("alpaca").render("And Italy?", history=[Exchange("Capital of France?", "Paris.")])
-    assert text == (
+def test_conversation_repeats_the_headers_but_not_the_preamble() -> None:
+    prompt = get_template("alpaca").render("And Italy?", history=[Exchange("Capital of France?", "Paris.")])
+    assert prompt == (
         f"{BELOW}\n\n### Instruction:\nCapital of France?\n\n### Response:\nParis."
         f"\n\n### Instruction:\nAnd Italy?\n\n### Response:\n"
     )
 
 
-def test_text_is_joined_never_formatted() -> None:
-    hostile = "{0} {instruction} %s {{ config }} {% for x in y %}"
-    assert hostile in get_template("alpaca").render(hostile)
+def test_braces_and_percent_signs_have_no_meaning() -> None:
+    text = "{0} {instruction} %s {{ config }} {% for x in y %}"
+    assert text in get_template("alpaca").render(text)
 
 
-def test_the_books_prompt() -> None:
+def test_alpaca_is_the_book_prompt_with_the_response_header() -> None:
     ch07 = pytest.importorskip("llms_from_scratch.ch07", reason="the book's package is not installed")
-    for entry in ({"instruction": "Sort.", "input": "b, a"}, {"instruction": "Say hi.", "input": ""}):
-        ours = render_example(get_template("alpaca"), Example(**entry, output="x"))
-        assert ours == ch07.format_input(entry) + "\n\n### Response:\n"
+    for instruction, text in (("Sort.", "b, a"), ("Say hi.", "")):
+        prompt = render_example(get_template("alpaca"), Example(instruction=instruction, input=text, output="x"))
+        book_prompt = ch07.format_input({"instruction": instruction, "input": text})
+        assert prompt == book_prompt + "\n\n### Response:\n"
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_chat_template_renders_the_same(name: str) -> None:
+def test_chat_template_renders_the_same_prompt(name: str) -> None:
     template = get_template(name)
     history = [Exchange('Say "x" {{ y }}\\n', "It's\n{% x %}"), Exchange("Two", "2")]
     messages = [{"role": "system", "content": "Brief."}]
     for exchange in history:
         messages += [{"role": "user", "content": exchange.user}, {"role": "assistant", "content": exchange.assistant}]
     messages.append({"role": "user", "content": "Three"})
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers sets it up
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # The settings of transformers.
     rendered = environment.from_string(template.chat_template()).render(messages=messages, add_generation_prompt=True)
     with_system = [Exchange("Brief.\n\n" + history[0].user, history[0].assistant), history[1]]
     assert rendered == template.render("Three", history=with_system)
 
 
-def test_fingerprints_differ_and_stay() -> None:
-    # A changed text makes models trained with the old one unusable: change it only under a new name.
+def test_fingerprints_are_fixed() -> None:
+    # A changed template breaks the models that were trained with it. Add a template with a new name instead.
     assert {name: template.fingerprint for name, template in TEMPLATES.items()} == {
         "alpaca": "66c04b6342e8fd94",
         "alpaca-stanford": "e91aa0d9d1d913d8",
@@ -78,6 +79,6 @@ def test_fingerprints_differ_and_stay() -> None:
     }
 
 
-def test_unknown_template() -> None:
+def test_unknown_template_is_refused() -> None:
     with pytest.raises(SettingsError, match="expected one of alpaca, alpaca-stanford, phi3, text, got 'llama'"):
         get_template("llama")

@@ -1,4 +1,4 @@
-"""Tiny models for tests."""
+"""Tiny models with random weights."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
 
 requires_loops = pytest.mark.skipif(
-    not fused.is_compiled(), reason="the project was installed without a C compiler, so there are no compiled loops"
+    not fused.is_compiled(), reason="the compiled loops are missing: the project was installed without a C compiler"
 )
 
 
 def tiny_config(tokenizer: Tokenizer, **changes: object) -> ModelConfig:
-    """Two layers of width 32 over the tokenizer's vocabulary, context 256."""
+    """Return a config with 2 layers, width 32, context 256 and the tokenizer's vocabulary, and some changed fields."""
     shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 256, "vocab_size": tokenizer.vocab_size}
     return ModelConfig.model_validate(shape | changes)
 
 
 def tiny_checkpoint(tokenizer: Tokenizer, *, seed: int = 1, **changes: object) -> Checkpoint:
-    """A tiny model with random weights."""
+    """Return a tiny model with random weights. `changes` are fields of its config."""
     model = GPT(tiny_config(tokenizer, **changes)).eval()
     model.initialise(seed)
     return Checkpoint(model=model, tokenizer=tokenizer, template=get_template("alpaca"), info=None, name="tiny")
 
 
-def save_tiny(folder: Path, tokenizer: Tokenizer, **changes: object) -> Path:
-    """The same as a folder."""
-    save_checkpoint(tiny_checkpoint(tokenizer, **changes), folder)
+def save_tiny(folder: Path, tokenizer: Tokenizer, *, seed: int = 1, **changes: object) -> Path:
+    """Save `tiny_checkpoint` as a model folder, and return the folder."""
+    save_checkpoint(tiny_checkpoint(tokenizer, seed=seed, **changes), folder)
     return folder
