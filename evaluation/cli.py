@@ -23,9 +23,9 @@ from assistant.shipped import find_model
 if TYPE_CHECKING:
     from assistant.decoding.session import Session
     from assistant.settings import DecodePrecision
+    from evaluation.answers_folder import AnswersFolder
     from evaluation.judgement import JudgeSettings
     from evaluation.report import Report
-    from evaluation.responses import Run
 
 app = typer.Typer(
     cls=Commands,
@@ -58,7 +58,8 @@ def respond(
     After an interruption, the same command continues where it stopped.
     """
     from assistant.dataset.instructions import read_examples
-    from evaluation.responses import answer, begin_run, choose_part, count_answered, describe_model_run
+    from evaluation.answers_folder import claim_folder, count_answered
+    from evaluation.responses import answer, choose_part, describe_answers
 
     if generation.temperature == 0 and not (generation.top_k is generation.top_p is generation.min_p is None):
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
@@ -67,7 +68,7 @@ def respond(
     session = load_session(str(folder), engine.precision)
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
-    begin_run(run, describe_model_run(session, str(folder), [shown_path(path) for path in data], chosen, generation))
+    claim_folder(run, describe_answers(session, str(folder), [shown_path(path) for path in data], chosen, generation))
     before = count_answered(run)
     if before:
         note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
@@ -104,21 +105,21 @@ def score(
     A file of answers has the fields instruction, input, output and model_response. Metrics are always computed; the
     judge is asked where one is named, and only for what it has not scored yet.
     """
+    from evaluation.answers_folder import read_answers
     from evaluation.judgement import TRANSIENT
-    from evaluation.responses import read_run
     from evaluation.scoring import write_metrics
 
     settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
     if settings is None and (host is not None or retry_unscored):
         note("note: --host and --retry-unscored do nothing without --judge.")
-    folder = _run_folder(path, run)
-    stored = read_run(folder)
-    write_metrics(stored)
+    folder = _answers_folder(path, run)
+    answers = read_answers(folder)
+    write_metrics(answers)
     failure: AssistantError | None = None
     interrupted = False
     if settings is not None:
         try:
-            _ask_judge(stored, settings, retry_unscored)
+            _ask_judge(answers, settings, retry_unscored)
         except AssistantError as error:
             failure = error
         except KeyboardInterrupt:
@@ -144,7 +145,7 @@ def report(
 
 
 def load_session(model: str, precision: DecodePrecision) -> Session:
-    """The model, loaded. Torch comes in here and nowhere earlier."""
+    """Load the model. Nothing before this call imports torch."""
     from assistant.decoding.session import Session
 
     return Session.load(model, precision=precision, may_draft=False)
@@ -170,34 +171,37 @@ def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) 
     )
 
 
-def _run_folder(path: Path, run: Path | None) -> Path:
-    """The run folder that PATH is, or the one made of the file that it is."""
-    from evaluation.responses import RESPONSES_FILE, RUN_FILE, import_answers
+def _answers_folder(path: Path, run: Path | None) -> Path:
+    """Return PATH if it is an answers folder. If it is a file of answers, write it into an answers folder first."""
+    from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE
+    from evaluation.responses import import_answers
 
     if not path.exists():
-        raise DataError(f"{path}: expected a run folder or a file of answers, got nothing there. Check the path.")
+        raise DataError(f"{path}: expected an answers folder or a file of answers, got no such path. Check the path.")
     if path.name == RESPONSES_FILE and (path.parent / RUN_FILE).exists():
         path = path.parent
     if path.is_dir():
         if run is not None and run.resolve() != path.resolve():
-            raise SettingsError(f"--run: expected none, got {str(run)!r}: {path} is a run folder itself. Leave it out.")
+            raise SettingsError(
+                f"--run: expected no other folder for the answers folder {path}, got {str(run)!r}. Leave out --run."
+            )
         return path
     folder = run if run is not None else Path("runs") / path.stem
     import_answers(path, folder)
     return folder
 
 
-def _ask_judge(run: Run, settings: JudgeSettings, retry_unscored: bool) -> None:
+def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, retry_unscored: bool) -> None:
     from evaluation.judge import Judge
-    from evaluation.scoring import judge_run
+    from evaluation.scoring import judge_answers
 
     with Judge(settings) as judge:
-        steps = judge_run(run, judge, retry_unscored=retry_unscored)
+        steps = judge_answers(answers, judge, retry_unscored=retry_unscored)
         total = next(steps).total
         if total == 0:
-            note(f"judge {settings.model}: nothing left to ask.")
+            note(f"judge {settings.model}: no questions left.")
             return
-        note(f"judge {settings.model} at {settings.url}: {total} to ask; the first answer waits for the model to load.")
+        note(f"judge {settings.model} at {settings.url}: {total} questions. The server loads the model first.")
         with _progress("judged", total) as show:
             for _step in steps:
                 show()
@@ -207,43 +211,43 @@ def _reported(folder: Path) -> Report:
     from evaluation.render import as_markdown
     from evaluation.report import make_report, write_report
 
-    found = make_report(folder)
-    write_report(folder, found, as_markdown(found))
-    return found
+    report = make_report(folder)
+    write_report(folder, report, as_markdown(report))
+    return report
 
 
 # --- showing ------------------------------------------------------------------------------------------------------
 
 
-def _show(found: Report, folder: Path, as_json: bool) -> None:
+def _show(report: Report, folder: Path, as_json: bool) -> None:
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(report.model_dump(mode="json"))
         return
     from rich.console import Console
 
     from evaluation.render import terminal
 
-    Console(highlight=False).print(terminal(found))
+    Console(highlight=False).print(terminal(report))
     note(f"written: {folder / 'report.md'}, {folder / 'report.json'}")
 
 
 def _tell_answered(run: Path, before: int, as_json: bool) -> None:
-    from evaluation.responses import read_run
+    from evaluation.answers_folder import read_answers
 
-    responses = read_run(run).responses
-    refused = sum(record.response is None for record in responses)
+    responses = read_answers(run).responses
+    n_new = len(responses) - before
+    n_without = sum(record.response is None for record in responses)
     if as_json:
-        counts = {"run": str(run), "rows": len(responses), "new": len(responses) - before, "without_response": refused}
-        print_json(counts)
+        print_json({"run": str(run), "rows": len(responses), "new": n_new, "without_response": n_without})
         return
-    without = f", {refused} without a response" if refused else ""
-    typer.echo(f"{run}: {len(responses)} rows answered, {len(responses) - before} of them now{without}.")
+    without = f", {n_without} without a response" if n_without else ""
+    typer.echo(f"{run}: {len(responses)} rows answered, {n_new} of them now{without}.")
     typer.echo(f"Next: evaluation score {run}")
 
 
 @contextmanager
 def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each row. A bar on a terminal; in a pipe a line every tenth."""
+    """Yield a function to call after each row. A terminal shows a bar; a pipe gets a line after every tenth."""
     if not sys.stderr.isatty():
         done = start
 
@@ -265,5 +269,5 @@ def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[],
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line."""
     app(prog_name="evaluation")

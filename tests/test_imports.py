@@ -25,7 +25,10 @@ ROOMS: dict[str, str] = {
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": "__init__ console options progress doctor data job prefer demo app",
     "assistant.__main__": "",
-    "evaluation": "__init__ escape metrics rubric judgement judge ledger responses scoring report render cli __main__",
+    "evaluation": (
+        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures report "
+        "render cli __main__"
+    ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
     "data.authoring": "__init__ questions instructions pocket",
@@ -39,7 +42,7 @@ ORDER = {
 }
 HOMES = {
     "textual": ("assistant.tui",),
-    "ollama": ("evaluation.judge",),
+    "ollama": ("evaluation.ollama_client",),
     "pandas": ("evaluation.report",),
     "matplotlib": ("assistant.training.plots",),
     "typer": ("assistant.cli", "evaluation.cli"),
