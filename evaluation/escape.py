@@ -1,4 +1,4 @@
-"""Escaping of text from models and files for Markdown pages and JSON files. For the terminal, see `assistant.escape`."""
+"""Escaping of text from models and files for Markdown and JSON. For the terminal, see `assistant.escape`."""
 
 from __future__ import annotations
 

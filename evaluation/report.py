@@ -41,7 +41,7 @@ REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 N_WORST_ROWS = 10
 FEW_ROWS = 10
-"""With fewer rows a bootstrap interval is far too narrow. A category then has no interval, and the report has a note."""
+"""With fewer rows a bootstrap interval is far too narrow: a category gets no interval, and the report a note."""
 
 RATES = ("exact", "normalised_exact")
 """Metrics that are 0 or 100 for each row."""
