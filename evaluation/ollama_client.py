@@ -225,13 +225,10 @@ class OllamaClient:
 
     def missing_model(self, installed: list[str] | None) -> PrerequisiteError:
         """Return the error for a model that is not installed. `installed` is None if the list is not known."""
-        actual = (
-            "no such model"
-            if installed is None
-            else f"only {', '.join(installed)}"
-            if installed
-            else "no models at all"
-        )
+        if installed is None:
+            actual = "no such model"
+        else:
+            actual = f"only {', '.join(installed)}" if installed else "no models at all"
         return PrerequisiteError(
             f"judge: expected the model {self.settings.model!r} at {self.settings.url}, got {actual}. "
             f"Fetch it: ollama pull {self.settings.model}"

@@ -135,9 +135,9 @@ class TestAnswers:
         assert double.chat()[0]["think"] is False
         recorded = double.requests[0]
         assert (recorded.method, recorded.path, recorded.status) == ("POST", "/api/chat", 200)
-        assert recorded.begun is not None
+        assert recorded.started is not None
         assert recorded.finished is not None
-        assert recorded.started <= recorded.begun <= recorded.finished
+        assert recorded.arrived <= recorded.started <= recorded.finished
 
     def test_streamed(self, double: OllamaDouble, client: ollama.Client) -> None:
         double.enqueue(Answer("The score is 3.", chunk=4))
@@ -684,7 +684,7 @@ class TestConcurrency:
             list(pool.map(lambda _: ask(client), range(4)))
         assert double.max_in_flight == 4
         assert double.max_running == 1
-        spans = sorted((request.begun or 0, request.finished or 0) for request in double.requests)
+        spans = sorted((request.started or 0, request.finished or 0) for request in double.requests)
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
     def test_requests_one_by_one_are_never_in_flight_together(
@@ -718,7 +718,7 @@ class TestConcurrency:
             with pytest.raises(httpx.ReadTimeout):
                 hanging.result()
             assert ask(first).message.content == "third"
-        assert double.requests[1].begun is None
+        assert double.requests[1].started is None
         assert double.requests[1].aborted
 
 
