@@ -17,6 +17,7 @@ from evaluation.scoring import LEDGER_FILE, write_metrics
 IDENTITY = JudgeIdentity(model="m", digest="d" * 64, server_version="1", client_version="2", options={}, rubric="r")
 FOUR_ROWS = [("Paris.", "\nParis."), ("4", "five"), ("Blue.", ""), ("A long answer.", "A long answer, nearly.")]
 """References and responses: exact, wrong, empty and nearly right."""
+ROWS_WITH_CATEGORIES = [("1", "1", "sums"), ("2", "2", "sums"), ("3", "4", "sums"), ("a", "b", "letters"), ("c", "c")]
 
 
 def measured_answers(folder: Path, rows: Sequence[tuple[str, ...]]) -> AnswersFolder:
