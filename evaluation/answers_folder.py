@@ -90,7 +90,7 @@ class AnswersFolder:
 
     @property
     def unanswered(self) -> int:
-        """Number of rows that the model was not asked yet."""
+        """Number of rows that the model was not asked about yet."""
         return self.info.rows - len(self.responses)
 
 

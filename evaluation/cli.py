@@ -201,7 +201,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, retry_unscored: 
         if total == 0:
             note(f"judge {settings.model}: no questions left.")
             return
-        note(f"judge {settings.model} at {settings.url}: {total} questions. The server loads the model first.")
+        note(f"judge {settings.model} at {settings.url}: {total} to ask. The server loads the model first.")
         with _progress("judged", total) as show:
             for _step in steps:
                 show()
@@ -247,7 +247,7 @@ def _tell_answered(run: Path, before: int, as_json: bool) -> None:
 
 @contextmanager
 def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each row. A terminal shows a bar; a pipe gets a line after every tenth."""
+    """Yield a function to call after each row. A terminal shows a bar, a pipe gets a line for every tenth of the rows."""
     if not sys.stderr.isatty():
         done = start
 

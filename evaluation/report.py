@@ -88,7 +88,7 @@ class ShownRow(Frozen):
 
 
 class JudgeSummary(JudgeIdentity):
-    """The judge whose scores are reported: the one that was asked last."""
+    """The judge that was asked last. The report contains only its scores."""
 
     url: str
     judge_fingerprint: str
@@ -119,7 +119,7 @@ class Report(Frozen):
     exact_matches: int
     unscored: dict[Reason, int]
     unanswered: int
-    """Rows that the model was not asked yet. They count under `no_response`."""
+    """Rows that the model was not asked about yet. They count under `no_response`."""
     sources: dict[Source, int]
     """Where the scores come from."""
     metrics: dict[str, Mean]
