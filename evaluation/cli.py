@@ -247,7 +247,7 @@ def _tell_answered(run: Path, before: int, as_json: bool) -> None:
 
 @contextmanager
 def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each row. A terminal shows a bar, a pipe gets a line for every tenth of the rows."""
+    """Yield a function to call after each row. A terminal shows a bar; a pipe gets a line per tenth of the rows."""
     if not sys.stderr.isatty():
         done = start
 

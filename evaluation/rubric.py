@@ -5,7 +5,7 @@ Reports multiply it by 20. The response is untrusted text. It comes first, betwe
 the task is repeated after it. Texts are joined and never formatted. The prompt shows no verdict as an example, because
 small judges copy it (ServiceNow/insight-bench#17).
 
-All texts here are part of the judge's fingerprint: after a change, old and new scores are no longer comparable.
+The texts of the prompt are part of the judge's fingerprint. After a change, old and new scores are not comparable.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def parse_verdict(content: str) -> Verdict:
     if not isinstance(value, dict):
         raise VerdictError(f"expected a JSON object, got {_short_repr(content)}")
     score, analysis = value.get("score"), value.get("analysis")
-    if type(score) is not int or not 0 <= score <= MAX_SCORE:  # bool is a subclass of int
+    if type(score) is not int or not 0 <= score <= MAX_SCORE:  # bool is a subclass of int; 3.0 is refused
         raise VerdictError(f'expected an integer "score" from 0 to {MAX_SCORE}, got {_short_repr(score)}')
     if not isinstance(analysis, str):
         raise VerdictError(f'expected "analysis" to be text, got {_short_repr(analysis)}')
