@@ -1,6 +1,7 @@
 # make demo   the whole main job on the embedded default      make test   linter, type checker, tests
 # make chat   talk with the demo's model                      make setup  the virtual environment alone
 # make pocket the pretrained model again, from nothing        (two hours on two cores; goes on where it stopped)
+# make pictures  the pictures in docs/pictures, from the demo's model
 #
 # Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make must be there.
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo chat pocket test lint clean
+.PHONY: setup demo chat pocket pictures test lint clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +39,10 @@ chat: setup
 
 pocket: setup
 	@$(BIN)/python -m data.authoring.pocket --work build/pocket --output data/pocket
+
+pictures: setup
+	@test -e demo/model/config.json || $(BIN)/assistant demo
+	@$(BIN)/python docs/pictures.py demo/model
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
