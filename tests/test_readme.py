@@ -131,7 +131,7 @@ def test_readme_links_to_every_page() -> None:
 def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
     program = (
-        "import sys; from pathlib import Path; import assistant.demo as demo\n"
+        "import sys; from pathlib import Path; import assistant.cli.demo as demo\n"
         "real = demo.shipped; demo.shipped = lambda name: Path('few.json') if name.endswith('.json') else real(name)\n"
         "demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
         "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"

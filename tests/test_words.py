@@ -28,7 +28,7 @@ PAGES = (
     "data/authoring/model_card.md",
     "benchmarks/RESULTS.md",
 )
-PROGRAMS = {"assistant": assistant.cli.app, "evaluation": evaluation.cli.app}
+PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
 
 BAD = {
     r"\btells?\s+(of|how|what|whether|which|why)\b|\btells?[.;,]": "shows, reports",
