@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-import assistant.cli
+import assistant.cli.app
 import evaluation.cli
 
 from .conftest import REPOSITORY
