@@ -56,7 +56,7 @@ def statements() -> Mapping[str, Sequence[Statement]]:
     return by_relation
 
 
-def _derived_slots(row: Mapping[str, str]) -> Mapping[str, str]:
+def _derived_slots(row: Mapping[str, str]) -> dict[str, str]:
     return {"misspelling": split_cell(row.get("misspellings", ""))[0], "a_young": with_article(row.get("young", ""))}
 
 

@@ -118,13 +118,13 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Where a chunk lies: at `first` to `end` among the N tokens, at positions `start` to `stop` of its row."""
+    """A chunk's place among the N tokens of a prefill, and its positions in its row of the cache."""
 
     row: int
-    first: int
-    end: int
-    start: int
-    stop: int
+    token_start: int
+    token_end: int
+    position_start: int
+    position_end: int
     needs_logits: bool
 
 
@@ -193,9 +193,9 @@ class Decoder:
         """
         spans = list(_spans(chunks, cache.lengths, needs_logits))
         input_ids = [token_id for chunk in chunks for token_id in chunk.input_ids]
-        positions = [position for span in spans for position in range(span.start, span.stop)]
+        positions = [position for span in spans for position in range(span.position_start, span.position_end)]
         x = self._embed(torch.tensor(input_ids, device=self.device), torch.tensor(positions, device=self.device))
-        last_tokens = [span.end - 1 for span in spans if span.needs_logits]
+        last_tokens = [span.token_end - 1 for span in spans if span.needs_logits]
         for layer, keys_values in zip(self._layers, cache.layers, strict=True):
             # After the last layer's attention, only the tokens with logits matter.
             only_last = layer is self._layers[-1] and not all_positions
@@ -208,7 +208,7 @@ class Decoder:
             x = x + layer.attn_c_proj(torch.cat(attended))
             x = x + self._mlp(self._norm(x, layer.ln_2), layer)
         for span in spans:
-            cache.lengths[span.row] = span.stop
+            cache.lengths[span.row] = span.position_end
         if not last_tokens and not all_positions:
             return x.new_zeros(0, self.config.vocab_size)
         return self._head(self._norm(x, self._ln_f))
@@ -223,12 +223,13 @@ class Decoder:
         """
         attended = []
         for span in spans:
-            chunk = qkv[span.first : span.end]
-            keys_values[:, span.row, :, span.start : span.stop] = chunk[:, 1:].permute(1, 2, 0, 3)
+            chunk = qkv[span.token_start : span.token_end]
+            positions = slice(span.position_start, span.position_end)
+            keys_values[:, span.row, :, positions] = chunk[:, 1:].permute(1, 2, 0, 3)
             if only_last and not span.needs_logits:
                 continue
             queries = (chunk[-1:, 0] if only_last else chunk[:, 0]).float()
-            attended.append(self._attend(queries, keys_values[:, span.row, :, : span.stop]))
+            attended.append(self._attend(queries, keys_values[:, span.row, :, : span.position_end]))
         return attended
 
     def _attend(self, queries: Tensor, keys_values: Tensor) -> Tensor:
@@ -288,8 +289,9 @@ def _copy_norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
 
 
 def _spans(chunks: Sequence[PromptChunk], lengths: Sequence[int], needs_logits: Sequence[bool]) -> Iterator[_Span]:
-    first = 0
+    token_start = 0
     for chunk, chunk_needs_logits in zip(chunks, needs_logits, strict=True):
-        size, start = len(chunk.input_ids), lengths[chunk.row]
-        yield _Span(chunk.row, first, first + size, start, start + size, chunk_needs_logits)
-        first += size
+        size, position = len(chunk.input_ids), lengths[chunk.row]
+        token_end = token_start + size
+        yield _Span(chunk.row, token_start, token_end, position, position + size, chunk_needs_logits)
+        token_start = token_end

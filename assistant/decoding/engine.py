@@ -98,7 +98,7 @@ class Engine:
     def __init__(self, decoder: Decoder, *, eos_id: int, draft: Decoder | None = None) -> None:
         self.decoder, self.draft, self.eos_id = decoder, draft, eos_id
         self.prefix_cache = PrefixCache(decoder.config, device=decoder.device)
-        """The last prompt, or the shared prefix of the last batch. Single prompts are also continued in it."""
+        """The last single prompt and its reply, or the prefix that the last batch shared."""
 
     def generate(
         self,
@@ -219,9 +219,9 @@ class _GenerateCall:
         return logits
 
     def _speculate(self, row: _Row, next_id: int, speculation: Speculation) -> list[int]:
-        """Add up to several tokens to the row. `next_id` is the row's last token, which is not in the cache yet.
+        """Add one or more tokens to the row. `next_id` is the row's last token, which is not in the cache yet.
 
-        Returns the new last token, or EOS, as a list of one.
+        Returns the last sampled token in a list, as `_sample` does.
         """
         max_tokens = row.max_new_tokens - len(row.token_ids)
         proposed_ids = speculation.propose(next_id, self.settings, row.state, max_tokens, self.should_stop)
@@ -239,7 +239,7 @@ class _GenerateCall:
 
     @torch.inference_mode()
     def generate_batch(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[Generated]:
-        """Continue prompts together in a cache of their own."""
+        """Continue several prompts together, in a new cache."""
         if not prompts:
             return
         max_new_tokens, context_length = self.settings.max_new_tokens, self.decoder.config.context_length

@@ -148,8 +148,8 @@ KERNEL_GROUPS: dict[Storage, tuple[tuple[Kernel, ...], ...]] = {
     "float16": ((float32_linear, half_linear),),
     "int8": ((float32_linear, int8_weight_only, int8_as_bfloat16, int8_dynamic),),
 }
-"""The candidates for each storage. A weight takes all its kernels from one group, because `onednn_packed` replaces the
-weight's memory. Within a group, each of `ROW_TIERS` may use another kernel. `float32_linear` is the reference."""
+"""The candidates for each storage. The kernels of one group share the weight's memory, so each of `ROW_TIERS` may use
+another kernel of the group; mixing groups would keep the weight twice. `float32_linear` is correct by definition."""
 
 _KERNELS_BY_NAME: dict[str, Kernel] = {
     kernel.__name__: kernel for groups in KERNEL_GROUPS.values() for group in groups for kernel in group
@@ -290,7 +290,7 @@ def _write_choices(choices: dict[str, Any]) -> None:
 
 
 def _is_usable_choice(value: object, storage: Storage) -> bool:
-    """Tell whether a stored choice names kernels of this storage, and `int8_dynamic` only for a single row.
+    """Return whether a stored choice names kernels of this storage, and `int8_dynamic` only for a single row.
 
     Choices of older versions can have names that no kernel has any more.
     """

@@ -114,7 +114,7 @@ def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(weights: Tensor, ids: Tensor, rows: Sequence[RowState]) -> list[int]:
-    """Draw one id per row. A row uses one random number per token, whatever number of candidates its batch has."""
+    """Draw one id per row. A row uses one random number per token, no matter how many candidates there are."""
     sums = weights.cumsum(dim=-1)
     numbers = torch.stack([torch.rand(1, dtype=torch.float64, generator=row.generator) for row in rows])
     # Numbers are below 1 and sums at least 1, so a product never rounds up to the last sum: weight 0 is never drawn.

@@ -30,8 +30,8 @@ DRAFT_STORAGES: tuple[Storage, ...] = ("int8", "float16")
 class Speculation:
     """Propose, verify and accept tokens of the row in a prefix cache.
 
-    The draft reads the keys and values that the decoder has stored, so it needs no cache of its own. It adds its own
-    keys and values after them, and verifying overwrites these.
+    The draft reads the keys and values that the decoder stored, so it needs no separate cache. It adds keys and values
+    for the tokens it proposes, and the decoder overwrites them when it verifies these tokens.
     """
 
     def __init__(self, decoder: Decoder, draft: Decoder, prefix_cache: PrefixCache, *, eos_id: int) -> None:

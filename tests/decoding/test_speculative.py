@@ -1,4 +1,4 @@
-"""Speculative decoding gives the decoder's own tokens, whatever the draft; and a draft is used only if it is faster."""
+"""Speculative decoding gives the decoder's tokens with any draft, and a draft is used only if it is faster."""
 
 from __future__ import annotations
 
