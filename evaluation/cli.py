@@ -163,11 +163,13 @@ def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) 
     url = find_host(host)
     return validate_settings(
         JudgeSettings,
-        model=model.strip(),
-        url=url,
-        num_ctx=num_ctx,
-        silence_timeout_s=timeout,
-        deadline_s=3 * timeout,
+        {
+            "model": model.strip(),
+            "url": url,
+            "num_ctx": num_ctx,
+            "silence_timeout_s": timeout,
+            "deadline_s": 3 * timeout,
+        },
     )
 
 

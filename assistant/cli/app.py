@@ -39,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Fine-tune a GPT-2 to follow instructions, and talk with it. `evaluation` scores what it answers.",
+    help="Fine-tune a GPT-2 to follow instructions, and chat with it. `evaluation` scores its answers.",
 )
 app.add_typer(data_app, name="data")
 
@@ -57,7 +57,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version  # its callback has done the work
 
@@ -185,7 +187,7 @@ def _model_or_demo(model: str | None) -> str:
         return str(find_model(model))
     if not (DEMO_MODEL / "config.json").exists():
         raise PrerequisiteError(
-            f"model: expected a folder, or the demo's in {DEMO_MODEL}, got neither. "
+            f"model: expected a model folder, or the demo's model in {DEMO_MODEL}, got neither. "
             f"Run `assistant demo` first, or name a model folder."
         )
     note(f"Using the demo's model in {DEMO_MODEL}.")
@@ -198,4 +200,6 @@ def _read_instruction() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig").strip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input: expected UTF-8, got {error.reason} at byte {error.start}.") from error
+        raise DataError(
+            f"standard input: expected UTF-8, got {error.reason} at byte {error.start}. Convert it."
+        ) from error

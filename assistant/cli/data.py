@@ -1,4 +1,4 @@
-"""`assistant data`: looking after instruction files."""
+"""`assistant data`: validate, split, check and show instruction files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from assistant.dataset.splits import Splits
     from assistant.dataset.tokenizer import Tokenizer
 
-data_app = typer.Typer(no_args_is_help=True, help="Look after instruction files.")
+data_app = typer.Typer(no_args_is_help=True, help="Validate, split, check and show instruction files.")
 
-OTHERS = FinetuneSettings.model_fields.keys()
+FIELDS = FinetuneSettings.model_fields.keys()
 
 
 @data_app.command("split")
@@ -59,7 +59,7 @@ def data_split(
 
 
 @data_app.command("check")
-@derive_options(leave_out=OTHERS - {"template"}, names={"split_seed": "--seed"})
+@derive_options(leave_out=FIELDS - {"template"}, names={"split_seed": "--seed"})
 def data_check(
     data: DataFiles,
     split: SplitSettings,
@@ -86,18 +86,18 @@ def data_check(
     if fix is not None and fix.exists():
         raise SettingsError(f"--fix {fix}: expected a name for a new file, got one that exists. Choose another.")
 
-    def parted(examples: Sequence[Example]) -> Splits:
+    def split_again(examples: Sequence[Example]) -> Splits:
         return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
 
     examples = read_examples(*data)
-    positions, context_length = _measure(model, settings.template) if model is not None else (None, 0)
-    found = check_examples(examples, parted(examples), positions=positions, context_length=context_length)
-    record = findings_as_json(found)
+    positions, context_length = _row_length(model, settings.template) if model is not None else (None, 0)
+    findings = check_examples(examples, split_again(examples), positions=positions, context_length=context_length)
+    record = findings_as_json(findings)
     if not as_json:
-        for line in describe_findings(found):
+        for line in describe_findings(findings):
             print(one_line(line))
     if fix is not None:
-        fixed = fix_examples(examples, found, parted)
+        fixed = fix_examples(examples, findings, split_again)
         write_atomic(fix, dump_rows(fixed.examples))
         record["fixed"] = {
             "file": str(fix),
@@ -105,17 +105,17 @@ def data_check(
             "grouped": fixed.grouped,
         }
         note(
-            f"{fix}: written without {len(fixed.left_out)} rows; {fixed.grouped} rows were given a group. Of "
-            f"contradicting rows the first stays: look at those above. Answers that look wrong are as they were."
+            f"{fix}: written without {len(fixed.left_out)} rows; {fixed.grouped} rows got a group. The first of "
+            f"contradicting rows stays, so look at those above. Suspicious answers are unchanged."
         )
     if as_json:
         print_json(record)
-    if not found.is_clean:
+    if not findings.is_clean:
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _measure(model: str, template: str) -> tuple[Callable[[Example], int], int]:
-    """How many positions a row takes, and how many the model has."""
+def _row_length(model: str, template: str) -> tuple[Callable[[Example], int], int]:
+    """A function from a row to the positions that it takes, and the model's context length."""
     from assistant.dataset.prompts import get_template
     from assistant.dataset.tokenizer import read_tokenizer
     from assistant.model.checkpoint import read_config
@@ -125,7 +125,7 @@ def _measure(model: str, template: str) -> tuple[Callable[[Example], int], int]:
 
     def positions(example: Example) -> int:
         if example.is_text:
-            return 0  # goes on in a further row
+            return 0  # it continues in further rows
         prompt = prompts.render(example.instruction, example.input, example.history)
         answers = [tokenizer.encode(answer) for answer in (example.output, example.rejected or "")]
         return len(tokenizer.encode(prompt)) + max(map(len, answers))
@@ -134,7 +134,7 @@ def _measure(model: str, template: str) -> tuple[Callable[[Example], int], int]:
 
 
 @data_app.command("show")
-@derive_options(leave_out=OTHERS - {"template", "train_on"})
+@derive_options(leave_out=FIELDS - {"template", "train_on"})
 def data_show(
     data: DataFiles,
     settings: FinetuneSettings,
@@ -142,7 +142,7 @@ def data_show(
     row: Annotated[int, typer.Option(min=1, help="Row number, counted from 1 as in the file.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Show a row as the model will see it: every token, and which ones it learns to write.
+    """Show a row as the model sees it: every token, and whether it counts in the loss.
 
     Example: `assistant data show mine.json --model gpt2 --row 3`
     """
@@ -156,23 +156,27 @@ def data_show(
     tokenizer, context_length = read_tokenizer(folder), read_config(folder).context_length
     examples = [example for example in read_examples(*data) if example.row == row]
     if not examples:
-        raise SettingsError(f"--row: expected a row of {', '.join(map(str, data))}, got {row}.")
+        raise SettingsError(f"--row: expected a row of {', '.join(map(str, data))}, got {row}. Choose another.")
     encoded = encode_examples(examples, get_template(settings.template), tokenizer, max_length=context_length)
-    shown = [_tokens(one, tokenizer, settings.train_on) for one in encoded.rows]
+    rows = [_tokens(encoded_row, tokenizer, settings.train_on) for encoded_row in encoded.rows]
     if as_json:
-        print_json({"rows": [[token._asdict() for token in row] for row in shown], "left_out": len(encoded.dropped)})
+        print_json(
+            {"rows": [[token._asdict() for token in tokens] for tokens in rows], "left_out": len(encoded.dropped)}
+        )
         return
-    for one, tokens in zip(encoded.rows, shown, strict=True):
+    for encoded_row, tokens in zip(encoded.rows, rows, strict=True):
         learnt = sum(token.learnt for token in tokens)
-        print(displayable(f"{one.example.where}: {len(tokens)} tokens, {learnt} of them learnt"))
+        print(displayable(f"{encoded_row.example.where}: {len(tokens)} tokens, {learnt} of them learnt"))
         for token in tokens:
             print(f"{'learnt' if token.learnt else 'masked'} {token.id:>6}  {visible(token.text)}")
     for example in (*encoded.truncated, *encoded.dropped):
-        note(f"{example.where}: longer than the {context_length} positions of the model; shortened, or left out.")
+        note(
+            f"{example.where}: longer than the {context_length} positions of the model, so it is shortened or left out."
+        )
 
 
 class Token(NamedTuple):
-    """One token of a row, and whether the model learns to write it."""
+    """A token of a row, and whether it counts in the loss."""
 
     id: int
     text: str
@@ -180,7 +184,7 @@ class Token(NamedTuple):
 
 
 def _tokens(row: EncodedExample, tokenizer: Tokenizer, train_on: TrainOn) -> list[Token]:
-    """Every token of a row; the first is never learnt, as nothing stands before it."""
+    """Every token of a row. The first is never a target, because nothing predicts it."""
     from assistant.dataset.tokenizer import EOS_TOKEN
 
     first = row.prompt_length if train_on == "response" else 1
@@ -188,7 +192,7 @@ def _tokens(row: EncodedExample, tokenizer: Tokenizer, train_on: TrainOn) -> lis
         Token(
             id=token_id,
             text=EOS_TOKEN if token_id == tokenizer.eos_id else tokenizer.decode([token_id]),
-            learnt=place >= first,
+            learnt=position >= first,
         )
-        for place, token_id in enumerate(row.input_ids)
+        for position, token_id in enumerate(row.input_ids)
     ]

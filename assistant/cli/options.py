@@ -64,7 +64,7 @@ def derive_options(
             settings, problems = {}, []
             for name, model in models.items():
                 try:
-                    settings[name] = _collect(model, options[name], given, defaults, dict(names))
+                    settings[name] = _collect(model, options[name], given, defaults, names)
                 except SettingsError as error:
                     problems.append(str(error))
             if problems:
@@ -121,7 +121,7 @@ def _collect(
     options: list[_Option],
     given: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    names: dict[str, str],
+    names: Mapping[str, str],
 ) -> Settings:
     """The settings that the given options make. Raises SettingsError that names every wrong option."""
     values = {name: value for name, value in defaults.items() if name in model.model_fields}
@@ -139,8 +139,8 @@ def _collect(
         nested = _nested_model(model.model_fields[name])
         assert nested is not None
         prefix = name.replace("_", "-") + "-"
-        values[name] = validate_settings(nested, prefix=prefix, **fields) if values[name] else None
-    return validate_settings(model, names=names, **values)
+        values[name] = validate_settings(nested, fields, prefix=prefix) if values[name] else None
+    return validate_settings(model, values, names=names)
 
 
 def _value(field: FieldInfo, given: Any) -> Any:

@@ -12,14 +12,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from assistant.dataset.instructions import Example
 from assistant.errors import SettingsError
+from assistant.settings import SplitMethod, SplitSettings
 
-SplitMethod = Literal["grouped", "book"]
-DEFAULT_SPLIT_SEED = 123
-DEFAULT_FRACTIONS = (0.85, 0.10, 0.05)
+DEFAULT_SPLIT_SEED = SplitSettings().split_seed
+DEFAULT_FRACTIONS = SplitSettings().fractions
 """Shares of train, test and validation."""
 
 

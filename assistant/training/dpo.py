@@ -72,7 +72,7 @@ class PreferenceTrainer(Trainer):
         """Log-probabilities (nats) under the starting weights: per part (N, 2) float32, chosen and rejected."""
         tensors = {}
         for part, encoded in self._parts().items():
-            flat = [row.reference for row in sequences(encoded.rows) if row.reference is not None]
+            flat = [row.reference_logprob for row in sequences(encoded.rows) if row.reference_logprob is not None]
             tensors[part] = torch.tensor(flat, dtype=torch.float32).view(2, -1).T.contiguous()
         return tensors
 
@@ -103,7 +103,9 @@ class PreferenceTrainer(Trainer):
     def loss_sums(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:
         """Sums over pairs: the DPO loss, the pairs with the larger reward on the chosen answer, and the margins."""
         now = log_probabilities(self.model, self.collate(rows, train_on), self.precision)
-        before = torch.tensor([row.reference for row in sequences(rows)], dtype=torch.float32, device=self.device)
+        before = torch.tensor(
+            [row.reference_logprob for row in sequences(rows)], dtype=torch.float32, device=self.device
+        )
         chosen, rejected = (self.beta * (now - before)).chunk(2)
         margins = chosen - rejected
         return {
@@ -129,7 +131,7 @@ class PreferenceTrainer(Trainer):
 
 def _with_reference(rows: Sequence[EncodedExample], logprobs: torch.Tensor) -> tuple[EncodedExample, ...]:
     return tuple(
-        replace(row, reference=chosen, rejected=replace(row.rejected, reference=rejected))
+        replace(row, reference_logprob=chosen, rejected=replace(row.rejected, reference_logprob=rejected))
         for row, (chosen, rejected) in zip(rows, logprobs.tolist(), strict=True)
         if row.rejected is not None
     )

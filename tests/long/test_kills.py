@@ -38,7 +38,8 @@ def test_a_disturbed_run_ends_with_the_same_bytes(folder: Path, more: tuple[str,
                 _, errors = process.communicate(timeout=60)
             is_done = process.returncode == 0
             assert process.returncode in (0, 130, -signal.SIGKILL, -signal.SIGINT), errors
-            assert "Traceback" not in errors or process.returncode == -signal.SIGINT, errors
+            # A finished run may be interrupted in the handlers that torch runs at exit.
+            assert "Traceback" not in errors or is_done or process.returncode == -signal.SIGINT, errors
         for name in (".", "last"):
             assert weights(folder / output / name) == weights(folder / "whole" / name)
     assert n_disturbed >= ROUNDS
