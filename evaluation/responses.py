@@ -22,7 +22,6 @@ from assistant.dataset.rows import FilledText, OptionalText, Text, read_rows, ro
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,
-    SplitMethod,
     data_fingerprint,
     split_examples,
 )
@@ -30,7 +29,7 @@ from assistant.decoding.reply import Reply
 from assistant.errors import ContextError, DataError, SettingsError
 from assistant.files import shown_path, write_atomic
 from assistant.jsonl import AppendOnly, read_lines
-from assistant.settings import DecodePrecision, GenerationSettings
+from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
 from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord, claim_folder
 from evaluation.ledger import now
 
