@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Commands,
     name="evaluation",
-    help="Score what an instruction model answers: deterministic metrics, and a local judge where one is named.",
+    help="Score the answers of an instruction model: deterministic metrics, and a local judge with --judge.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -77,33 +77,33 @@ def respond(
             for _record in answer(session, chosen.examples, run, generation, batch_size=batch_size):
                 show()
     except KeyboardInterrupt:
-        note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to go on.")
+        note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to continue.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _tell_answered(run, before, as_json)
+    _show_answered(run, before, as_json)
 
 
 @app.command(epilog="Example: evaluation score answers.json --run runs/mine --judge llama3.1")
 def score(
-    path: Annotated[Path, typer.Argument(help="Run folder, or a file of answers (JSON or JSONL).", metavar="PATH")],
+    path: Annotated[Path, typer.Argument(help="Answers folder, or a file of answers (JSON or JSONL).", metavar="PATH")],
     run: Annotated[
         Path | None,
-        typer.Option("--run", help="Folder for the scores of a file; runs/<its name> by default.", metavar="DIR"),
+        typer.Option("--run", help="Answers folder for a file; by default runs/<its name>.", metavar="DIR"),
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="Ollama model that judges.", metavar="MODEL")] = None,
+    judge: Annotated[str | None, typer.Option(help="Ollama model that judges the answers.", metavar="MODEL")] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address of Ollama; OLLAMA_HOST or this machine by default.", metavar="URL")
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.", metavar="URL")
     ] = None,
-    num_ctx: Annotated[int, typer.Option(help="The judge's context, in tokens.", min=512)] = 4096,
-    timeout: Annotated[float, typer.Option(help="Longest silence of the judge, in seconds.", min=0.1)] = 300.0,
+    num_ctx: Annotated[int, typer.Option(help="Context length of the judge, in tokens.", min=512)] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece of a verdict.", min=0.1)] = 300.0,
     retry_unscored: Annotated[
-        bool, typer.Option("--retry-unscored", help="Ask again for every row without a score.")
+        bool, typer.Option("--retry-unscored", help="Ask again about every row without a score.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Score answers and show the report.
 
-    A file of answers has the fields instruction, input, output and model_response. Metrics are always computed; the
-    judge is asked where one is named, and only for what it has not scored yet.
+    A file of answers has the fields instruction, input, output and model_response. Metrics are always computed. With
+    --judge, the judge scores the rows that it has not scored yet.
     """
     from evaluation.answers_folder import read_answers
     from evaluation.judgement import TRANSIENT
@@ -124,24 +124,25 @@ def score(
             failure = error
         except KeyboardInterrupt:
             interrupted = True
-    found = _reported(folder)
-    _show(found, folder, as_json)
+    result = _write_report(folder)
+    _show(result, folder, as_json)
     if interrupted:
-        note(f"interrupted: {folder} keeps what was judged. Give the same command again to go on.")
+        note(f"interrupted: {folder} keeps what was judged. Give the same command again to continue.")
         raise typer.Exit(EXIT_INTERRUPTED)
     if failure is not None:
         raise failure
-    if settings is not None and (passing := TRANSIENT & set(found.unscored)):
-        note(f"note: {', '.join(sorted(passing))} may pass; the same command asks only for these rows again.")
+    if settings is not None and (transient := TRANSIENT & set(result.unscored)):
+        reasons = ", ".join(sorted(transient))
+        note(f"note: {reasons} may be temporary. The same command asks again about these rows only.")
 
 
 @app.command(epilog="Example: evaluation report runs/mine")
 def report(
-    folder: Annotated[Path, typer.Argument(help="Run folder that was scored.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="Answers folder that was scored.", metavar="DIR")],
     as_json: Json = False,
 ) -> None:
-    """Show the report of a scored run, and write it to report.json and report.md in its folder."""
-    _show(_reported(folder), folder, as_json)
+    """Show the report of scored answers, and write it to report.json and report.md in their folder."""
+    _show(_write_report(folder), folder, as_json)
 
 
 def load_session(model: str, precision: DecodePrecision) -> Session:
@@ -209,7 +210,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, retry_unscored: 
                 show()
 
 
-def _reported(folder: Path) -> Report:
+def _write_report(folder: Path) -> Report:
     from evaluation.render import as_markdown
     from evaluation.report import make_report, write_report
 
@@ -233,7 +234,7 @@ def _show(report: Report, folder: Path, as_json: bool) -> None:
     note(f"written: {folder / 'report.md'}, {folder / 'report.json'}")
 
 
-def _tell_answered(run: Path, before: int, as_json: bool) -> None:
+def _show_answered(run: Path, before: int, as_json: bool) -> None:
     from evaluation.answers_folder import read_answers
 
     responses = read_answers(run).responses

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -97,7 +98,7 @@ def test_the_commands_of_the_manual_work(
 
 def options_of(program: str, words: list[str]) -> set[str]:
     """The options of a command. Raises KeyError where there is no such command."""
-    command = typer.main.get_command(PROGRAMS[program])
+    command: Any = typer.main.get_command(PROGRAMS[program])
     for word in words:
         command = command.commands[word]
     return {"--help"} | {name for parameter in command.params for name in parameter.opts}

@@ -74,7 +74,7 @@ def test_ctrl_c_keeps_the_answers_and_the_same_command_continues(data: Path, mon
     use(UppercaseSession(interrupt_after=11), monkeypatch)
     result = evaluation("respond", "m", "--data", data, "--run", "mine")
     assert result.code == 130
-    assert "mine keeps 11 answers. Give the same command again to go on." in result.err
+    assert "mine keeps 11 answers. Give the same command again to continue." in result.err
     session = use(UppercaseSession(), monkeypatch)
     result = evaluation("respond", "m", "--data", data, "--run", "mine", "--json")
     assert len(session.instructions) == 29
