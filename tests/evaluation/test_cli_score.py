@@ -131,7 +131,7 @@ def test_every_row_has_a_score_or_a_reason_and_a_second_run_asks_only_for_missin
     first_question = questions(double)[0]
     double.requests.clear()
     again = score(answers, double)
-    assert (f"note: {reason} may pass" in result.err) == (reason in TRANSIENT)
+    assert (f"note: {reason} may be temporary" in result.err) == (reason in TRANSIENT)
     if reason in TRANSIENT:
         assert questions(double) == [first_question]
         assert (again.json["unscored"], again.json["scored"]) == ({}, 12)
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_the_judgements(answers: Path, double: OllamaDouble) -> Non
     double.enqueue(verdict(4), interrupt)
     result = score(answers, double)
     assert result.code == 130
-    assert "Give the same command again to go on" in result.err
+    assert "Give the same command again to continue" in result.err
     assert result.json["unscored"] == {"not_judged": 8}
     double.requests.clear()
     assert score(answers, double).json["unscored"] == {}
