@@ -46,7 +46,7 @@ def derive_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option for every field of the settings models among its parameters.
 
-    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, those that are left out included.
+    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, also of fields that are left out.
     `names` gives a field another option, such as `{"split_seed": "--seed"}`.
     """
 

@@ -38,7 +38,7 @@ class Cache:
     def views(self, n_rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return views of the first rows of every layer: both (2, B, H, S, D), keys (B, H, S, D) and values.
 
-        The views are kept, because making them anew in every step takes time.
+        The views are kept, because slicing again at every step takes time.
         """
         if self._views[0] != n_rows:
             first_rows = [layer[:, :n_rows] for layer in self.layers]

@@ -2,7 +2,7 @@
 
 With one row, decoding reads every weight once per token, so the kernel that reads fastest wins. Which kernel that is
 depends on the processor, the shape and the number of rows. Some kernels have no public name in torch: this module
-probes for them, compares them with float32 arithmetic, and skips those that are missing or inaccurate.
+probes for them, compares them with float32 arithmetic, and skips missing and inaccurate ones.
 
 This module knows nothing about models, caches or tokens. Shapes: M rows, I input features, O output features.
 """

@@ -113,7 +113,7 @@ def test_tuning_chooses_the_fastest_kernel_for_each_number_of_rows(monkeypatch: 
 
 
 class CountedTuning:
-    """Stands in for `fastest_kernels` and counts its calls."""
+    """Replaces `fastest_kernels` and counts its calls."""
 
     def __init__(self) -> None:
         self.n_calls = 0
