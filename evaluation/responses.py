@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 import assistant
+from assistant.dataset.formats import read_rows
 from assistant.dataset.instructions import Example, Exchange
-from assistant.dataset.rows import FilledText, OptionalText, Text, read_rows, row_fault
+from assistant.dataset.rows import FilledText, OptionalText, Text, row_fault
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,

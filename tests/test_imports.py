@@ -15,7 +15,10 @@ from tests.conftest import REPOSITORY
 # module named before it in its room.
 ROOMS: dict[str, str] = {
     "assistant": "__init__ errors escape files device settings shipped jsonl statistics ollama_server",
-    "assistant.dataset": "__init__ rows instructions splits check prompts tokenizer encode",
+    "assistant.dataset": (
+        "__init__ rows sources json_rows columns tables formats examples forms instructions convert splits check prompts "
+        "tokenizer encode"
+    ),
     "assistant.model": "__init__ config packing fused linear gpt lora checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
     "assistant.training": (
@@ -42,6 +45,7 @@ HOMES = {
     "ollama": ("evaluation.judge",),
     "pandas": ("evaluation.report",),
     "matplotlib": ("assistant.training.plots",),
+    "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
     "typer": ("assistant.cli", "evaluation.cli"),
 }
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant.dataset.rows import Row, read_rows
+from assistant.dataset.formats import read_rows
+from assistant.dataset.rows import Row
 from assistant.errors import DataError
 
 GOOD = {"instruction": "Say hi.", "input": "", "output": "Hi."}
