@@ -16,8 +16,8 @@ from tests.conftest import REPOSITORY
 ROOMS: dict[str, str] = {
     "assistant": "__init__ errors escape files device settings shipped jsonl statistics ollama_server",
     "assistant.dataset": (
-        "__init__ rows sources json_rows columns tables formats examples forms instructions convert splits check prompts "
-        "tokenizer encode"
+        "__init__ rows sources json_rows columns tables formats examples forms instructions convert splits check "
+        "prompts tokenizer encode"
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
@@ -26,7 +26,7 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo forecast finetune plots"
     ),
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
-    "assistant.cli": "__init__ console options progress doctor data job prefer demo app",
+    "assistant.cli": "__init__ console options progress doctor datasets data job prefer demo app",
     "assistant.__main__": "",
     "evaluation": "__init__ escape metrics rubric judgement judge ledger responses scoring report render cli __main__",
     "data": "__init__",

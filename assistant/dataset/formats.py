@@ -6,7 +6,6 @@ JSON lists, JSONL and printed objects (`json_rows`), CSV, TSV and Parquet (`tabl
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from assistant.dataset.sources import (
     JSON_LINE_SUFFIXES,
     PARQUET_MAGIC,
     STANDARD_INPUT,
+    SUFFIXES,
     data_suffix,
     find_files,
     open_file,
@@ -74,6 +74,11 @@ def iterate_rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
             is_table = is_table or looks_like_table(start.partition("\n")[0], columns)
         if is_table:
             yield from csv_rows(blocks, name, columns, "\t" if suffix == ".tsv" else None)
+        elif suffix not in SUFFIXES and character not in "[{":
+            raise DataError(
+                f"{name}: expected JSON, JSONL, CSV, TSV or Parquet, got other text. Put each text into a row, "
+                f'{{"text": "..."}}, of a file that ends in .jsonl; or add a first line with column names.'
+            )
         elif character != "{" and (character == "[" or suffix not in JSON_LINE_SUFFIXES):
             yield from list_rows(blocks, name)
         else:
@@ -113,7 +118,9 @@ def _unwrapped(rows: Iterator[Row | BadRow], name: str, columns: Columns) -> Ite
             advice = "Put the rows of one of the lists into a file of their own."
         elif any(columns.usual_name(key) in columns.known for key in value):
             advice = 'It holds columns, not rows: save it with pandas\' orient="records".'
-        raise DataError(f"{name}: expected a list of rows, got one JSON object with the keys {keys or '(none)'}. {advice}")
+        raise DataError(
+            f"{name}: expected a list of rows, got one JSON object with the keys {keys or '(none)'}. {advice}"
+        )
     inner = value.pop(lists[0])
     inner.reverse()
     for number in range(1, len(inner) + 1):

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from assistant.dataset.columns import Columns, Fields, is_empty
 from assistant.dataset.examples import Example, Exchange
-from assistant.dataset.rows import FilledText, OptionalText, Row, Text, json_type_name, key_list, row_fault
+from assistant.dataset.rows import FilledText, OptionalText, Row, Text, json_type_name, row_fault
 from assistant.errors import DataError
 
 ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "text", or "chosen" and "rejected"'
@@ -225,8 +225,8 @@ def _with_history(row: _PromptRow, output: str, source: str, number: int) -> lis
 
 def _read_completion(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
     """Read a prompt and its completion as messages. Only the answers of the completion are learnt."""
-    chat = {"instruction": values.get("instruction"), "chosen": values.get("output"), "rejected": []}
-    row, prompt, completion, _ = _chat_pair({**values, **chat}, source, number, unused)
+    chat: dict[str, Any] = {"instruction": values.get("instruction"), "chosen": values.get("output"), "rejected": []}
+    row, prompt, completion, _ = _chat_pair({**values, **chat}, unused)
     exchanges = _exchanges([*prompt, *completion], f"{source}, row {number}", "completion")
     n_learnt = sum(turn.role == "assistant" for turn in completion)
     examples = _as_examples(exchanges, row, source, number, last_input="")
@@ -234,7 +234,7 @@ def _read_completion(values: dict[str, Any], source: str, number: int, unused: d
 
 
 def _chat_pair(
-    values: dict[str, Any], source: str, number: int, unused: dict[str, Any]
+    values: dict[str, Any], unused: dict[str, Any]
 ) -> tuple[_ChatPairRow, list[Turn], list[Turn], list[Turn]]:
     """Return the row, and the turns of its prompt, chosen and rejected messages. A text is one message."""
     lists = {}
@@ -265,7 +265,7 @@ def _read_preference(values: dict[str, Any], source: str, number: int, unused: d
 def _read_chat_preference(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
     """Read TRL's conversational preferences. The prompt is a list of its own, or begins both answers, or both."""
     where = f"{source}, row {number}"
-    row, prompt, chosen, rejected = _chat_pair(values, source, number, unused)
+    row, prompt, chosen, rejected = _chat_pair(values, unused)
     if not rejected:
         raise DataError(f'{where}: "rejected" is missing or empty.')
     if chosen[:-1] != rejected[:-1] or {chosen[-1].role, rejected[-1].role} != {"assistant"}:

@@ -71,9 +71,7 @@ def read_dataset(
     return _read(paths, Columns(mapping), skip_bad=skip_bad, keep_others=keep_others, advice=SKIP_ADVICE)
 
 
-def _read(
-    paths: Sequence[str | Path], columns: Columns, *, skip_bad: bool, keep_others: bool, advice: str
-) -> Dataset:
+def _read(paths: Sequence[str | Path], columns: Columns, *, skip_bad: bool, keep_others: bool, advice: str) -> Dataset:
     files = find_files([Path(path) for path in paths])
     total = _FileReader(columns)
     notes = list(files.notes)
@@ -169,7 +167,8 @@ class _FileReader:
         if self.unused:
             named = [f'"{name[:40]}" ({_count(n)})' for name, n in self.unused.most_common(_MAX_NAMES)]
             more = f" and {len(self.unused) - _MAX_NAMES} more" if len(self.unused) > _MAX_NAMES else ""
-            notes.append(f"{self.source}: fields that are not used: {', '.join(named)}{more}.")
+            what = "without a meaning here" if self._keep_others else "that are not used"
+            notes.append(f"{self.source}: fields {what}: {', '.join(named)}{more}.")
         return notes
 
 

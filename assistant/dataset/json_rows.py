@@ -109,9 +109,13 @@ class _Buffer:
             self._place = end
             return value
 
+    def where(self) -> str:
+        """Return the current place in words."""
+        return self._where(self._place)
+
     def fault(self, expected: str, got: str, advice: str) -> DataError:
         """Return an error at the current place."""
-        return DataError(f"{self._where(self._place)}: expected {expected}, got {got}. {advice}")
+        return DataError(f"{self.where()}: expected {expected}, got {got}. {advice}")
 
     def _fault(self, error: json.JSONDecodeError) -> str:
         where = self._where(error.pos)
@@ -160,9 +164,10 @@ def list_rows(blocks: Iterator[str], name: str) -> Iterator[Row | BadRow]:
             yield buffer.row(number)
             character = buffer.peek()
             if character == ",":
+                where = buffer.where()
                 buffer.take()
                 if buffer.peek() == "]":
-                    raise buffer.fault("no comma after the last row", "one before ']'", "Remove the comma.")
+                    raise DataError(f"{where}: expected no comma after the last row, got one. Remove the comma.")
             elif character not in {"]", ""}:
                 raise buffer.fault("',' or ']' after the row", repr(character), "Correct the file there.")
         buffer.take()

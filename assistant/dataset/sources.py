@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from assistant.errors import DataError
 from assistant.files import shown_path
@@ -34,6 +34,9 @@ _FOREIGN = {
     b"ARROW1": "an Arrow file. Save it as Parquet, CSV or JSONL",
     b"%PDF": "a PDF. Put its text into rows of a JSON or CSV file",
 }
+
+Stream: TypeAlias = "io.BufferedReader[Any]"
+"""Bytes that can be looked at before they are read."""
 
 
 class Files(NamedTuple):
@@ -82,7 +85,7 @@ def shown_name(path: Path) -> str:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[io.BufferedReader]:
+def open_file(path: Path) -> Iterator[Stream]:
     """Open a file or standard input for reading. A gzipped one is unpacked as it is read.
 
     Raises:
@@ -98,7 +101,7 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{name}: expected a readable file, got {reason or error}.") from error
-    file = io.BufferedReader(cast(io.RawIOBase, raw), BLOCK_BYTES)
+    file: Stream = io.BufferedReader(cast(io.RawIOBase, raw), BLOCK_BYTES)
     try:
         start = file.peek(8)[:8]
         foreign = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
@@ -128,7 +131,7 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def text_blocks(file: io.BufferedReader, name: str, *, is_table: bool = False) -> Iterator[str]:
+def text_blocks(file: Stream, name: str, *, is_table: bool = False) -> Iterator[str]:
     """Decode a stream block by block: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 from assistant.dataset.columns import Columns
 from assistant.dataset.rows import BadRow, NumberText, Row
-from assistant.dataset.sources import lines_of
+from assistant.dataset.sources import Stream, lines_of
 from assistant.errors import DataError, PrerequisiteError
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -114,7 +114,7 @@ def _row(cells: list[str], header: list[str], name: str, number: int) -> Row | B
 # --- Parquet ------------------------------------------------------------------------------------------------------
 
 
-def parquet_rows(file: io.BufferedReader, path: Path, name: str, *, is_packed: bool) -> Iterator[Row]:
+def parquet_rows(file: Stream, path: Path, name: str, *, is_packed: bool) -> Iterator[Row]:
     """Yield the rows of a Parquet file. Rows are counted from 1.
 
     Raises:
