@@ -136,14 +136,13 @@ class _AnswerRow(BaseModel):
 def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None) -> ChosenPart:
     """The rows of `part`, split as the model's training data were.
 
-    `auto` is the test part where the model was trained on just these data, else all rows.
+    `auto` is the test part where the model was trained on just these data and the part has rows, else all rows.
 
     Raises:
         SettingsError: the part has no rows.
     """
     same_data = info is not None and info.data_fingerprint == data_fingerprint(examples)
-    if part == "auto":
-        part = "test" if same_data else "all"
+    is_auto, part = part == "auto", ("test" if same_data else "all") if part == "auto" else part
     if part == "all":
         reason = (
             "all rows, those the model was trained on among them"
@@ -155,8 +154,14 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
     seed = info.split_seed if info else DEFAULT_SPLIT_SEED
     fractions = info.split_fractions if info else DEFAULT_FRACTIONS
     chosen = split_examples(examples, method=method, seed=seed, fractions=fractions).part(part)
+    if not chosen and is_auto:
+        reason = "all rows: too few for a test part, so the model has learnt some; the score is not one of new rows"
+        return ChosenPart(tuple(examples), "all", reason)
     if not chosen:
-        raise SettingsError(f"--part: expected rows in {part!r}, got none of {len(examples)}. Give more data, or all.")
+        raise SettingsError(
+            f"--part: expected rows in {part!r}, got none of {len(examples)}. "
+            f"Fine-tune with more rows or a larger --test-share, or answer all rows: --part all."
+        )
     why = "as it was split for training" if same_data else "split for this; the model was not trained on these files"
     return ChosenPart(
         chosen, part, f"the {part} part ({len(chosen)} of {len(examples)} rows; {method}, seed {seed}), {why}"

@@ -129,8 +129,10 @@ def data_check(
     """
     from assistant.dataset.check import check_examples, describe_findings, findings_as_json, fix_examples
     from assistant.dataset.instructions import dump_rows
+    from assistant.dataset.prompts import TEXT_TEMPLATE, get_template
     from assistant.dataset.splits import split_examples
 
+    get_template(settings.template)
     if fix is not None and fix.exists():
         raise SettingsError(f"--fix {fix}: expected a name for a new file, got one that exists. Choose another.")
 
@@ -141,7 +143,13 @@ def data_check(
     dataset = read_data(data, skips)
     examples = dataset.examples
     positions, context_length = _measure(model, settings.template) if model is not None else (None, 0)
-    found = check_examples(examples, parted(examples), positions=positions, context_length=context_length)
+    found = check_examples(
+        examples,
+        parted(examples),
+        positions=positions,
+        context_length=context_length,
+        allow_text=settings.template == TEXT_TEMPLATE,
+    )
     record = findings_as_json(found) | {"skipped": dataset.n_skipped, "notes": list(dataset.notes)}
     if not as_json:
         for line in describe_findings(found):
@@ -161,7 +169,7 @@ def data_check(
         )
     if as_json:
         print_json(record)
-    if not found.is_clean:
+    if not found.is_clean or (dataset.n_skipped and not reading.skip_bad):
         raise typer.Exit(EXIT_FAILURE)
 
 

@@ -21,6 +21,8 @@ OTHERS = (
 )  # fmt: skip
 FIELDS = (*ALIASES, *OTHERS)
 KNOWN_NAMES = frozenset(name for names in ALIASES.values() for name in names) | frozenset(OTHERS)
+_MAX_LAYOUTS = 1000
+"""Sets of names that are remembered, so that rows with the same names are fast to read."""
 
 
 class Fields(NamedTuple):
@@ -60,30 +62,38 @@ class Columns:
             for field in FIELDS
         }
         self.known = frozenset(name for names in self._candidates.values() for name in names)
-        self._folded: dict[str, str] = {}
+        self._layouts: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
 
     def fields_of(self, row: Mapping[str, Any]) -> Fields:
         """Return the row's fields. Names differ from the usual ones at most in case and white space."""
-        own = {self.usual_name(name, row): name for name in row}
+        keys = tuple(row)
+        layout = self._layouts.get(keys)
+        if layout is None:
+            layout = self._layout(row)
+            if len(self._layouts) < _MAX_LAYOUTS:
+                self._layouts[keys] = layout
         values, names = {}, {}
-        for field, candidates in self._candidates.items():
-            present = [name for name in candidates if name in own]
-            if not present:
-                continue
-            name = next((name for name in present if not is_empty(row[own[name]])), present[0])
-            values[field], names[field] = row[own[name]], own[name]
+        for field, present in layout:
+            name = present[0]
+            if len(present) > 1:
+                name = next((name for name in present if not is_empty(row[name])), name)
+            values[field], names[field] = row[name], name
+        if len(names) == len(row):
+            return Fields(values, names, {})
         used = set(names.values())
         return Fields(values, names, {name: value for name, value in row.items() if name not in used})
+
+    def _layout(self, row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+        """Return every field that the row has, with the row's own names for it, the preferred one first."""
+        own = {self.usual_name(name, row): name for name in row}
+        present = {field: [own[name] for name in names if name in own] for field, names in self._candidates.items()}
+        return [(field, names) for field, names in present.items() if names]
 
     def usual_name(self, name: str, row: Iterable[str] = ()) -> str:
         """Return the known name that equals this one but for case and white space, or the name itself."""
         if name in self.known:
             return name
-        folded = self._folded.get(name)
-        if folded is None:
-            folded = " ".join(name.split()).casefold()
-            if len(self._folded) < 10_000:
-                self._folded[name] = folded
+        folded = " ".join(name.split()).casefold()
         return folded if folded in self.known and folded not in row else name
 
     def missing_from(self, seen: Iterable[str]) -> list[str]:

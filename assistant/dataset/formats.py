@@ -82,7 +82,8 @@ def iterate_rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
         elif character != "{" and (character == "[" or suffix not in JSON_LINE_SUFFIXES):
             yield from list_rows(blocks, name)
         else:
-            yield from _unwrapped(object_rows(blocks, name), name, columns)
+            may_be_row = suffix in JSON_LINE_SUFFIXES
+            yield from _unwrapped(object_rows(blocks, name), name, columns, may_be_row=may_be_row)
 
 
 def _skip_blank(blocks: Iterator[str]) -> Iterator[str]:
@@ -96,8 +97,12 @@ def _skip_blank(blocks: Iterator[str]) -> Iterator[str]:
         blank.append("\n" * block.count("\n"))
 
 
-def _unwrapped(rows: Iterator[Row | BadRow], name: str, columns: Columns) -> Iterator[Row | BadRow]:
+def _unwrapped(
+    rows: Iterator[Row | BadRow], name: str, columns: Columns, *, may_be_row: bool
+) -> Iterator[Row | BadRow]:
     """Yield the rows. If the only one is an object around one list of rows, yield those of the list.
+
+    `may_be_row` says that a single object without known fields may be a row of a file of one.
 
     Raises:
         DataError: the only row is an object that is neither a row nor around one list of rows.
@@ -111,6 +116,9 @@ def _unwrapped(rows: Iterator[Row | BadRow], name: str, columns: Columns) -> Ite
         return
     value: dict[str, Any] = first.value  # type: ignore[union-attr]
     lists = [key for key, inner in value.items() if isinstance(inner, list) and any(isinstance(x, dict) for x in inner)]
+    if not lists and may_be_row:
+        yield first
+        return
     if len(lists) != 1:
         keys = key_list(value)
         advice = "Put the rows into a list: [{...}, {...}]."

@@ -16,6 +16,7 @@ from assistant.dataset.sources import lines_of
 from assistant.errors import DataError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_TRAILING_COMMA = re.compile(r",\s*([]}])")
 _NEAR_END = 16
 """An error this close to the end of the text that was read may only mean that the text goes on."""
 TOO_DEEP = "JSON that is nested too deeply"
@@ -59,9 +60,9 @@ class _Parser:
 
 def _reason(error: json.JSONDecodeError) -> str:
     """Return what the parser found wrong, in words that follow "got"."""
-    before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
-    if before.endswith(",") and after[:1] in {"}", "]"}:
-        return f"a comma before {after[0]!r}"
+    trailing = _TRAILING_COMMA.search(error.doc, max(0, error.pos - 1))
+    if trailing is not None and trailing.start() <= error.pos:
+        return f"a comma before {trailing[1]!r}"
     return f"{error.msg[0].lower()}{error.msg[1:]}"
 
 
@@ -109,13 +110,10 @@ class _Buffer:
             self._place = end
             return value
 
-    def where(self) -> str:
-        """Return the current place in words."""
-        return self._where(self._place)
-
-    def fault(self, expected: str, got: str, advice: str) -> DataError:
-        """Return an error at the current place."""
-        return DataError(f"{self.where()}: expected {expected}, got {got}. {advice}")
+    def fault(self, expected: str, got: str, advice: str, *, at: str = "") -> DataError:
+        """Return an error at the current place, or at the last `at` before it."""
+        place = max(self._text.rfind(at, 0, self._place), 0) if at else self._place
+        return DataError(f"{self._where(place)}: expected {expected}, got {got}. {advice}")
 
     def _fault(self, error: json.JSONDecodeError) -> str:
         where = self._where(error.pos)
@@ -164,10 +162,9 @@ def list_rows(blocks: Iterator[str], name: str) -> Iterator[Row | BadRow]:
             yield buffer.row(number)
             character = buffer.peek()
             if character == ",":
-                where = buffer.where()
                 buffer.take()
                 if buffer.peek() == "]":
-                    raise DataError(f"{where}: expected no comma after the last row, got one. Remove the comma.")
+                    raise buffer.fault("no comma after the last row", "one", "Remove the comma.", at=",")
             elif character not in {"]", ""}:
                 raise buffer.fault("',' or ']' after the row", repr(character), "Correct the file there.")
         buffer.take()

@@ -5,6 +5,7 @@ Does not know about file formats (`formats`) or what the rows mean (`forms`).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -33,6 +34,9 @@ class NumberText(str):
     __slots__ = ()
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 # --- text fields --------------------------------------------------------------------------------------------------
 
 
@@ -47,7 +51,7 @@ def _clean_text(text: str) -> str:
     """Change all line ends to `\\n`. Refuse characters that no tokenizer can encode."""
     if "\x00" in text:
         raise ValueError("must not contain NUL characters")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _SURROGATE.search(text):
         raise ValueError("must not contain half of a surrogate pair")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 

@@ -133,7 +133,7 @@ def test_characters_that_no_tokenizer_can_encode_are_refused(tmp_path: Path, tex
         (["assistant", "user"], "got assistant, user"),
         (["user", "assistant", "user"], "got user, assistant, user"),
         (["system", "user"], "got user"),
-        (["user", "tool"], "messages.1.role"),
+        (["user", "robot"], "messages.1.role"),
     ],
 )
 def test_turns_in_a_wrong_order_are_refused(tmp_path: Path, roles: list[str], sentence: str) -> None:
