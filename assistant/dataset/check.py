@@ -305,9 +305,7 @@ def describe_findings(findings: Findings) -> list[str]:
         lines += _section(heading, [_describe_leak(leak) for leak in leaks])
     heading = f"Longer than the model's context: {_count(len(findings.too_long), 'row')}."
     lines += _section(heading, [f"{row.example.where}: {row.positions} positions" for row in findings.too_long])
-    heading = (
-        f"Plain text, which needs --template text here and in finetune: {_count(len(findings.plain_text), 'row')}."
-    )
+    heading = f"Plain text; check and train it with --template text: {_count(len(findings.plain_text), 'row')}."
     lines += _section(heading, [example.where for example in findings.plain_text])
     heading = f"Suspicious, please check: {_count(len(findings.suspicious), 'row')}."
     suspicious = [f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -86,10 +85,10 @@ def test_nothing_of_a_row_is_left_out_unnamed() -> None:
 
 @pytest.mark.parametrize("path", sorted(CASES.glob("*")) if CASES.is_dir() else [], ids=lambda path: path.name)
 def test_every_case_is_read_or_refused_in_a_sentence(path: Path) -> None:
+    sentence = ""
     try:
-        dataset = read_dataset(path)
+        assert read_dataset(path).examples
     except DataError as error:
-        assert re.search(r"(expected .*, got .*\.)|must|left out", str(error), re.S)
-        assert str(path) in str(error)
-    else:
-        assert dataset.examples
+        sentence = str(error)
+    assert bool(sentence) is (path.name in REFUSED)
+    assert not sentence or str(path) in sentence

@@ -207,7 +207,7 @@ def test_columns_name_the_fields(tmp_path: Path) -> None:
     dataset = read_dataset(path, columns=["instruction=frage", "output=antwort"])
     assert brief(dataset.examples) == [("Was?", "", "Das.")]
     assert dataset.notes == (f'{path}: fields that are not used: "instruction" (1 row).',)
-    with pytest.raises(DataError, match="got 'what'. The files have 'antwort', 'frage', 'instruction'"):
+    with pytest.raises(DataError, match=r"got 'what'\. The files have 'antwort', 'frage', 'instruction'"):
         read_dataset(path, columns=["instruction=what", "output=antwort"])
     for words, sentence in [
         (["frage"], "expected FIELD=COLUMN, got 'frage'"),
