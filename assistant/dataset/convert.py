@@ -36,7 +36,7 @@ def convert_rows(
     """Return the rows of the examples in a form; without one, each in the form that suits it.
 
     `others` holds further fields by the source and number of a row. One that would have a meaning in the new row gets
-    `_unused` behind its name.
+    `_unused` added to its name.
 
     Raises:
         DataError: rows hold text that the form has no place for. The message counts them.
