@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from assistant.errors import SettingsError
 
@@ -89,6 +97,20 @@ class EngineSettings(Settings):
     """dtype of the weights; auto gives the answers of float32 in less time."""
     device: Annotated[str, MEMORY] = "auto"
     """auto, cpu, cuda or mps."""
+
+
+class DataSettings(Settings):
+    """How instruction files are read."""
+
+    columns: Annotated[tuple[str, ...], DATA] = ()
+    """Names of columns, FIELD=COLUMN, separated by commas: instruction=question,output=answer."""
+    skip_bad: Annotated[bool, DATA] = False
+    """Leave out rows that cannot be used, and count them."""
+
+    @field_validator("columns")
+    @classmethod
+    def _one_a_word(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
 class SplitSettings(Settings):

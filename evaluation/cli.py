@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from assistant.cli.console import EXIT_INTERRUPTED, Commands, note, print_json
+from assistant.cli.datasets import read_data
 from assistant.cli.options import Json, derive_options
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.files import shown_path
-from assistant.settings import EngineSettings, GenerationSettings, validate_settings
+from assistant.settings import DataSettings, EngineSettings, GenerationSettings, validate_settings
 from assistant.shipped import find_model
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def respond(
     model: Annotated[str, typer.Argument(help="Folder of the model, or pocket.", metavar="MODEL")],
     data: Annotated[list[Path], typer.Option("--data", help="Instruction file; may be repeated.", metavar="FILE")],
     run: Annotated[Path, typer.Option("--run", help="Answers folder to write.", metavar="DIR")],
+    reading: DataSettings,
     generation: GenerationSettings,
     engine: EngineSettings,
     part: Annotated[
@@ -57,13 +59,12 @@ def respond(
 
     After an interruption, the same command continues where it stopped.
     """
-    from assistant.dataset.instructions import read_examples
     from evaluation.answers_folder import claim_folder, count_answered
     from evaluation.responses import answer, choose_part, describe_answers
 
     if generation.temperature == 0 and not (generation.top_k is generation.top_p is generation.min_p is None):
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
-    examples = read_examples(*data)
+    examples = read_data(data, reading).examples
     folder = find_model(model)
     session = load_session(str(folder), engine.precision)
     chosen = choose_part(examples, part, session.info)

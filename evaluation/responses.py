@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import assistant
+from assistant.dataset.formats import read_rows
 from assistant.dataset.instructions import Example
-from assistant.dataset.rows import FilledText, OptionalText, Text, read_rows, row_fault
+from assistant.dataset.rows import FilledText, OptionalText, Text, row_fault
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,
@@ -73,13 +74,14 @@ class ChosenPart(NamedTuple):
 def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None) -> ChosenPart:
     """Choose the rows of a part. The split is the one of the model's training run.
 
-    `auto` is the test part if the model was trained on exactly these data, and all rows otherwise. `info` is None for a
-    base model.
+    `auto` is the test part if the model was trained on exactly these data and the part has rows, and all rows
+    otherwise. `info` is None for a base model.
 
     Raises:
         SettingsError: the part has no rows.
     """
     same_data = info is not None and info.data_fingerprint == data_fingerprint(examples)
+    is_auto = part == "auto"
     if part == "auto":
         part = "test" if same_data else "all"
     if part == "all":
@@ -93,9 +95,13 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
     seed = info.split_seed if info else DEFAULT_SPLIT_SEED
     fractions = info.split_fractions if info else DEFAULT_FRACTIONS
     chosen = split_examples(examples, method=method, seed=seed, fractions=fractions).part(part)
+    if not chosen and is_auto:
+        reason = "all rows: too few for a test part. The model was trained on some of them, so the score is too good"
+        return ChosenPart(tuple(examples), "all", reason)
     if not chosen:
         raise SettingsError(
-            f"--part: expected rows in {part!r}, got none of {len(examples)}. Give more data, or use --part all."
+            f"--part: expected rows in {part!r}, got none of {len(examples)}. "
+            f"Fine-tune with more rows or a larger --test-share, or answer all rows: --part all."
         )
     origin = "split as for training" if same_data else "split now: the model was not trained on these files"
     return ChosenPart(

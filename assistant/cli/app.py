@@ -26,7 +26,14 @@ from assistant.cli.prefer import prefer
 from assistant.dataset.prompts import get_template
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
-from assistant.settings import EngineSettings, FinetuneSettings, GenerationSettings, RunSettings, SplitSettings
+from assistant.settings import (
+    DataSettings,
+    EngineSettings,
+    FinetuneSettings,
+    GenerationSettings,
+    RunSettings,
+    SplitSettings,
+)
 from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
@@ -141,6 +148,7 @@ def finetune(
     settings: FinetuneSettings,
     split: SplitSettings,
     run: RunSettings,
+    reading: DataSettings,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -153,7 +161,15 @@ def finetune(
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
     from assistant.cli.job import Job, run_or_plan
 
-    job = Job(data=tuple(data), model=find_model(model), output=output, split=split, settings=settings, run=run)
+    job = Job(
+        data=tuple(data),
+        model=find_model(model),
+        output=output,
+        split=split,
+        settings=settings,
+        run=run,
+        reading=reading,
+    )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
 
 

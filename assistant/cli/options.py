@@ -22,7 +22,9 @@ from assistant.errors import SettingsError
 from assistant.settings import BOOK, FinetuneSettings, Panel, Settings, validate_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-DataFiles = Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")]
+DataFiles = Annotated[
+    list[Path], typer.Argument(help="Files: JSON, JSONL, CSV, TSV, Parquet, also .gz; a folder; or -.")
+]
 BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Model folder to start from, or pocket.")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
 PlanOnly = Annotated[

@@ -210,7 +210,7 @@ def test_every_bad_row_is_named_with_file_row_and_field(tmp_path: Path) -> None:
         {"instruction": "x", "output": "y"},
         {"instruction": "", "output": "y", "model_response": "z"},
         {"instruction": "x", "output": "y", "model_response": None},
-        {"instruction": "x", "output": "y", "model_response": 4},
+        {"instruction": "x", "output": "y", "model_response": [4]},
         "text",
     ]
     path = write_rows(tmp_path / "answers.json", bad)
