@@ -25,7 +25,9 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.15, "float16": 2e-2, "int8": 0.15}
 @pytest.fixture(scope="module", params=["tied", "untied", "scaled"])
 def model(request: pytest.FixtureRequest, byte_tokenizer: Tokenizer) -> GPT:
     """Random weights, with biases and norms large enough to matter."""
-    scaling = {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False} if request.param == "scaled" else {}
+    scaling = (
+        {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False} if request.param == "scaled" else {}
+    )
     model = tiny_checkpoint(byte_tokenizer, n_positions=64, **scaling).model
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
