@@ -19,7 +19,7 @@ ROOMS: dict[str, str] = {
         "__init__ rows sources json_rows columns tables formats examples forms instructions convert splits check "
         "prompts added_tokens tokenizer encode"
     ),
-    "assistant.model": "__init__ config packing fused linear gpt lora folder weights checkpoint scratch",
+    "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "

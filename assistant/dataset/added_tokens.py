@@ -204,10 +204,8 @@ def _named_tokens(contents: Mapping[str, dict[str, Any]]) -> tuple[list[str], st
 
 
 def _token(fields: dict[str, Any]) -> AddedToken:
-    known = {
-        name: fields[name] for name in ("special", "single_word", "lstrip", "rstrip", "normalized") if name in fields
-    }
-    return AddedToken(content=_text(fields), **{name: bool(value) for name, value in known.items()})
+    flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
+    return AddedToken(content=_text(fields), **{name: bool(fields[name]) for name in flags if name in fields})
 
 
 def _text(value: Any) -> str:

@@ -181,7 +181,9 @@ def build_tokenizer(
     ranks = _ranks(vocab, merges_txt, where)
     added = added or AddedTokens({}, (), EOS_TOKEN, {}, {})
     byte_level_ids = set(ranks.values())
-    specials = {text: token_id for text, token_id in (vocab | added.ids).items() if token_id not in byte_level_ids}
+    specials = {
+        text: token_id for text, token_id in (vocab | dict(added.ids)).items() if token_id not in byte_level_ids
+    }
     eos_id = specials.get(added.eos_token)
     if eos_id is None or (eos_ids and eos_id not in eos_ids):
         known = byte_level_ids | set(specials.values())

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
-from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, read_tokenizer
+from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.model.config import ModelConfig, ModelInfo, TemplateRecord
 from assistant.model.folder import atomic_folder, save_tensors, write_json
@@ -36,7 +36,9 @@ from assistant.model.lora import (
     adapter_config,
     adapter_weights,
 )
+from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
 from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, stored_tensors
+from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
 
@@ -75,18 +77,43 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
             changed since training.
     """
     folder = Path(folder)
+    if is_adapter_folder(folder):
+        return _load_adapted(folder, device)
     _check_folder(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
     config = read_config(folder)
+    _check_vocabulary(folder, tokenizer, config)
+    template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
+    model = load_model(folder, device=device)
+    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=folder.resolve().name)
+
+
+def _load_adapted(folder: Path, device: torch.device | str) -> Checkpoint:
+    """Open an adapter's folder: its base model with the adapter merged, as a base model under the adapter's name."""
+    adapter = read_peft_adapter(folder)
+    places = [folder / adapter.base_model, find_model(adapter.base_model)] if adapter.base_model else []
+    base_folder = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
+    if base_folder is None:
+        raise CheckpointError(
+            f"{folder}: expected the base model of this adapter, {adapter.base_model or 'which it does not name'!r}, "
+            f"as a folder, got none. Put the model's folder there, or correct base_model_name_or_path in "
+            f"{ADAPTER_CONFIG_FILE}."
+        )
+    base = load_checkpoint(base_folder)
+    model = merge_adapter(base.model, adapter)
+    tokenizer = read_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
+    _check_vocabulary(folder, tokenizer, model.config)
+    name = folder.resolve().name
+    return Checkpoint(model=model.to(device), tokenizer=tokenizer, template=base.template, info=None, name=name)
+
+
+def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -> None:
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: expected a tokenizer of at most {config.vocab_size} ids (vocab_size in {CONFIG_FILE}), "
             f"got {tokenizer.vocab_size}. Use the vocabulary that this model was trained with."
         )
-    template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
-    model = load_model(folder, device=device)
-    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=folder.resolve().name)
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:

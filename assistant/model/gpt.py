@@ -39,7 +39,7 @@ class CausalSelfAttention(nn.Module):
         """x (B, T, C) -> (B, T, C)."""
         n_rows, n_tokens, width = x.shape
         heads = (n_rows, n_tokens, self.n_head, width // self.n_head)
-        queries, keys, values = (part.view(heads).transpose(1, 2) for part in self._qkv(x).split(width, dim=2))
+        queries, keys, values = (part.view(heads).transpose(1, 2) for part in self._qkv(x).chunk(3, dim=2))
         attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
         return out
@@ -49,7 +49,7 @@ class CausalSelfAttention(nn.Module):
         rows, qkv, width = batch.rows, self._qkv(x), x.shape[1]
         if isinstance(rows, PrefixTree):
             return fused.attend(qkv, rows.paths, rows.spans, self.n_head)
-        prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])
+        prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])  # type: ignore[no-untyped-call]
         own = self._heads(own_qkv, rows.n_rows)
         if rows.mask is None:
             return _attention(*own, None).transpose(1, 2).reshape(-1, width)

@@ -75,6 +75,13 @@ class TensorFile:
     _views: dict[str, Tensor] | None = None
     _n_read: int = 0
 
+    @property
+    def stored_names(self) -> list[str]:
+        """The names in the file."""
+        if self._views is None:
+            self._views = self._open(self.path)
+        return list(map(str, self._views))
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
         return tuple(self._tensor(name).shape)
@@ -153,8 +160,7 @@ def open_tensors(path: Path) -> TensorFile:
         CheckpointError: the file cannot be read.
     """
     file = TensorFile(path, _open_safetensors if path.name.endswith(".safetensors") else _open_bin)
-    file._views = file._open(path)
-    file.names = {name: str(stored) for stored in file._views if (name := full_name(str(stored))) is not None}
+    file.names = {name: stored for stored in file.stored_names if (name := full_name(stored)) is not None}
     return file
 
 
@@ -170,22 +176,21 @@ def _open_weights(path: Path) -> dict[str, TensorFile]:
         return dict.fromkeys(file.names, file)
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shards = {str(name): path.with_name(str(shard)) for name, shard in weight_map.items()}
+        names = sorted({str(shard) for shard in weight_map.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: expected the index of a model in several files, got {error!r}. Download or copy it again."
         ) from error
-    outside = [str(shard) for shard in weight_map.values() if Path(str(shard)).name != str(shard)]
+    outside = [name for name in names if Path(name).name != name]
     if outside:
         raise CheckpointError(f"{path}: expected file names without a folder, got {outside[0]!r}.")
-    missing = sorted({shard.name for shard in shards.values() if not shard.is_file()})
+    missing = [name for name in names if not path.with_name(name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{path}: expected its {len(set(shards.values()))} files, got no {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}. Is the download complete?"
+            f"{path}: expected its {len(names)} files, got {_list_names('no', missing)}. Is the download complete?"
         )
-    files = {shard: open_tensors(shard) for shard in set(shards.values())}
-    return {name: file for file in files.values() for name in file.names}
+    files = [open_tensors(path.with_name(name)) for name in names]
+    return {name: file for file in files for name in file.names}
 
 
 def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -87,7 +87,8 @@ def test_scaled_attention_gives_the_loss_and_gradients_of_transformers(by_layer:
         assert torch.allclose(loss, expected_loss, rtol=1e-5)
         for name, parameter in model.named_parameters():
             expected = gradients[name].grad
-            assert expected is not None and parameter.grad is not None
+            assert expected is not None
+            assert parameter.grad is not None
             actual = parameter.grad.t() if name.endswith(transposed) else parameter.grad
             assert (actual - expected).abs().max() < 1e-4 * max(1.0, expected.abs().max().item()), name
 

@@ -82,7 +82,7 @@ def as_shards(folder: Path, name: str, save: Callable[[dict[str, torch.Tensor], 
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     stem, suffix = name.split(".")
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(3):
         file = f"{stem}-0000{shard + 1}-of-00003.{suffix}"
         part = {key: value for index, (key, value) in enumerate(weights.items()) if index % 3 == shard}
@@ -193,9 +193,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(
         ([], "expected the index"),
     ],
 )
-def test_a_damaged_index_is_refused(
-    tmp_path: Path, byte_tokenizer: Tokenizer, index: object, message: str
-) -> None:
+def test_a_damaged_index_is_refused(tmp_path: Path, byte_tokenizer: Tokenizer, index: object, message: str) -> None:
     folder = save_tiny(tmp_path / "m", byte_tokenizer)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
