@@ -16,6 +16,8 @@ from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.models import save_tiny
 from tests.support.rows import random_ids
 
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # PEFT's and transformers' own
+
 
 def make_adapter(base: Path, folder: Path, *, resize: int | None = None, **settings: Any) -> torch.Tensor:
     """Save a PEFT adapter with random matrices; return the adapted model's logits."""
@@ -26,19 +28,23 @@ def make_adapter(base: Path, folder: Path, *, resize: int | None = None, **setti
     model = AutoModelForCausalLM.from_pretrained(base)
     if resize is not None:
         model.resize_token_embeddings(resize)
-    settings = {"target_modules": ["c_attn", "mlp.c_proj"], "r": 4, "lora_alpha": 6, "fan_in_fan_out": True} | settings
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    defaults: dict[str, Any] = {
+        "target_modules": ["c_attn", "mlp.c_proj"],
+        "r": 4,
+        "lora_alpha": 6,
+        "fan_in_fan_out": True,
+    }
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **(defaults | settings)))
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     with torch.inference_mode():
         logits: torch.Tensor = adapted.eval()(random_ids(1, 30)).logits
     return logits
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "settings",
     [
