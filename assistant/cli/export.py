@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -63,17 +62,19 @@ def export(
     folder = find_model(model)
     _check_options(to, output, name=name, host=host)
     url = _server_url(host, name) if to is Target.OLLAMA else None
+    path = _file_path(output, f"{folder.resolve().name}.{'pth' if to is Target.PTH else 'gguf'}")
+    if path is not None:
+        _refuse_existing(path, *_beside(path, to), overwrite=overwrite)
 
     from assistant.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folder)
-    path = _file_path(output, f"{checkpoint.name}.{'pth' if to is Target.PTH else 'gguf'}")
     if to is Target.PTH:
         assert path is not None
-        _export_pth(checkpoint, path, overwrite=overwrite, as_json=as_json)
+        _export_pth(checkpoint, path, as_json=as_json)
         return
     with _place_for(path) as gguf:
-        result = _export_gguf(checkpoint, gguf, quantization, generation, keep=path is not None, overwrite=overwrite)
+        result = _export_gguf(checkpoint, gguf, quantization, generation, keep=path is not None)
         if url is not None:
             result |= _push(checkpoint, gguf, name, url, generation, overwrite=overwrite)
     result["next"] = _next_command(result)
@@ -105,6 +106,13 @@ def _file_path(output: Path | None, name: str) -> Path | None:
     return output / name if output is not None and output.is_dir() else output
 
 
+def _beside(path: Path, to: Target) -> list[Path]:
+    """Files that are written beside the output."""
+    from assistant.interop.ollama import modelfile_path
+
+    return [] if to is Target.PTH else [modelfile_path(path)]
+
+
 def _refuse_existing(*paths: Path, overwrite: bool) -> None:
     for path in paths:
         if (path.exists() or path.is_symlink()) and not overwrite:
@@ -133,13 +141,11 @@ def _export_gguf(
     generation: GenerationSettings,
     *,
     keep: bool,
-    overwrite: bool,
 ) -> dict[str, Any]:
     from assistant.interop.gguf import export_gguf
     from assistant.interop.ollama import modelfile, modelfile_path, ollama_parameters
 
     beside = modelfile_path(path)
-    _refuse_existing(path, beside, overwrite=overwrite)
     parameters = ollama_parameters(generation, checkpoint.template, checkpoint.config.context_length)
     text = modelfile(path.name, checkpoint.template, parameters)
     written = export_gguf(checkpoint, path, quantization.value)
@@ -194,10 +200,9 @@ def _upload_progress() -> Any:
     return report
 
 
-def _export_pth(checkpoint: Checkpoint, path: Path, *, overwrite: bool, as_json: bool) -> None:
+def _export_pth(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
     from assistant.interop.pth import export_pth
 
-    _refuse_existing(path, overwrite=overwrite)
     export_pth(checkpoint, path)
     size = path.stat().st_size
     command = f"assistant import {shlex.quote(shown_path(path))}"
@@ -209,19 +214,28 @@ def _export_pth(checkpoint: Checkpoint, path: Path, *, overwrite: bool, as_json:
 
 
 def _next_command(result: dict[str, Any]) -> str:
+    from assistant.interop.ollama import model_name
+
     if "host" in result:
         return f"ollama run {result['name']}"
-    name = Path(result["path"]).stem
-    return f"llama-cli -m {shlex.quote(result['path'])}  or  ollama create {json.dumps(name)} -f {shlex.quote(result['modelfile'])}"
+    name = model_name(Path(result["path"]).stem)
+    path, beside = shlex.quote(result["path"]), shlex.quote(result["modelfile"])
+    return f"llama-cli -m {path}  or  ollama create {name} -f {beside}"
 
 
 def _show(result: dict[str, Any]) -> None:
     if result["path"] is not None:
-        print(f"Wrote {result['path']} ({result['n_bytes'] / 1e6:.1f} MB, {result['quantization']}) and {result['modelfile']}.")
+        print(
+            f"Wrote {result['path']} ({result['n_bytes'] / 1e6:.1f} MB, {result['quantization']}) "
+            f"and {result['modelfile']}."
+        )
     print(result["checked"])
     for sentence in result["notes"]:
         print(f"Note: {sentence}")
     if "host" in result:
         how = "Uploaded" if result["uploaded"] else "The server had the file already"
-        print(f"{how}; {result['host']} loads {result['name']}" + (" and renders prompts as we do." if result["rendered"] else "."))
+        print(
+            f"{how}; {result['host']} loads {result['name']}"
+            + (" and renders prompts as we do." if result["rendered"] else ".")
+        )
     print(f"Next: {result['next']}")

@@ -221,6 +221,7 @@ def _examples_of_turns(
     turns: Sequence[tuple[str, str]], row: _LabelledRow, source: str, number: int, field: str
 ) -> list[Example]:
     """Return one example per exchange. `turns` are pairs of role and text; `field` names their field in messages."""
+    turns = _join_neighbours(turns)
     system = ""
     if turns[0][0] == "system":
         # GPT-2's templates have no place for a system message, so it precedes the first instruction.
@@ -246,6 +247,17 @@ def _examples_of_turns(
         )
         for index, exchange in enumerate(exchanges)
     ]
+
+
+def _join_neighbours(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Join neighbours of one role with a blank line, as the chat templates and Ollama do."""
+    joined: list[tuple[str, str]] = []
+    for role, text in turns:
+        if joined and joined[-1][0] == role:
+            joined[-1] = (role, f"{joined[-1][1]}\n\n{text}")
+        else:
+            joined.append((role, text))
+    return joined
 
 
 def _as_messages(turn: Exchange) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import torch
 
-from assistant.dataset.tokenizer import EOS_TOKEN, byte_characters
+from assistant.dataset.tokenizer import byte_characters
 from assistant.errors import ExportError
 from assistant.files import shown_path
 from assistant.model.checkpoint import Checkpoint
@@ -285,8 +285,9 @@ def _temporary(path: Path, n_bytes: int) -> Iterator[Path]:
     except OSError as error:
         # numpy reports a full disk as an OSError without a number.
         reason = error.strerror or str(error)
-        raise ExportError(f"{where}: expected to write the file, got: {reason}. Free some space, or name another "
-                          f"path.") from error
+        raise ExportError(
+            f"{where}: expected to write the file, got: {reason}. Free some space, or name another path."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -342,9 +343,7 @@ def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, voca
             raise _damaged(path, f"another {key}")
 
 
-def _difference(
-    path: Path, name: str, value: torch.Tensor, stored: NDArray[Any], kind: GGMLQuantizationType
-) -> float:
+def _difference(path: Path, name: str, value: torch.Tensor, stored: NDArray[Any], kind: GGMLQuantizationType) -> float:
     """The largest difference between a tensor and its stored form. Raise ExportError if it is not due to rounding."""
     from gguf.quants import dequantize
 

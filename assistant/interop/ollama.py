@@ -332,7 +332,7 @@ class _Server:
         )
 
 
-class _transport_errors:  # noqa: N801 - a context manager
+class _transport_errors:
     """Turns httpx's errors into sentences."""
 
     def __init__(self, host: str, path: str) -> None:

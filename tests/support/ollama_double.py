@@ -37,6 +37,8 @@ from http.server import BaseHTTPRequestHandler
 from itertools import cycle
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from tests.support.ollama_templates import CHATML, TemplateError, parse, render_chat
+
 JsonObject: TypeAlias = dict[str, Any]
 Behaviour: TypeAlias = "Answer | Failure | StreamError | NoDone | Cut | Hang | Stream"
 Scripted: TypeAlias = "Behaviour | Callable[[JsonObject], Behaviour]"
@@ -1164,6 +1166,11 @@ class _Handler(BaseHTTPRequestHandler):
             prompt=_prompt(body),
             alphabetical=self.double.alphabetical_keys and isinstance(body.get("format"), dict),
         )
+        if body.get("_debug_render_only") and chat and not load:
+            info = {"rendered_template": render_chat(model.template or CHATML, body["messages"])}
+            line = {"model": sent_name, "created_at": rfc3339(), "message": {"role": "", "content": ""}, "done": False}
+            self._send(_whole({**line, "_debug_info": info}))
+            return
         behaviour = self.double.next_behaviour(body, load=load)
         if behaviour is not None and not behaviour.at_model:
             self._send(behaviour.reply(call))
@@ -1289,11 +1296,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._progress(body, lines, (400, "unknown type"))
             lines.append({"status": "parsing GGUF"})
             if data is None:
-                missing = f"open blobs/{digest.replace(':', '-')}: no such file or directory"
+                missing = f"open /models/blobs/{digest.replace(':', '-')}: no such file or directory"
                 return self._progress(body, lines, (500, missing))
             if not data.startswith(b"GGUF"):
                 return self._progress(body, lines, (400, "supplied file was not in GGUF format"))
-            known = {"context_length": 1024, "family": "gpt2"}
+            known = {"context_length": 1024, "family": "gpt2", "template": ""}
             layers.append(f"sha256:{hashlib.sha256(data + b'copy').hexdigest()}")
             step = {"status": "validating GGUF model", "digest": "0000000000000000000", "total": len(data)}
             lines += [{**step, "completed": done} for done in (len(data) // 2, len(data)) if done]
@@ -1301,8 +1308,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             return self._progress(body, lines, (400, "neither 'from' or 'files' was specified"))
         template = body.get("template") or ""
-        if template.count("{{") != template.count("}}"):
-            return self._progress(body, lines, (400, "template error: template: :1: unclosed action"))
+        try:
+            parse(template)
+        except TemplateError as error:
+            return self._progress(body, lines, (400, f"template error: {error}"))
         for key in ("template", "system", "parameters"):
             if value := body.get(key):
                 known[key] = {**known.get(key, {}), **value} if key == "parameters" else value
