@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -289,7 +289,8 @@ def _temporary(path: Path, n_bytes: int) -> Iterator[Path]:
             f"{where}: expected to write the file, got: {reason}. Free some space, or name another path."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # for example, the parent is a file
+            temporary.unlink()
 
 
 def _check(
