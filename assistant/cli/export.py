@@ -41,7 +41,6 @@ class Quantization(StrEnum):
 
 @derive_options(leave_out={"logprobs"})
 def export(
-    generation: GenerationSettings,
     model: Annotated[str, typer.Argument(help="A model folder, or pocket.", show_default=False)],
     to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a running server, pth for the book.")],
     output: Annotated[
@@ -50,8 +49,10 @@ def export(
     quantization: Annotated[Quantization, typer.Option(help="Type of the matrices in a GGUF file.")] = Quantization.F16,
     name: Annotated[str | None, typer.Option(help="Name on the server; by default the folder's.")] = None,
     host: Annotated[str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file, or a model on the server.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file, or a model on the server.")] = False,
     as_json: Json = False,
+    *,
+    generation: GenerationSettings,
 ) -> None:
     """Take a model elsewhere: a GGUF file for llama.cpp, a model for Ollama, or weights for the book's code.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer
 from assistant.errors import ExportError
 from assistant.interop import gguf as ours
 from assistant.interop.gguf import QUANTIZATIONS, Quantization, export_gguf
-from assistant.model import gpt
+from assistant.model import fused
 from assistant.model.checkpoint import load_checkpoint
 from assistant.model.gpt import GPT
 from assistant.shipped import find_model
@@ -153,9 +154,8 @@ def test_a_flipped_byte_is_found(
 
 def test_a_full_disk_is_a_sentence(byte_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tiny_checkpoint(byte_tokenizer)
-    usage = ours.shutil._ntuple_diskusage  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr(ours.shutil, "disk_usage", lambda _: usage(10, 9, 1_000_000))
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
         with pytest.raises(ExportError, match=r"tiny.gguf: expected 17 MB of free space, got 1 MB. Free some space"):
             export_gguf(checkpoint, tmp_path / "tiny.gguf")
 
@@ -276,7 +276,7 @@ def test_llama_cpp_has_the_same_token_ids(served: Served) -> None:
 @pytest.mark.oracle
 def test_llama_cpp_computes_the_same_logits_and_answers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, ask = served
-    monkeypatch.setattr(gpt.fused, "supports", lambda _: False)
+    monkeypatch.setattr(fused, "supports", lambda _: False)
     options = {"n_predict": 24, "temperature": 0, "n_probs": 20, "return_tokens": True, "cache_prompt": False}
     n_compared = 0
     for text in odd_texts(20):
@@ -287,7 +287,7 @@ def test_llama_cpp_computes_the_same_logits_and_answers(served: Served, monkeypa
         entries = entries if len(entries) == len(answer["tokens"]) else [None] * len(answer["tokens"])
         logprobs = next_logprobs(checkpoint.model, ids, answer["tokens"])
         with monkeypatch.context() as patch:
-            patch.setattr(gpt.F, "gelu", float16_gelu)
+            patch.setattr("torch.nn.functional.gelu", float16_gelu)
             rounded = next_logprobs(checkpoint.model, ids, answer["tokens"])
         for place, (theirs, entry) in enumerate(zip(answer["tokens"], entries, strict=True)):
             for other in entry["top_logprobs"] if entry else ():

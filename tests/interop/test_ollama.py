@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,9 +34,8 @@ def gguf(tmp_path: Path) -> Path:
 
 
 def push(gguf: Path, url: str, **changes: Any) -> Pushed:
-    return ollama.push_model(
-        gguf, **{"name": "mine", "host": url, "template": ALPACA, "parameters": PARAMETERS} | changes
-    )
+    arguments: dict[str, Any] = {"name": "mine", "host": url, "template": ALPACA, "parameters": PARAMETERS}
+    return ollama.push_model(gguf, **arguments | changes)
 
 
 # --- parameters and the Modelfile ---------------------------------------------------------------------------------
@@ -360,10 +359,9 @@ def test_the_double_answers_creation_as_the_recorded_server() -> None:
             request, name = record["request"], record["name"]
             if not request["path"].startswith(("/api/blobs", "/api/create")) or name in left_out:
                 continue
-            content: Callable[[], dict[str, Any]] = lambda request=request, name=name: (  # noqa: E731
-                {"json": request["body"]} if isinstance(request["body"], dict) else {"content": bodies.get(name, b"")}
-            )
-            answer = client.request(request["method"], request["path"], **content())
+            body = request["body"]
+            content: dict[str, Any] = {"json": body} if isinstance(body, dict) else {"content": bodies.get(name, b"")}
+            answer = client.request(request["method"], request["path"], **content)
             assert answer.status_code == record["status"], name
             ours, theirs = last_line(answer.text), last_line(record["body"])
             assert ours == theirs, name
