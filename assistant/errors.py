@@ -6,6 +6,7 @@
     ├── CheckpointError    a model folder
     ├── ContextError       a text that does not fit into the model's context
     ├── PrerequisiteError  something that you must install, start or download first
+    ├── ExportError        a file for another program, or a push to a server
     └── JudgeError         the judge's server
 
 A message reads `<where>: <what was expected>, got <value>. <what to do next>`.
@@ -51,6 +52,10 @@ class ContextError(AssistantError, ValueError):
 
 class PrerequisiteError(AssistantError):
     """You must install, start or download something first. The message names the command."""
+
+
+class ExportError(AssistantError):
+    """A model cannot be written for another program or pushed to a server."""
 
 
 class JudgeError(AssistantError):

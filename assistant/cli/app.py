@@ -13,6 +13,7 @@ from assistant import __version__
 from assistant.cli.console import Commands, note, print_json
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.cli.export import export
 from assistant.cli.options import (
     BaseModelFolder,
     DataFiles,
@@ -174,6 +175,7 @@ def finetune(
 
 
 app.command()(prefer)
+app.command()(export)
 
 
 @app.command()
