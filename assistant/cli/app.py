@@ -24,7 +24,6 @@ from assistant.cli.options import (
     derive_options,
 )
 from assistant.cli.prefer import prefer
-from assistant.dataset.prompts import get_template
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
 from assistant.settings import (
@@ -157,6 +156,8 @@ def finetune(
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
+    from assistant.dataset.prompts import get_template
+
     get_template(settings.template)
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})

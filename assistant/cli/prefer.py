@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from assistant.cli.options import BaseModelFolder, DataFiles, Json, OutputFolder, PlanOnly, derive_options
-from assistant.dataset.prompts import get_template
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 
@@ -40,6 +39,8 @@ def prefer(
 
     Example: `assistant prefer pairs.json --model runs/mine --output runs/preferred`
     """
+    from assistant.dataset.prompts import get_template
+
     folder = find_model(model)
     name = template or _template_of(folder, default=settings.template)
     get_template(name)
