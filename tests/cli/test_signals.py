@@ -72,7 +72,7 @@ def test_a_run_goes_on_without_its_reader_and_without_a_signal_that_is_ignored(f
 
 @pytest.mark.usefixtures("folder")
 def test_outputs_that_cannot_be_written() -> None:
-    rows = "$A data show rows.json --model base"
+    rows = "$A data --help"  # text on stdout, without torch
     closed = shell(f"{rows} | true; echo ${{PIPESTATUS[0]}}")
     assert closed.stdout.strip() in ("141", "0")  # 0 if all was written before the reader left
     assert closed.stderr == ""
@@ -88,10 +88,11 @@ def test_outputs_that_cannot_be_written() -> None:
 
 def test_a_narrow_encoding_and_no_home(folder: Path) -> None:
     """A user without a passwd entry, in a container: its home is unknown."""
-    (folder / "odd.json").write_text(json.dumps([{"instruction": "Zwölf 日本 \ud800", "output": "é"}]))
+    (folder / "odd.json").write_text(json.dumps([{"instruction": "Zwölf 日本 🙂", "output": "é"}]))
     for encoding in ("ascii", "latin-1"):
-        done = shell("$A data check odd.json --json; $A data show odd.json -m base", PYTHONIOENCODING=encoding)
+        done = shell("$A data show odd.json -m base", PYTHONIOENCODING=encoding)
         assert done.stderr == ""
+        assert "Zw" in done.stdout
         assert "Traceback" not in done.stdout
     homeless = (
         "import os, pwd, sys\n"
@@ -178,6 +179,6 @@ def test_advice_is_shown_after_many_problems() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_short_plan_is_in_seconds() -> None:
-    assert "seconds." in invoke(*RUN, "-o", "out", "--plan").stderr
+    assert "about 1 second." in invoke(*RUN, "-o", "out", "--plan").stderr
     end = invoke(*RUN, "-o", "out", "--max-steps", "1", "--validation-share", "0").stderr
     assert "its records in metrics.jsonl and loss.png there" in end

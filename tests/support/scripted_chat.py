@@ -1,9 +1,8 @@
 """The chat on a scripted session, as a program for a real terminal.
 
-Run it with `python -m tests.support.scripted_chat [block | forever | torch PATH]`. The session repeats the message and counts to
-200. `block` loads for a second and lets no other thread run meanwhile, as an import may. `forever` never finishes
-loading. `torch PATH` creates the file
-PATH, then computes with torch and never finishes loading.
+Run it with `python -m tests.support.scripted_chat [block | forever | torch PATH]`. The session repeats the message and
+counts to 200. `block` loads for a second and lets no other thread run meanwhile, as an import may. `forever` never
+finishes loading. `torch PATH` creates the file PATH, then computes with torch and never finishes loading.
 """
 
 from __future__ import annotations
