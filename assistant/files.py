@@ -21,8 +21,11 @@ def user_cache_folder() -> Path | None:
     """The folder for what may be computed again; None for a user without a home directory. It may not exist yet."""
     import platformdirs
 
-    path = platformdirs.user_cache_path(CACHE_NAME)
-    return path if path.is_absolute() else None  # without a home, platformdirs returns a path that begins with "~"
+    try:
+        path = platformdirs.user_cache_path(CACHE_NAME)
+    except RuntimeError:
+        return None
+    return path if path.is_absolute() else None  # older versions of platformdirs return a path that begins with "~"
 
 
 def make_folder(path: Path) -> None:

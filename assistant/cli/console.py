@@ -175,11 +175,18 @@ def interrupt_exit_code(error: KeyboardInterrupt) -> int:
 
 
 def _raise_on_signals() -> None:
-    """Make every stop signal raise `Interrupted`, so that a command cleans up before it ends."""
+    """Make every stop signal raise `Interrupted`, so that a command cleans up before it ends.
+
+    During an import the process ends at once instead: there is nothing to clean up, and packages turn an exception in
+    their import into another one, or swallow it.
+    """
     raised_at = -SAME_REQUEST_S
 
-    def handle(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal raised_at
+        if _is_importing(frame):
+            _write_at_once("Interrupted.\n")
+            os._exit(SIGNAL_EXIT + number)
         if time.monotonic() - raised_at >= SAME_REQUEST_S:
             raised_at = time.monotonic()
             raise Interrupted(number)
@@ -187,6 +194,14 @@ def _raise_on_signals() -> None:
     for number in STOP_SIGNALS:
         if not _is_ignored(number):
             signal.signal(number, handle)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_ignored(number: int) -> bool:
@@ -217,7 +232,7 @@ class _Notes(io.FileIO):
 class _Results(io.FileIO):
     """Standard output. It names itself in errors, and ends the process when the reader has gone."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:

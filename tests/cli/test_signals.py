@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,9 +30,15 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY)} | more
 
 
-def popen(*words: str, **options: Any) -> subprocess.Popen[bytes]:
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()} | options
-    return subprocess.Popen([sys.executable, "-m", "assistant", *words], **options)
+def popen(*words: str, output: int = subprocess.PIPE, ignores: Collection[int] = ()) -> subprocess.Popen[bytes]:
+    """Start the command. It begins with the signals in `ignores` ignored, as under `nohup`."""
+
+    def ignore() -> None:
+        for number in ignores:
+            signal.signal(number, signal.SIG_IGN)
+
+    command = [sys.executable, "-m", "assistant", *words]
+    return subprocess.Popen(command, stdout=output, stderr=output, env=environment(), preexec_fn=ignore)
 
 
 def shell(command: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -42,9 +50,9 @@ def shell(command: str, **more: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_run_even_if_nobody_reads_its_output(folder: Path, number: signal.Signals) -> None:
     reader, writer = os.pipe()
-    process = popen(*RUN, "-o", "out", "--max-steps", "5000", stdout=writer, stderr=writer)
+    process = popen(*RUN, "-o", "out", "--max-steps", "5000", output=writer)
     os.close(writer)
-    wait_for_steps(folder / "out" / METRICS_FILE, 3, process)  # type: ignore[arg-type]
+    wait_for_steps(folder / "out" / METRICS_FILE, 3, process)
     os.close(reader)
     process.send_signal(number)
     process.send_signal(number)  # as `timeout` and shells do
@@ -56,11 +64,8 @@ def test_a_signal_saves_the_run_even_if_nobody_reads_its_output(folder: Path, nu
 
 
 def test_a_run_goes_on_without_its_reader_and_without_a_signal_that_is_ignored(folder: Path) -> None:
-    process = popen(
-        *RUN, "-o", "out", "--json",
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )  # fmt: skip
-    wait_for_steps(folder / "out" / METRICS_FILE, 2, process)  # type: ignore[arg-type]
+    process = popen(*RUN, "-o", "out", "--json", ignores=[signal.SIGHUP])
+    wait_for_steps(folder / "out" / METRICS_FILE, 2, process)
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGPIPE)
     for stream in (process.stdout, process.stderr):
@@ -92,7 +97,7 @@ def test_a_narrow_encoding_and_no_home(folder: Path) -> None:
     for encoding in ("ascii", "latin-1"):
         done = shell("$A data show odd.json -m base", PYTHONIOENCODING=encoding)
         assert done.stderr == ""
-        assert "Zw" in done.stdout
+        assert "\\u21b5" in done.stdout
         assert "Traceback" not in done.stdout
     homeless = (
         "import os, pwd, sys\n"
@@ -160,7 +165,7 @@ def test_a_finished_run_gets_more_epochs() -> None:
 
 def test_the_best_weights_of_a_run_killed_before_its_first_save_stay(folder: Path) -> None:
     process = popen(*RUN, "-o", "out", "--validate-every", "1", "--max-steps", "5000")
-    wait_for_steps(folder / "out" / METRICS_FILE, 4, process)  # type: ignore[arg-type]
+    wait_for_steps(folder / "out" / METRICS_FILE, 4, process)
     process.kill()
     process.communicate()
     assert load_checkpoint("out/best").info is not None
@@ -171,6 +176,16 @@ def test_the_best_weights_of_a_run_killed_before_its_first_save_stay(folder: Pat
     assert load_checkpoint("out/best").info is not None
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_signal_during_the_import_of_torch_ends_at_once() -> None:
+    process = popen(*RUN, "-o", "out")
+    while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, b"Interrupted.\n")
+
+
 def test_advice_is_shown_after_many_problems() -> None:
     error = DataError([f"row {number}: too long." for number in range(50)], advice="Shorten the rows.")
     assert str(error).endswith("row 19: too long.\n... and 30 more.\nShorten the rows.")
@@ -179,6 +194,6 @@ def test_advice_is_shown_after_many_problems() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_short_plan_is_in_seconds() -> None:
-    assert "about 1 second." in invoke(*RUN, "-o", "out", "--plan").stderr
+    assert re.search(r"about \d+ seconds?\.", invoke(*RUN, "-o", "out", "--plan").stderr)
     end = invoke(*RUN, "-o", "out", "--max-steps", "1", "--validation-share", "0").stderr
     assert "its records in metrics.jsonl and loss.png there" in end
