@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -97,7 +98,7 @@ def test_the_commands_of_the_manual_work(
 
 def options_of(program: str, words: list[str]) -> set[str]:
     """The options of a command. Raises KeyError where there is no such command."""
-    command = typer.main.get_command(PROGRAMS[program])
+    command: Any = typer.main.get_command(PROGRAMS[program])
     for word in words:
         command = command.commands[word]
     return {"--help"} | {name for parameter in command.params for name in parameter.opts}
@@ -131,7 +132,7 @@ def test_readme_links_to_every_page() -> None:
 def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
     program = (
-        "import sys; from pathlib import Path; import assistant.demo as demo\n"
+        "import sys; from pathlib import Path; import assistant.cli.demo as demo\n"
         "real = demo.shipped; demo.shipped = lambda name: Path('few.json') if name.endswith('.json') else real(name)\n"
         "demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
         "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"
