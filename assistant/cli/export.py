@@ -95,7 +95,7 @@ def _check_options(to: Target, output: Path | None, *, name: str | None, host: s
 
 def _server_url(host: str | None, name: str | None) -> str:
     """The server's address. Everything that can be wrong with it is found before the model is read."""
-    from assistant.interop.ollama import check_name
+    from assistant.interop.modelfile import check_name
     from assistant.ollama_server import find_host
 
     if name is not None:
@@ -109,7 +109,7 @@ def _file_path(output: Path | None, name: str) -> Path | None:
 
 def _beside(path: Path, to: Target) -> list[Path]:
     """Files that are written beside the output."""
-    from assistant.interop.ollama import modelfile_path
+    from assistant.interop.modelfile import modelfile_path
 
     return [] if to is Target.PTH else [modelfile_path(path)]
 
@@ -144,7 +144,7 @@ def _export_gguf(
     keep: bool,
 ) -> dict[str, Any]:
     from assistant.interop.gguf import export_gguf
-    from assistant.interop.ollama import modelfile, modelfile_path, ollama_parameters
+    from assistant.interop.modelfile import modelfile, modelfile_path, ollama_parameters
 
     beside = modelfile_path(path)
     parameters = ollama_parameters(generation, checkpoint.template, checkpoint.config.context_length)
@@ -166,7 +166,8 @@ def _how_checked(written: GgufFile) -> str:
 def _push(
     checkpoint: Checkpoint, gguf: Path, name: str | None, url: str, generation: GenerationSettings, *, overwrite: bool
 ) -> dict[str, Any]:
-    from assistant.interop.ollama import model_name, ollama_parameters, push_model
+    from assistant.interop.modelfile import model_name, ollama_parameters
+    from assistant.interop.ollama import push_model
 
     pushed = push_model(
         gguf,
@@ -215,7 +216,7 @@ def _export_pth(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
 
 
 def _next_command(result: dict[str, Any]) -> str:
-    from assistant.interop.ollama import model_name
+    from assistant.interop.modelfile import model_name
 
     if "host" in result:
         return f"ollama run {result['name']}"
