@@ -4,6 +4,7 @@
 # make test-long     slow proofs (PART=kills, fuzz or demo runs one of them)
 # make test-oracles  install and run comparisons with packages that are too large for every day
 # make setup         make the virtual environment only
+# make pictures      draw the pictures in docs/pictures again, from the demo's model
 # make pocket        pretrain the shipped model again from nothing (two hours on two cores; resumes where it stopped)
 #
 # Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make are needed.
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo chat pocket lint test test-long test-oracles clean
+.PHONY: setup demo chat pocket pictures lint test test-long test-oracles clean
 
 setup: $(VENV)/.installed
 
@@ -42,6 +43,10 @@ chat: setup
 
 pocket: setup
 	@$(BIN)/python -m data.authoring.pocket --work build/pocket --output data/pocket
+
+pictures: setup
+	@test -e demo/model/config.json || $(BIN)/assistant demo
+	@$(BIN)/python docs/pictures.py demo/model
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -26,14 +26,16 @@ class AssistantError(Exception):
 class DataError(AssistantError, ValueError):
     """A file of instructions or responses is invalid.
 
-    `problems` holds one sentence for every fault. `str(error)` shows the first `MAX_PROBLEMS_SHOWN` of them.
+    `problems` holds one sentence for every fault. `str(error)` shows the first `MAX_PROBLEMS_SHOWN` of them, and then
+    `advice`.
     """
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
+    def __init__(self, problems: str | Sequence[str], *, advice: str = "") -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         shown = "\n".join(self.problems[:MAX_PROBLEMS_SHOWN])
         hidden = len(self.problems) - MAX_PROBLEMS_SHOWN
-        super().__init__(f"{shown}\n... and {hidden} more." if hidden > 0 else shown)
+        shown = f"{shown}\n... and {hidden} more." if hidden > 0 else shown
+        super().__init__(f"{shown}\n{advice}" if advice else shown)
 
 
 class SettingsError(AssistantError, ValueError):

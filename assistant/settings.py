@@ -6,10 +6,20 @@ derives its options from them (`assistant.cli.options`). No torch and no typer a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from assistant.errors import SettingsError
 
@@ -87,6 +97,20 @@ class EngineSettings(Settings):
     """dtype of the weights; auto gives the answers of float32 in less time."""
     device: Annotated[str, MEMORY] = "auto"
     """auto, cpu, cuda or mps."""
+
+
+class DataSettings(Settings):
+    """How instruction files are read."""
+
+    columns: Annotated[tuple[str, ...], DATA] = ()
+    """Names of columns, FIELD=COLUMN, separated by commas: instruction=question,output=answer."""
+    skip_bad: Annotated[bool, DATA] = False
+    """Leave out rows that cannot be used, and count them."""
+
+    @field_validator("columns")
+    @classmethod
+    def _one_a_word(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
 class SplitSettings(Settings):
@@ -226,23 +250,24 @@ class RunSettings(Settings):
 
 
 SettingsModel = TypeVar("SettingsModel", bound=BaseModel)
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def validate_settings(
-    kind: type[SettingsModel], *, prefix: str = "", names: dict[str, str] | None = None, **values: object
+    kind: type[SettingsModel], values: Mapping[str, object], *, prefix: str = "", names: Mapping[str, str] = NO_NAMES
 ) -> SettingsModel:
-    """Build settings of that kind. An option is named `--prefix-field`, or as `names` says.
+    """Build settings of that kind. In errors a field is named `--prefix-field`, or as `names` says.
 
     Raises:
         SettingsError: one sentence for every value that is out of range, named as the option.
     """
     try:
-        return kind(**values)
+        return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError("\n".join(_fault(detail, prefix, names or {}) for detail in error.errors())) from error
+        raise SettingsError("\n".join(_fault(detail, prefix, names) for detail in error.errors())) from error
 
 
-def _fault(detail: Any, prefix: str, names: dict[str, str]) -> str:
+def _fault(detail: Any, prefix: str, names: Mapping[str, str]) -> str:
     if not detail["loc"]:  # a validator of the whole model writes its own sentence
         return str(detail["ctx"]["error"])
     field = str(detail["loc"][0])

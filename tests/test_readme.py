@@ -1,4 +1,4 @@
-"""Every command that README shows is run, in its order, on a tiny model; and the demo, whole."""
+"""Every command that README and the pages in docs/ show is run, in its order, on a tiny model; and the demo, whole."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import assistant.cli.app
@@ -24,12 +27,21 @@ from tests.conftest import REPOSITORY
 from tests.support.models import save_tiny
 from tests.support.ollama_double import OllamaDouble, hashed_verdict
 
-PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")
+MANUAL = ("README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").glob("*.md")))
+PAGES = (*MANUAL, "CONTRIBUTING.md", "data/README.md", "benchmarks/RESULTS.md")
+PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
+NOT_RUN = r"make |hf |ollama |python |torchrun |assistant chat"
+"""Set-up, other programs, and what needs a terminal. The demo and torchrun have tests of their own."""
+
+
+def text_of(page: str) -> str:
+    """A page's text."""
+    return (REPOSITORY / page).read_text(encoding="utf-8")
 
 
 def commands(page: str) -> list[str]:
     """The lines of a page's `sh` blocks, without comments and continuation marks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.S | re.M)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text_of(page), re.S | re.M)
     lines = "\n".join(blocks).replace("\\\n", " ").split("\n")
     return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -37,10 +49,8 @@ def commands(page: str) -> list[str]:
 def run(command: str) -> tuple[int, str]:
     """Run a command in this process, or in a shell's if it needs one: exit code, and what it said."""
     program, *words = shlex.split(command)
-    if program in {"assistant", "evaluation"} and "|" not in words:
-        done = CliRunner().invoke(
-            {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}[program], words
-        )
+    if program in PROGRAMS and "|" not in words:
+        done = CliRunner().invoke(PROGRAMS[program], words)
         return done.exit_code, done.output
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     line = re.sub(r"\b(assistant|evaluation)\b(?= )", rf"{shlex.quote(sys.executable)} -m \1", command)
@@ -48,65 +58,81 @@ def run(command: str) -> tuple[int, str]:
     return shell.returncode, shell.stdout + shell.stderr
 
 
-def test_the_commands_of_the_readme_work(
+def make_inputs(folder: Path, tokenizer: Tokenizer, examples: list[Example]) -> None:
+    """The files that the pages take as given."""
+    save_tiny(folder / "gpt2", tokenizer)
+    (folder / "mine.json").write_text(dump_rows(examples))
+    pairs = [replace(row, rejected="No.") for row in examples]
+    (folder / "pairs.json").write_text(dump_rows(pairs))
+    texts = [{"text": f"{row.instruction} {row.output}, again and again."} for row in examples]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
+    (folder / "answers.json").write_text(json.dumps(answers))
+
+
+def test_the_commands_of_the_manual_work(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All pages one after the other, in one folder. A command that several pages show is run once."""
     monkeypatch.chdir(tmp_path)
-    save_tiny(tmp_path / "gpt2", byte_tokenizer)
-    (tmp_path / "mine.json").write_text(dump_rows(examples))
-    pairs = [replace(row, rejected="No.") for row in examples]
-    (tmp_path / "pairs.json").write_text(dump_rows(pairs))
-    texts = [{"text": f"{row.instruction} {row.output}, again and again."} for row in examples]
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
-    answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
-    (tmp_path / "answers.json").write_text(json.dumps(answers))
-    ran = []
+    make_inputs(tmp_path, byte_tokenizer, examples)
+    ran: set[str] = set()
     with OllamaDouble(models=("llama3.1:latest",), default=hashed_verdict) as double:
         monkeypatch.setenv("OLLAMA_HOST", double.url)
-        for command in commands("README.md"):
-            if re.match(r"make |git |cd |ollama |hf |pip |python|torchrun|assistant (chat|demo)", command):
-                continue  # set-up, other programs, what needs a terminal; demo and torchrun have tests of their own
-            code, said = run(command)
-            assert code == 0, f"{command}\n{said}"
-            ran.append(command)
-    text = "\n".join(ran)
-    for words in ("assistant finetune", "assistant ask", "assistant data split", "assistant doctor"):
-        assert words in text
-    for words in ("evaluation respond", "evaluation score", "evaluation report", "--judge llama3.1"):
-        assert words in text
-    report = json.loads((tmp_path / "runs" / "answers-of-mine" / "report.json").read_text())
+        for page in MANUAL:
+            for command in commands(page):
+                if re.match(NOT_RUN, command) or command in ran:
+                    continue
+                output = re.search(r" finetune .*--output (\S+)", command)
+                if output and "--resume" not in command:
+                    shutil.rmtree(output[1], ignore_errors=True)  # another page may have made it with other options
+                code, said = run(command)
+                assert code == 0, f"{page}: {command}\n{said}"
+                ran.add(command)
+    for words in ("assistant finetune", "assistant prefer", "assistant ask", "assistant data split", "--judge"):
+        assert words in "\n".join(ran)
+    report = json.loads((tmp_path / "runs" / "answers" / "report.json").read_text())
     assert report["score"] == "judge"
     assert report["n"] == 4
 
 
+def options_of(program: str, words: list[str]) -> set[str]:
+    """The options of a command. Raises KeyError where there is no such command."""
+    command: Any = typer.main.get_command(PROGRAMS[program])
+    for word in words:
+        command = command.commands[word]
+    return {"--help"} | {name for parameter in command.params for name in parameter.opts}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_options_that_pages_show_exist(page: str) -> None:
-    """Commands that are not run are at least spelt right."""
-    shown = re.findall(r"\b(assistant|evaluation) (data \w+|\w+)((?: [^\n`|]*)?)", "\n".join(commands(page)))
-    options: dict[tuple[str, str], str] = {}
-    for program, name, rest in shown:
-        if (program, name) not in options:
-            call = [sys.executable, "-m", program, *name.split(), "--help"]
-            environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
-            done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
-            assert done.returncode == 0, f"{page}: {program} {name}"
-            options[program, name] = done.stdout
-        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
-            assert option in options[program, name], f"{page}: {program} {name} {option}"
+def test_commands_and_options_that_pages_show_exist(page: str) -> None:
+    """Commands that are not run, those in tables among them, are at least spelt right."""
+    inline = re.findall(r"`((?:assistant|evaluation) [^`\n]+)`", text_of(page))
+    for command in (*commands(page), *inline):
+        for program, words, rest in re.findall(r"\b(assistant|evaluation) (data \w+|\w+)((?: [^`|]*)?)", command):
+            known = options_of(program, words.split())
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
+                assert option in known, f"{page}: {program} {words} {option}"
+        for module, script in re.findall(r"\bpython (?:-m (data\.[\w.]+)|(\S+\.py))", command):
+            assert (REPOSITORY / (script or module.replace(".", "/") + ".py")).exists(), f"{page}: {command}"
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, "data/README.md"):
-        path = REPOSITORY / page
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", text_of(page)):
             if "://" not in target:
-                assert (path.parent / target).exists(), f"{page}: {target}"
+                assert ((REPOSITORY / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_readme_links_to_every_page() -> None:
+    for page in MANUAL[1:]:
+        assert f"]({page})" in text_of("README.md")
 
 
 def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
     program = (
-        "import sys; from pathlib import Path; import assistant.demo as demo\n"
+        "import sys; from pathlib import Path; import assistant.cli.demo as demo\n"
         "real = demo.shipped; demo.shipped = lambda name: Path('few.json') if name.endswith('.json') else real(name)\n"
         "demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
         "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"

@@ -24,10 +24,16 @@ from assistant.cli.options import (
     derive_options,
 )
 from assistant.cli.prefer import prefer
-from assistant.dataset.prompts import get_template
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
-from assistant.settings import EngineSettings, FinetuneSettings, GenerationSettings, RunSettings, SplitSettings
+from assistant.settings import (
+    DataSettings,
+    EngineSettings,
+    FinetuneSettings,
+    GenerationSettings,
+    RunSettings,
+    SplitSettings,
+)
 from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
@@ -40,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Fine-tune a GPT-2 to follow instructions, and talk with it. `evaluation` scores what it answers.",
+    help="Fine-tune a GPT-2 to follow instructions, and chat with it. `evaluation` scores its answers.",
 )
 app.add_typer(data_app, name="data")
 
@@ -58,7 +64,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version  # its callback has done the work
 
@@ -140,6 +148,7 @@ def finetune(
     settings: FinetuneSettings,
     split: SplitSettings,
     run: RunSettings,
+    reading: DataSettings,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -147,12 +156,22 @@ def finetune(
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
+    from assistant.dataset.prompts import get_template
+
     get_template(settings.template)
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
     from assistant.cli.job import Job, run_or_plan
 
-    job = Job(data=tuple(data), model=find_model(model), output=output, split=split, settings=settings, run=run)
+    job = Job(
+        data=tuple(data),
+        model=find_model(model),
+        output=output,
+        split=split,
+        settings=settings,
+        run=run,
+        reading=reading,
+    )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
 
 
@@ -187,7 +206,7 @@ def _model_or_demo(model: str | None) -> str:
         return str(find_model(model))
     if not (DEMO_MODEL / "config.json").exists():
         raise PrerequisiteError(
-            f"model: expected a folder, or the demo's in {DEMO_MODEL}, got neither. "
+            f"model: expected a model folder, or the demo's model in {DEMO_MODEL}, got neither. "
             f"Run `assistant demo` first, or name a model folder."
         )
     note(f"Using the demo's model in {DEMO_MODEL}.")
@@ -200,4 +219,6 @@ def _read_instruction() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig").strip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input: expected UTF-8, got {error.reason} at byte {error.start}.") from error
+        raise DataError(
+            f"standard input: expected UTF-8, got {error.reason} at byte {error.start}. Convert it."
+        ) from error

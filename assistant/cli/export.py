@@ -1,4 +1,4 @@
-"""`assistant export`: a model for llama.cpp, Ollama or the book's code."""
+"""`assistant export`: a model for llama.cpp or Ollama."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 class Target(StrEnum):
     GGUF = "gguf"
     OLLAMA = "ollama"
-    PTH = "pth"
 
 
 class Quantization(StrEnum):
@@ -42,7 +41,7 @@ class Quantization(StrEnum):
 @derive_options(leave_out={"logprobs"})
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, or pocket.", show_default=False)],
-    to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a running server, pth for the book.")],
+    to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a running server.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new file, or a folder for it; optional with ollama.")
     ] = None,
@@ -54,7 +53,7 @@ def export(
     *,
     generation: GenerationSettings,
 ) -> None:
-    """Take a model elsewhere: a GGUF file for llama.cpp, a model for Ollama, or weights for the book's code.
+    """Take a model elsewhere: a GGUF file for llama.cpp, or a model on an Ollama server.
 
     Every file is read back and compared with the model. The sampling options go into the Modelfile and to Ollama.
 
@@ -63,17 +62,13 @@ def export(
     folder = find_model(model)
     _check_options(to, output, name=name, host=host)
     url = _server_url(host, name) if to is Target.OLLAMA else None
-    path = _file_path(output, f"{folder.resolve().name}.{'pth' if to is Target.PTH else 'gguf'}")
+    path = _file_path(output, f"{folder.resolve().name}.gguf")
     if path is not None:
-        _refuse_existing(path, *_beside(path, to), overwrite=overwrite)
+        _refuse_existing(path, *_beside(path), overwrite=overwrite)
 
     from assistant.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folder)
-    if to is Target.PTH:
-        assert path is not None
-        _export_pth(checkpoint, path, as_json=as_json)
-        return
     with _place_for(path) as gguf:
         result = _export_gguf(checkpoint, gguf, quantization, generation, keep=path is not None)
         if url is not None:
@@ -107,11 +102,11 @@ def _file_path(output: Path | None, name: str) -> Path | None:
     return output / name if output is not None and output.is_dir() else output
 
 
-def _beside(path: Path, to: Target) -> list[Path]:
+def _beside(path: Path) -> list[Path]:
     """Files that are written beside the output."""
     from assistant.interop.modelfile import modelfile_path
 
-    return [] if to is Target.PTH else [modelfile_path(path)]
+    return [modelfile_path(path)]
 
 
 def _refuse_existing(*paths: Path, overwrite: bool) -> None:
@@ -200,19 +195,6 @@ def _upload_progress() -> Any:
             note(text)
 
     return report
-
-
-def _export_pth(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
-    from assistant.interop.pth import export_pth
-
-    export_pth(checkpoint, path)
-    size = path.stat().st_size
-    command = f"assistant import {shlex.quote(shown_path(path))}"
-    if as_json:
-        print_json({"path": shown_path(path), "n_bytes": size, "next": command})
-        return
-    print(f"Wrote {shown_path(path)} ({size / 1e6:.1f} MB) with the book's names; read back, every weight to the bit.")
-    print(f"Next: {command}")
 
 
 def _next_command(result: dict[str, Any]) -> str:

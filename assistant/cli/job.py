@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from assistant.cli.console import EXIT_INTERRUPTED, note, print_json, stop_on_interrupt
+from assistant.cli.datasets import read_data
 from assistant.cli.progress import describe_forecast, describe_result, progress_observer
-from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import Splits, split_examples
 from assistant.device import pick_device
 from assistant.errors import SettingsError
 from assistant.files import shown_path
 from assistant.model.checkpoint import load_checkpoint, load_info
-from assistant.settings import FinetuneSettings, RunSettings, SplitSettings
+from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
 from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, SilentObserver
@@ -40,10 +40,11 @@ class Job:
     split: SplitSettings
     settings: FinetuneSettings
     run: RunSettings
+    reading: DataSettings = field(default_factory=DataSettings)
 
     def read_splits(self) -> Splits:
         """The rows of the data files, split."""
-        examples = read_examples(*self.data)
+        examples = read_data(self.data, self.reading, quiet=not is_main_process()).examples
         split = self.split
         return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
 

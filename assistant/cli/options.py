@@ -22,7 +22,9 @@ from assistant.errors import SettingsError
 from assistant.settings import BOOK, FinetuneSettings, Panel, Settings, validate_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-DataFiles = Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")]
+DataFiles = Annotated[
+    list[Path], typer.Argument(help="Files: JSON, JSONL, CSV, TSV, Parquet, also .gz; a folder; or -.")
+]
 BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Model folder to start from, or pocket.")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
 PlanOnly = Annotated[
@@ -46,7 +48,7 @@ def derive_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option for every field of the settings models among its parameters.
 
-    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, those that are left out included.
+    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, also of fields that are left out.
     `names` gives a field another option, such as `{"split_seed": "--seed"}`.
     """
 
@@ -64,7 +66,7 @@ def derive_options(
             settings, problems = {}, []
             for name, model in models.items():
                 try:
-                    settings[name] = _collect(model, options[name], given, defaults, dict(names))
+                    settings[name] = _collect(model, options[name], given, defaults, names)
                 except SettingsError as error:
                     problems.append(str(error))
             if problems:
@@ -121,7 +123,7 @@ def _collect(
     options: list[_Option],
     given: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    names: dict[str, str],
+    names: Mapping[str, str],
 ) -> Settings:
     """The settings that the given options make. Raises SettingsError that names every wrong option."""
     values = {name: value for name, value in defaults.items() if name in model.model_fields}
@@ -139,8 +141,8 @@ def _collect(
         nested = _nested_model(model.model_fields[name])
         assert nested is not None
         prefix = name.replace("_", "-") + "-"
-        values[name] = validate_settings(nested, prefix=prefix, **fields) if values[name] else None
-    return validate_settings(model, names=names, **values)
+        values[name] = validate_settings(nested, fields, prefix=prefix) if values[name] else None
+    return validate_settings(model, values, names=names)
 
 
 def _value(field: FieldInfo, given: Any) -> Any:

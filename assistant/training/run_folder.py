@@ -300,7 +300,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the adapter cannot be read.
-            SettingsError: merged, it does not give the weights of `last`, so the base model is another one.
+            SettingsError: merged, it does not give the weights of `last`, so the base model is different.
         """
         set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
         now, before = merged(trained).state_dict(), load_model(self.last).state_dict()

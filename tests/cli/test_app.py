@@ -293,7 +293,7 @@ def test_standard_input_must_be_utf8_text() -> None:
     done = CliRunner().invoke(app, ["ask", "base"], input=b"caf\xe9")
     assert (done.exit_code, done.stderr) == (
         1,
-        "error: standard input: expected UTF-8, got unexpected end of data at byte 3.\n",
+        "error: standard input: expected UTF-8, got unexpected end of data at byte 3. Convert it.\n",
     )
     command = f"{sys.executable} -m assistant ask base <&-"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
