@@ -27,15 +27,15 @@ class DataError(AssistantError, ValueError):
     """A file of instructions or responses is invalid.
 
     `problems` holds one sentence for every fault. `str(error)` shows the first `MAX_PROBLEMS_SHOWN` of them, and then
-    `advice`.
+    always the `advice`: what to do about all of them.
     """
 
     def __init__(self, problems: str | Sequence[str], *, advice: str = "") -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
-        shown = "\n".join(self.problems[:MAX_PROBLEMS_SHOWN])
+        lines = list(self.problems[:MAX_PROBLEMS_SHOWN])
         hidden = len(self.problems) - MAX_PROBLEMS_SHOWN
-        shown = f"{shown}\n... and {hidden} more." if hidden > 0 else shown
-        super().__init__(f"{shown}\n{advice}" if advice else shown)
+        lines += [f"... and {hidden} more."] if hidden > 0 else []
+        super().__init__("\n".join([*lines, advice] if advice else lines))
 
 
 class SettingsError(AssistantError, ValueError):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.cli.console import Commands, note, print_json
+from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.cli.export import export
@@ -53,7 +53,7 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """The console script."""
-    app(prog_name="assistant")
+    run_program(app, "assistant")
 
 
 def _version(wanted: bool) -> None:
