@@ -121,7 +121,7 @@ def _parameter(name: str, option: str, field: FieldInfo, annotation: Any, defaul
     elif get_origin(kind) is tuple:
         is_choice = get_origin(get_args(kind)[0]) is Literal
         kind = str if is_choice else list[str] | None
-        default = ",".join(default) if is_choice else None  # choices are separated by commas, texts are repeated
+        default = ",".join(default) if is_choice else list(default)  # choices are separated by commas, texts repeated
     panel = next((entry.title for entry in field.metadata if isinstance(entry, Panel)), None)
     info = typer.Option(*flags, help=field.description, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
