@@ -245,7 +245,9 @@ class RunSettings(Settings):
     save_every: Annotated[float, Field(ge=0), OUTPUT] = 60.0
     """Seconds between two saves of the run; a killed run loses at most this much work."""
     resume: Annotated[bool, OUTPUT] = False
-    """Resume the unfinished run in the output folder."""
+    """Resume the unfinished run in the output folder, or give a finished one more epochs (see --keep-state)."""
+    keep_state: Annotated[bool, OUTPUT] = False
+    """Keep the state after the end too, so that --resume with more --epochs continues a finished run."""
     overwrite: Annotated[bool, OUTPUT] = False
     """Replace the model in the output folder."""
 

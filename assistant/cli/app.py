@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.cli.console import Commands, note, print_json
+from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.cli.export import export
 from assistant.cli.options import (
     BaseModelFolder,
     DataFiles,
@@ -53,7 +54,7 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """The console script."""
-    app(prog_name="assistant")
+    run_program(app, "assistant")
 
 
 def _version(wanted: bool) -> None:
@@ -176,6 +177,7 @@ def finetune(
 
 
 app.command()(prefer)
+app.command()(export)
 
 
 @app.command()

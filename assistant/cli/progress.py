@@ -106,10 +106,8 @@ def describe_rewards(metrics: StepMetrics | ValidationReport) -> str:
 
 def describe_forecast(planned: Forecast) -> list[str]:
     """What a run is expected to need."""
-    minutes = planned.seconds / 60
     lines = [
-        f"{planned.steps} steps and {planned.validations} validations: about "
-        + (f"{minutes:.1f} minutes." if minutes < 90 else f"{minutes / 60:.1f} hours."),
+        f"{planned.steps} steps and {planned.validations} validations: about {_duration(planned.seconds)}.",
         f"Peak memory: {planned.peak_bytes / 1e9:.2f} GB"
         + (f"; {planned.free_bytes / 1e9:.1f} GB more are free." if planned.free_bytes is not None else "."),
     ]
@@ -120,7 +118,14 @@ def describe_forecast(planned: Forecast) -> list[str]:
     return [*lines, "Nothing was written. Without --plan the same command starts the run."]
 
 
-def describe_result(result: FinetuneResult) -> list[str]:
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        count = max(1, round(seconds))
+        return f"{count} {'second' if count == 1 else 'seconds'}"
+    return f"{seconds / 60:.1f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
+def describe_result(result: FinetuneResult, *, state_is_kept: bool = False) -> list[str]:
     """How a run ended, and what to do next."""
     lines = []
     if result.best_validation_loss is not None and result.first_validation_loss is not None:
@@ -135,9 +140,22 @@ def describe_result(result: FinetuneResult) -> list[str]:
         )
     if result.ended_early:
         lines.append(f"Early stopping at step {result.steps} of {result.total_steps}: no better weights for too long.")
-    lines.append(f"The model is in {result.output}, its records in metrics.jsonl, validation.jsonl and loss.png there.")
-    lines.append(f"Next: assistant chat {shlex.quote(str(result.output))}")
+    # The names of the records are in the docs of `training.run_folder`, which imports torch.
+    names = [name for name in ("metrics.jsonl", "validation.jsonl", "loss.png") if (result.output / name).exists()]
+    records = f", its records in {join_names(names)} there" if names else ""
+    lines.append(f"The model is in {result.output}{records}.")
+    folder = shlex.quote(str(result.output))
+    lines.append(f"Next: assistant chat {folder}")
+    if not result.stopped:
+        more = shlex.quote(f"{result.output}-more")
+        kept = ", or the same command with --resume and more --epochs" if state_is_kept else ""
+        lines.append(f"To train it further: --model {folder} --output {more}{kept}.")
     return lines
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 # --- observers ----------------------------------------------------------------------------------------------------

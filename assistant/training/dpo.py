@@ -31,10 +31,11 @@ def make_trainer(
     *,
     ranks: Ranks = SINGLE_PROCESS,
     precision: Precision | None = None,
+    schedule_start: int = 0,
 ) -> Trainer:
     """The trainer for these settings: for preferences if they have a beta, else for answers. Raises as `Trainer`."""
     kind = Trainer if settings.beta is None else PreferenceTrainer
-    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision)
+    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)
 
 
 class PreferenceTrainer(Trainer):

@@ -67,8 +67,10 @@ class Trainer:
         *,
         ranks: Ranks = SINGLE_PROCESS,
         precision: Precision | None = None,
+        schedule_start: int = 0,
     ) -> None:
-        """`precision` is the one that the run began with, if it is resumed."""
+        """`precision` and `schedule_start` are those of the state, if the run is resumed."""
+        self.schedule_start = schedule_start
         self.settings, self.splits, self.ranks = settings, splits, ranks
         self.recipe = make_recipe(settings)
         self.checkpoint = replace(checkpoint, template=get_template(settings.template))
@@ -176,7 +178,8 @@ class Trainer:
             AssistantError: the loss or the gradient is not finite; the weights are unchanged.
         """
         started = time.perf_counter()
-        rate = self.recipe.learning_rate(step, self.total_steps)
+        start = self.schedule_start
+        rate = self.recipe.learning_rate(step - start, self.total_steps - start)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         batches = [[self.train.rows[index] for index in indices] for indices in window]
