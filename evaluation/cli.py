@@ -42,7 +42,7 @@ app = typer.Typer(
 @app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
 @derive_options(leave_out={"logprobs", "device"})
 def respond(
-    model: Annotated[str, typer.Argument(help="Folder of the model, or pocket.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", metavar="MODEL")],
     data: Annotated[list[Path], typer.Option("--data", help="Instruction file; may be repeated.", metavar="FILE")],
     run: Annotated[Path, typer.Option("--run", help="Answers folder to write.", metavar="DIR")],
     reading: DataSettings,
@@ -52,7 +52,7 @@ def respond(
         Literal["auto", "test", "validation", "train", "all"],
         typer.Option(help="Rows to answer; auto is the test part if the model was trained on these files, else all."),
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Rows that are answered together.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Rows to answer at once, as one batch.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
     """Answer a test set with a model.

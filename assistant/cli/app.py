@@ -37,7 +37,8 @@ from assistant.settings import (
 from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
-    str | None, typer.Argument(help="A model folder, or pocket; by default the demo's model.", show_default=False)
+    str | None,
+    typer.Argument(help="Model folder, or pocket, the shipped model; by default the demo's model.", show_default=False),
 ]
 
 app = typer.Typer(
@@ -88,7 +89,7 @@ def demo(
 @app.command()
 @derive_options(leave_out={"logprobs", "device"})
 def chat(generation: GenerationSettings, engine: EngineSettings, model: ModelOrDemo = None) -> None:
-    """Chat in the terminal.
+    """Chat with a model in the terminal.
 
     Example: `assistant chat runs/mine --temperature 0.7`
     """
@@ -181,7 +182,9 @@ app.command()(export)
 
 @app.command()
 def doctor(
-    host: Annotated[str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Report what is installed, what is reachable, and what to do next.

@@ -1,4 +1,4 @@
-"""What `assistant finetune` and `assistant prefer` do, from files to a finished folder."""
+"""Carries out `assistant finetune` and `assistant prefer`, from instruction files to a finished run folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without savin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One call of the command."""
+    """Everything that one call of the command was given."""
 
     data: tuple[Path, ...]
     model: Path
@@ -57,7 +57,7 @@ class Job:
 
 
 def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:
-    """Do the run, or only its `plan`, and print what was asked for. Returns the exit code."""
+    """Do the run, or only forecast it, and print the result as JSON on request. Returns the exit code."""
     if plan:
         planned = plan_job(job)
         if as_json:
@@ -72,7 +72,10 @@ def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:
 
 
 def run_job(job: Job) -> tuple[FinetuneResult, StopRequest]:
-    """Read, fine-tune, and plot the losses. Ctrl-C, SIGTERM and SIGHUP stop the run after its step, all saved."""
+    """Read the data, fine-tune, and plot the losses.
+
+    Ctrl-C, SIGTERM and SIGHUP stop the run after the current step and save it.
+    """
     if job.run.resume and job.run.overwrite:
         raise SettingsError("--resume: expected without --overwrite, got both. Continue the run, or start it again.")
     splits = job.read_splits()
@@ -187,13 +190,13 @@ def _read_state(folder: RunFolder, job: Job) -> RunState | None:
     if state is not None and state.base_model != job.base_model:
         raise SettingsError(
             f"{job.output}: expected to resume with the model {state.base_model}, got {job.base_model}. "
-            f"Use the option as before, or choose another --output."
+            f"Use the same --model as before, or choose another --output."
         )
     return None if state is None else with_more_steps(state, job.settings)
 
 
 def _check_new(folder: RunFolder, job: Job) -> None:
-    """Raise SettingsError if a new run would replace what a person may want to keep."""
+    """Raise SettingsError if a new run would replace its own base model or an earlier run."""
     if job.model.resolve() in {folder.last.resolve(), folder.best.resolve()}:
         raise SettingsError(
             f"--output: expected another folder than the one that --model {job.model} is in, got {job.output}. "

@@ -33,9 +33,10 @@ def prefer(
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Teach a fine-tuned model which of two answers is better, by DPO. `--precision auto` is float32 here.
+    """Teach a fine-tuned model which of two answers is better, by DPO.
 
     Rows are `{"instruction": ..., "input": ..., "chosen": ..., "rejected": ...}`; `prompt` may replace `instruction`.
+    `--precision auto` is float32 here.
 
     Example: `assistant prefer pairs.json --model runs/mine --output runs/preferred`
     """

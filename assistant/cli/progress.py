@@ -1,4 +1,4 @@
-"""How a fine-tuning run is shown: a progress bar on a terminal, plain lines in a pipe; both on stderr."""
+"""Shows a fine-tuning run on stderr: a progress bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from assistant.training.forecast import Forecast
 
 SHOWN_ROWS = 10
-"""Rows that a sentence about many rows names."""
+"""Largest number of rows that one sentence names."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def progress_observer() -> Iterator[Observer]:
 
 
 def describe_plan(plan: Plan) -> list[str]:
-    """What a run is about to do, one sentence per line."""
+    """What a run will do, one sentence per line."""
     train, validation = plan.train, plan.validation
     lines = [
         f"{len(train.rows)} training rows, {len(validation.rows)} validation rows, "
@@ -196,7 +196,7 @@ class BarObserver:
 
 
 class PlainObserver:
-    """A line every tenth of the run, for logs and pipes."""
+    """Plain lines for logs and pipes: a line for each tenth of the run."""
 
     def on_plan(self, plan: Plan) -> None:
         for line in describe_plan(plan):
@@ -206,7 +206,7 @@ class PlainObserver:
         if report.step == 1 or report.step % max(1, report.total_steps // 10) == 0:
             metrics = report.metrics
             rate = metrics.tokens / metrics.seconds
-            rewards = describe_rewards(metrics) if report.step > 1 else ""  # before the first step they are rounding
+            rewards = describe_rewards(metrics) if report.step > 1 else ""  # at step 1 they are only rounding errors
             note(f"step {report.step}/{report.total_steps}: loss {metrics.loss:.3f}{rewards}, {rate:,.0f} tokens/s")
 
     def on_validation(self, report: ValidationReport) -> None:
