@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from assistant.cli.console import EXIT_INTERRUPTED, Commands, note, print_json
+from assistant.cli.console import Commands, interrupt_exit_code, note, print_json, run_program
 from assistant.cli.datasets import read_data
 from assistant.cli.options import Json, derive_options
 from assistant.errors import AssistantError, DataError, SettingsError
@@ -42,7 +42,7 @@ app = typer.Typer(
 @app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
 @derive_options(leave_out={"logprobs", "device"})
 def respond(
-    model: Annotated[str, typer.Argument(help="Folder of the model, or pocket.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", metavar="MODEL")],
     data: Annotated[list[Path], typer.Option("--data", help="Instruction file; may be repeated.", metavar="FILE")],
     run: Annotated[Path, typer.Option("--run", help="Answers folder to write.", metavar="DIR")],
     reading: DataSettings,
@@ -52,7 +52,7 @@ def respond(
         Literal["auto", "test", "validation", "train", "all"],
         typer.Option(help="Rows to answer; auto is the test part if the model was trained on these files, else all."),
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Rows that are answered together.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Rows to answer at once, as one batch.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
     """Answer a test set with a model.
@@ -77,9 +77,9 @@ def respond(
         with _progress("answered", len(chosen.examples), start=before) as show:
             for _record in answer(session, chosen.examples, run, generation, batch_size=batch_size):
                 show()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to continue.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(interrupt_exit_code(error)) from None
     _show_answered(run, before, as_json)
 
 
@@ -117,19 +117,19 @@ def score(
     answers = read_answers(folder)
     write_metrics(answers)
     failure: AssistantError | None = None
-    interrupted = False
+    interrupted: KeyboardInterrupt | None = None
     if settings is not None:
         try:
             _ask_judge(answers, settings, retry_unscored)
         except AssistantError as error:
             failure = error
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as error:
+            interrupted = error
     result = _write_report(folder)
     _show(result, folder, as_json)
-    if interrupted:
+    if interrupted is not None:
         note(f"interrupted: {folder} keeps what was judged. Give the same command again to continue.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(interrupt_exit_code(interrupted))
     if failure is not None:
         raise failure
     if settings is not None and (transient := TRANSIENT & set(result.unscored)):
@@ -274,4 +274,4 @@ def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[],
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="evaluation")
+    run_program(app, "evaluation")

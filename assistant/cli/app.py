@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.cli.console import Commands, note, print_json
+from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.cli.export import export
 from assistant.cli.options import (
     BaseModelFolder,
     DataFiles,
@@ -23,7 +24,6 @@ from assistant.cli.options import (
     derive_options,
 )
 from assistant.cli.prefer import prefer
-from assistant.dataset.prompts import get_template
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
 from assistant.settings import (
@@ -37,7 +37,8 @@ from assistant.settings import (
 from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
-    str | None, typer.Argument(help="A model folder, or pocket; by default the demo's model.", show_default=False)
+    str | None,
+    typer.Argument(help="Model folder, or pocket, the shipped model; by default the demo's model.", show_default=False),
 ]
 
 app = typer.Typer(
@@ -53,7 +54,7 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """The console script."""
-    app(prog_name="assistant")
+    run_program(app, "assistant")
 
 
 def _version(wanted: bool) -> None:
@@ -88,7 +89,7 @@ def demo(
 @app.command()
 @derive_options(leave_out={"logprobs", "device"})
 def chat(generation: GenerationSettings, engine: EngineSettings, model: ModelOrDemo = None) -> None:
-    """Chat in the terminal.
+    """Chat with a model in the terminal.
 
     Example: `assistant chat runs/mine --temperature 0.7`
     """
@@ -156,6 +157,8 @@ def finetune(
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
+    from assistant.dataset.prompts import get_template
+
     get_template(settings.template)
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
@@ -174,11 +177,14 @@ def finetune(
 
 
 app.command()(prefer)
+app.command()(export)
 
 
 @app.command()
 def doctor(
-    host: Annotated[str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Report what is installed, what is reachable, and what to do next.

@@ -1,4 +1,4 @@
-"""`assistant data`: validate, split, check and show instruction files."""
+"""`assistant data`: split, convert, check and show instruction files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from assistant.dataset.splits import Splits
     from assistant.dataset.tokenizer import Tokenizer
 
-data_app = typer.Typer(no_args_is_help=True, help="Validate, split, check and show instruction files.")
+data_app = typer.Typer(no_args_is_help=True, help="Split, convert, check and show instruction files.")
 
 FIELDS = FinetuneSettings.model_fields.keys()
 
@@ -39,7 +39,7 @@ def data_split(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the three files.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Validate instruction files and write their three parts, split as `finetune` splits them.
+    """Write the training, validation and test rows of instruction files, split as `finetune` splits them.
 
     Example: `assistant data split mine.json --output data/mine`
     """
@@ -67,7 +67,7 @@ def data_split(
 def data_convert(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Files to read, and last the new file; - is stdin or stdout.", metavar="FILE... NEW"),
+        typer.Argument(help="Files to read, then the new file; - is stdin or stdout.", metavar="FILE... NEW"),
     ],
     reading: DataSettings,
     to: Annotated[
@@ -77,7 +77,7 @@ def data_convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the new file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write instruction files in another format: .json, .jsonl, .csv, .tsv or .parquet, each also .gz.
+    """Convert instruction files to another format: .json, .jsonl, .csv, .tsv or .parquet, each also with .gz.
 
     Fields without a meaning for fine-tuning are kept. A form that cannot hold all text is refused.
 
@@ -117,13 +117,15 @@ def data_check(
     ] = None,
     fix: Annotated[
         Path | None,
-        typer.Option(help="New file without repeated, contradicting and long rows; near twins share a group."),
+        typer.Option(
+            help="Write this new file, without repeated, contradicting and too long rows; twins get the same group."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Find repeated and contradicting rows, test rows with a twin in training, and answers that look wrong.
 
-    Exits with 1 if it finds some. Answers that only look wrong are listed and do not count.
+    The exit code is 1 if it finds any. Answers that only look wrong do not count.
 
     Example: `assistant data check mine.json --fix mine-fixed.json`
     """
@@ -198,9 +200,10 @@ def data_show(
     data: DataFiles,
     settings: FinetuneSettings,
     reading: DataSettings,
-    model: Annotated[str, typer.Option("--model", "-m", help="Whose tokens: a model folder, or pocket.")] = "pocket",
+    model: Annotated[str, typer.Option("--model", "-m", help="Model folder with the tokenizer, or pocket.")] = "pocket",
     row: Annotated[
-        int | None, typer.Option(min=1, help="Row number as in messages; by default the first row.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Row number, as in messages; by default the first row.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:

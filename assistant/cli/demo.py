@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant.cli.console import EXIT_FAILURE, note, print_json, stop_on_interrupt
+from assistant.cli.console import SIGNAL_EXIT, note, print_json, stop_on_signals
 from assistant.errors import SettingsError
 from assistant.escape import one_line
+from assistant.files import check_can_be_folder, make_folder
 from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
 
 def clear_folder(output: Path) -> None:
     """Remove what an earlier demo left in `output`; other files are refused."""
+    check_can_be_folder(output)
     marker = output / MARKER
     if output.exists() and not marker.exists() and any(output.iterdir()):
         raise SettingsError(
@@ -85,7 +87,7 @@ def clear_folder(output: Path) -> None:
         )
     for name in ("model", "run"):
         shutil.rmtree(output / name, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     marker.write_text(
         "Made by `assistant demo`, which replaces this folder's contents when it runs again.\n", encoding="utf-8"
     )
@@ -108,16 +110,21 @@ def _from_here(path: Path) -> Path:
 def _do(step: Sequence[str], *, capture: bool) -> int:
     """Print a command and run it. `capture` hides what it prints on stdout. Returns its exit code."""
     note(f"\n$ {shlex.join(step)}")
-    with stop_on_interrupt(""):  # Ctrl-C reaches the step too, which saves and reports
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", *step],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if capture else None,
-        )
-    if done.returncode != 0:
-        note(f"The demo ended early: `{shlex.join(step)}` failed.")
-        return done.returncode if done.returncode > 0 else EXIT_FAILURE
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", *step],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if capture else None,
+    )
+    with stop_on_signals("", pass_on=process.send_signal) as stop:  # the step saves and reports
+        code = process.wait()
+    if code < 0:  # a signal ended it
+        code = SIGNAL_EXIT - code
+    if code == 0 and stop():
+        code = stop.exit_code
+    if code != 0:
+        ended = "was stopped" if stop() else "failed"
+        note(f"The demo ended early: `{shlex.join(step)}` {ended}.")
+        return code
     return 0
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from assistant.cli.options import BaseModelFolder, DataFiles, Json, OutputFolder, PlanOnly, derive_options
-from assistant.dataset.prompts import get_template
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 
@@ -34,12 +33,15 @@ def prefer(
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Teach a fine-tuned model which of two answers is better, by DPO. `--precision auto` is float32 here.
+    """Teach a fine-tuned model which of two answers is better, by DPO.
 
     Rows are `{"instruction": ..., "input": ..., "chosen": ..., "rejected": ...}`; `prompt` may replace `instruction`.
+    `--precision auto` is float32 here.
 
     Example: `assistant prefer pairs.json --model runs/mine --output runs/preferred`
     """
+    from assistant.dataset.prompts import get_template
+
     folder = find_model(model)
     name = template or _template_of(folder, default=settings.template)
     get_template(name)

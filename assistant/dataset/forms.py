@@ -397,9 +397,12 @@ def _examples_of_turns(
 def _exchanges(turns: Sequence[Turn], where: str, field_name: str) -> list[Exchange]:
     """Return the exchanges of a conversation. A system message opens the user's message after it.
 
+    Neighbours of one role are joined with a blank line, as the chat templates and Ollama do.
+
     Raises:
         DataError: the turns are not user and assistant in turn.
     """
+    turns = _join_neighbours(turns)
     roles = [turn.role for turn in turns if turn.role != "system"]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or turns[-1].role == "system":
         if turns and roles and turns[-1].role == "system":
@@ -417,6 +420,16 @@ def _exchanges(turns: Sequence[Turn], where: str, field_name: str) -> list[Excha
         else:
             texts.append(turn.text)
     return exchanges
+
+
+def _join_neighbours(turns: Sequence[Turn]) -> list[Turn]:
+    joined: list[Turn] = []
+    for turn in turns:
+        if joined and joined[-1].role == turn.role:
+            joined[-1] = Turn(turn.role, f"{joined[-1].text}\n\n{turn.text}")
+        else:
+            joined.append(turn)
+    return joined
 
 
 def _as_examples(

@@ -22,12 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assistant.files import write_atomic
+from assistant.errors import SettingsError
+from assistant.files import user_cache_folder, write_atomic
 from assistant.settings import Storage
 
 Matmul = Callable[[Tensor], Tensor]
@@ -270,23 +270,29 @@ def _processor() -> str:
     return f"{model_name[1] if model_name else name} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _cache_file() -> Path:
-    return platformdirs.user_cache_path("instruction-assistant") / "kernels.json"
+def _cache_file() -> Path | None:
+    folder = user_cache_folder()
+    return None if folder is None else folder / "kernels.json"
 
 
 def _read_choices() -> dict[str, Any]:
     """Return the stored choices by key; none if the file is missing or damaged. The values are not checked."""
+    file = _cache_file()
+    if file is None:
+        return {}
     try:
-        choices = json.loads(_cache_file().read_text(encoding="utf-8"))
+        choices = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return choices if isinstance(choices, dict) else {}
 
 
 def _write_choices(choices: dict[str, Any]) -> None:
-    with suppress(OSError):  # without the file, the next start only takes longer
-        _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(_cache_file(), json.dumps(choices, indent=1) + "\n")
+    file = _cache_file()
+    if file is None:
+        return
+    with suppress(OSError, SettingsError):  # without the file, the next start only takes longer
+        write_atomic(file, json.dumps(choices, indent=1) + "\n")
 
 
 def _is_usable_choice(value: object, storage: Storage) -> bool:

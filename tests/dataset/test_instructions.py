@@ -126,10 +126,17 @@ def test_characters_that_no_tokenizer_can_encode_are_refused(tmp_path: Path, tex
     assert '"instruction" must not contain' in problem
 
 
+def test_a_blank_line_joins_neighbours_of_one_role(tmp_path: Path) -> None:
+    turns = [("system", "Brief."), ("system", "Kind."), ("user", "One"), ("user", "Two"), ("assistant", "3")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (example,) = read_examples(write(tmp_path / "rows.json", [row]))
+    assert (example.instruction, example.output) == ("Brief.\n\nKind.\n\nOne\n\nTwo", "3")
+
+
 @pytest.mark.parametrize(
     ("roles", "sentence"),
     [
-        (["user", "user"], "got user, user"),
+        (["user", "user"], "got user."),
         (["assistant", "user"], "got assistant, user"),
         (["user", "assistant", "user"], "got user, assistant, user"),
         (["system", "user"], "got user"),

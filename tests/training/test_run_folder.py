@@ -32,7 +32,7 @@ def test_new_and_empty_folders_are_free(tmp_path: Path) -> None:
         (["notes.txt"], True, "got one with notes.txt in it"),
         (["config.json", "metrics.jsonl"], True, "Replace its model with --overwrite"),
         (["metrics.jsonl"], False, "got one with metrics.jsonl in it"),
-        (["last/assistant.json", "last/training/state.json"], False, "got an unfinished run"),
+        (["last/assistant.json", "last/training/state.json"], False, "got a run that can be resumed"),
         (["last/assistant.json"], True, "got one with last in it"),
     ],
 )
@@ -80,14 +80,25 @@ def test_only_one_run_at_a_time_may_use_a_folder(tmp_path: Path) -> None:
     second.unlock()
 
 
-def test_begin_deletes_old_records_and_keeps_the_model_and_other_files(tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors", "notes.txt", "metrics.jsonl", "loss.png", "last/config.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_begin_deletes_old_records_and_keeps_all_weights_and_other_files(tmp_path: Path) -> None:
+    kept = ("config.json", "model.safetensors", "notes.txt", "last/config.json", "best/config.json")
+    for name in (*kept, "metrics.jsonl", "loss.png", "last/training/state.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("x")
     folder = RunFolder(tmp_path)
     folder.begin()
     folder.unlock()
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "notes.txt"}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+
+
+def test_a_link_to_nothing_and_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for path in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(SettingsError, match=r"link: expected a folder or nothing, got a symbolic link to .*gone"):
+            RunFolder(path).check_free(overwrite=True, resume=False)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(SettingsError, match="expected a folder that you may write to"):
+        RunFolder(tmp_path / "new").check_free(overwrite=False, resume=False)
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------
@@ -187,7 +198,7 @@ def test_a_state_without_the_fields_of_later_versions_can_be_read(tmp_path: Path
     state = json.loads(STATE_OF_0_1_0)
     for name, field in RunState.model_fields.items():
         if not field.is_required():
-            del state[name]
+            state.pop(name, None)
     before = write_state(tmp_path, json.dumps(state)).read_state()
     assert before is not None
     assert (before.processes, before.shards, before.precision, before.step) == (1, False, None, 3)

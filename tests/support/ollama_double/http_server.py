@@ -39,7 +39,9 @@ from tests.support.ollama_double.wire import (
     go_quote,
     json_reply,
     prompt_of,
+    rfc3339,
 )
+from tests.support.ollama_templates import CHATML, render_chat
 
 if TYPE_CHECKING:
     from tests.support.ollama_double.double import OllamaDouble
@@ -305,7 +307,17 @@ class _Handler(BaseHTTPRequestHandler):
             prompt=prompt_of(body),
             alphabetical=self.double.alphabetical_keys and isinstance(body.get("format"), dict),
         )
+        if body.get("_debug_render_only") and chat and not load_only:
+            self._send_rendered(call, model)
+            return
         self._run(call, options, keep_alive, load_only=load_only)
+
+    def _send_rendered(self, call: Call, model: InstalledModel) -> None:
+        """Answer a chat request for the rendered prompt only."""
+        prompt = render_chat(model.template or CHATML, call.body["messages"])
+        message = {"role": "", "content": ""}
+        line = {"model": call.model, "created_at": rfc3339(), "message": message, "done": False}
+        self._send(json_reply({**line, "_debug_info": {"rendered_template": prompt}}))
 
     def _run(self, call: Call, options: JsonObject, keep_alive: float, *, load_only: bool) -> None:
         """Answer a valid request as scripted. A behaviour at the model waits for one of the model's slots first."""

@@ -18,6 +18,7 @@ from tests.support.ollama_double.wire import (
     json_reply,
     ndjson_reply,
 )
+from tests.support.ollama_templates import TemplateError, parse
 
 if TYPE_CHECKING:
     from tests.support.ollama_double.double import OllamaDouble
@@ -157,10 +158,10 @@ class _NewModel:
             raise _CreationFailed(400, "unknown type")
         self.lines.append({"status": "parsing GGUF"})
         if data is None:
-            raise _CreationFailed(500, f"open blobs/{digest.replace(':', '-')}: no such file or directory")
+            raise _CreationFailed(500, f"open /models/blobs/{digest.replace(':', '-')}: no such file or directory")
         if not data.startswith(b"GGUF"):
             raise _CreationFailed(400, "supplied file was not in GGUF format")
-        self.fields = {"context_length": 1024, "family": "gpt2"}
+        self.fields = {"context_length": 1024, "family": "gpt2", "template": ""}
         self.layers.append(f"sha256:{hashlib.sha256(data + b'copy').hexdigest()}")
         step = {"status": "validating GGUF model", "digest": "0000000000000000000", "total": len(data)}
         self.lines += [{**step, "completed": done} for done in (len(data) // 2, len(data)) if done]
@@ -168,8 +169,10 @@ class _NewModel:
 
     def override_fields(self, body: JsonObject) -> None:
         template = body.get("template") or ""
-        if template.count("{{") != template.count("}}"):
-            raise _CreationFailed(400, "template error: template: :1: unclosed action")
+        try:
+            parse(template)
+        except TemplateError as error:
+            raise _CreationFailed(400, f"template error: {error}") from error
         for key in ("template", "system", "parameters"):
             if value := body.get(key):
                 self.fields[key] = {**self.fields.get(key, {}), **value} if key == "parameters" else value
