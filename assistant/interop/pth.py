@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from assistant.dataset.prompts import DEFAULT_TEMPLATE, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.files import make_folder, shown_path, write_atomic
+from assistant.interop.book_names import MASK, book_state, plain_name, translate
 from assistant.model.checkpoint import Checkpoint, read_config
 from assistant.model.config import ModelConfig
 from assistant.model.folder import atomic_folder, write_json
-from assistant.model.gpt import GPT, fold_query_factor, model_of
+from assistant.model.gpt import GPT, model_of
 from assistant.model.weights import EMBEDDING, HEAD, load_pickle
 
 HEAD_SIZE = 64
@@ -36,35 +37,6 @@ STATE_KEYS = ("model_state_dict", "state_dict", "model")
 """Where a training checkpoint keeps the weights. The book's has the first."""
 SIZES = {(12, 768): "gpt2", (24, 1024): "gpt2-medium", (36, 1280): "gpt2-large", (48, 1600): "gpt2-xl"}
 """Names of OpenAI's models, by number of layers and width."""
-
-_MASK = ".att.mask"
-_WRAPPERS = ("_orig_mod.", "module.")
-_TOP = {
-    "tok_emb.weight": EMBEDDING,
-    "pos_emb.weight": "transformer.wpe.weight",
-    "final_norm.scale": "transformer.ln_f.weight",
-    "final_norm.shift": "transformer.ln_f.bias",
-    "out_head.weight": HEAD,
-}
-_IN_BLOCK = {
-    "att.out_proj.weight": "attn.c_proj.weight",
-    "att.out_proj.bias": "attn.c_proj.bias",
-    "ff.layers.0.weight": "mlp.c_fc.weight",
-    "ff.layers.0.bias": "mlp.c_fc.bias",
-    "ff.layers.2.weight": "mlp.c_proj.weight",
-    "ff.layers.2.bias": "mlp.c_proj.bias",
-    "norm1.scale": "ln_1.weight",
-    "norm1.shift": "ln_1.bias",
-    "norm2.scale": "ln_2.weight",
-    "norm2.shift": "ln_2.bias",
-}
-_QKV = ("att.W_query", "att.W_key", "att.W_value")
-# The book's faster variant, `GPTModelFast`, has torch's LayerNorm and one matrix for queries, keys and values.
-_FAST_NAMES = (
-    (re.compile(r"(norm1|norm2|final_norm)\.weight$"), r"\1.scale"),
-    (re.compile(r"(norm1|norm2|final_norm)\.bias$"), r"\1.shift"),
-    (re.compile(r"att\.proj\."), "att.out_proj."),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +129,7 @@ def _book_state(content: Any, path: Path) -> dict[str, Tensor]:
             f"{shown_path(path)}: expected a state dict, got {type(content).__name__} without one. "
             f"Save it with torch.save(model.state_dict(), ...)."
         )
-    state = {_plain_name(str(name)): value for name, value in content.items() if not str(name).endswith(_MASK)}
+    state = {plain_name(str(name)): value for name, value in content.items() if not str(name).endswith(MASK)}
     if any(name.startswith(("transformer.", "h.", "wte.")) for name in state):
         raise CheckpointError(
             f"{shown_path(path)}: expected the book's names, got those of Hugging Face. "
@@ -181,15 +153,6 @@ def _book_state(content: Any, path: Path) -> dict[str, Tensor]:
             f"the model that it was trained from."
         )
     return state
-
-
-def _plain_name(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
-    for pattern, replacement in _FAST_NAMES:
-        name = pattern.sub(replacement, name)
-    return name
 
 
 def _n_head(path: Path, width: int, like: Path | None) -> tuple[int, str]:
@@ -250,7 +213,7 @@ def _convert(path: Path, state: dict[str, Tensor], n_head: int) -> tuple[ModelCo
         ) from error
     if is_tied:
         del state["out_head.weight"]
-    weights = dict(_translate(state, width))
+    weights = dict(translate(state, width))
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
     if is_tied:
@@ -267,38 +230,6 @@ def _convert(path: Path, state: dict[str, Tensor], n_head: int) -> tuple[ModelCo
     if broken:
         raise CheckpointError(f"{shown_path(path)}: expected finite numbers, got NaN or infinity in {broken[0]}.")
     return config, weights
-
-
-def _translate(state: dict[str, Tensor], width: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor under GPT-2's name, copied to float32. Names that the book does not have stay as they are."""
-    while state:
-        name = next(iter(state))
-        block, _, rest = name.removeprefix("trf_blocks.").partition(".")
-        prefix, target = f"trf_blocks.{block}.", f"transformer.h.{block}."
-        layer, _, kind = rest.rpartition(".")
-        if name in _TOP:
-            yield _TOP[name], _copy(state.pop(name))
-        elif name.startswith("trf_blocks.") and rest in _IN_BLOCK:
-            yield target + _IN_BLOCK[rest], _copy(state.pop(name))
-        elif name.startswith("trf_blocks.") and layer == "att.qkv":
-            yield f"{target}attn.c_attn.{kind}", _copy(state.pop(name))
-        elif name.startswith("trf_blocks.") and layer in _QKV:
-            parts = [state.pop(f"{prefix}{part}.{kind}", None) for part in _QKV]
-            present = [_copy(part) for part in parts if part is not None]
-            is_whole = len(present) == len(_QKV) and len({part.shape for part in present}) == 1
-            yield (f"{target}attn.c_attn.{kind}", torch.cat(present)) if is_whole else (name, present[0])
-        else:
-            yield name, _copy(state.pop(name))
-        c_attn = f"{target}attn.c_attn.weight"
-        if rest in ("att.W_query.weight", "att.qkv.weight") and not any(
-            f"{prefix}{layer}.bias" in state for layer in (*_QKV, "att.qkv")
-        ):
-            yield c_attn.replace("weight", "bias"), torch.zeros(3 * width)
-
-
-def _copy(value: Tensor) -> Tensor:
-    # Always copy: a tensor that still points into the file keeps the whole file in memory.
-    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -349,32 +280,6 @@ def book_config(config: ModelConfig) -> dict[str, Any]:
         "drop_rate": 0.0,
         "qkv_bias": True,
     }
-
-
-def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor under the book's name, on the CPU. The mask of each block is among them."""
-    config, state = model.config, model.state_dict()
-    for name, ours in _TOP.items():
-        yield name, _on_cpu(state[ours])
-    mask = torch.triu(torch.ones(config.n_positions, config.n_positions), diagonal=1)
-    for block in range(config.n_layer):
-        prefix, source = f"trf_blocks.{block}.", f"transformer.h.{block}."
-        for name, ours in _IN_BLOCK.items():
-            yield prefix + name, _on_cpu(state[source + ours])
-        weight, bias = fold_query_factor(
-            state[f"{source}attn.c_attn.weight"], state[f"{source}attn.c_attn.bias"], config.query_factor(block)
-        )
-        assert bias is not None
-        for part, rows, numbers in zip(_QKV, weight.chunk(3), bias.chunk(3), strict=True):
-            yield f"{prefix}{part}.weight", _on_cpu(rows)
-            yield f"{prefix}{part}.bias", _on_cpu(numbers)
-        yield prefix + "att.mask", mask
-
-
-def _on_cpu(value: Tensor) -> Tensor:
-    # A view of a larger tensor would be saved with all of it.
-    value = value.detach().to("cpu", torch.float32).contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 def _check_computable(checkpoint: Checkpoint) -> None:
