@@ -140,7 +140,8 @@ def _check_folder(folder: Path) -> None:
         hint = "Is the path right, and the download or the training complete?"
         pickles = [name for name in names if name.endswith((".pth", ".pt"))]
         if pickles:
-            hint = f"Turn the book's weights into a model folder with `assistant import {shlex.quote(pickles[0])}`."
+            file = shlex.quote(str(folder / pickles[0]))
+            hint = f"For weights of the book's code, make a model folder with `assistant import {file} --output NEW`."
         raise CheckpointError(
             f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
             f"(found: {shown or 'nothing'}). {hint}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,20 +129,22 @@ def load_pickle(path: Path) -> Any:
         CheckpointError: the file is damaged, or holds something other than tensors and plain containers.
     """
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:  # the format before torch 1.6 cannot be mapped
-            if "mmap" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about unusual pickles, which are refused below
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:  # the format before torch 1.6 cannot be mapped
+                if "mmap" not in str(error):
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: expected a file of tensors, got a pickle with other objects in it, or a damaged file. "
             f"Nothing of it was run. Save a state dict of tensors, or use safetensors."
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
-            f"{path}: expected a file of torch.save, got a file that cannot be read ({str(error)[:200]}). "
+            f"{path}: expected a file of torch.save, got a file that cannot be read ({repr(error)[:200]}). "
             f"Download or copy it again."
         ) from error
 
