@@ -25,7 +25,7 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.interop": "__init__ gguf ollama",
+    "assistant.interop": "__init__ modelfile gguf ollama",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": "__init__ console options progress doctor datasets data job prefer export demo app",
     "assistant.__main__": "",

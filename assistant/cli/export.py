@@ -90,7 +90,7 @@ def _check_options(to: Target, output: Path | None, *, name: str | None, host: s
 
 def _server_url(host: str | None, name: str | None) -> str:
     """The server's address. Everything that can be wrong with it is found before the model is read."""
-    from assistant.interop.ollama import check_name
+    from assistant.interop.modelfile import check_name
     from assistant.ollama_server import find_host
 
     if name is not None:
@@ -104,7 +104,7 @@ def _file_path(output: Path | None, name: str) -> Path | None:
 
 def _beside(path: Path) -> list[Path]:
     """Files that are written beside the output."""
-    from assistant.interop.ollama import modelfile_path
+    from assistant.interop.modelfile import modelfile_path
 
     return [modelfile_path(path)]
 
@@ -139,7 +139,7 @@ def _export_gguf(
     keep: bool,
 ) -> dict[str, Any]:
     from assistant.interop.gguf import export_gguf
-    from assistant.interop.ollama import modelfile, modelfile_path, ollama_parameters
+    from assistant.interop.modelfile import modelfile, modelfile_path, ollama_parameters
 
     beside = modelfile_path(path)
     parameters = ollama_parameters(generation, checkpoint.template, checkpoint.config.context_length)
@@ -161,7 +161,8 @@ def _how_checked(written: GgufFile) -> str:
 def _push(
     checkpoint: Checkpoint, gguf: Path, name: str | None, url: str, generation: GenerationSettings, *, overwrite: bool
 ) -> dict[str, Any]:
-    from assistant.interop.ollama import model_name, ollama_parameters, push_model
+    from assistant.interop.modelfile import model_name, ollama_parameters
+    from assistant.interop.ollama import push_model
 
     pushed = push_model(
         gguf,
@@ -197,7 +198,7 @@ def _upload_progress() -> Any:
 
 
 def _next_command(result: dict[str, Any]) -> str:
-    from assistant.interop.ollama import model_name
+    from assistant.interop.modelfile import model_name
 
     if "host" in result:
         return f"ollama run {result['name']}"

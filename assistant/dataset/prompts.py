@@ -56,7 +56,7 @@ class Template:
         """Return the template as Jinja text for Hugging Face's `tokenizer_config.json`.
 
         Chat messages have no input field, so the Jinja text has none. A blank line joins neighbours of one role. System
-        messages precede the next user message. `assistant.interop.ollama.go_template` is the same in Go's language.
+        messages precede the next user message. `assistant.interop.modelfile.go_template` is the same in Go's language.
         """
         quoted = {name: json.dumps(value) for name, value in asdict(self).items()}
         preamble, instruction_header = quoted["preamble"], quoted["instruction_header"]

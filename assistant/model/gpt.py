@@ -164,9 +164,9 @@ class GPT(nn.Module):
         return hidden
 
     def target_logits(self, batch: PackedBatch) -> Tensor:
-        """Logits (K, V) at a packed batch's target positions: those of `forward` and `head`, with less arithmetic.
+        """Logits (K, V) at a packed batch's target positions. They equal those of `forward` and `head`, but cost less.
 
-        Each token is computed once (`packing`), and after its attention the last block runs only at the targets.
+        Each token is computed once (see `packing`). After its attention, the last block runs only at the targets.
 
         Raises:
             ValueError: a row is longer than the context length.
@@ -188,7 +188,7 @@ class GPT(nn.Module):
 
     @property
     def _ties_gradients(self) -> bool:
-        """Whether the embedding's gradient is added to the head's: on a processor, where both are one weight."""
+        """Whether to add the embedding's gradient to the head's: on a processor, if both are one weight."""
         weight = self.transformer.wte.weight
         is_trained_here = weight.requires_grad and weight.device.type == "cpu"
         return self.config.tie_word_embeddings and is_trained_here and not torch.is_autocast_enabled("cpu")

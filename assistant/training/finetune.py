@@ -38,11 +38,11 @@ from assistant.training.validation import answer_rows
 SAMPLE_ROWS = 3
 """Answers that a validation shows in full."""
 SAVE_SECONDS = 60.0
-"""Least time between two saves of the state, which take seconds themselves for a large model."""
+"""Least time between two saves of the state. A save of a large model takes seconds, too."""
 
 
 class _Next(IntEnum):
-    """What happens after a step. The largest wish of any process counts."""
+    """What happens after a step. If processes differ, the largest value counts."""
 
     CONTINUE = 0
     STOP = 1
@@ -203,7 +203,7 @@ class _Run:
 
     @contextmanager
     def _memory_checked(self) -> Iterator[None]:
-        """Turn a lack of memory into a sentence. On a CPU torch raises a plain RuntimeError for it."""
+        """Turn an out-of-memory error into an AssistantError. On a CPU, torch raises a plain RuntimeError."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:

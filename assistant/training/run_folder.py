@@ -45,7 +45,7 @@ METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", 
 STATE_FILE, OPTIMIZER_FILE, REFERENCE_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
 LOCK_FILE = ".lock"
 KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
-"""What a run may leave that was killed before its first save."""
+"""What a run may leave if it is killed before its first save."""
 
 
 class RunState(Frozen):
@@ -141,7 +141,7 @@ class RunFolder:
         return (self.path / CONFIG_FILE).exists()
 
     def check_free(self, *, overwrite: bool, resume: bool) -> None:
-        """Raise SettingsError if a new run would replace something that a person may want to keep.
+        """Raise SettingsError if a new run would replace something that the user may want to keep.
 
         With `resume`, the remains of a run that was killed before its first save may be replaced.
         """
@@ -310,7 +310,7 @@ class RunFolder:
             ) from error
 
     def read_reference_logprobs(self) -> dict[str, torch.Tensor]:
-        """What `save_last` got as `reference_logprobs`.
+        """The `reference_logprobs` that `save_last` saved; empty if there were none.
 
         Raises:
             CheckpointError: the file is damaged.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from assistant.dataset.instructions import Exchange
 from assistant.dataset.prompts import TEMPLATES, get_template
-from assistant.interop.ollama import go_template, stop_strings
+from assistant.interop.modelfile import go_template, stop_strings
 from tests.conftest import shared_file
 from tests.support.ollama_templates import CHATML, TemplateError, execute, parse, render_chat
 

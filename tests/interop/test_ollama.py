@@ -17,7 +17,8 @@ import pytest
 from assistant.dataset.prompts import TEMPLATES, get_template
 from assistant.errors import AssistantError, ExportError, PrerequisiteError, SettingsError
 from assistant.interop import ollama
-from assistant.interop.ollama import Pushed, check_name, go_template, model_name, modelfile, ollama_parameters
+from assistant.interop.modelfile import check_name, go_template, model_name, modelfile, ollama_parameters
+from assistant.interop.ollama import Pushed
 from assistant.settings import GenerationSettings
 from tests.conftest import shared_file
 from tests.support.ollama_double import Cut, Failure, OllamaDouble, Stream

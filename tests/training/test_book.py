@@ -24,7 +24,7 @@ from tests.support.models import tiny_checkpoint
 
 
 def book_model_with_weights_of(model: GPT) -> torch.nn.Module:
-    """Return the book's model with the weights of ours. Its head gets its own copy of the embedding's weights."""
+    """Return the book's model with the weights of `model`. Its head gets a copy of the embedding's weights."""
     book: torch.nn.Module = book_model(model.config)
     state = model.state_dict()
     named: dict[str, torch.Tensor] = {

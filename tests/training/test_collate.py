@@ -77,6 +77,3 @@ def test_every_token_of_plain_text_is_a_target_once(
     # The first id has nothing before it to predict it. With "response", the opening words in the first row are masked.
     n_opening = len(byte_tokenizer.encode(example.instruction))
     assert targets == (ids[1:] if train_on == "all" else ids[min(n_opening, max_length) :])
-
-
-# --- `encode_examples`: tests/dataset/test_encode.py has these tests, too -----------------------------------------

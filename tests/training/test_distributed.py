@@ -41,6 +41,7 @@ def test_every_row_is_in_one_share() -> None:
     assert Ranks(rank=1, world_size=2).share([5]) == []
 
 
+@pytest.mark.timeout(300)  # torchrun starts up to four times, and each start is slow on a busy machine
 @pytest.mark.parametrize("options", [(), ("--shard",)])
 def test_two_processes_give_the_losses_of_one_and_resume_to_the_same_weights(
     folder: Path, options: tuple[str, ...]
