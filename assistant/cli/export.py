@@ -40,14 +40,16 @@ class Quantization(StrEnum):
 
 @derive_options(leave_out={"logprobs"})
 def export(
-    model: Annotated[str, typer.Argument(help="A model folder, or pocket.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", show_default=False)],
     to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a running server.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new file, or a folder for it; optional with ollama.")
     ] = None,
     quantization: Annotated[Quantization, typer.Option(help="Type of the matrices in a GGUF file.")] = Quantization.F16,
-    name: Annotated[str | None, typer.Option(help="Name on the server; by default the folder's.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name on the server; by default that of the model folder.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file, or a model on the server.")] = False,
     as_json: Json = False,
     *,
