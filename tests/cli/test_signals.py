@@ -47,7 +47,14 @@ def shell(command: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=variables)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_saves_the_run_even_if_nobody_reads_its_output(folder: Path, number: signal.Signals) -> None:
     reader, writer = os.pipe()
     process = popen(*RUN, "-o", "out", "--max-steps", "5000", output=writer)

@@ -34,7 +34,12 @@ def read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> st
 
 @pytest.mark.parametrize(
     ("number", "loading"),
-    [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, ""), (signal.SIGTERM, "forever")],
+    [
+        (signal.SIGTERM, ""),
+        pytest.param(signal.SIGHUP, "", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "", marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, "forever", marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_gives_the_terminal_back(number: signal.Signals, loading: str) -> None:
     ours, theirs = pty.openpty()
