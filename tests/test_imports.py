@@ -17,9 +17,9 @@ ROOMS: dict[str, str] = {
     "assistant": "__init__ errors escape files device settings shipped jsonl statistics ollama_server",
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats examples forms instructions convert splits check "
-        "prompts tokenizer encode"
+        "prompts added_tokens tokenizer encode"
     ),
-    "assistant.model": "__init__ config packing fused linear gpt lora checkpoint scratch",
+    "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "

@@ -265,13 +265,11 @@ class Token(NamedTuple):
 
 def _tokens(row: EncodedExample, tokenizer: Tokenizer, train_on: TrainOn) -> list[Token]:
     """Every token of a row. The first is never a target, because nothing predicts it."""
-    from assistant.dataset.tokenizer import EOS_TOKEN
-
     first = row.prompt_length if train_on == "response" else 1
     return [
         Token(
             id=token_id,
-            text=EOS_TOKEN if token_id == tokenizer.eos_id else tokenizer.decode([token_id]),
+            text=tokenizer.decode([token_id]),
             learnt=position >= first,
         )
         for position, token_id in enumerate(row.input_ids)

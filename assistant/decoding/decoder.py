@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from assistant.decoding.kernels import DecodeLinear, StoredWeight, build_linears, store_weight
 from assistant.model.config import ModelConfig
-from assistant.model.gpt import GPT, Block
+from assistant.model.gpt import GPT, Block, fold_query_factor
 from assistant.model.lora import LoraLinear
 from assistant.settings import Storage
 
@@ -265,7 +265,7 @@ def _build_layers(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[_
     blocks = [block for block in model.transformer.h if isinstance(block, Block)]
 
     def linears(name: str) -> list[DecodeLinear]:
-        weights = [_store_linear(block.get_submodule(name), storage) for block in blocks]
+        weights = [_store_linear(block, name, storage) for block in blocks]
         return build_linears(weights, storage, tune_kernels=tune_kernels)
 
     names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -275,12 +275,17 @@ def _build_layers(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[_
     ]
 
 
-def _store_linear(module: nn.Module, storage: Storage) -> StoredWeight:
+def _store_linear(block: Block, name: str, storage: Storage) -> StoredWeight:
     """Store a linear layer, with its LoRA adapter merged if it has one."""
+    module = block.get_submodule(name)
     if isinstance(module, LoraLinear):
-        return store_weight(module.merged_weight(), module.base.bias, storage)
-    assert isinstance(module, nn.Linear)
-    return store_weight(module.weight, module.bias, storage)
+        weight, bias = module.merged_weight(), module.base.bias
+    else:
+        assert isinstance(module, nn.Linear)
+        weight, bias = module.weight, module.bias
+    if name == "attn.c_attn":
+        return store_weight(*fold_query_factor(weight, bias, block.attn.query_factor), storage)
+    return store_weight(weight, bias, storage)
 
 
 def _copy_norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

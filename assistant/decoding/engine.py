@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,7 +66,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     *,
-    eos_id: int,
+    eos_id: int | Collection[int],
     batch_size: int = 32,
     on_token: OnToken | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -95,8 +95,10 @@ class Engine:
     The tokens are those that the decoder would choose without a draft.
     """
 
-    def __init__(self, decoder: Decoder, *, eos_id: int, draft: Decoder | None = None) -> None:
-        self.decoder, self.draft, self.eos_id = decoder, draft, eos_id
+    def __init__(self, decoder: Decoder, *, eos_id: int | Collection[int], draft: Decoder | None = None) -> None:
+        """Each of `eos_id`, one id or several, ends a reply."""
+        self.decoder, self.draft = decoder, draft
+        self.eos_ids = frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
         self.prefix_cache = PrefixCache(decoder.config, device=decoder.device)
         """The last single prompt and its reply, or the prefix that the last batch shared."""
 
@@ -165,7 +167,7 @@ class _GenerateCall:
             for row, logprobs in zip(rows, token_logprobs(logits, next_ids, self.settings.logprobs), strict=True):
                 row.logprobs.append(logprobs)
         for row, token_id in zip(rows, next_ids, strict=True):
-            if token_id == self.engine.eos_id:
+            if token_id in self.engine.eos_ids:
                 row.stop_reason = "eos"
                 continue
             row.token_ids.append(token_id)
@@ -204,7 +206,7 @@ class _GenerateCall:
         engine = self.engine
         if engine.draft is None:
             return None
-        return Speculation(engine.decoder, engine.draft, engine.prefix_cache, eos_id=engine.eos_id)
+        return Speculation(engine.decoder, engine.draft, engine.prefix_cache, eos_ids=engine.eos_ids)
 
     def _prefill_prompt(self, row: _Row, start: int) -> Tensor | None:
         """Prefill the prompt from position `start`; return the logits (1, V) after it, or None if cancelled."""
@@ -333,7 +335,9 @@ def _pop_left(waiting: deque[int], count: int) -> list[int]:
     return [waiting.popleft() for _ in range(min(count, len(waiting)))]
 
 
-def build_engine(model: GPT, *, eos_id: int, precision: DecodePrecision = "auto", may_draft: bool = True) -> Engine:
+def build_engine(
+    model: GPT, *, eos_id: int | Collection[int], precision: DecodePrecision = "auto", may_draft: bool = True
+) -> Engine:
     """Build an engine with the weights in one storage. Of `model`, it keeps at most the float32 weights.
 
     `auto` stores float32 and adds a draft if that is faster; the tokens are those of float32 either way. Pass

@@ -44,7 +44,7 @@ class Session:
         """Maximum tokens of prompt and reply together."""
         self._tokenizer = checkpoint.tokenizer
         self._engine = build_engine(
-            checkpoint.model, eos_id=self._tokenizer.eos_id, precision=precision, may_draft=may_draft
+            checkpoint.model, eos_id=self._tokenizer.eos_ids, precision=precision, may_draft=may_draft
         )
         self._busy = threading.Lock()
 

@@ -34,8 +34,8 @@ class Speculation:
     for the tokens it proposes, and the decoder overwrites them when it verifies these tokens.
     """
 
-    def __init__(self, decoder: Decoder, draft: Decoder, prefix_cache: PrefixCache, *, eos_id: int) -> None:
-        self._decoder, self._draft, self._prefix_cache, self._eos_id = decoder, draft, prefix_cache, eos_id
+    def __init__(self, decoder: Decoder, draft: Decoder, prefix_cache: PrefixCache, *, eos_ids: frozenset[int]) -> None:
+        self._decoder, self._draft, self._prefix_cache, self._eos_ids = decoder, draft, prefix_cache, eos_ids
         self._n_to_propose = MAX_PROPOSED // 2
 
     def propose(
@@ -59,7 +59,7 @@ class Speculation:
                 break
             logits = self._draft.decode_step(torch.tensor(token_ids[-1:], device=self._draft.device), cache)
             (token_id,) = sample(logits.float().cpu(), settings, [row_state])
-            if token_id == self._eos_id:
+            if token_id in self._eos_ids:
                 break
             token_ids.append(token_id)
         cache.lengths[0] = self._start

@@ -23,19 +23,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from assistant.dataset.added_tokens import EXTRA_TOKENIZER_FILES
 from assistant.dataset.splits import DEFAULT_FRACTIONS
+from assistant.dataset.tokenizer import CONFIG_FILE
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors, write_atomic
-from assistant.model.checkpoint import (
-    CONFIG_FILE,
-    INFO_FILE,
-    Checkpoint,
-    atomic_folder,
-    load_model,
-    save_checkpoint,
-    save_tensors,
-    write_checkpoint,
-)
+from assistant.model.checkpoint import INFO_FILE, Checkpoint, load_model, save_checkpoint, write_checkpoint
+from assistant.model.folder import atomic_folder, save_tensors
 from assistant.model.gpt import GPT
 from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
 from assistant.settings import FinetuneSettings, Frozen
@@ -273,7 +267,10 @@ class RunFolder:
                 shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
         if (self.best / CONFIG_FILE).exists():
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
-            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)  # this run may have no adapter
+            # This run may have no adapter, and its base no such files of a tokenizer.
+            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)
+            for name in EXTRA_TOKENIZER_FILES:
+                (self.path / name).unlink(missing_ok=True)
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
                 path.replace(self.path / path.name)
         if self.best.exists():  # an earlier process moved its files and was killed before this

@@ -40,7 +40,7 @@ def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count
     prompts = [row.input_ids[: row.prompt_length] for row in chosen]
     settings = GenerationSettings(max_new_tokens=ANSWER_TOKENS)
     generated = sorted(
-        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_id), key=lambda answer: answer.index
+        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_ids), key=lambda answer: answer.index
     )
     samples = [
         Sample(

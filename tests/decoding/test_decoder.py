@@ -22,15 +22,18 @@ CPU = torch.device("cpu")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.15, "float16": 2e-2, "int8": 0.15}
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "scaled"])
 def model(request: pytest.FixtureRequest, byte_tokenizer: Tokenizer) -> GPT:
     """Random weights, with biases and norms large enough to matter."""
-    model = tiny_checkpoint(byte_tokenizer, n_positions=64).model
+    scaling = (
+        {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False} if request.param == "scaled" else {}
+    )
+    model = tiny_checkpoint(byte_tokenizer, n_positions=64, **scaling).model
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    if not request.param:
+    if request.param == "untied":
         model.untie()
         with torch.no_grad():
             model.lm_head.weight.mul_(1.5)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from assistant.dataset.encode import EncodedExample
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
 from assistant.model.checkpoint import load_model
@@ -50,6 +51,55 @@ def test_logits_equal_those_of_transformers(tmp_path: Path, activation: str, tie
     assert (logits - expected).abs().max() < 1e-4
     assert expected.std() > 0.1  # not nearly constant, so wrong logits would differ
     assert model.n_parameters == reference.num_parameters()
+
+
+@requires_loops
+@pytest.mark.parametrize("by_layer", [True, False])
+@pytest.mark.parametrize("by_width", [True, False])
+def test_scaled_attention_gives_the_loss_and_gradients_of_transformers(by_layer: bool, by_width: bool) -> None:
+    """In the plain path, in a padded grid and in a tree, all four combinations of the two fields."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=257, n_positions=64, n_embd=32, n_layer=3, n_head=4, initializer_range=0.2,
+        scale_attn_by_inverse_layer_idx=by_layer, scale_attn_weights=by_width, attn_pdrop=0.0, embd_pdrop=0.0,
+        resid_pdrop=0.0, bos_token_id=256, eos_token_id=256,
+    )  # fmt: skip
+    reference = GPT2LMHeadModel(config).eval()
+    model = GPT(ModelConfig.model_validate(config.to_dict())).eval()
+    transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    state = {n: v.t() if n.endswith(transposed) else v for n, v in reference.state_dict().items()}
+    model.load_state_dict(state)
+    rows = ragged_rows()
+    expected_loss = sum(-reference_log_probability(reference, row) for row in rows)
+    assert isinstance(expected_loss, torch.Tensor)
+    expected_loss.backward()
+    gradients = dict(reference.named_parameters())
+    for batch in (
+        pad(rows, pad_id=BYTE_EOS),
+        collate(rows, pad_id=BYTE_EOS),
+        collate(rows, pad_id=BYTE_EOS, as_tree=True),
+    ):
+        model.zero_grad()
+        loss = summed_loss(model, batch, torch.float32)
+        loss.backward()
+        assert torch.allclose(loss, expected_loss, rtol=1e-5)
+        for name, parameter in model.named_parameters():
+            expected = gradients[name].grad
+            assert expected is not None
+            assert parameter.grad is not None
+            actual = parameter.grad.t() if name.endswith(transposed) else parameter.grad
+            assert (actual - expected).abs().max() < 1e-4 * max(1.0, expected.abs().max().item()), name
+
+
+def reference_log_probability(reference: torch.nn.Module, row: EncodedExample) -> torch.Tensor:
+    """Return the log-probability of a row's response by a model of transformers."""
+    ids = torch.tensor(row.input_ids)
+    log_probabilities = reference(ids[None]).logits[0].log_softmax(dim=-1)
+    positions = torch.arange(row.prompt_length, len(ids))
+    picked: torch.Tensor = log_probabilities[positions - 1, ids[positions]]
+    return picked.sum()
 
 
 def test_gpt2_configs_have_the_parameter_counts_of_gpt2() -> None:
