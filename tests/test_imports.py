@@ -25,9 +25,9 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.interop": "__init__ modelfile gguf ollama",
+    "assistant.interop": "__init__ modelfile gguf ollama book_names pth",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
-    "assistant.cli": "__init__ console options progress doctor datasets data job prefer export demo app",
+    "assistant.cli": "__init__ console options progress doctor datasets data job prefer export import_command demo app",
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "

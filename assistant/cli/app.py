@@ -14,6 +14,7 @@ from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.cli.export import export
+from assistant.cli.import_command import import_pth_file
 from assistant.cli.options import (
     BaseModelFolder,
     DataFiles,
@@ -178,6 +179,7 @@ def finetune(
 
 app.command()(prefer)
 app.command()(export)
+app.command("import")(import_pth_file)
 
 
 @app.command()

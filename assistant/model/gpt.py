@@ -131,11 +131,20 @@ class Block(nn.Module):
         return out
 
 
+class Embedding(nn.Embedding):
+    """torch's embedding. It draws no initial weights on the device `meta`, like `Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for an embedding without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 

@@ -26,6 +26,14 @@ class Linear(nn.Linear):
     """Version counter of the weights when the copy was made. torch's fused optimizers change the weights without
     increasing it, so call `renew_copy` after each of their steps."""
 
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for a layer without memory.
+
+        On the device `meta`, torch would load 150 MB of modules for it.
+        """
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""
         if self.copy is None or torch.is_autocast_enabled(x.device.type):

@@ -35,9 +35,9 @@ TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weig
 # Causal masks, which old checkpoints store as buffers.
 _MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")
 _WRAPPERS = ("_orig_mod.", "module.")
-_CHUNK = 2**20
+_CHUNK = 2**18
 """Numbers that are copied at once."""
-_LEAST_MAPPED, _MAPPED_SHARE = 2**24, 16
+_LEAST_MAPPED, _MAPPED_SHARE = 2**22, 16
 """A file is mapped again after this many bytes, or after this part of it if that is more."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,3 +209,49 @@ def test_a_padded_vocabulary_stays_padded(tmp_path: Path, byte_tokenizer: Tokeni
     assert (loaded.config.vocab_size, loaded.tokenizer.vocab_size) == (304, 257)
     save_checkpoint(loaded, tmp_path / "again")
     assert load_file(tmp_path / "again" / "model.safetensors")[EMBEDDING].shape == (304, 32)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+LOAD_AND_MEASURE = """
+import sys, torch
+from pathlib import Path
+from assistant.model.checkpoint import load_model
+
+def kilobytes(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+torch.set_num_threads(1)
+load_model(sys.argv[2])  # a tiny model, so that all modules are loaded
+before = kilobytes("VmRSS")
+model = load_model(sys.argv[1])
+print((kilobytes("VmHWM") - before) * 1024 / (4 * model.n_parameters))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.parametrize(
+    ("dtype", "kind", "width"),
+    [
+        (torch.float32, "safetensors", 256),
+        pytest.param(torch.float32, "safetensors", 768, marks=pytest.mark.long),
+        pytest.param(torch.bfloat16, "safetensors", 768, marks=pytest.mark.long),
+        pytest.param(torch.float32, "bin", 768, marks=pytest.mark.long),
+        pytest.param(torch.bfloat16, "bin", 768, marks=pytest.mark.long),
+    ],
+)
+def test_loading_takes_little_more_memory_than_the_weights(
+    tmp_path: Path, byte_tokenizer: Tokenizer, dtype: torch.dtype, kind: str, width: int
+) -> None:
+    """40 MB of weights every day, 200 MB in the long tests. The small model has a wider margin: pages are not exact."""
+    shape = {"n_layer": 4, "n_embd": width, "vocab_size": 30_000, "n_positions": 512, "n_head": 4}
+    folder, tiny = tmp_path / "m", save_tiny(tmp_path / "tiny", byte_tokenizer)
+    save_checkpoint(tiny_checkpoint(byte_tokenizer, **shape), folder, dtype=dtype)
+    if kind == "bin":
+        for place in (folder, tiny):
+            as_bin(place)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_AND_MEASURE, str(folder), str(tiny)], capture_output=True, text=True, check=True
+    )
+    assert 0.9 < float(done.stdout) < (1.2 if width == 768 else 1.4)
