@@ -201,7 +201,7 @@ def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_model(
     def raise_no_space(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("assistant.model.checkpoint.save_file", raise_no_space)
+    monkeypatch.setattr("assistant.model.folder.save_file", raise_no_space)
     with pytest.raises(CheckpointError, match=r"expected room to write the weights, got .*No space left"):
         train(byte_tokenizer, examples, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"metrics.jsonl", "validation.jsonl"}
