@@ -64,6 +64,9 @@ def make_inputs(folder: Path, tokenizer: Tokenizer, examples: list[Example]) -> 
     (folder / "pairs.json").write_text(dump_rows(pairs))
     texts = [{"text": f"{row.instruction} {row.output}, again and again."} for row in examples]
     (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    (folder / "mine.csv").write_text("instruction,output\nSay hi.,Hi\nSay bye.,Bye\n")
+    (folder / "more.tsv").write_text("instruction\toutput\nSay yes.\tYes\n")
+    (folder / "fragen.csv").write_text("frage;antwort\nWas?;Das.\nWer?;Ich.\n")
     answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
     (folder / "answers.json").write_text(json.dumps(answers))
 

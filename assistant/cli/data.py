@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -19,6 +19,7 @@ from assistant.settings import DataSettings, FinetuneSettings, SplitSettings, Tr
 from assistant.shipped import find_model
 
 if TYPE_CHECKING:
+    from assistant.dataset.check import Findings
     from assistant.dataset.encode import EncodedExample
     from assistant.dataset.instructions import Example
     from assistant.dataset.splits import Splits
@@ -129,8 +130,7 @@ def data_check(
 
     Example: `assistant data check mine.json --fix mine-fixed.json`
     """
-    from assistant.dataset.check import check_examples, describe_findings, findings_as_json, fix_examples
-    from assistant.dataset.instructions import dump_rows
+    from assistant.dataset.check import check_examples, describe_findings, findings_as_json
     from assistant.dataset.prompts import TEXT_TEMPLATE, get_template
     from assistant.dataset.splits import split_examples
 
@@ -157,22 +157,36 @@ def data_check(
         for line in describe_findings(findings):
             print(one_line(line))
     if fix is not None:
-        fixed = fix_examples(examples, findings, split_again)
-        write_atomic(fix, dump_rows(fixed.examples))
-        record["fixed"] = {
-            "file": str(fix),
-            "left_out": [{"file": example.source, "row": example.row} for example in fixed.left_out],
-            "grouped": fixed.grouped,
-        }
-        n_left_out = len(fixed.left_out) + dataset.n_skipped
-        note(
-            f"{fix}: written without {n_left_out} rows; {fixed.grouped} rows got a group. The first of contradicting "
-            f"rows stays, so look at those above. Suspicious answers are unchanged."
-        )
+        record["fixed"] = _write_fixed(fix, examples, findings, split_again, n_skipped=dataset.n_skipped)
     if as_json:
         print_json(record)
     if not findings.is_clean or (dataset.n_skipped and not reading.skip_bad):
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _write_fixed(
+    path: Path,
+    examples: Sequence[Example],
+    findings: Findings,
+    split_again: Callable[[Sequence[Example]], Splits],
+    *,
+    n_skipped: int,
+) -> dict[str, Any]:
+    """Write the rows that `check` keeps to a new file. Returns what was changed, as JSON."""
+    from assistant.dataset.check import fix_examples
+    from assistant.dataset.instructions import dump_rows
+
+    fixed = fix_examples(examples, findings, split_again)
+    write_atomic(path, dump_rows(fixed.examples))
+    note(
+        f"{path}: written without {len(fixed.left_out) + n_skipped} rows; {fixed.grouped} rows got a group. The first "
+        f"of contradicting rows stays, so look at those above. Suspicious answers are unchanged."
+    )
+    return {
+        "file": str(path),
+        "left_out": [{"file": example.source, "row": example.row} for example in fixed.left_out],
+        "grouped": fixed.grouped,
+    }
 
 
 def _row_length(model: str, template: str) -> tuple[Callable[[Example], int], int]:

@@ -1,4 +1,4 @@
-"""`assistant export`: a model for llama.cpp or Ollama."""
+"""`assistant export`: a model for llama.cpp, Ollama or the book's code."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class Target(StrEnum):
     GGUF = "gguf"
     OLLAMA = "ollama"
+    PTH = "pth"
 
 
 class Quantization(StrEnum):
@@ -40,20 +41,22 @@ class Quantization(StrEnum):
 
 @derive_options(leave_out={"logprobs"})
 def export(
-    model: Annotated[str, typer.Argument(help="A model folder, or pocket.", show_default=False)],
-    to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a running server.")],
+    model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", show_default=False)],
+    to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a server, pth for the book's code.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new file, or a folder for it; optional with ollama.")
     ] = None,
     quantization: Annotated[Quantization, typer.Option(help="Type of the matrices in a GGUF file.")] = Quantization.F16,
-    name: Annotated[str | None, typer.Option(help="Name on the server; by default the folder's.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name on the server; by default that of the model folder.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file, or a model on the server.")] = False,
     as_json: Json = False,
     *,
     generation: GenerationSettings,
 ) -> None:
-    """Take a model elsewhere: a GGUF file for llama.cpp, or a model on an Ollama server.
+    """Take a model elsewhere: a GGUF file, a model on an Ollama server, or weights for the book's code.
 
     Every file is read back and compared with the model. The sampling options go into the Modelfile and to Ollama.
 
@@ -62,13 +65,17 @@ def export(
     folder = find_model(model)
     _check_options(to, output, name=name, host=host)
     url = _server_url(host, name) if to is Target.OLLAMA else None
-    path = _file_path(output, f"{folder.resolve().name}.gguf")
+    path = _file_path(output, f"{folder.resolve().name}.{'pth' if to is Target.PTH else 'gguf'}")
     if path is not None:
-        _refuse_existing(path, *_beside(path), overwrite=overwrite)
+        _refuse_existing(path, *_beside(path, to), overwrite=overwrite)
 
     from assistant.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folder)
+    if to is Target.PTH:
+        assert path is not None
+        _export_pth(checkpoint, path, as_json=as_json)
+        return
     with _place_for(path) as gguf:
         result = _export_gguf(checkpoint, gguf, quantization, generation, keep=path is not None)
         if url is not None:
@@ -102,11 +109,12 @@ def _file_path(output: Path | None, name: str) -> Path | None:
     return output / name if output is not None and output.is_dir() else output
 
 
-def _beside(path: Path) -> list[Path]:
+def _beside(path: Path, to: Target) -> list[Path]:
     """Files that are written beside the output."""
     from assistant.interop.modelfile import modelfile_path
+    from assistant.interop.pth import config_path
 
-    return [modelfile_path(path)]
+    return [config_path(path) if to is Target.PTH else modelfile_path(path)]
 
 
 def _refuse_existing(*paths: Path, overwrite: bool) -> None:
@@ -195,6 +203,22 @@ def _upload_progress() -> Any:
             note(text)
 
     return report
+
+
+def _export_pth(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
+    from assistant.interop.pth import export_pth
+
+    written = export_pth(checkpoint, path)
+    names = {name: shown_path(value) for name, value in asdict(written).items() if isinstance(value, Path)}
+    command = (
+        f"assistant import {shlex.quote(shown_path(path))} --output {shlex.quote(shown_path(path.with_suffix('')))}"
+    )
+    if as_json:
+        print_json({**names, "next": command})
+        return
+    print(f"Wrote {shown_path(path)} with the book's names, and beside it its configuration and tokenizer.")
+    print("Read back: every weight is right to the bit.")
+    print(f"Next: {command}")
 
 
 def _next_command(result: dict[str, Any]) -> str:

@@ -76,7 +76,8 @@ def _overlong(verb: str, examples: Sequence[Example], max_length: int) -> list[s
         return []
     places = "; ".join(example.where for example in examples[:SHOWN_ROWS])
     more = f"; and {len(examples) - SHOWN_ROWS} more" if len(examples) > SHOWN_ROWS else ""
-    return [f"{verb} {len(examples)} rows that do not fit into {max_length} positions: {places}{more}."]
+    rows = "1 row that does" if len(examples) == 1 else f"{len(examples)} rows that do"
+    return [f"{verb} {rows} not fit into {max_length} positions: {places}{more}."]
 
 
 def describe_validation(report: ValidationReport) -> list[str]:

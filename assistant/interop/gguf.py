@@ -117,9 +117,19 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
 
 
 def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield llama.cpp's name and the weights of every tensor, matrices as (out, in). A tied head is omitted."""
+    """Yield llama.cpp's name and the weights of every tensor, matrices as (out, in). A tied head is omitted.
+
+    llama.cpp only knows usual attention, so a model's own attention scaling is folded into its queries.
+    """
     is_tied = model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
+    factors = {
+        f"transformer.h.{layer}.attn.c_attn": model.config.query_factor(layer) for layer in range(model.config.n_layer)
+    }
     for name, value in model.state_dict().items():
+        factor = factors.get(name.rpartition(".")[0], 1)
+        if factor != 1:
+            value = value.detach().clone()
+            value[: model.config.n_embd] *= factor
         if name == "lm_head.weight" and is_tied:
             continue  # llama.cpp uses the embedding
         for ours, theirs in _NAMES:
@@ -162,12 +172,13 @@ def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
     tokenizer = checkpoint.tokenizer
     characters = {byte: character for character, byte in byte_characters().items()}
     specials = {tokenizer.encoding.encode_single_token(token): token for token in tokenizer.encoding.special_tokens_set}
+    matched = {token.content for token in tokenizer.added.tokens if not token.special}
     n_tokens = checkpoint.config.vocab_size
     tokens, types = [], []
     for token_id in range(n_tokens):
         if token_id in specials:
             tokens.append(specials[token_id])
-            types.append(int(TokenType.CONTROL))
+            types.append(int(TokenType.USER_DEFINED if specials[token_id] in matched else TokenType.CONTROL))
         elif spelled := tokenizer.token_bytes(token_id):
             tokens.append("".join(characters[byte] for byte in spelled))
             types.append(int(TokenType.NORMAL))

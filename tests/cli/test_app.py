@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.main
 from typer.testing import CliRunner
 
+from assistant import __version__
 from assistant.cli.app import app
 from assistant.dataset.instructions import Example, dump_rows
 from tests.conftest import REPOSITORY
@@ -163,11 +167,21 @@ def test_a_mistake_gives_one_error_sentence_and_writes_nothing(
     assert not (folder / "out").exists()
 
 
-def test_the_help_of_every_command_has_an_example() -> None:
-    for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"], ["data", "check"]):
-        found = invoke(*words, "--help")
-        assert "Example:" in found.stdout, words
-    assert invoke("--version").stdout.startswith("assistant 0.")
+def names(command: Any, *words: str) -> Iterator[tuple[str, ...]]:
+    """The names of every command below `command`, such as `("data", "split")`."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from names(below, *words, name)
+    if not hasattr(command, "commands"):
+        yield words
+
+
+@pytest.mark.parametrize("words", names(typer.main.get_command(app)), ids=" ".join)
+def test_the_help_of_every_command_has_an_example(words: tuple[str, ...]) -> None:
+    assert f"Example: assistant {' '.join(words)}" in invoke(*words, "--help").stdout
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout == f"assistant {__version__}\n"
 
 
 @pytest.mark.usefixtures("folder")

@@ -117,8 +117,8 @@ def test_tiny_sets_run_through_every_command(n_rows: int) -> None:
 
 
 def test_data_split_writes_three_files_and_does_not_overwrite_them(folder: Path) -> None:
-    found = invoke("data", "split", "rows.json", "-o", "parts", "--json")
-    assert json.loads(found.stdout)["rows"] == {"train": 34, "validation": 2, "test": 4}
+    done = invoke("data", "split", "rows.json", "-o", "parts", "--json")
+    assert json.loads(done.stdout)["rows"] == {"train": 34, "validation": 2, "test": 4}
     assert len(json.loads((folder / "parts" / "test.json").read_text())) == 4
     again = invoke("data", "split", "rows.json", "-o", "parts")
     assert again.exit_code == 2

@@ -31,10 +31,10 @@ def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     call = [sys.executable, "-c", program, "--json"]
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["report"]["n"] == found["report"]["closed"]["n"] == 6
-    assert found["report"]["closed"]["exact_matches"] == found["report"]["exact_matches"]
-    (shown,) = found["shown"]
+    result = json.loads(done.stdout)
+    assert result["report"]["n"] == result["report"]["closed"]["n"] == 6
+    assert result["report"]["closed"]["exact_matches"] == result["report"]["exact_matches"]
+    (shown,) = result["shown"]
     assert shown["before"] != shown["after"]
     for words in ("$ assistant finetune few.json", "$ evaluation respond demo/model", "$ evaluation score demo/run"):
         assert words in done.stderr

@@ -12,10 +12,10 @@ from tests.support.ollama_double import OllamaDouble
 
 def test_doctor_says_how_to_start_a_missing_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
-    found = invoke("doctor")
-    assert found.exit_code == 0
-    assert "--  ollama server" in found.stdout
-    assert "`ollama serve`" in found.stdout
+    done = invoke("doctor")
+    assert done.exit_code == 0
+    assert "--  ollama server" in done.stdout
+    assert "`ollama serve`" in done.stdout
     as_json = json.loads(invoke("doctor", "--json").stdout)
     assert as_json["ollama server"]["ok"] is False
     assert as_json["torch"]["ok"] is True
@@ -23,6 +23,6 @@ def test_doctor_says_how_to_start_a_missing_server(monkeypatch: pytest.MonkeyPat
 
 def test_doctor_shows_no_escape_sequences_from_a_server() -> None:
     with OllamaDouble(models=("evil\x1b[2J:latest",)) as double:
-        found = invoke("doctor", "--host", double.url)
-    assert "evil" in found.stdout
-    assert "\x1b" not in found.stdout
+        done = invoke("doctor", "--host", double.url)
+    assert "evil" in done.stdout
+    assert "\x1b" not in done.stdout

@@ -93,3 +93,16 @@ def test_ollama_gets_the_model_and_the_options(folder: Path) -> None:
     assert "  success" in done.stderr.splitlines()
     assert (kept["name"], kept["uploaded"], kept["next"]) == ("base", False, "ollama run base")
     assert files(folder) - before == {"kept.gguf", "kept.Modelfile"}
+
+
+def test_the_books_weights_go_out_and_come_back(folder: Path) -> None:
+    written = invoke("export", "base", "--to", "pth", "--output", "base.pth")
+    assert written.exit_code == 0, written.stderr
+    assert "Next: assistant import base.pth --output base" in written.stdout
+    refused = invoke("export", "base", "--to", "pth", "--output", "base.pth")
+    assert refused.exit_code == 2
+    assert "replace it with --overwrite" in refused.stderr
+    assert invoke("export", "base", "--to", "pth", "--output", "base.pth", "--overwrite").exit_code == 0
+    read = invoke("import", "base.pth", "--output", "back")
+    assert read.exit_code == 0, read.stderr
+    assert (folder / "back" / "model.safetensors").read_bytes() == (folder / "base" / "model.safetensors").read_bytes()

@@ -135,7 +135,7 @@ def test_a_full_disk_and_a_link_to_nothing_keep_the_earlier_weights(monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("assistant.model.checkpoint._flush", full)
+        patched.setattr("assistant.model.folder._flush", full)
         done = invoke(*RUN, "-o", "out", "--max-steps", "3", "--overwrite")
     assert done.exit_code == 1
     assert "error: out/best: expected room on the disk, got: No space left on device. Free some" in done.stderr

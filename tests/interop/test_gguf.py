@@ -81,6 +81,17 @@ def test_matrices_are_transposed_and_named_for_llama_cpp(byte_tokenizer: Tokeniz
     assert written.largest_error == 0
 
 
+def test_attention_scaling_is_folded_into_the_queries(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(byte_tokenizer, scale_attn_by_inverse_layer_idx=True)
+    export_gguf(checkpoint, tmp_path / "m.gguf", "f32")
+    _, tensors = contents(tmp_path / "m.gguf")
+    weight = checkpoint.model.get_parameter("transformer.h.1.attn.c_attn.weight").detach()
+    width = checkpoint.config.n_embd
+    written = torch.from_numpy(tensors["blk.1.attn_qkv.weight"].data.copy())
+    assert torch.equal(written[:width], weight[:width] / 2)
+    assert torch.equal(written[width:], weight[width:])
+
+
 def test_a_head_of_its_own_is_written(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(byte_tokenizer, tie_word_embeddings=False)
     export_gguf(checkpoint, tmp_path / "tiny.gguf", "f32")
