@@ -269,7 +269,10 @@ def overwrite(name: str, text: str) -> Damage:
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             r"pytorch_model\.bin: expected a file of t",
         ),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "mine.pth"), r"`assistant import \S*/m/mine\.pth --output NEW`"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "mine.pth"),
+            r"import \S*/m/mine\.pth --output NEW`",
+        ),
         (remove("vocab.json"), r"got no vocab\.json"),
         (truncate("model.safetensors", 5000), "expected safetensors, got a file that cannot be read"),
         (truncate("model.safetensors", 3), "expected safetensors"),
