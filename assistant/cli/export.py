@@ -112,9 +112,9 @@ def _file_path(output: Path | None, name: str) -> Path | None:
 def _beside(path: Path, to: Target) -> list[Path]:
     """Files that are written beside the output."""
     from assistant.interop.modelfile import modelfile_path
-    from assistant.interop.pth import config_path
+    from assistant.interop.pth import config_path, tokenizer_path
 
-    return [config_path(path) if to is Target.PTH else modelfile_path(path)]
+    return [config_path(path), tokenizer_path(path)] if to is Target.PTH else [modelfile_path(path)]
 
 
 def _refuse_existing(*paths: Path, overwrite: bool) -> None:
@@ -124,7 +124,7 @@ def _refuse_existing(*paths: Path, overwrite: bool) -> None:
                 f"--output: expected a new file, got {shown_path(path)}, which exists. "
                 f"Name another file, or replace it with --overwrite."
             )
-        if path.is_dir():
+        if path == paths[0] and path.is_dir():  # the tokenizer of a .pth is a folder
             raise SettingsError(f"--output: expected a file, got the folder {shown_path(path)}. Name a file in it.")
 
 
