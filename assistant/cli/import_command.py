@@ -22,7 +22,7 @@ def import_pth_file(
     like: Annotated[
         Path | None, typer.Option(help="A model folder with the same tokenizer and number of heads, or pocket.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn weights that the book's code saved into a model folder. Nothing in the file is run.
