@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from assistant.dataset.columns import Columns, Fields, is_empty
+from assistant.dataset.conversations import Turn, exchanges_of, plain_messages
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.rows import FilledText, OptionalText, Row, Text, json_type_name, row_fault
 from assistant.errors import DataError
@@ -32,8 +33,6 @@ from assistant.errors import DataError
 ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "text", or "chosen" and "rejected"'
 OPENING_WORDS = 8
 """Length, in words, of a plain text's opening. Samples during training continue from the opening."""
-_TOOL_ROLES = frozenset({"tool", "function", "function_call", "tool_call", "observation", "ipython"})
-_ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 _LABELS = frozenset({"category", "group"})
 _FORM_FIELDS = {
     "messages": frozenset({"messages", "system"}),
@@ -45,17 +44,6 @@ _FORM_FIELDS = {
 """The fields that each form uses, besides the labels. Others are named as unused."""
 _JSON_CELLS = ("messages", "conversations", "history")
 """Fields that a table holds as JSON text."""
-
-
-class UnusableRow(Exception):
-    """A sound row that holds more than text, such as tool calls. The argument is what it holds."""
-
-
-class Turn(NamedTuple):
-    """One message of a conversation. `role` is system, user or assistant."""
-
-    role: str
-    text: str
 
 
 @dataclass(slots=True)
@@ -219,7 +207,7 @@ def _with_history(row: _PromptRow, output: str, source: str, number: int) -> lis
     turns = [Turn("system", row.system)] if row.system.strip() else []
     turns += [Turn(role, text) for pair in row.history for role, text in zip(("user", "assistant"), pair, strict=True)]
     turns += [Turn("user", row.instruction), Turn("assistant", output)]
-    exchanges = _exchanges(turns, f"{source}, row {number}", "history")
+    exchanges = exchanges_of(turns, f"{source}, row {number}", "history")
     return _as_examples(exchanges, row, source, number, last_input=row.input)
 
 
@@ -227,7 +215,7 @@ def _read_completion(values: dict[str, Any], source: str, number: int, unused: d
     """Read a prompt and its completion as messages. Only the answers of the completion are learnt."""
     chat: dict[str, Any] = {"instruction": values.get("instruction"), "chosen": values.get("output"), "rejected": []}
     row, prompt, completion, _ = _chat_pair({**values, **chat}, unused)
-    exchanges = _exchanges([*prompt, *completion], f"{source}, row {number}", "completion")
+    exchanges = exchanges_of([*prompt, *completion], f"{source}, row {number}", "completion")
     n_learnt = sum(turn.role == "assistant" for turn in completion)
     examples = _as_examples(exchanges, row, source, number, last_input="")
     return examples[-n_learnt:] if n_learnt else examples
@@ -242,7 +230,7 @@ def _chat_pair(
         value = values.get(name)
         if isinstance(value, str) and value.strip():
             value = [{"role": role, "content": value}]
-        lists[name] = _plain_messages(value, "role", "content", unused, name) if value is not None else []
+        lists[name] = plain_messages(value, "role", "content", unused, name) if value is not None else []
     row = _ChatPairRow.model_validate({**values, **lists})
     system = [Turn("system", row.system)] if row.system.strip() else []
     prompt, chosen, rejected = (
@@ -253,13 +241,13 @@ def _chat_pair(
 
 
 def _read_preference(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
-    if not (isinstance(values.get("chosen"), list) and isinstance(values.get("rejected"), list)):
-        if isinstance(values.get("instruction"), list) and not isinstance(values.get("chosen"), list):
-            return _read_chat_preference(values, source, number, unused)
-        row = _PreferenceRow.model_validate(values)
-        (*_, example) = _with_history(row, row.chosen, source, number)
-        return [_rejecting(example, row.rejected)]
-    return _read_chat_preference(values, source, number, unused)
+    answers_are_lists = isinstance(values.get("chosen"), list) and isinstance(values.get("rejected"), list)
+    prompt_is_list = isinstance(values.get("instruction"), list) and not isinstance(values.get("chosen"), list)
+    if answers_are_lists or prompt_is_list:
+        return _read_chat_preference(values, source, number, unused)
+    row = _PreferenceRow.model_validate(values)
+    (*_, example) = _with_history(row, row.chosen, source, number)
+    return [replace(example, rejected=row.rejected)]
 
 
 def _read_chat_preference(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
@@ -271,7 +259,7 @@ def _read_chat_preference(values: dict[str, Any], source: str, number: int, unus
     if chosen[:-1] != rejected[:-1] or {chosen[-1].role, rejected[-1].role} != {"assistant"}:
         raise DataError(
             f'{where}: expected "chosen" and "rejected" to differ only in the last message, the assistant\'s, '
-            f"got conversations that part earlier. Cut them at the first answer that differs."
+            f"got conversations with an earlier difference. Cut both after the first answer that differs."
         )
     if chosen[-1] == rejected[-1]:
         raise DataError(f'{where}: "rejected" must be another answer than "chosen".')
@@ -279,21 +267,13 @@ def _read_chat_preference(values: dict[str, Any], source: str, number: int, unus
     turns = begun if prompt and begun[: len(prompt)] == prompt else prompt + begun
     if not any(turn.role == "user" for turn in turns):
         raise DataError(f'{where}: expected a user message in "prompt" or before the answers, got none.')
-    exchanges = _exchanges([*turns, chosen[-1]], where, "chosen")
+    exchanges = exchanges_of([*turns, chosen[-1]], where, "chosen")
     example = _as_examples(exchanges, row, source, number, last_input=_optional(values.get("input")))[-1]
-    return [_rejecting(example, rejected[-1].text)]
+    return [replace(example, rejected=rejected[-1].text)]
 
 
 def _optional(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _rejecting(example: Example, rejected: str) -> Example:
-    return Example(
-        instruction=example.instruction, output=example.output, input=example.input, rejected=rejected,
-        history=example.history, category=example.category, group=example.group, source=example.source,
-        row=example.row,
-    )  # fmt: skip
 
 
 def _read_text(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
@@ -311,78 +291,21 @@ def _cut_opening(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
-# --- conversations ------------------------------------------------------------------------------------------------
+# --- lists of messages --------------------------------------------------------------------------------------------
 
 
 def _read_messages(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
-    plain = _plain_messages(values["messages"], "role", "content", unused, "messages")
+    plain = plain_messages(values["messages"], "role", "content", unused, "messages")
     row = _MessagesRow.model_validate({**values, "messages": plain})
     turns = [Turn(message.role, message.content) for message in row.messages]
     return _examples_of_turns(turns, row, source, number, "messages")
 
 
 def _read_conversations(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
-    plain = _plain_messages(values["conversations"], "from", "value", unused, "conversations")
+    plain = plain_messages(values["conversations"], "from", "value", unused, "conversations")
     row = _ShareGptRow.model_validate({**values, "conversations": plain})
     turns = [Turn(turn.speaker, turn.value) for turn in row.conversations]
     return _examples_of_turns(turns, row, source, number, "conversations")
-
-
-def _plain_messages(value: Any, role_key: str, text_key: str, unused: dict[str, Any], field_name: str) -> Any:
-    """Return messages with the roles and keys that the models expect, and their content as text.
-
-    Names in `unused` what else a message holds. What is no list of objects is left for the model to refuse.
-
-    Raises:
-        UnusableRow: a message calls a tool, is one's answer, or has content that is not text.
-    """
-    if not isinstance(value, list):
-        return value
-    plain: list[Any] = []
-    for message in value:
-        if not isinstance(message, dict):
-            plain.append(message)
-            continue
-        known = {name: next((n for n in (name, other) if n in message), name) for name, other in _EITHER[role_key]}
-        role, content = message.get(known[role_key]), message.get(known[text_key])
-        if role in _TOOL_ROLES or not is_empty(message.get("tool_calls")) or message.get("function_call"):
-            raise UnusableRow("tool calls")
-        if isinstance(content, list):
-            content = _joined_parts(content)
-        for name, inner in message.items():
-            if name not in known.values() and not is_empty(inner):
-                unused[f"{field_name}.{name}"] = inner
-        changed = {known_name: part for known_name, part in ((role_key, role), (text_key, content)) if part is not None}
-        if text_key not in changed and known[text_key] in message:
-            changed[text_key] = None
-        if isinstance(role, str):
-            changed[role_key] = _ROLES.get(role, role)
-        plain.append(changed)
-    return plain
-
-
-_EITHER = {
-    "role": (("role", "from"), ("content", "value")),
-    "from": (("from", "role"), ("value", "content")),
-}
-"""The keys of a message, and those that the other form calls them."""
-
-
-def _joined_parts(parts: list[Any]) -> Any:
-    """Return the text of content parts. Raises UnusableRow if one is not text."""
-    texts = []
-    for part in parts:
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") in _TEXT_PARTS:
-            texts.append(part["text"])
-        else:
-            kind = part.get("type") if isinstance(part, dict) else None
-            raise UnusableRow(f"parts that are not text ({str(kind)[:40]})" if kind else "parts that are not text")
-    return "".join(texts)
-
-
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
 def _examples_of_turns(
@@ -390,46 +313,8 @@ def _examples_of_turns(
 ) -> list[Example]:
     """Return one example per exchange. `field_name` names the field of the turns in messages."""
     system = [Turn("system", row.system)] if row.system.strip() else []
-    exchanges = _exchanges([*system, *turns], f"{source}, row {number}", field_name)
+    exchanges = exchanges_of([*system, *turns], f"{source}, row {number}", field_name)
     return _as_examples(exchanges, row, source, number, last_input="")
-
-
-def _exchanges(turns: Sequence[Turn], where: str, field_name: str) -> list[Exchange]:
-    """Return the exchanges of a conversation. A system message opens the user's message after it.
-
-    Neighbours of one role are joined with a blank line, as the chat templates and Ollama do.
-
-    Raises:
-        DataError: the turns are not user and assistant in turn.
-    """
-    turns = _join_neighbours(turns)
-    roles = [turn.role for turn in turns if turn.role != "system"]
-    if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or turns[-1].role == "system":
-        if turns and roles and turns[-1].role == "system":
-            roles.append("system")
-        raise DataError(
-            f'{where}: "{field_name}" must be user and assistant in turn, ending with assistant '
-            f"(a system message may come first), got {', '.join(roles) or 'only a system message'}."
-        )
-    exchanges: list[Exchange] = []
-    texts: list[str] = []
-    for turn in turns:
-        if turn.role == "assistant":
-            exchanges.append(Exchange("\n\n".join(texts), turn.text))
-            texts = []
-        else:
-            texts.append(turn.text)
-    return exchanges
-
-
-def _join_neighbours(turns: Sequence[Turn]) -> list[Turn]:
-    joined: list[Turn] = []
-    for turn in turns:
-        if joined and joined[-1].role == turn.role:
-            joined[-1] = Turn(turn.role, f"{joined[-1].text}\n\n{turn.text}")
-        else:
-            joined.append(turn)
-    return joined
 
 
 def _as_examples(

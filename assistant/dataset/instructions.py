@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from assistant.dataset.columns import Columns, parse_columns
+from assistant.dataset.conversations import UnusableRow
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.formats import iterate_rows
-from assistant.dataset.forms import ROW_FORMS, UnusableRow, examples_of
+from assistant.dataset.forms import ROW_FORMS, examples_of
 from assistant.dataset.rows import BadRow, key_list
 from assistant.dataset.sources import find_files, shown_name
 from assistant.errors import DataError

@@ -92,8 +92,9 @@ def row_fault(path: Path, number: int, details: Any) -> str:
     field = ".".join(str(part) for part in details["loc"]) or "row"
     error_type, value = details["type"], details["input"]
     if error_type == "missing":
-        keys = key_list(value) if isinstance(value, dict) else ""
-        fault = f"is missing (the row has {keys or 'no fields'})"
+        fault = "is missing"
+        if isinstance(value, dict):
+            fault += f" (the row has {key_list(value) or 'no fields'})"
     elif error_type in {"string_type", "list_type", "tuple_type", "model_type", "model_attributes_type"}:
         is_list = error_type in {"list_type", "tuple_type"}
         expected = "a list" if is_list else "an object" if "model" in error_type else "text"

@@ -40,7 +40,7 @@ Stream: TypeAlias = "io.BufferedReader[Any]"
 
 
 class Files(NamedTuple):
-    """The files behind the paths that a person named, and sentences about files that are not read."""
+    """The files that a person's paths stand for, and a sentence about each file that is not read."""
 
     paths: tuple[Path, ...]
     notes: tuple[str, ...]

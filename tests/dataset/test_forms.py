@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from assistant.dataset.columns import Columns
+from assistant.dataset.conversations import UnusableRow
 from assistant.dataset.examples import Example, Exchange
-from assistant.dataset.forms import UnusableRow, examples_of
+from assistant.dataset.forms import examples_of
 from assistant.dataset.instructions import dump_rows, read_dataset, read_examples
 from assistant.dataset.rows import Row
 from assistant.dataset.splits import data_fingerprint
@@ -133,10 +137,10 @@ def test_preference_keeps_system_and_history() -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"chosen": [ASK, SAY], "rejected": [ASK | {"content": "x"}, NO]}, "conversations that part earlier"),
+        ({"chosen": [ASK, SAY], "rejected": [ASK | {"content": "x"}, NO]}, "conversations with an earlier difference"),
         ({"chosen": [ASK, SAY], "rejected": [ASK, SAY]}, "must be another answer"),
         ({"chosen": [SAY], "rejected": [NO]}, "expected a user message"),
-        ({"chosen": [ASK], "rejected": [ASK]}, "conversations that part earlier"),
+        ({"chosen": [ASK], "rejected": [ASK]}, "conversations with an earlier difference"),
         ({"chosen": [ASK, SAY]}, '"rejected" is missing'),
         ({"prompt": [ASK], "chosen": "Hi.", "rejected": None}, '"rejected" is missing'),
         ({"messages": []}, "at least 2"),
@@ -223,3 +227,54 @@ def test_the_first_filled_of_the_usual_names_counts() -> None:
     fields = Columns().fields_of({"output": "", "answer": "a", "response": "b"})
     assert fields.values == {"output": "a"}
     assert fields.others == {"output": "", "response": "b"}
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Every place inside a JSON value, as the keys that lead to it."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "a", "input": "b", "output": "c", "system": "d", "history": [["e", "f"]], "category": "g"},
+        {"prompt": [ASK], "completion": [SAY]},
+        {"messages": [PIRATE, ASK | {"content": [{"type": "text", "text": "a"}], "tool_calls": []}, SAY]},
+        {"conversations": human("a", "b"), "system": "c"},
+        {"prompt": [ASK], "chosen": [SAY], "rejected": [NO], "input": "a"},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"text": "a b", "group": "c"},
+    ],
+)
+def test_a_wrong_value_in_any_place_of_a_row_is_refused_in_words(row: dict[str, Any]) -> None:
+    wrong = (
+        None,
+        0,
+        1.5,
+        True,
+        "",
+        " ",
+        "[",
+        "\x00",
+        [],
+        {},
+        [[]],
+        [{}],
+        [None],
+        ["x"],
+        {"a": []},
+        {"text": {}},
+        [[[]]],
+    )
+    for path in places(row):
+        for value in wrong:
+            changed = copy.deepcopy(row)
+            inner: Any = changed
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+            with suppress(DataError, UnusableRow):
+                assert all(example.instruction.strip() for example in parse(changed))
