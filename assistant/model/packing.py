@@ -1,7 +1,7 @@
 """Packed batches: which tokens of a training batch are computed, and which tokens attend to which.
 
 Rows that start with the same tokens have the same hidden states, keys and values there, because attention is causal and
-there is no dropout. Two arrangements use this:
+the model has no dropout. Two arrangements compute such tokens only once:
 
 - `PrefixTree`, on a processor with the compiled loops of `fused`: the rows are paths through a tree of tokens. Each
   branch is computed once, and padding is not computed at all.
