@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,18 @@ def imports(path: Path) -> set[str]:
 
 def test_every_module_has_its_place() -> None:
     assert set(modules()) == set(ORDER)
+
+
+def test_the_house_table_of_contributing_is_complete() -> None:
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `([a-z/]+)/` \|[^|]*\|([^|]+)\|$", table, flags=re.MULTILINE)
+    written = {room.replace("/", "."): re.findall(r"`(\w+)`", cells) for room, cells in shown}
+    expected = {
+        room: [name for name in reversed(names.split()) if not name.startswith("__")]
+        for room, names in ROOMS.items()
+        if room.partition(".")[0] != "data"
+    }
+    assert written == {room: names for room, names in expected.items() if names}
 
 
 def test_every_room_says_what_lives_there() -> None:
