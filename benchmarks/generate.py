@@ -38,6 +38,7 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import read_tokenizer
 from assistant.decoding.engine import build_engine
+from assistant.interop.gguf import Quantization, export_gguf
 from assistant.model.checkpoint import load_checkpoint, read_config
 from assistant.settings import GenerationSettings
 from benchmarks.book import book_model
@@ -132,15 +133,13 @@ def transformers(model: Path, precision: str) -> Answer:
     return answer
 
 
-def llama_cpp(model: Path, kind: str) -> Answer:
+def llama_cpp(model: Path, kind: Quantization) -> Answer:
     """llama.cpp, one prompt at a time; writes the GGUF file into the model's folder at the first use."""
     from llama_cpp import Llama
 
     path = model / f"{kind}.gguf"
     if not path.exists():
-        from benchmarks.gguf_file import write_gguf
-
-        write_gguf(model, path, kind)
+        export_gguf(load_checkpoint(model), path, kind)
     network = Llama(str(path), n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False, logits_all=False)
 
     def answer(prompts: list[list[int]], n_new: int) -> list[list[int]]:
