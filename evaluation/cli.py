@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: evaluation respond models/mine --data instructions.json --run runs/mine")
+@app.command(epilog="Example: evaluation respond runs/mine --data mine.json --run runs/answers")
 @derive_options(leave_out={"logprobs", "device"})
 def respond(
     model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", metavar="MODEL")],
@@ -83,7 +83,7 @@ def respond(
     _show_answered(run, before, as_json)
 
 
-@app.command(epilog="Example: evaluation score answers.json --run runs/mine --judge llama3.1")
+@app.command(epilog="Example: evaluation score runs/answers --judge llama3.1")
 def score(
     path: Annotated[Path, typer.Argument(help="Answers folder, or a file of answers (JSON or JSONL).", metavar="PATH")],
     run: Annotated[
@@ -137,7 +137,7 @@ def score(
         note(f"note: {reasons} may be temporary. The same command asks again about these rows only.")
 
 
-@app.command(epilog="Example: evaluation report runs/mine")
+@app.command(epilog="Example: evaluation report runs/answers")
 def report(
     folder: Annotated[Path, typer.Argument(help="Answers folder that was scored.", metavar="DIR")],
     as_json: Json = False,

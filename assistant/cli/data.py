@@ -50,7 +50,7 @@ def data_split(
     examples = read_data(data, reading).examples
     splits = split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
     paths = {part: output / f"{part}.json" for part in ("train", "validation", "test")}
-    existing = [str(path) for path in paths.values() if path.exists()]
+    existing = [str(path) for path in paths.values() if os.path.lexists(path)]
     if existing and not overwrite:
         raise SettingsError(f"{output}: expected no earlier parts, got {', '.join(existing)}. Add --overwrite.")
     for part, path in paths.items():
@@ -135,7 +135,7 @@ def data_check(
     from assistant.dataset.splits import split_examples
 
     get_template(settings.template)
-    if fix is not None and fix.exists():
+    if fix is not None and os.path.lexists(fix):
         raise SettingsError(f"--fix {fix}: expected a name for a new file, got one that exists. Choose another.")
 
     def split_again(examples: Sequence[Example]) -> Splits:

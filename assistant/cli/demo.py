@@ -71,7 +71,7 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     note(
         f"\nNext, type one of these:\n"
         f"  assistant chat {shlex.quote(str(model))}\n"
-        f'  assistant ask {shlex.quote(str(model))} "What is the opposite of hot?"\n'
+        f'  assistant ask {shlex.quote(str(model))} "What is the opposite of brave?"\n'
         f"  evaluation score {shlex.quote(str(run))} --judge llama3.1      (with `ollama serve` running)"
     )
     return 0
