@@ -250,7 +250,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
     ],
 )
 def test_a_wrong_value_in_any_place_of_a_row_is_refused_in_words(row: dict[str, Any]) -> None:
-    wrong = (
+    wrong: tuple[Any, ...] = (
         None,
         0,
         1.5,

@@ -13,7 +13,7 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.prompts import TEMPLATES
 from assistant.errors import DataError, SettingsError
 from assistant.settings import GenerationSettings
-from evaluation.answers_folder import RESPONSES_FILE, AnswersInfo, ResponseRecord, claim_folder, read_answers
+from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, ResponseRecord, claim_folder, read_answers
 from evaluation.responses import choose_part, describe_answers
 from tests.support.uppercase_session import UppercaseSession
 
@@ -89,7 +89,9 @@ def test_other_weights_in_the_same_model_folder_are_refused(tmp_path: Path, exam
 def test_equal_description_is_accepted(tmp_path: Path, examples: list[Example]) -> None:
     claim_folder(tmp_path, describe(examples))
     moved = [replace(example, source="other.json") for example in examples]
+    before = (tmp_path / RUN_FILE).read_text()
     claim_folder(tmp_path, describe(moved))
+    assert (tmp_path / RUN_FILE).read_text() == before
 
 
 def test_responses_without_run_json_are_refused(tmp_path: Path, examples: list[Example]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -114,6 +115,7 @@ def test_a_stop_string_that_a_modelfile_cannot_hold_is_refused(stop: str) -> Non
 
 @pytest.mark.parametrize("folder", ["Mine", "my model", "ümläut", "...", "a/b", "日本", "gpt2_x.y"])
 def test_a_folder_name_becomes_a_model_name(folder: str) -> None:
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*", model_name(folder))
     check_name(model_name(folder))
 
 
