@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 # Rooms, lowest first, and the modules of each, lowest first. A module imports only from rooms below its own, or from a
 # module named before it in its room.
 ROOMS: dict[str, str] = {
-    "assistant": "__init__ errors escape files device settings shipped jsonl statistics ollama_server",
+    "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl statistics ollama_server",
     "assistant.dataset": "__init__ rows instructions splits check prompts tokenizer encode",
     "assistant.model": "__init__ config packing fused linear gpt lora checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
@@ -22,8 +22,9 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
+    "assistant.interop": "__init__ transfer repository hub inventory",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
-    "assistant.cli": "__init__ console options progress doctor data job prefer demo app",
+    "assistant.cli": "__init__ console options progress doctor data job prefer models demo app",
     "assistant.__main__": "",
     "evaluation": "__init__ escape metrics rubric judgement judge ledger responses scoring report render cli __main__",
     "data": "__init__",

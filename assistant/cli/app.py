@@ -13,6 +13,7 @@ from assistant import __version__
 from assistant.cli.console import Commands, note, print_json
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.cli.models import models, pull
 from assistant.cli.options import (
     BaseModelFolder,
     DataFiles,
@@ -156,6 +157,8 @@ def finetune(
 
 
 app.command()(prefer)
+app.command()(pull)
+app.command()(models)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from assistant.dataset.splits import Splits, split_examples
 from assistant.device import pick_device
 from assistant.errors import SettingsError
 from assistant.files import shown_path
+from assistant.hub_cache import model_name
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
@@ -50,7 +51,7 @@ class Job:
     @property
     def base_model(self) -> str:
         """Name of the model that the run starts from."""
-        return self.model.resolve().name
+        return model_name(self.model)
 
 
 def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:

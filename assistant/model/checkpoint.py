@@ -30,6 +30,7 @@ from torch import Tensor
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
 from assistant.dataset.tokenizer import EOS_TOKEN, MERGES_FILE, VOCAB_FILE, Tokenizer, read_tokenizer
 from assistant.errors import CheckpointError
+from assistant.hub_cache import model_name
 from assistant.model.config import ModelConfig, ModelInfo, TemplateRecord
 from assistant.model.gpt import GPT, model_of
 from assistant.model.lora import (
@@ -94,7 +95,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
         )
     template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
-    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=folder.resolve().name)
+    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=model_name(folder))
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:
