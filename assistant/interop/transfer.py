@@ -156,7 +156,7 @@ def _stream(
         if have and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             target.truncate(0)  # the server sends the file from its start
             have = 0
-        for chunk in response.iter_bytes(CHUNK_BYTES):
+        for chunk in response.iter_bytes():  # as they arrive: pieces of a fixed size are lost by a cut
             have += len(chunk)
             if have > file.size:
                 target.truncate(0)
