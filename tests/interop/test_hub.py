@@ -237,7 +237,7 @@ def test_more_bytes_than_announced_are_discarded(hub: HubDouble, cache: Path, ti
 
 
 def test_wrong_bytes_of_an_earlier_attempt_do_not_survive(hub: HubDouble, cache: Path) -> None:
-    hub.faults[WEIGHTS] = [Send(b"x" * 1000)] + [Cut(0)] * transfer.MAX_ATTEMPTS
+    hub.faults[WEIGHTS] = [Send(b"x" * 1000), *[Cut(0)] * transfer.MAX_ATTEMPTS]
     refusal(PrerequisiteError)
     assert "hash" in refusal(CheckpointError)
     assert not blobs(cache, end=".incomplete")
