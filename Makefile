@@ -57,7 +57,7 @@ test: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m long tests/long$(if $(PART),/test_$(PART).py)
+	$(BIN)/python -m pytest -m long $(if $(PART),tests/long/test_$(PART).py)
 
 $(VENV)/.installed-oracles: $(VENV)/.installed-dev
 	@echo 'Installing the oracles.'

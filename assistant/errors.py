@@ -6,6 +6,7 @@
     ├── CheckpointError    a model folder
     ├── ContextError       a text that does not fit into the model's context
     ├── PrerequisiteError  something that you must install, start or download first
+    ├── ExportError        a file for another program, or a push to a server
     └── JudgeError         the judge's server
 
 A message reads `<where>: <what was expected>, got <value>. <what to do next>`.
@@ -25,14 +26,16 @@ class AssistantError(Exception):
 class DataError(AssistantError, ValueError):
     """A file of instructions or responses is invalid.
 
-    `problems` holds one sentence for every fault. `str(error)` shows the first `MAX_PROBLEMS_SHOWN` of them.
+    `problems` holds one sentence for every fault. `str(error)` shows the first `MAX_PROBLEMS_SHOWN` of them, and then
+    always the `advice`: what to do about all of them.
     """
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
+    def __init__(self, problems: str | Sequence[str], *, advice: str = "") -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
-        shown = "\n".join(self.problems[:MAX_PROBLEMS_SHOWN])
+        lines = list(self.problems[:MAX_PROBLEMS_SHOWN])
         hidden = len(self.problems) - MAX_PROBLEMS_SHOWN
-        super().__init__(f"{shown}\n... and {hidden} more." if hidden > 0 else shown)
+        lines += [f"... and {hidden} more."] if hidden > 0 else []
+        super().__init__("\n".join([*lines, advice] if advice else lines))
 
 
 class SettingsError(AssistantError, ValueError):
@@ -49,6 +52,10 @@ class ContextError(AssistantError, ValueError):
 
 class PrerequisiteError(AssistantError):
     """You must install, start or download something first. The message names the command."""
+
+
+class ExportError(AssistantError):
+    """A model cannot be written for another program or pushed to a server."""
 
 
 class JudgeError(AssistantError):

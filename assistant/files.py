@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from assistant.errors import SettingsError
+
+CACHE_NAME = "instruction-assistant"
 
 
 def shown_path(path: Path) -> str:
@@ -11,16 +17,77 @@ def shown_path(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
+def user_cache_folder() -> Path | None:
+    """The folder for what may be computed again; None for a user without a home directory. It may not exist yet."""
+    import platformdirs
+
+    try:
+        path = platformdirs.user_cache_path(CACHE_NAME)
+    except RuntimeError:
+        return None
+    return path if path.is_absolute() else None  # older versions of platformdirs return a path that begins with "~"
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, where they do not exist.
+
+    Raises:
+        SettingsError: a file, or a symbolic link to nothing, is in the way.
+    """
+    check_can_be_folder(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def check_can_be_folder(path: Path) -> None:
+    """Raise SettingsError if a file or a symbolic link to nothing is where this folder or a parent should be."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if place.is_symlink() and not place.exists():
+            raise SettingsError(
+                f"{place}: expected a folder or nothing, got a symbolic link to {os.readlink(place)}, "  # noqa: PTH115
+                f"which does not exist. Create that folder, or choose another."
+            )
+        if place.exists():
+            raise SettingsError(f"{place}: expected a folder or nothing, got a file. Choose another folder.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SettingsError if this folder, or the one that it would be created in, is read-only."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        place = folder if existing == folder.absolute() else existing
+        raise SettingsError(
+            f"{place}: expected a folder that you may write to, got a read-only one. "
+            f"Change its permissions, or choose another folder."
+        )
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give an OSError in the block the name of this file. `write` and `fsync` give none, others a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # without one, str(error) would lose the message
+            error.filename = str(path)
+        raise
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file in one step, so that a reader sees either the old or the new content.
 
     Creates the folder if needed and writes text as UTF-8. If the write fails, the old file stays and no temporary file
     remains.
+
+    Raises:
+        OSError: the file cannot be written; it has the file's name.
+        SettingsError: the folder cannot be created, because something is in the way.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with temporary.open("wb") as file:
+        with named_errors(path), temporary.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

@@ -114,13 +114,22 @@ def find_pulled(name: str) -> Path | None:
     return None
 
 
-def model_name(folder: Path) -> str:
+def recorded_name(folder: Path) -> str:
     """Return the name that records give to a model folder: `REPOSITORY@COMMIT` for a pulled one, else the folder's."""
-    folder = folder.resolve()
-    match = _FOLDER.fullmatch(folder.parent.parent.name)
-    if match is None or folder.parent.name != "snapshots":
-        return folder.name
-    return f"{match[1].replace('--', '/', 1)}@{folder.name}"
+    pulled = _repository_of(folder)
+    return folder.resolve().name if pulled is None else f"{pulled}@{folder.resolve().name[:SHOWN_COMMIT]}"
+
+
+def file_name(folder: Path) -> str:
+    """Return a name for files made from a model folder: `gpt2` for a pulled one, else the folder's."""
+    return (_repository_of(folder) or folder.resolve().name).rpartition("/")[2]
+
+
+def _repository_of(folder: Path) -> str | None:
+    """The repository of a snapshot's folder, or None for any other folder."""
+    snapshots_folder = folder.resolve().parent
+    match = _FOLDER.fullmatch(snapshots_folder.parent.name) if snapshots_folder.name == "snapshots" else None
+    return None if match is None else match[1].replace("--", "/", 1)
 
 
 def _has_weights(folder: Path) -> bool:

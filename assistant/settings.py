@@ -6,10 +6,20 @@ derives its options from them (`assistant.cli.options`). No torch and no typer a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from assistant.errors import SettingsError
 
@@ -45,13 +55,14 @@ class Panel:
     title: str
 
 
-DATA, BATCHES, OPTIMISATION, LORA = Panel("Data"), Panel("Batches"), Panel("Optimisation"), Panel("LoRA")
-MEMORY, VALIDATION, OUTPUT, SAMPLING = (
-    Panel("Speed and memory"),
-    Panel("Validation"),
-    Panel("Output"),
-    Panel("Sampling"),
-)
+DATA = Panel("Data")
+BATCHES = Panel("Batches")
+OPTIMISATION = Panel("Optimisation")
+LORA = Panel("LoRA")
+MEMORY = Panel("Speed and memory")
+VALIDATION = Panel("Validation")
+OUTPUT = Panel("Output")
+SAMPLING = Panel("Sampling")
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -71,35 +82,49 @@ class GenerationSettings(Settings):
     top_p: Annotated[float | None, Field(gt=0, le=1), SAMPLING] = None
     """Sample from the likeliest tokens whose probabilities add up to this."""
     min_p: Annotated[float | None, Field(ge=0, le=1), SAMPLING] = None
-    """Sample from tokens that are at least this many times as likely as the likeliest."""
+    """Sample from tokens with at least this fraction of the likeliest token's probability."""
     repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False), SAMPLING] = 1.0
-    """Above 1, tokens that are already in the prompt or the reply become less likely, in greedy decoding too."""
+    """Values above 1 make tokens of the prompt and the reply so far less likely, also in greedy decoding."""
     seed: Annotated[Seed, SAMPLING] = 0
     """Seed of the sampling."""
     logprobs: Annotated[int | None, Field(ge=0)] = None
-    """With --json: report the log-probability of every new token and of this many likeliest tokens."""
+    """With --json: report the log-probability of each new token, and this many likeliest tokens at its position."""
 
 
 class EngineSettings(Settings):
     """How a model is loaded to answer."""
 
     precision: Annotated[DecodePrecision, MEMORY] = "auto"
-    """dtype of the weights; auto gives the answers of float32 in less time."""
+    """dtype of the weights; auto gives the same answers as float32, in less time."""
     device: Annotated[str, MEMORY] = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device to compute on: auto, cpu, cuda or mps."""
+
+
+class DataSettings(Settings):
+    """How instruction files are read."""
+
+    columns: Annotated[tuple[str, ...], DATA] = ()
+    """Columns to read fields from, as FIELD=COLUMN, separated by commas: instruction=question,output=answer."""
+    skip_bad: Annotated[bool, DATA] = False
+    """Leave out rows that cannot be used, and report their number."""
+
+    @field_validator("columns")
+    @classmethod
+    def _one_a_word(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
 class SplitSettings(Settings):
     """How a data set is split into training, validation and test rows."""
 
     split: Annotated[SplitMethod, DATA] = "grouped"
-    """grouped keeps equal prompts and equal groups on one side; book takes the rows in file order."""
+    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
     split_seed: Annotated[Seed, DATA] = 123
     """Seed of the grouped split."""
     test_share: Annotated[Share, DATA] = 0.10
-    """Share of the rows that is kept for testing."""
+    """Share of the rows to keep for testing."""
     validation_share: Annotated[Share, DATA] = 0.05
-    """Share of the rows that the best weights are chosen by."""
+    """Share of the rows for validation, which chooses the best weights."""
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> SplitSettings:
@@ -137,10 +162,10 @@ def _none_is_zero(value: Any) -> Any:
 
 
 class FinetuneSettings(Settings):
-    """What one fine-tuning run does. Stored beside the model it made, so a field keeps its name."""
+    """What one fine-tuning run does. They are stored with the model, so a field keeps its name."""
 
     epochs: Annotated[int, Field(ge=1)] = 2
-    """Times that every training row is seen."""
+    """Passes over the training rows."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
     """Peak learning rate: linear warm-up, then a cosine down to a tenth of it."""
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -162,7 +187,7 @@ class FinetuneSettings(Settings):
     optimizer: Annotated[OptimizerName, OPTIMISATION] = "adamw"
     """adamw, or muon, which orthogonalises the updates of the blocks' matrices and suits pretraining."""
     warmup_steps: Annotated[int, Field(ge=0), OPTIMISATION] = 20
-    """Steps of linear warm-up, at most a tenth of all steps."""
+    """Steps of linear warm-up, limited to a tenth of all steps."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), OPTIMISATION] = 0.1
     """Weight decay of matrices; biases and LayerNorms have none."""
     max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_none_is_zero), OPTIMISATION] = (
@@ -170,11 +195,11 @@ class FinetuneSettings(Settings):
     )
     """Clip the gradient norm to this; 0 disables clipping."""
     beta: Annotated[float | None, Field(gt=0, allow_inf_nan=False), OPTIMISATION] = None
-    """Strength of the pull towards the starting weights in DPO; smaller lets the model move further."""
+    """Strength of DPO's pull towards the starting weights; a smaller value lets the model move further."""
     freeze_embeddings: Annotated[bool, OPTIMISATION] = False
-    """Keep the embeddings and a tied head fixed, so that words of no training row are not forgotten."""
+    """Freeze the embeddings and a tied head, so that the model keeps words that no training row contains."""
     book: Annotated[bool, OPTIMISATION] = False
-    """Follow the book's recipe exactly: its row order, constant rate, weight decay on every weight, untied head."""
+    """Follow the recipe of Raschka's book exactly: row order, constant rate, decay of all weights, untied head."""
     lora: Annotated[LoraSettings | None, LORA] = None
     """Train low-rank adapters and freeze the weights; try a learning rate 4 to 10 times as high."""
     precision: Annotated[Precision, MEMORY] = "auto"
@@ -186,7 +211,7 @@ class FinetuneSettings(Settings):
     validation_answers: Annotated[int, Field(ge=0), VALIDATION] = 16
     """Validation rows to answer at every validation."""
     best_by: Annotated[BestBy, VALIDATION] = "loss"
-    """Keep the weights with the lowest validation loss, the most exact or ended answers, or the last ones."""
+    """Weights to keep: lowest validation loss, most exact answers, most answers that end by themselves, or last."""
     patience: Annotated[int | None, Field(ge=1), VALIDATION] = None
     """Early stopping: end the run after this many validations without better weights."""
 
@@ -209,41 +234,44 @@ BOOK = FinetuneSettings(
 
 
 class RunSettings(Settings):
-    """Where and how a training run is carried out. They do not change the weights it leads to."""
+    """Where and how a training run is carried out. They do not change the resulting weights."""
 
     device: Annotated[str, MEMORY] = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device to compute on: auto, cpu, cuda or mps."""
     deterministic: Annotated[bool, MEMORY] = False
     """Give the same weights for the same run on a GPU too, at some cost of speed."""
     shard: Annotated[bool, MEMORY] = False
     """Under torchrun: shard weights, gradients and optimizer state over the processes (FSDP2)."""
     save_every: Annotated[float, Field(ge=0), OUTPUT] = 60.0
-    """Seconds between two saves of the state: a killed run loses at most this much."""
+    """Seconds between two saves of the run; a killed run loses at most this much work."""
     resume: Annotated[bool, OUTPUT] = False
-    """Resume the unfinished run in the output folder."""
+    """Resume the unfinished run in the output folder, or give a finished one more epochs (see --keep-state)."""
+    keep_state: Annotated[bool, OUTPUT] = False
+    """Keep the state after the end too, so that --resume with more --epochs continues a finished run."""
     overwrite: Annotated[bool, OUTPUT] = False
     """Replace the model in the output folder."""
 
 
 SettingsModel = TypeVar("SettingsModel", bound=BaseModel)
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def validate_settings(
-    kind: type[SettingsModel], *, prefix: str = "", names: dict[str, str] | None = None, **values: object
+    kind: type[SettingsModel], values: Mapping[str, object], *, prefix: str = "", names: Mapping[str, str] = NO_NAMES
 ) -> SettingsModel:
-    """Build settings of that kind. An option is named `--prefix-field`, or as `names` says.
+    """Build settings of that kind. In errors a field is named `--prefix-field`, or as `names` says.
 
     Raises:
         SettingsError: one sentence for every value that is out of range, named as the option.
     """
     try:
-        return kind(**values)
+        return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError("\n".join(_fault(detail, prefix, names or {}) for detail in error.errors())) from error
+        raise SettingsError("\n".join(_fault(detail, prefix, names) for detail in error.errors())) from error
 
 
-def _fault(detail: Any, prefix: str, names: dict[str, str]) -> str:
-    if not detail["loc"]:  # a validator of the whole model writes its own sentence
+def _fault(detail: Any, prefix: str, names: Mapping[str, str]) -> str:
+    if not detail["loc"]:  # a validator of the whole model wrote the sentence
         return str(detail["ctx"]["error"])
     field = str(detail["loc"][0])
     name = names.get(field, "--" + prefix + field.replace("_", "-"))

@@ -1,8 +1,8 @@
-"""What a pretrained model knows: the share of the lexicon's statements that it completes rightly, relation by relation.
+"""Measure what a pretrained model knows: the share of the lexicon's statements that it completes, by relation.
 
     python benchmarks/facts.py pocket
 
-A statement counts if every token of its end is the likeliest one. At most a hundred rows of each table.
+A statement counts if every token of its ending is the likeliest one. Each table gives at most a hundred statements.
 """
 
 from __future__ import annotations
@@ -38,49 +38,48 @@ STATEMENTS = {
     "spellings": ("spellings", 'Many people write "{misspelling}". The correct spelling is "', '{correct}".'),
     "jobs": ("jobs", "Somebody who {does} is", " {job_phrase}."),
 }
-"""Name: table, beginning, end."""
-MOST = 100
-Pair = tuple[str, str]
+"""Name of the relation: its table, the beginning of the statement, and the ending."""
+MAX_STATEMENTS = 100
+Statement = tuple[str, str]
+"""Beginning and ending."""
 
 
-def statements() -> Mapping[str, Sequence[Pair]]:
-    """The beginnings and ends of the statements of every relation."""
-    found = {}
-    for name, (source, start, end) in STATEMENTS.items():
-        rows = [row for row in table(source) if "-" not in row.values()][:MOST]
-        slots = [row | _derived(row) for row in rows]
-        found[name] = [(capitalised(start.format(**row)), end.format(**row)) for row in slots]
+def statements() -> Mapping[str, Sequence[Statement]]:
+    """Return the statements of every relation."""
+    by_relation = {}
+    for name, (table_name, beginning, ending) in STATEMENTS.items():
+        rows = [row for row in table(table_name) if "-" not in row.values()][:MAX_STATEMENTS]
+        slots = [row | _derived_slots(row) for row in rows]
+        by_relation[name] = [(capitalised(beginning.format(**row)), ending.format(**row)) for row in slots]
     sums = [(a, op, b) for op in ("plus", "times") for a in range(2, 12) for b in range(2, 12, 2)]
-    found["sums"] = [(f"{a} {op} {b} is", f" {calculate(a, op, b)}.") for a, op, b in sums]
-    return found
+    by_relation["sums"] = [(f"{a} {op} {b} is", f" {calculate(a, op, b)}.") for a, op, b in sums]
+    return by_relation
 
 
-def _derived(row: Mapping[str, str]) -> Mapping[str, str]:
+def _derived_slots(row: Mapping[str, str]) -> dict[str, str]:
     return {"misspelling": split_cell(row.get("misspellings", ""))[0], "a_young": with_article(row.get("young", ""))}
 
 
 @torch.inference_mode()
-def share_known(model: GPT, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> float:
-    """Which part of the statements the model completes rightly."""
-    right = []
-    for asked, answer in pairs:
-        start, wanted = tokenizer.encode(asked), tokenizer.encode(answer)
-        likeliest = model.head(model(torch.tensor([start + wanted])))[0, len(start) - 1 : -1].argmax(-1)
-        right.append(likeliest.tolist() == wanted)
-    return sum(right) / len(right)
+def share_completed(model: GPT, tokenizer: Tokenizer, relation: Sequence[Statement]) -> float:
+    """Return the share of statements whose ending the model completes."""
+    is_completed = []
+    for beginning, ending in relation:
+        prompt_ids, expected_ids = tokenizer.encode(beginning), tokenizer.encode(ending)
+        logits = model.head(model(torch.tensor([prompt_ids + expected_ids])))[0, len(prompt_ids) - 1 : -1]
+        is_completed.append(logits.argmax(-1).tolist() == expected_ids)
+    return sum(is_completed) / len(is_completed)
 
 
 def main(folder: str) -> None:
-    """Print the shares."""
+    """Print the share for every relation."""
     checkpoint = load_checkpoint(find_model(folder))
-    for name, pairs in statements().items():
-        print(
-            f"{name:14s}{100 * share_known(checkpoint.model, checkpoint.tokenizer, pairs):4.0f} % of {len(pairs)}",
-            flush=True,
-        )
+    for name, relation in statements().items():
+        share = share_completed(checkpoint.model, checkpoint.tokenizer, relation)
+        print(f"{name:14s}{100 * share:4.0f} % of {len(relation)}", flush=True)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("expected: a model folder, or pocket")
+        sys.exit("usage: python benchmarks/facts.py FOLDER, a model folder or pocket")
     main(sys.argv[1])

@@ -1,4 +1,4 @@
-"""A GPT-2 folder as a GGUF file, for llama.cpp to be measured with the same weights. Needs `gguf`."""
+"""Convert a GPT-2 folder to a GGUF file, so that llama.cpp can be measured with the same weights. Needs `gguf`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 
 from assistant.model.checkpoint import load_checkpoint
 
-NAMES = {
+GGUF_NAMES = {
     "transformer.wte.": "token_embd.",
     "transformer.wpe.": "position_embd.",
     "transformer.ln_f.": "output_norm.",
@@ -26,8 +26,13 @@ NAMES = {
 
 
 def write_gguf(folder: Path, path: Path, kind: str) -> None:
-    """Write the model as `f32`, `f16` or `q8_0`; biases and norms stay float32, as llama.cpp wants them."""
-    model, config = load_checkpoint(folder).model, load_checkpoint(folder).config
+    """Write the model in `folder` to `path`.
+
+    `kind` is the type of the matrices: `f32`, `f16` or `q8_0`. Biases, norms and position embeddings stay float32, as
+    llama.cpp needs them.
+    """
+    model = load_checkpoint(folder).model
+    config = model.config
     types = {
         "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
         "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
@@ -44,12 +49,12 @@ def write_gguf(folder: Path, path: Path, kind: str) -> None:
     writer.add_file_type(file_type)
     add_vocabulary(writer, folder)
     for name, value in model.state_dict().items():
-        if name == "lm_head.weight":  # tied: llama.cpp takes the embedding
+        if name == "lm_head.weight":  # tied: llama.cpp uses the embedding
             continue
-        ours = name
-        for theirs, new in NAMES.items():
-            ours = ours.replace(theirs, new)
-        add_tensor(writer, ours, value, matrix_type)
+        gguf_name = name
+        for gpt2_part, gguf_part in GGUF_NAMES.items():
+            gguf_name = gguf_name.replace(gpt2_part, gguf_part)
+        add_tensor(writer, gguf_name, value, matrix_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -57,6 +62,7 @@ def write_gguf(folder: Path, path: Path, kind: str) -> None:
 
 
 def add_tensor(writer: GGUFWriter, name: str, value: torch.Tensor, matrix_type: GGMLQuantizationType) -> None:
+    """Add one tensor: matrices in `matrix_type`, all others in float32."""
     from gguf.quants import quantize
 
     array = value.float().numpy()
@@ -67,6 +73,7 @@ def add_tensor(writer: GGUFWriter, name: str, value: torch.Tensor, matrix_type: 
 
 
 def add_vocabulary(writer: GGUFWriter, folder: Path) -> None:
+    """Add the tokens and merges of the model's folder."""
     vocab: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     tokens = sorted(vocab, key=lambda token: vocab[token])

@@ -1,9 +1,9 @@
-"""What each way to keep the weights changes: of the tokens, of the perplexity, of greedy answers to the test rows.
+"""Measure what each storage of the weights changes: likeliest tokens, perplexity, and greedy answers.
 
     assistant demo && python benchmarks/precision.py demo/model data/instructions.json
 
-Tokens and perplexity are those of the test rows' reference answers, each read behind its prompt; a token differs where
-another one is the likeliest. Everything is compared with plain float32, one row at a time.
+Tokens and perplexity are those of the test rows' reference answers, each after its prompt. A token differs if another
+token is the likeliest. The reference is float32 with plain kernels, one row at a time.
 """
 
 from __future__ import annotations
@@ -21,62 +21,63 @@ from torch import Tensor
 from assistant.dataset.encode import EncodedExample, encode_examples
 from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import split_examples
-from assistant.decoding.decoder import Cache, Decoder, Piece
+from assistant.decoding.decoder import Cache, Decoder, PromptChunk
 from assistant.decoding.engine import Engine, build_engine
 from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.settings import DecodePrecision, GenerationSettings
 
 PRECISIONS: tuple[DecodePrecision, ...] = ("auto", "float32", "float16", "bfloat16", "int8")
-LONGEST = 64
+MAX_NEW_TOKENS = 64
 
 
 def answer_logits(engine: Engine, row: EncodedExample) -> Tensor:
-    """Logits (T, V) that predict the T tokens of a row's answer, EOS among them."""
+    """Return the logits (T, V) that predict the T tokens of a row's answer, including EOS."""
     decoder = engine.decoder
-    ids = row.input_ids[:-1]
-    cache = Cache(decoder.config, rows=1, slots=len(ids), device=decoder.device)
+    input_ids = row.input_ids[:-1]
+    cache = Cache(decoder.config, rows=1, slots=len(input_ids), device=decoder.device)
     with torch.inference_mode():
-        return decoder.read([Piece(0, ids)], cache, [True], is_every=True)[row.prompt_length - 1 :]
+        logits = decoder.prefill([PromptChunk(0, input_ids)], cache, [True], all_positions=True)
+    return logits[row.prompt_length - 1 :]
 
 
 def compare(checkpoint: Checkpoint, rows: list[EncodedExample], precision: DecodePrecision) -> list[str]:
-    """The cells of a precision's line."""
+    """Compare a precision with the reference; return the cells of its line in the table."""
     eos_id = checkpoint.tokenizer.eos_id
-    plain = Engine(Decoder(checkpoint.model, is_chosen=False), eos_id=eos_id)
-    other = build_engine(checkpoint.model, eos_id=eos_id, precision=precision)
-    n_tokens = n_other = n_answers = 0
+    reference = Engine(Decoder(checkpoint.model, tune_kernels=False), eos_id=eos_id)
+    compared = build_engine(checkpoint.model, eos_id=eos_id, precision=precision)
+    n_tokens = n_different_tokens = n_different_answers = 0
     losses = [0.0, 0.0]
-    settings = GenerationSettings(max_new_tokens=LONGEST)
+    settings = GenerationSettings(max_new_tokens=MAX_NEW_TOKENS)
     for row in rows:
         targets = torch.tensor(row.input_ids[row.prompt_length :])
-        logits = [answer_logits(engine, row) for engine in (plain, other)]
+        logits = [answer_logits(engine, row) for engine in (reference, compared)]
         n_tokens += len(targets)
-        n_other += int((logits[0].argmax(-1) != logits[1].argmax(-1)).sum())
-        for place, one in enumerate(logits):
-            losses[place] += torch.nn.functional.cross_entropy(one, targets, reduction="sum").item()
+        n_different_tokens += int((logits[0].argmax(-1) != logits[1].argmax(-1)).sum())
+        for index, engine_logits in enumerate(logits):
+            losses[index] += torch.nn.functional.cross_entropy(engine_logits, targets, reduction="sum").item()
         prompt = row.input_ids[: row.prompt_length]
-        answers = [next(engine.generate([prompt], settings)).token_ids for engine in (plain, other)]
-        n_answers += answers[0] != answers[1]
+        answers = [next(engine.generate([prompt], settings)).token_ids for engine in (reference, compared)]
+        n_different_answers += answers[0] != answers[1]
     perplexities = [math.exp(loss / n_tokens) for loss in losses]
     return [
         precision,
-        f"{100 * n_other / n_tokens:.2f} %",
+        f"{100 * n_different_tokens / n_tokens:.2f} %",
         f"{perplexities[1] - perplexities[0]:+.4f}",
-        f"{n_answers} of {len(rows)}",
+        f"{n_different_answers} of {len(rows)}",
     ]
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a table with a line for each precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="Folder of a fine-tuned GPT-2.")
-    parser.add_argument("data", type=Path, help="The instruction file it was made with.")
-    parser.add_argument("--rows", type=int, help="Test rows, all where not given.")
+    parser.add_argument("data", type=Path, help="The instruction file it was trained on.")
+    parser.add_argument("--rows", type=int, help="Number of test rows; all by default.")
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.model)
     test = split_examples(read_examples(options.data)).test[: options.rows]
-    length = checkpoint.config.context_length
-    rows = list(encode_examples(test, checkpoint.template, checkpoint.tokenizer, max_length=length).rows)
+    max_length = checkpoint.config.context_length
+    rows = list(encode_examples(test, checkpoint.template, checkpoint.tokenizer, max_length=max_length).rows)
     print("| weights | tokens that differ | perplexity | answers that differ |\n| --- | --- | --- | --- |")
     for precision in PRECISIONS:
         print(f"| {' | '.join(compare(checkpoint, rows, precision))} |", flush=True)

@@ -1,8 +1,8 @@
-"""Make a GPT-2 with random weights by `transformers` and GPT-2's own vocabulary: a base model where no hub is in reach.
+"""Write a GPT-2 with random weights and GPT-2's vocabulary: a base model for machines that cannot download one.
 
     python benchmarks/random_gpt2.py FOLDER [--layers 4] [--width 128] [--cache ../shared/tiktoken-cache]
 
-The cache is the folder that tiktoken keeps its downloads in (TIKTOKEN_CACHE_DIR); the names are its own.
+`transformers` writes the weights. The vocabulary comes from tiktoken's download cache (TIKTOKEN_CACHE_DIR).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+# tiktoken's names for its downloads.
 MERGES, VOCAB = "6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"
 
 
 def main() -> None:
-    """Write the folder."""
+    """Write the model folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=4)

@@ -1,5 +1,5 @@
-"""Responses of a model, judgements of them, and reports.
+"""Answers of a model to a test set, their scores, and reports.
 
-A new metric, judge or report format goes here. It asks a model only through `assistant.decoding.session`. No training
-and no Textual come in; `cli` is the only module that prints.
+Add a new metric, judge or report format here. The package asks a model only through `assistant.decoding.session`. It
+does not train, and it does not use Textual. Only `cli` prints.
 """

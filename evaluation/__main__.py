@@ -1,4 +1,4 @@
-"""`python -m evaluation`."""
+"""The command `python -m evaluation`."""
 
 from evaluation.cli import main
 

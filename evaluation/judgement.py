@@ -1,4 +1,7 @@
-"""What is known about a judge and what it said: the values that pass between judge, ledger and report."""
+"""The values that judge, ledger and report exchange: a judge's settings and identity, and its attempts at a row.
+
+Does not know how a judge is asked or where the values are stored.
+"""
 
 from __future__ import annotations
 
@@ -22,37 +25,46 @@ Reason = Literal[
     "timeout",
     "unreachable",
 ]
-"""Why a row has no score: the model gave no response; the judge was not asked yet; its answer is no verdict; the row
-does not fit its context; the server cut the prompt; the answer did not end properly; the server failed; it was silent
-for too long; it did not answer at all."""
+"""Why a row has no score:
+
+- `no_response`: the model gave no response
+- `not_judged`: the judge was not asked yet
+- `unparsable`: the judge's answer is not a valid verdict
+- `too_long`: the row does not fit into the judge's context
+- `truncated`: the server cut the prompt
+- `incomplete`: the judge's answer did not end properly
+- `server_error`: the server reported an error
+- `timeout`: the server was silent for too long, or the answer took too long
+- `unreachable`: the server did not answer at all
+"""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 TRANSIENT: frozenset[Reason] = frozenset({"incomplete", "server_error", "timeout", "unreachable"})
-"""Reasons that may be gone at the next run, which asks again."""
+"""Reasons that may not occur again. The next run asks again for these rows."""
 
-LEAST_CONTEXT = 512
-"""Tokens; no model that could judge has a shorter context."""
+MIN_CONTEXT = 512
+"""Smallest context of a judge, in tokens. No model that can judge has a shorter one."""
 
 
 class JudgeSettings(Frozen):
-    """Which judge is asked, where, and how. Everything that may change a score is in `options`."""
+    """Which judge to ask, where, and how. `options` contains every setting that can change a score."""
 
     model: Annotated[str, Field(min_length=1)]
     url: str
-    num_ctx: Annotated[int, Field(ge=LEAST_CONTEXT)] = 4096
-    """Tokens of prompt and verdict together; Ollama's own default depends on the graphics memory."""
+    num_ctx: Annotated[int, Field(ge=MIN_CONTEXT)] = 4096
+    """Tokens of prompt and verdict together. Always sent, because Ollama's own default depends on the GPU's memory."""
     num_predict: Annotated[int, Field(ge=16)] = 512
     seed: int = 123
     keep_alive: str = "10m"
     connect_timeout_s: float = 5.0
     silence_timeout_s: float = 300.0
-    """The longest wait for the next piece of an answer. The first comes after the model is loaded."""
+    """Longest wait for the next part of an answer. Before the first part, the server may load the model."""
     deadline_s: float = 900.0
-    """The longest time for one whole answer."""
+    """Longest time for a whole answer."""
 
     @property
     def options(self) -> dict[str, int | float]:
-        """What is sent as `options` with every call."""
+        """The `options` of every call."""
         return {"temperature": 0, "seed": self.seed, "num_ctx": self.num_ctx, "num_predict": self.num_predict}
 
 
@@ -68,23 +80,23 @@ class JudgeIdentity(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over all of it. The model's digest stands for its name."""
+        """16 hex digits of all fields except the model's name. The digest identifies the model."""
         values = self.model_dump(exclude={"model"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Attempt(Frozen):
-    """One question to the judge and what came of it: a score, or a reason."""
+    """One question to the judge and its outcome: a score, or the reason why there is none."""
 
     score: Annotated[int, Field(ge=0, le=MAX_SCORE)] | None = None
     analysis: str | None = None
     unscored: Reason | None = None
     detail: str | None = None
-    """The server's or the parser's words."""
+    """The message of the server or of the parser."""
     final: bool = True
-    """False where another attempt follows, or where the next run should ask again."""
+    """False if another attempt follows, or if the next run should ask again."""
     content: str | None = None
-    """What the judge wrote, letter by letter."""
+    """The judge's answer, word for word."""
     seed: int | None = None
     prompt_tokens: int | None = None
     response_tokens: int | None = None

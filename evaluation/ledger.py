@@ -1,8 +1,6 @@
-"""Files that only grow: one JSON object a line, on the disk before the next is begun, one writer at a time.
+"""The ledger of all judgements, `judgements.jsonl`: every attempt of every judge, in order. Records are only added.
 
-A process that is killed while it writes leaves a last line that is torn. Readers leave it out; the next writer cuts it
-off first, so that no record is ever glued to a torn one. `judgements.jsonl`, the ledger of what every judge said, is
-such a file, and `responses.jsonl` another.
+Owns the lines of the ledger and which judgement of a row counts. Does not know how a judge is asked.
 """
 
 from __future__ import annotations
@@ -20,11 +18,13 @@ from evaluation.judgement import Attempt, JudgeIdentity
 from evaluation.rubric import POINTS_PER_SCORE
 
 Purpose = Literal["score", "ceiling"]
+"""`score` counts in the mean. `ceiling` is an exact match that the judge was asked about as a check; it does not."""
 Source = Literal["judge", "exact", "empty"]
+"""Where a score comes from: the judge, an exact match (100), or an empty response (0)."""
 
 
 class JudgeLine(Frozen):
-    """Opens the work of a judge in the ledger; written whenever it is another than before."""
+    """The first line of a judge's work in the ledger. Written whenever the judge differs from the previous one."""
 
     kind: Literal["judge"] = "judge"
     fingerprint: str
@@ -34,21 +34,22 @@ class JudgeLine(Frozen):
 
 
 class Judgement(Attempt):
-    """One attempt at one row, under one judge. The last line with the same `key` and judge is what counts."""
+    """One attempt at one row by one judge. Of the lines with the same key and judge, the last one counts."""
 
     kind: Literal["judgement"] = "judgement"
     id: str
+    """The row's id; see `evaluation.responses.row_ids`."""
     response_hash: str
     fingerprint: str
+    """Fingerprint of the judge."""
     purpose: Purpose = "score"
-    """`ceiling` is an exact match that the judge was asked about all the same; it is no part of the mean."""
     source: Source | None = None
-    """Where the score comes from; None without one."""
+    """Where the score comes from. None if there is no score."""
     created: datetime
 
     @property
-    def key(self) -> Key:
-        """What makes two attempts attempts at the same thing."""
+    def key(self) -> JudgementKey:
+        """What was judged: purpose, row id and response hash."""
         return self.purpose, self.id, self.response_hash
 
     @property
@@ -57,30 +58,34 @@ class Judgement(Attempt):
         return None if self.score is None else float(self.score * POINTS_PER_SCORE)
 
 
-Key = tuple[Purpose, str, str]
+JudgementKey = tuple[Purpose, str, str]
 LedgerLine = Annotated[JudgeLine | Judgement, Field(discriminator="kind")]
 _LINE: TypeAdapter[JudgeLine | Judgement] = TypeAdapter(LedgerLine)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ledger:
-    """The ledger as it stands in the file."""
+    """The contents of a ledger file."""
 
     judges: tuple[JudgeLine, ...]
     judgements: tuple[Judgement, ...]
 
     @property
-    def newest(self) -> JudgeLine | None:
-        """The judge of the last scoring run."""
+    def newest_judge(self) -> JudgeLine | None:
+        """The judge that was asked last. None if no judge was asked."""
         return self.judges[-1] if self.judges else None
 
-    def outcomes(self, fingerprint: str) -> dict[Key, Judgement]:
-        """The last judgement of every key under one judge."""
+    def outcomes(self, fingerprint: str) -> dict[JudgementKey, Judgement]:
+        """Return the last judgement of every key by one judge."""
         return {line.key: line for line in self.judgements if line.fingerprint == fingerprint}
 
 
 def read_ledger(path: Path) -> Ledger:
-    """The ledger; empty where there is no file. Raises DataError for a line that is none of its own."""
+    """Read the ledger. A missing file gives an empty ledger.
+
+    Raises:
+        DataError: a complete line is not a valid ledger line.
+    """
     lines = read_lines(path, _LINE)
     return Ledger(
         judges=tuple(line for line in lines if isinstance(line, JudgeLine)),
@@ -89,5 +94,5 @@ def read_ledger(path: Path) -> Ledger:
 
 
 def now() -> datetime:
-    """The time that a record is made, in UTC, to the second."""
+    """Return the current time in UTC, without microseconds."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -1,4 +1,7 @@
-"""Deterministic metrics: one response against its reference. All from 0 to 100; an empty response gets 0 everywhere."""
+"""Deterministic metrics that compare one response with its reference.
+
+All metrics go from 0 to 100, and an empty response gets 0 in all of them. Does not know where the texts come from.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,22 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class Metrics(Frozen):
-    """How near one response comes to its reference."""
+    """How close one response is to its reference."""
 
     exact: bool
-    """The same text, white space at both ends apart."""
+    """Both texts are equal, apart from white space at both ends."""
     normalised_exact: bool
-    """The same but for case, spacing, Unicode forms and end punctuation."""
+    """Both texts are equal, apart from case, spacing, Unicode forms and final punctuation."""
     f1: float
-    """Words in common, as SQuAD counts them."""
+    """F1 of the words in common, as SQuAD counts them."""
     rouge_l: float
     """F1 of the longest common subsequence of words."""
     chrf: float
-    """chrF2 of sacrebleu: character n-grams up to six."""
+    """sacrebleu's chrF2: character n-grams up to six."""
 
 
 def measure(response: str, reference: str) -> Metrics:
-    """All metrics of one response."""
+    """Compute all metrics of one response."""
     response, reference = response.strip(), reference.strip()
     if not response:
         return Metrics(exact=False, normalised_exact=False, f1=0.0, rouge_l=0.0, chrf=0.0)
@@ -50,48 +53,54 @@ def measure(response: str, reference: str) -> Metrics:
 
 
 def is_exact(response: str, reference: str) -> bool:
-    """Whether the two are the same text, white space at both ends apart. Models begin with a line end."""
+    """Return whether both texts are equal, apart from white space at both ends.
+
+    White space does not count, because a model often starts its response with a line end.
+    """
     return response.strip() == reference.strip()
 
 
 def token_f1(response: str, reference: str) -> float:
     """SQuAD's F1 over words without punctuation and articles (rajpurkar/SQuAD-explorer, evaluate-v2.0)."""
-    ours, theirs = _squad_words(response), _squad_words(reference)
-    if not ours or not theirs:  # "." or "?!" has no words to compare
+    response_words, reference_words = _squad_words(response), _squad_words(reference)
+    if not response_words or not reference_words:  # A text such as "?!" has no words to compare.
         return 100.0 * is_exact(response, reference)
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 200.0 * common / (len(ours) + len(theirs))
+    n_common = sum((Counter(response_words) & Counter(reference_words)).values())
+    return 200.0 * n_common / (len(response_words) + len(reference_words))
 
 
 def rouge_l(response: str, reference: str) -> float:
-    """ROUGE-L's F1 on one sequence of lower-case words; google-research/rouge_score without its stemmer."""
-    ours, theirs = _WORD.findall(response.lower()), _WORD.findall(reference.lower())
-    if not ours or not theirs:
+    """ROUGE-L's F1 over lower-case words, as google-research/rouge_score computes it without its stemmer."""
+    response_words, reference_words = _WORD.findall(response.lower()), _WORD.findall(reference.lower())
+    if not response_words or not reference_words:
         return 100.0 * is_exact(response, reference)
-    return 200.0 * lcs_length(ours, theirs) / (len(ours) + len(theirs))
+    return 200.0 * lcs_length(response_words, reference_words) / (len(response_words) + len(reference_words))
 
 
 def chrf(response: str, reference: str) -> float:
-    """chrF2 as sacrebleu computes it by default (white space does not count)."""
+    """chrF2 with sacrebleu's defaults, which ignore white space."""
     return float(_chrf().sentence_score(response, [reference]).score)
 
 
 def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence; one row of the usual table is one integer (Hyyrö 2004)."""
-    places: dict[str, int] = {}
+    """Length of the longest common subsequence.
+
+    The bits of one integer hold a row of the dynamic programming table (Hyyrö 2004).
+    """
+    positions: dict[str, int] = {}
     for index, word in enumerate(first):
-        places[word] = places.get(word, 0) | 1 << index
-    everywhere = (1 << len(first)) - 1
-    row = everywhere
+        positions[word] = positions.get(word, 0) | 1 << index
+    all_bits = (1 << len(first)) - 1
+    row = all_bits
     for word in second:
-        matches = row & places.get(word, 0)
-        row = ((row + matches) | (row - matches)) & everywhere
+        matches = row & positions.get(word, 0)
+        row = ((row + matches) | (row - matches)) & all_bits
     return len(first) - row.bit_count()
 
 
 def _squad_words(text: str) -> list[str]:
     words = text.lower().translate(_PUNCTUATION).split()
-    # Where the whole answer is an article, as in multiple choice ("A"), it is a word after all.
+    # If the whole answer is an article, as in multiple choice ("A"), keep it.
     return [word for word in words if word not in _ARTICLES] or words
 
 

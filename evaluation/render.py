@@ -1,6 +1,6 @@
-"""A report as a person reads it: on the terminal and as Markdown. Every text that a model or a file wrote is escaped.
+"""A report as text to read: for the terminal and as a Markdown page. Texts from models and files are escaped.
 
-Nothing here prints. The terminal gets `rich` renderables made of `Text`, never of markup.
+Does not print and computes no figures. Terminal output consists of `rich` renderables made of `Text`, never of markup.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from rich.text import Text
 from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.escape import markdown, shorten
-from evaluation.report import FEW_ROWS, WORST, Category, Mean, Report, ShownRow
+from evaluation.figures import Mean
+from evaluation.report import FEW_ROWS, Category, Report, ShownRow
 
-WORST_ON_TERMINAL = 3
-CELL = 300
-"""Characters of one text in a Markdown table."""
+N_WORST_ON_TERMINAL = 3
+CELL_LENGTH = 300
+"""Longest text in a Markdown table cell, in characters."""
+CATEGORY_LENGTH = 30
+"""Longest name of a category on the terminal, in characters."""
 
+METRIC_HEADER = ("metric, 0-100", "mean", "95 % interval", "rows")
+CATEGORY_HEADER = ("category", "score", "95 % interval", "rows", "exact", "chrF", "ended")
 METRIC_NAMES = {
     "exact": "exact match",
     "normalised_exact": "exact, normalised",
@@ -30,7 +35,7 @@ METRIC_NAMES = {
 }
 
 
-# --- words both share ---------------------------------------------------------------------------------------------
+# --- texts for both -----------------------------------------------------------------------------------------------
 
 
 def _number(value: float | None) -> str:
@@ -51,16 +56,16 @@ def _title(report: Report) -> str:
 
 
 def _headline(report: Report) -> str:
-    what = f"judge {report.judge.model}" if report.judge else "exact matches"
+    origin = f"judge {report.judge.model}" if report.judge else "exact matches"
     rows = _rows(report.n) if report.scored == report.n else f"{report.scored} of {_rows(report.n)}"
-    return f"Score {_number(report.mean)} of 100 (95 % interval {_interval(report.interval)}): {what}, {rows}."
+    return f"Score {_number(report.mean)} of 100 (95 % interval {_interval(report.interval)}): {origin}, {rows}."
 
 
 def _difference(report: Report) -> str | None:
     if report.smallest_difference is None:
         return None
     points = report.smallest_difference.points
-    return f"Another run on the same rows must differ by about {points:.0f} points to be told from chance."
+    return f"A difference of less than about {points:.0f} points to another run on the same rows can be chance."
 
 
 def _rows(n: int) -> str:
@@ -76,7 +81,7 @@ def _counts(counts: Iterable[tuple[str, int]]) -> str:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    """Short facts in a fixed order: name and value. Values may hold hostile text (a model's name)."""
+    """Return short facts as pairs of name and value. Values are not escaped yet (a model's name can be hostile)."""
     facts = [("exact matches", f"{report.exact_matches} of {report.n}")]
     if report.sources:
         facts.append(("scores from", _counts(sorted(report.sources.items()))))
@@ -85,11 +90,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if report.stop_reasons:
         facts.append(("responses ended", _counts(sorted(report.stop_reasons.items()))))
     if report.ceiling is not None:
-        asked = f"{report.ceiling.judged} of {report.ceiling.rows} asked"
-        lowest = "" if report.ceiling.lowest is None else f", lowest {report.ceiling.lowest:.0f}"
-        facts.append(
-            ("judge on exact matches", f"mean {_number(report.ceiling.mean)}{lowest} ({asked}, not in the score)")
-        )
+        ceiling = report.ceiling
+        lowest = "" if ceiling.lowest is None else f", lowest {ceiling.lowest:.0f}"
+        judged = f"{ceiling.judged} of {ceiling.rows} judged"
+        facts.append(("judge on exact matches", f"mean {_number(ceiling.mean)}{lowest} ({judged}, not in the score)"))
     if report.judge is not None:
         judge = report.judge
         facts.append(("judge", f"{judge.model}, digest {judge.digest[:12]}, Ollama {judge.server_version}"))
@@ -97,97 +101,29 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return facts
 
 
+def _mean_cells(mean: Mean) -> tuple[str, ...]:
+    return _number(mean.mean), _interval(mean.interval), str(mean.n)
+
+
 def _category_name(category: Category) -> str:
     return "(none)" if category.name is None else category.name
 
 
-# --- the terminal -------------------------------------------------------------------------------------------------
-
-
-def terminal(report: Report) -> RenderableType:
-    """The report for a terminal of 80 columns; the result stands last, where the eye is when it has scrolled by."""
-    parts: list[RenderableType] = []
-    if report.worst:
-        parts += [*_worst_rows(report), Text()]
-    if report.categories:
-        parts += [*_categories_table(report), Text()]
-    parts += [_metrics_table(report), Text(), _facts_table(report), Text()]
-    parts += [Text(visible(_title(report)), style="bold"), Text(visible(_headline(report)), style="bold")]
-    if difference := _difference(report):
-        parts.append(Text(difference))
-    parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
-    return Group(*parts)
-
-
-def _plain_table(*columns: str) -> Table:
-    """A table without lines; the first column is text, the others are numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, name in enumerate(columns):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True, overflow="ellipsis")
-    return table
-
-
-def _metrics_table(report: Report) -> Table:
-    table = _plain_table("metric, 0-100", "mean", "95 % interval", "rows")
-    for name, mean in report.metrics.items():
-        table.add_row(Text(METRIC_NAMES[name]), _number(mean.mean), _interval(mean.interval), str(mean.n))
-    return table
-
-
-def _facts_table(report: Report) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _facts(report):
-        table.add_row(Text(name), Text(visible(value)))
-    return table
-
-
-def _categories_table(report: Report) -> list[RenderableType]:
-    table = _plain_table(*CATEGORY_COLUMNS)
-    for found in report.categories:
-        name = Text(shorten(visible(_category_name(found)), 30))
-        table.add_row(name, *_category_figures(found))
-    return [table, *(Text(sentence, style="dim") for sentence in _about_categories(report))]
-
-
-def _about_categories(report: Report) -> list[str]:
-    few = any(found.interval is None and found.n for found in report.categories)
-    return [f"No interval below {FEW_ROWS} rows."] if few else []
-
-
-CATEGORY_COLUMNS = ("category", "score", "95 % interval", "rows", "exact", "chrF", "ended")
-
-
-def _category_figures(category: Category) -> tuple[str, ...]:
-    """What stands behind a category's name."""
+def _category_cells(category: Category) -> tuple[str, ...]:
+    rows = str(category.rows) if category.n == category.rows else f"{category.n} of {category.rows}"
     return (
         _number(category.mean),
         _interval(category.interval),
-        _of(category),
+        rows,
         str(category.exact_matches),
         _number(category.chrf),
         str(category.ended),
     )
 
 
-def _of(category: Category) -> str:
-    return str(category.rows) if category.n == category.rows else f"{category.n} of {category.rows}"
-
-
-def _worst_rows(report: Report) -> list[RenderableType]:
-    shown = report.worst[:WORST_ON_TERMINAL]
-    rest = len(report.worst) - len(shown)
-    title = "The worst rows" + (f" ({rest} more in report.md)" if rest else "")
-    parts: list[RenderableType] = [Text(title, style="bold")]
-    for row in shown:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True, style="dim", min_width=len("  instruction"))
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        for name, value in _worst_fields(row):
-            table.add_row(Text(name), Text(visible(value.strip())))
-        parts.append(table)
-    return parts
+def _category_notes(report: Report) -> list[str]:
+    has_small_category = any(category.interval is None and category.n for category in report.categories)
+    return [f"Categories with fewer than {FEW_ROWS} scored rows have no interval."] if has_small_category else []
 
 
 def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
@@ -202,67 +138,131 @@ def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
     return [(name, value) for name, value in fields if value]
 
 
+def _method(report: Report) -> list[str]:
+    """Return how the figures were computed, one sentence each."""
+    sentences = [
+        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means a bootstrap."
+    ]
+    if report.smallest_difference is not None:
+        correlation = report.smallest_difference.assumed_correlation
+        sentences.append(
+            f"Smallest difference: two-sided 5 %, 80 % power, paired by row, "
+            f"assuming that two runs' scores correlate by {correlation}."
+        )
+    sentences.append("ROUGE-L and F1 compare words, chrF is sacrebleu's chrF2; all use the one reference.")
+    if report.judge is not None:
+        sentences.append(
+            "Judge: a score from 0 to 5, times 20. Exact matches get 100 and empty responses 0 without asking it. "
+            f"Options: {_settings(report.judge.options)}; rubric {report.judge.rubric}."
+        )
+    return sentences
+
+
+# --- the terminal -------------------------------------------------------------------------------------------------
+
+
+def terminal(report: Report) -> RenderableType:
+    """Return the report for a terminal of 80 columns. The headline comes last, where it stays visible."""
+    parts: list[RenderableType] = []
+    if report.worst:
+        parts += [*_worst_section(report), Text()]
+    if report.categories:
+        parts += [*_categories_section(report), Text()]
+    parts += [_metrics_table(report), Text(), _facts_table(report), Text()]
+    parts += [Text(visible(_title(report)), style="bold"), Text(visible(_headline(report)), style="bold")]
+    if difference := _difference(report):
+        parts.append(Text(difference))
+    parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
+    return Group(*parts)
+
+
+def _plain_table(*columns: str) -> Table:
+    """Return an empty table without lines. The first column is for text, the others are for numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _metrics_table(report: Report) -> Table:
+    table = _plain_table(*METRIC_HEADER)
+    for name, mean in report.metrics.items():
+        table.add_row(Text(METRIC_NAMES[name]), *_mean_cells(mean))
+    return table
+
+
+def _facts_table(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _facts(report):
+        table.add_row(Text(name), Text(visible(value)))
+    return table
+
+
+def _categories_section(report: Report) -> list[RenderableType]:
+    table = _plain_table(*CATEGORY_HEADER)
+    for category in report.categories:
+        name = Text(shorten(visible(_category_name(category)), CATEGORY_LENGTH))
+        table.add_row(name, *_category_cells(category))
+    return [table, *(Text(sentence, style="dim") for sentence in _category_notes(report))]
+
+
+def _worst_section(report: Report) -> list[RenderableType]:
+    shown = report.worst[:N_WORST_ON_TERMINAL]
+    n_hidden = len(report.worst) - len(shown)
+    title = "The worst rows" + (f" ({n_hidden} more in report.md)" if n_hidden else "")
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    for row in shown:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="dim", min_width=len("  instruction"))
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        for name, value in _worst_fields(row):
+            table.add_row(Text(name), Text(visible(value.strip())))
+        parts.append(table)
+    return parts
+
+
 # --- Markdown -----------------------------------------------------------------------------------------------------
 
 
 def as_markdown(report: Report) -> str:
-    """The report as a Markdown page."""
+    """Return the report as a Markdown page."""
     lines = [f"# {markdown(_title(report))}", "", f"**{markdown(_headline(report))}**", ""]
     lines += [f"- {markdown(sentence)}" for sentence in [_difference(report), *report.notes] if sentence]
-    lines += ["", "## Metrics", "", *_markdown_means(report.metrics)]
+    lines += ["", "## Metrics", "", *_markdown_metrics(report.metrics)]
     lines += ["", "## Facts", "", *_markdown_table(["", ""], _facts(report))]
     if report.categories:
         lines += ["", "## Categories", "", *_markdown_categories(report.categories)]
-        lines += [text for sentence in _about_categories(report) for text in ("", sentence)]
+        lines += [text for sentence in _category_notes(report) for text in ("", sentence)]
     if report.worst:
-        lines += ["", f"## The {min(WORST, len(report.worst))} worst rows", "", *_markdown_worst(report.worst)]
+        lines += ["", f"## The {len(report.worst)} worst rows", "", *_markdown_worst(report.worst)]
     lines += ["", "## How it was computed", ""]
     lines += [f"- {markdown(sentence)}" for sentence in _method(report)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
-    """The lines of a table; its last `numbers` columns are right-aligned."""
-    rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
-    body = [[markdown(shorten(cell.strip(), CELL)) for cell in row] for row in rows]
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, n_numeric: int = 0) -> list[str]:
+    """Return the lines of a table. The last `n_numeric` columns are right-aligned."""
+    rule = ["---"] * (len(header) - n_numeric) + ["---:"] * n_numeric
+    body = [[markdown(shorten(cell.strip(), CELL_LENGTH)) for cell in row] for row in rows]
     return ["| " + " | ".join(cells) + " |" for cells in [list(header), rule, *body]]
 
 
-def _markdown_means(means: dict[str, Mean]) -> list[str]:
-    rows = [
-        (METRIC_NAMES[name], _number(mean.mean), _interval(mean.interval), str(mean.n)) for name, mean in means.items()
-    ]
-    return _markdown_table(["metric, 0-100", "mean", "95 % interval", "rows"], rows, numbers=3)
+def _markdown_metrics(means: dict[str, Mean]) -> list[str]:
+    rows = [(METRIC_NAMES[name], *_mean_cells(mean)) for name, mean in means.items()]
+    return _markdown_table(METRIC_HEADER, rows, n_numeric=len(METRIC_HEADER) - 1)
 
 
 def _markdown_categories(categories: Sequence[Category]) -> list[str]:
-    rows = [(_category_name(found), *_category_figures(found)) for found in categories]
-    return _markdown_table(CATEGORY_COLUMNS, rows, numbers=len(CATEGORY_COLUMNS) - 1)
+    rows = [(_category_name(category), *_category_cells(category)) for category in categories]
+    return _markdown_table(CATEGORY_HEADER, rows, n_numeric=len(CATEGORY_HEADER) - 1)
 
 
 def _markdown_worst(rows: Sequence[ShownRow]) -> list[str]:
-    """One table a row of data: texts are long, and side by side they cannot be read."""
+    """Return one table per row, because columns of long texts are hard to read."""
     lines: list[str] = []
     for row in rows:
         fields = _worst_fields(row)
         lines += ["", *_markdown_table([fields[0][0], fields[0][1]], fields[1:])]
     return lines[1:]
-
-
-def _method(report: Report) -> list[str]:
-    sentences = [
-        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means a bootstrap."
-    ]
-    if report.smallest_difference is not None:
-        assumed = report.smallest_difference.assumed_correlation
-        sentences.append(
-            f"Smallest difference: two-sided 5 %, 80 % power, paired by row, "
-            f"assuming that two runs' scores correlate by {assumed}."
-        )
-    sentences.append("ROUGE-L and F1 compare words, chrF is sacrebleu's chrF2; all against the one reference.")
-    if report.judge is not None:
-        sentences.append(
-            "Judge: a score from 0 to 5, times 20. Exact matches get 100 and empty responses 0 without asking it. "
-            f"Sent with {_settings(report.judge.options)}; rubric {report.judge.rubric}."
-        )
-    return sentences

@@ -1,6 +1,7 @@
-"""From a scored run folder to one value: the report, which `report.json` holds and every table shows.
+"""The report: one value that sums up a scored answers folder. `report.json` contains it, and every table shows it.
 
-No data is None and never 0; a row without a score is left out of the means and counted under its reason.
+A figure without data is None and never 0. A row without a score does not count in the means; it is counted under its
+reason. Does not know how the report looks.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from typing import TYPE_CHECKING, Literal
 
 from assistant.files import write_atomic
 from assistant.settings import Frozen
-from assistant.statistics import (
-    RESAMPLES,
-    Interval,
-    bootstrap_mean_interval,
-    smallest_detectable_difference,
-    standard_deviation,
-    wilson,
+from assistant.statistics import Interval, standard_deviation
+from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answers
+from evaluation.figures import (
+    BOOTSTRAP_METHOD,
+    WILSON_METHOD,
+    Bounds,
+    Mean,
+    SmallestDifference,
+    bounds,
+    mean_of_rate,
+    mean_of_scores,
+    plain_mean,
+    smallest_difference,
 )
 from evaluation.judgement import REASONS, JudgeIdentity, Reason
-from evaluation.ledger import JudgeLine, Judgement, Key, Ledger, Source, read_ledger
+from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Ledger, Source, read_ledger
 from evaluation.metrics import Metrics
-from evaluation.responses import ResponseRecord, Run, read_run
 from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics
 
 if TYPE_CHECKING:
@@ -33,65 +39,41 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
-SEED = 123
-WORST = 10
+N_WORST_ROWS = 10
 FEW_ROWS = 10
-"""Below this a bootstrap is far too narrow: a category gets no interval then, and the whole run a note."""
+"""With fewer rows a bootstrap interval is far too narrow: a category gets no interval, and the report a note."""
 
-CORRELATION_OF_RUNS = 0.35
-"""How far two models' scores went together row by row where it was measured (Llama-3-8B as judge, n = 99)."""
+RATES = ("exact", "normalised_exact")
+"""Metrics that are 0 or 100 for each row."""
 
 ScoreName = Literal["judge", "exact"]
 
 
-class Mean(Frozen):
-    """A mean over `n` rows and where it lies with 95 % confidence; None where there are no data."""
-
-    n: int
-    mean: float | None
-    interval: Interval | None
-
-
 class Category(Mean):
-    """The headline score of one category; `n` counts its rows with a score."""
+    """The headline score of one category. `n` is the number of its rows with a score."""
 
     name: str | None
-    """None for rows without a category."""
+    """None for the rows without a category."""
     rows: int
     exact_matches: int
     chrf: float | None
-    """Mean of the rows that have a response."""
+    """Mean over the rows that have a response."""
     ended: int
-    """Responses that the model ended by itself, before the token limit."""
+    """Number of responses that the model ended with EOS, before the token limit."""
 
 
 class Ceiling(Frozen):
-    """What the judge gave to exact matches, from 0 to 100: how high it goes. No part of the mean."""
+    """The judge's scores of exact matches, from 0 to 100. They show how high it goes and do not count in the mean."""
 
     rows: int
-    """Exact matches it was asked about."""
+    """Number of exact matches in the sample."""
     judged: int
     mean: float | None
     lowest: float | None
 
 
-class Bounds(Frozen):
-    """The mean if every row without a score had got 0, and if it had got 100."""
-
-    low: float
-    high: float
-
-
-class SmallestDifference(Frozen):
-    """What a paired comparison of two runs on these rows could tell from chance."""
-
-    points: float
-    power: float = 0.8
-    assumed_correlation: float = CORRELATION_OF_RUNS
-
-
 class ShownRow(Frozen):
-    """A row as the list of the worst shows it."""
+    """A row in the list of the worst rows."""
 
     id: str
     row: int
@@ -106,16 +88,16 @@ class ShownRow(Frozen):
 
 
 class JudgeSummary(JudgeIdentity):
-    """The judge whose scores are reported: the one that was asked last."""
+    """The judge that was asked last. The report contains only its scores."""
 
     url: str
     judge_fingerprint: str
     other_judges: int
-    """Further judges in the ledger; their scores are kept and not mixed in."""
+    """Number of other judges in the ledger. Their scores are kept, but not included here."""
 
 
 class Report(Frozen):
-    """Everything that is known about a run. Scores and metrics go from 0 to 100."""
+    """All results of an answers folder. Scores and metrics go from 0 to 100."""
 
     run: str
     name: str
@@ -124,9 +106,9 @@ class Report(Frozen):
     data_files: tuple[str, ...]
     part: str
     score: ScoreName
-    """What `mean` is the mean of: the judge's points (exact matches 100), or exact matches alone."""
+    """What `mean` summarises: `judge` is the judge's points (exact matches 100), `exact` the rate of exact matches."""
     n: int
-    """All rows, those without a score and those without an answer among them."""
+    """All rows, including rows without a score and rows without a response."""
     scored: int
     mean: float | None
     interval: Interval | None
@@ -137,9 +119,9 @@ class Report(Frozen):
     exact_matches: int
     unscored: dict[Reason, int]
     unanswered: int
-    """Rows the model was not asked yet; they count under `no_response`."""
+    """Rows that the model was not asked about yet. They count under `no_response`."""
     sources: dict[Source, int]
-    """Where the judge's points come from."""
+    """Where the scores come from."""
     metrics: dict[str, Mean]
     stop_reasons: dict[str, int]
     categories: tuple[Category, ...]
@@ -150,8 +132,8 @@ class Report(Frozen):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scored:
-    """One row with all that is known of it."""
+class _ScoredRow:
+    """One row with its metrics and its headline score."""
 
     record: ResponseRecord
     metrics: Metrics | None
@@ -161,49 +143,48 @@ class _Scored:
 
 
 def make_report(folder: Path) -> Report:
-    """Read a scored run folder and sum it up.
+    """Read a scored answers folder and summarise it.
 
     Raises:
-        DataError: it is no run folder, or has responses that were never scored.
+        DataError: the folder is not an answers folder, or has responses that were not scored yet.
     """
-    run = read_run(folder)
-    measured = read_metrics(run)
-    ledger = read_ledger(run.folder / LEDGER_FILE)
-    judge = _judge_with_verdicts(run, ledger)
+    answers = read_answers(folder)
+    metrics = read_metrics(answers)
+    ledger = read_ledger(answers.folder / LEDGER_FILE)
+    judge = _judge_with_scores(answers, ledger)
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
-    rows = [_scored(record, measured.get(record.id), outcomes) for record in run.responses]
+    rows = [_scored_row(record, metrics.get(record.id), outcomes) for record in answers.responses]
     table = _table(rows)
     scores = table["score"].dropna().tolist()
     headline: ScoreName = "judge" if judge else "exact"
-    summary = _mean(headline, scores)
+    summary = mean_of_scores(scores) if judge else mean_of_rate(scores)
     unscored = Counter(row.unscored for row in rows if row.unscored)
-    unscored["no_response"] += run.unanswered
-    spread = standard_deviation(scores)
-    ceiling = _ceiling(run, outcomes) if outcomes is not None else None
+    unscored["no_response"] += answers.unanswered
+    std = standard_deviation(scores)
     report = Report(
         run=str(folder),
-        name=run.info.name,
-        kind=run.info.kind,
-        template=run.info.template,
-        data_files=run.info.data_files,
-        part=run.info.part,
+        name=answers.info.name,
+        kind=answers.info.kind,
+        template=answers.info.template,
+        data_files=answers.info.data_files,
+        part=answers.info.part,
         score=headline,
-        n=run.info.rows,
+        n=answers.info.rows,
         scored=summary.n,
         mean=summary.mean,
         interval=summary.interval,
-        interval_method=_method(headline),
-        standard_deviation=_rounded(spread),
-        smallest_difference=_smallest_difference(spread, summary.n),
-        bounds=_bounds(scores, run.info.rows),
+        interval_method=BOOTSTRAP_METHOD if judge else WILSON_METHOD,
+        standard_deviation=None if std is None else round(std, 4),
+        smallest_difference=smallest_difference(std, summary.n),
+        bounds=bounds(scores, answers.info.rows),
         exact_matches=int((table["exact"] > 0).sum()),
         unscored={reason: unscored[reason] for reason in REASONS if unscored[reason]},
-        unanswered=run.unanswered,
+        unanswered=answers.unanswered,
         sources=dict(Counter(row.outcome.source for row in rows if row.outcome and row.outcome.source)),
-        metrics={name: _mean(name, table[name].dropna().tolist()) for name in Metrics.model_fields},
+        metrics=_metric_means(table),
         stop_reasons=dict(Counter(row.record.stop_reason for row in rows if row.record.stop_reason)),
         categories=_categories(headline, table),
-        ceiling=ceiling,
+        ceiling=_ceiling(answers, outcomes) if outcomes is not None else None,
         judge=_judge_summary(judge, ledger) if judge else None,
         worst=_worst(rows),
         notes=(),
@@ -212,7 +193,7 @@ def make_report(folder: Path) -> Report:
 
 
 def write_report(folder: Path, report: Report, markdown: str) -> None:
-    """Put `report.json` and `report.md` beside the responses, each in one step."""
+    """Write `report.json` and `report.md` into the answers folder, each in one step."""
     write_atomic(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     write_atomic(folder / MARKDOWN_FILE, markdown)
 
@@ -220,21 +201,23 @@ def write_report(folder: Path, report: Report, markdown: str) -> None:
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _judge_with_verdicts(run: Run, ledger: Ledger) -> JudgeLine | None:
-    """The judge that was asked last, if it scored anything, or if nothing needed it.
+def _judge_with_scores(answers: AnswersFolder, ledger: Ledger) -> JudgeLine | None:
+    """Return the judge that was asked last, if it scored a row or if no row needed it.
 
-    Exact matches are scored without it, so a judge that never answered would leave a mean of them alone: 100.
+    Exact matches score 100 without the judge. If the judge never answered, the mean over them would always be 100.
     """
-    if ledger.newest is None:
+    if ledger.newest_judge is None:
         return None
-    outcomes = ledger.outcomes(ledger.newest.fingerprint)
-    found = [outcomes.get(("score", record.id, record.response_hash)) for record in run.responses]
-    answered = any(outcome is not None and outcome.source == "judge" for outcome in found)
-    needed = any(outcome is None or outcome.unscored not in {None, "no_response"} for outcome in found)
-    return ledger.newest if answered or not needed else None
+    outcomes = ledger.outcomes(ledger.newest_judge.fingerprint)
+    row_outcomes = [outcomes.get(("score", record.id, record.response_hash)) for record in answers.responses]
+    has_scored = any(outcome is not None and outcome.source == "judge" for outcome in row_outcomes)
+    is_needed = any(outcome is None or outcome.unscored not in {None, "no_response"} for outcome in row_outcomes)
+    return ledger.newest_judge if has_scored or not is_needed else None
 
 
-def _scored(record: ResponseRecord, metrics: Metrics | None, outcomes: Mapping[Key, Judgement] | None) -> _Scored:
+def _scored_row(
+    record: ResponseRecord, metrics: Metrics | None, outcomes: Mapping[JudgementKey, Judgement] | None
+) -> _ScoredRow:
     score: float | None
     unscored: Reason | None
     outcome = None
@@ -245,11 +228,11 @@ def _scored(record: ResponseRecord, metrics: Metrics | None, outcomes: Mapping[K
         score, unscored = None, "no_response"
     else:
         score, unscored = 100.0 * metrics.exact, None
-    return _Scored(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
+    return _ScoredRow(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
 
 
-def _table(rows: Sequence[_Scored]) -> pd.DataFrame:
-    """One line a row: category, headline score, and every metric from 0 to 100; missing is NaN."""
+def _table(rows: Sequence[_ScoredRow]) -> pd.DataFrame:
+    """Return a table with one line per row: category, headline score and metrics. A missing value is NaN."""
     import pandas as pd
 
     lines: list[dict[str, object]] = []
@@ -266,10 +249,10 @@ def _table(rows: Sequence[_Scored]) -> pd.DataFrame:
     return table
 
 
-def _worst(rows: Sequence[_Scored]) -> tuple[ShownRow, ...]:
-    """The lowest scores; among equal ones the responses furthest from the reference."""
+def _worst(rows: Sequence[_ScoredRow]) -> tuple[ShownRow, ...]:
+    """Return the rows with the lowest scores below 100. Among equal scores, the lowest chrF comes first."""
     scored = [(row.score, row.metrics, row) for row in rows if row.score is not None and row.metrics is not None]
-    scored.sort(key=lambda found: (found[0], found[1].chrf))
+    scored.sort(key=lambda scored_row: (scored_row[0], scored_row[1].chrf))
     return tuple(
         ShownRow(
             id=row.record.id,
@@ -283,80 +266,44 @@ def _worst(rows: Sequence[_Scored]) -> tuple[ShownRow, ...]:
             chrf=round(metrics.chrf, 2),
             analysis=row.outcome.analysis if row.outcome else None,
         )
-        for score, metrics, row in scored[:WORST]
+        for score, metrics, row in scored[:N_WORST_ROWS]
         if score < 100
     )
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
-
-_RATES = {"exact", "normalised_exact"}
+# --- parts of the report ------------------------------------------------------------------------------------------
 
 
-def _mean(name: str, values: Sequence[float], *, least: int = 2) -> Mean:
-    """Mean and interval of values from 0 to 100.
-
-    A rate (each value 0 or 100) gets Wilson's interval, any other mean a bootstrap where there are `least` values.
-    """
-    if not values:
-        return Mean(n=0, mean=None, interval=None)
-    if name in _RATES:
-        interval = wilson(sum(value > 0 for value in values), len(values))
-        interval = interval and Interval(100 * interval.low, 100 * interval.high)
-    else:
-        interval = bootstrap_mean_interval(values, seed=SEED) if len(values) >= least else None
-    rounded = interval and Interval(round(interval.low, 4), round(interval.high, 4))
-    return Mean(n=len(values), mean=round(math.fsum(values) / len(values), 4), interval=rounded)
-
-
-def _method(headline: ScoreName) -> str:
-    if headline == "exact":
-        return "Wilson, 95 %"
-    return f"percentile bootstrap of the rows, 95 %, {RESAMPLES} resamples, seed {SEED}"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def _bounds(scores: Sequence[float], n: int) -> Bounds | None:
-    if n == 0:
-        return None
-    total, missing = math.fsum(scores), n - len(scores)
-    return Bounds(low=round(total / n, 4), high=round((total + 100 * missing) / n, 4))
-
-
-def _smallest_difference(spread: float | None, n: int) -> SmallestDifference | None:
-    if not spread:
-        return None
-    points = smallest_detectable_difference(spread, n, correlation=CORRELATION_OF_RUNS)
-    return None if points is None else SmallestDifference(points=round(points, 2))
+def _metric_means(table: pd.DataFrame) -> dict[str, Mean]:
+    values = {name: table[name].dropna().tolist() for name in Metrics.model_fields}
+    return {name: mean_of_rate(column) if name in RATES else mean_of_scores(column) for name, column in values.items()}
 
 
 def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...]:
-    """The headline score by category, in the order of names, rows without one last."""
+    """Return the headline score by category, sorted by name. Rows without a category come last."""
     if table["category"].isna().all():
         return ()
-    found = []
+    categories = []
     for name, group in table.groupby("category", dropna=False, sort=True):
-        mean = _mean(headline, group["score"].dropna().tolist(), least=FEW_ROWS)
-        found.append(
+        scores = group["score"].dropna().tolist()
+        mean = mean_of_rate(scores) if headline == "exact" else mean_of_scores(scores, min_rows=FEW_ROWS)
+        categories.append(
             Category(
                 **dict(mean),
                 name=name if isinstance(name, str) else None,
                 rows=len(group),
                 exact_matches=int((group["exact"] > 0).sum()),
-                chrf=_mean("chrf", group["chrf"].dropna().tolist(), least=len(group) + 1).mean,
+                chrf=plain_mean(group["chrf"].dropna().tolist()),
                 ended=int(group["ended"].sum()),
             )
         )
-    return tuple(sorted(found, key=lambda category: (category.name is None, category.name or "")))
+    return tuple(sorted(categories, key=lambda category: (category.name is None, category.name or "")))
 
 
-def _ceiling(run: Run, outcomes: Mapping[Key, Judgement]) -> Ceiling | None:
-    sample = ceiling_sample(run)
-    found = [outcomes.get(("ceiling", record.id, record.response_hash)) for record in sample]
-    points = [outcome.points for outcome in found if outcome is not None and outcome.points is not None]
+def _ceiling(answers: AnswersFolder, outcomes: Mapping[JudgementKey, Judgement]) -> Ceiling | None:
+    sample = ceiling_sample(answers)
+    judgements = [outcomes.get(("ceiling", record.id, record.response_hash)) for record in sample]
+    points = [judgement.points for judgement in judgements if judgement is not None and judgement.points is not None]
     if not sample:
         return None
     mean = round(math.fsum(points) / len(points), 4) if points else None
@@ -371,33 +318,36 @@ def _judge_summary(judge: JudgeLine, ledger: Ledger) -> JudgeSummary:
 
 
 def _notes(report: Report, ledger: Ledger) -> list[str]:
-    """What a reader must know before believing the mean, one sentence each."""
+    """Return what a reader must know before trusting the mean, one sentence each."""
     notes = []
-    missing = report.n - report.scored
-    if ledger.newest is not None and report.judge is None:
-        notes.append(f"The judge {ledger.newest.identity.model} scored no row, so the score is that of exact matches.")
-    if report.judge is None and ledger.newest is None:
-        notes.append("No judge was asked: a right answer in other words counts as wrong here.")
+    n_missing = report.n - report.scored
+    if ledger.newest_judge is not None and report.judge is None:
+        model = ledger.newest_judge.identity.model
+        notes.append(f"The judge {model} scored no row, so the score is the rate of exact matches.")
+    if report.judge is None and ledger.newest_judge is None:
+        notes.append("No judge was asked, so correct paraphrases count as wrong.")
     if report.unanswered:
-        notes.append(f"{report.unanswered} of {report.n} rows are not answered yet; respond again to go on.")
-    if missing and report.bounds:
+        notes.append(
+            f"{report.unanswered} of {report.n} rows are not answered yet. Run evaluation respond again to continue."
+        )
+    if n_missing and report.bounds:
         low, high = report.bounds.low, report.bounds.high
         notes.append(
-            f"{missing} of {report.n} rows have no score; with them the mean lies from {low:.1f} to {high:.1f}."
+            f"{n_missing} of {report.n} rows have no score. With scores for all rows, the mean would be "
+            f"from {low:.1f} to {high:.1f}."
         )
     if report.judge and set(report.unscored) - {"no_response"} and report.sources.get("exact"):
-        notes.append("Exact matches never miss a score and judged rows do, so the mean leans upward.")
+        notes.append("Exact matches always have a score and some judged rows do not, so the mean is likely too high.")
     if report.ceiling and report.ceiling.mean is not None and report.ceiling.mean < 90:
-        asked = f"{report.ceiling.judged} exact {'match' if report.ceiling.judged == 1 else 'matches'}"
-        notes.append(f"The judge gave {asked} {report.ceiling.mean:.0f} on average: its scores may be too low.")
+        matches = f"{report.ceiling.judged} exact {'match' if report.ceiling.judged == 1 else 'matches'}"
+        notes.append(f"The judge gave {matches} {report.ceiling.mean:.0f} on average: its scores may be too low.")
     if report.interval and report.interval.low == report.interval.high:
-        notes.append("All rows have the same score, so the interval says nothing.")
+        notes.append("All rows have the same score, so the interval has no meaning.")
     elif report.interval and report.judge and report.scored < FEW_ROWS:
-        notes.append(f"Only {report.scored} rows have a score; the interval is too narrow for so few.")
-    if report.stop_reasons.get("length"):
-        cut = report.stop_reasons["length"]
-        notes.append(f"{cut} {'response was' if cut == 1 else 'responses were'} cut at the token limit.")
-    if report.judge and report.judge.other_judges:
-        others = report.judge.other_judges
-        notes.append(f"The ledger holds {others} other {'judge' if others == 1 else 'judges'}; not mixed in.")
+        notes.append(f"Only {report.scored} rows have a score, so the interval is too narrow.")
+    if n_cut := report.stop_reasons.get("length"):
+        notes.append(f"{n_cut} {'response was' if n_cut == 1 else 'responses were'} cut at the token limit.")
+    if report.judge and (n_others := report.judge.other_judges):
+        judges = "judge" if n_others == 1 else "judges"
+        notes.append(f"The ledger also has scores of {n_others} other {judges}. They are not included.")
     return notes

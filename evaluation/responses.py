@@ -1,7 +1,6 @@
-"""A run folder: what a model answered to a set of instructions, and what was run to get it.
+"""Fills an answers folder: with a model's responses to the rows of its data, or with answers from a file.
 
-run.json          what was run; a folder belongs to one run and is never mixed with another
-responses.jsonl   one line a row, in the order of finishing; a run that was stopped goes on from here
+Owns which rows are answered and their ids. Does not know how responses are scored.
 """
 
 from __future__ import annotations
@@ -11,141 +10,83 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import assistant
-from assistant.dataset.instructions import Example, Exchange
-from assistant.dataset.rows import FilledText, OptionalText, Text, read_rows, row_fault
+from assistant.dataset.formats import read_rows
+from assistant.dataset.instructions import Example
+from assistant.dataset.rows import FilledText, OptionalText, Text, row_fault
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,
-    SplitMethod,
     data_fingerprint,
     split_examples,
 )
-from assistant.decoding.reply import Reply, StopReason
-from assistant.errors import DataError, SettingsError
+from assistant.decoding.reply import Reply
+from assistant.errors import ContextError, DataError, SettingsError
 from assistant.files import shown_path, write_atomic
 from assistant.jsonl import AppendOnly, read_lines
-from assistant.settings import DecodePrecision, Frozen, GenerationSettings
+from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
+from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord, claim_folder
 from evaluation.ledger import now
 
 if TYPE_CHECKING:
-    from assistant.decoding.session import Session
+    from assistant.dataset.prompts import Template
     from assistant.model.config import ModelInfo
 
-RUN_FILE = "run.json"
-RESPONSES_FILE = "responses.jsonl"
 
-Part = Literal["auto", "test", "validation", "train", "all"]
-
-
-class ResponseRecord(Frozen):
-    """One row and what was answered to it."""
-
-    id: str
-    """16 hex digits of the row's contents; rows with equal contents have different ones."""
-    source: str
-    row: int
-    instruction: str
-    input: str = ""
-    reference: str
-    history: tuple[Exchange, ...] = ()
-    category: str | None = None
-    response: str | None
-    """None where there is none, for the reason in `error`."""
-    stop_reason: StopReason | None = None
-    num_tokens: int | None = None
-    seconds: float | None = None
-    """Wall time of the reply; replies of one batch share theirs."""
-    error: str | None = None
+class BatchSession(Protocol):
+    """What this module needs of a model. `assistant.decoding.session.Session` is the real one."""
 
     @property
-    def response_hash(self) -> str:
-        """16 hex digits of the response, so that a score is never taken for that of another response."""
-        return hashlib.sha256((self.response or "").encode()).hexdigest()[:16]
-
-
-class RunInfo(Frozen):
-    """`run.json`: what the responses of a folder come from."""
-
-    format: Literal[1] = 1
-    kind: Literal["model", "file"]
-    name: str
-    """The model's name, or the file's."""
-    path: str
-    digest: str | None
-    """SHA-256 of the model's weights, or of the file's answers; None where the model is no folder."""
-    template: str | None = None
-    template_fingerprint: str | None = None
-    data_files: tuple[str, ...]
-    data_fingerprint: str
-    """Of the answered rows."""
-    part: Part = "all"
-    rows: int
-    settings: GenerationSettings | None = None
-    precision: DecodePrecision = "auto"
-    """How the model's weights were kept."""
-    versions: dict[str, str]
-    created: datetime
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """A run folder as it stands on the disk; the responses in the order of the data."""
-
-    folder: Path
-    info: RunInfo
-    responses: tuple[ResponseRecord, ...]
+    def name(self) -> str:
+        """The model's name."""
 
     @property
-    def unanswered(self) -> int:
-        """Rows that the model was not asked yet."""
-        return self.info.rows - len(self.responses)
+    def template(self) -> Template:
+        """The prompt template."""
+
+    @property
+    def precision(self) -> DecodePrecision:
+        """Storage of the model's weights."""
+
+    def replies(
+        self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
+    ) -> Iterator[tuple[int, Reply | ContextError]]:
+        """Answer the examples; see `Session.replies`."""
 
 
 class ChosenPart(NamedTuple):
-    """The rows to answer, the part they are, and a sentence on why."""
+    """The rows to answer, the name of their part, and a sentence that says why."""
 
     examples: tuple[Example, ...]
     part: Part
     reason: str
 
 
-class _AnswerRow(BaseModel):
-    """A row of a file of answers, in the form of the book's `instruction-data-with-response.json`."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    instruction: FilledText
-    input: OptionalText = ""
-    output: FilledText
-    model_response: Text
-    category: Text | None = None
-
-
-# --- what is asked ------------------------------------------------------------------------------------------------
+# --- which rows ---------------------------------------------------------------------------------------------------
 
 
 def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None) -> ChosenPart:
-    """The rows of `part`, split as the model's training data were.
+    """Choose the rows of a part. The split is the one of the model's training run.
 
-    `auto` is the test part where the model was trained on just these data, else all rows.
+    `auto` is the test part if the model was trained on exactly these data and the part has rows, and all rows
+    otherwise. `info` is None for a base model.
 
     Raises:
         SettingsError: the part has no rows.
     """
     same_data = info is not None and info.data_fingerprint == data_fingerprint(examples)
+    is_auto = part == "auto"
     if part == "auto":
         part = "test" if same_data else "all"
     if part == "all":
         reason = (
-            "all rows, those the model was trained on among them"
+            "all rows, including the rows that the model was trained on"
             if same_data
             else "all rows: the model was not trained on a split of these files"
         )
@@ -154,31 +95,40 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
     seed = info.split_seed if info else DEFAULT_SPLIT_SEED
     fractions = info.split_fractions if info else DEFAULT_FRACTIONS
     chosen = split_examples(examples, method=method, seed=seed, fractions=fractions).part(part)
+    if not chosen and is_auto:
+        reason = "all rows: too few for a test part. The model was trained on some of them, so the score is too good"
+        return ChosenPart(tuple(examples), "all", reason)
     if not chosen:
-        raise SettingsError(f"--part: expected rows in {part!r}, got none of {len(examples)}. Give more data, or all.")
-    why = "as it was split for training" if same_data else "split for this; the model was not trained on these files"
+        raise SettingsError(
+            f"--part: expected rows in {part!r}, got none of {len(examples)}. "
+            f"Fine-tune with more rows or a larger --test-share, or answer all rows: --part all."
+        )
+    origin = "split as for training" if same_data else "split now: the model was not trained on these files"
     return ChosenPart(
-        chosen, part, f"the {part} part ({len(chosen)} of {len(examples)} rows; {method}, seed {seed}), {why}"
+        chosen, part, f"the {part} part ({len(chosen)} of {len(examples)} rows; {method}, seed {seed}), {origin}"
     )
 
 
 def row_ids(examples: Sequence[Example]) -> list[str]:
-    """An id for every row: of its contents, and of how often they occurred before."""
-    seen: Counter[str] = Counter()
+    """Return an id for every row: 16 hex digits of its contents and of the number of equal rows before it."""
+    n_before: Counter[str] = Counter()
     ids = []
     for example in examples:
         contents = [example.instruction, example.input, [list(turn) for turn in example.history], example.output]
         text = json.dumps(contents)
-        ids.append(hashlib.sha256(f"{text} {seen[text]}".encode()).hexdigest()[:16])
-        seen[text] += 1
+        ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
+        n_before[text] += 1
     return ids
 
 
-def describe_model_run(
-    session: Session, model: str, data_files: Sequence[str], chosen: ChosenPart, settings: GenerationSettings
-) -> RunInfo:
-    """What `run.json` says of answering `chosen` with a model."""
-    return RunInfo(
+# --- answers of a model -------------------------------------------------------------------------------------------
+
+
+def describe_answers(
+    session: BatchSession, model: str, data_files: Sequence[str], chosen: ChosenPart, settings: GenerationSettings
+) -> AnswersInfo:
+    """Describe the answers of a model to `chosen`, for `run.json`. `model` is the path of the model folder."""
+    return AnswersInfo(
         kind="model",
         name=session.name,
         path=model,
@@ -208,60 +158,53 @@ def _weights_digest(folder: Path) -> str | None:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    found = {package: version(package) for package in packages}
-    return {"python": platform.python_version(), "assistant": assistant.__version__, **found}
-
-
-# --- answering ----------------------------------------------------------------------------------------------------
-
-
-def begin_run(folder: Path, info: RunInfo) -> None:
-    """Make the folder this run's, or see that it already is.
-
-    Raises:
-        SettingsError: it holds another run; the sentence says what differs.
-    """
-    stored = _read_info(folder)
-    if stored is None:
-        if (folder / RESPONSES_FILE).exists():
-            raise SettingsError(
-                f"{folder}: expected {RUN_FILE} beside {RESPONSES_FILE}, got none. Choose another --run."
-            )
-        write_atomic(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
-    elif differences := _differences(stored, info):
-        raise SettingsError(f"{folder}: expected the run it holds, got {'; '.join(differences)}. Choose another --run.")
+    package_versions = {package: version(package) for package in packages}
+    return {"python": platform.python_version(), "assistant": assistant.__version__, **package_versions}
 
 
 def answer(
-    session: Session, examples: Sequence[Example], folder: Path, settings: GenerationSettings, *, batch_size: int
+    session: BatchSession,
+    examples: Sequence[Example],
+    folder: Path,
+    settings: GenerationSettings,
+    *,
+    batch_size: int,
 ) -> Iterator[ResponseRecord]:
-    """Answer the rows that have no line in the folder yet; yields each when its line is on the disk.
+    """Answer the rows that have no line in the folder yet. Yields each record when its line is on the disk.
 
     Raises:
         PrerequisiteError: another process is writing there.
     """
     path = folder / RESPONSES_FILE
     with AppendOnly[ResponseRecord](path) as file:
-        done = {record.id for record in read_lines(path, _RECORD)}
-        missing = [(row_id, row) for row_id, row in zip(row_ids(examples), examples, strict=True) if row_id not in done]
-        replies = session.replies([row for _, row in missing], settings, batch_size=batch_size)
+        answered = {record.id for record in read_lines(path, RECORD)}
+        ids = row_ids(examples)
+        open_rows = [(row_id, row) for row_id, row in zip(ids, examples, strict=True) if row_id not in answered]
+        replies = session.replies([row for _, row in open_rows], settings, batch_size=batch_size)
         for index, reply in replies:
             if isinstance(reply, Reply) and reply.stop_reason == "cancelled":
                 continue
-            record = _record(*missing[index], reply)
+            record = _record_of_reply(*open_rows[index], reply)
             file.append([record])
             yield record
 
 
-def count_answered(folder: Path) -> int:
-    """How many rows have a line, with or without an answer."""
-    return len({record.id for record in read_lines(folder / RESPONSES_FILE, _RECORD)})
+def _record_of_reply(row_id: str, example: Example, reply: Reply | Exception) -> ResponseRecord:
+    record = _record(row_id, example, None)
+    if isinstance(reply, Exception):
+        return record.model_copy(update={"error": str(reply)})
+    return record.model_copy(
+        update={
+            "response": reply.response,
+            "stop_reason": reply.stop_reason,
+            "num_tokens": len(reply.token_ids),
+            "seconds": round(reply.seconds, 3),
+        }
+    )
 
 
-def _record(
-    row_id: str, example: Example, reply: Reply | Exception | None, response: str | None = None
-) -> ResponseRecord:
-    known = ResponseRecord(
+def _record(row_id: str, example: Example, response: str | None) -> ResponseRecord:
+    return ResponseRecord(
         id=row_id,
         source=example.source,
         row=example.row,
@@ -272,32 +215,33 @@ def _record(
         category=example.category,
         response=response,
     )
-    if isinstance(reply, Exception):
-        return known.model_copy(update={"error": str(reply)})
-    if reply is None:
-        return known
-    return known.model_copy(
-        update={
-            "response": reply.response,
-            "stop_reason": reply.stop_reason,
-            "num_tokens": len(reply.token_ids),
-            "seconds": round(reply.seconds, 3),
-        }
-    )
 
 
-# --- answers from elsewhere ---------------------------------------------------------------------------------------
+# --- answers from a file ------------------------------------------------------------------------------------------
+
+
+class _FileRow(BaseModel):
+    """A row of a file of answers, with the fields of the book's `instruction-data-with-response.json`."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    instruction: FilledText
+    input: OptionalText = ""
+    output: FilledText
+    model_response: Text
+    category: Text | None = None
 
 
 def import_answers(path: Path, folder: Path) -> None:
-    """Make a run folder of a file of answers: a JSON list or JSONL with `model_response` beside the data's fields.
+    """Make an answers folder from a file of answers.
+
+    The file is a JSON list or JSONL. Its rows have the fields of an instruction file and `model_response`.
 
     Raises:
-        DataError: naming every bad row by file, row and field.
-        SettingsError: the folder holds other responses.
+        DataError: rows are not valid; the message names file, row and field of each.
+        SettingsError: the folder holds other answers.
     """
-    examples, responses = _read_answers(path)
-    info = RunInfo(
+    examples, responses = _read_file(path)
+    info = AnswersInfo(
         kind="file",
         name=shown_path(Path(path.name)),
         path=shown_path(path),
@@ -308,89 +252,26 @@ def import_answers(path: Path, folder: Path) -> None:
         versions=_versions(),
         created=now(),
     )
-    begin_run(folder, info)
+    claim_folder(folder, info)
     if not (folder / RESPONSES_FILE).exists():
         rows = zip(row_ids(examples), examples, responses, strict=True)
-        lines = [_record(row_id, row, None, response).model_dump_json() + "\n" for row_id, row, response in rows]
+        lines = [_record(*row).model_dump_json() + "\n" for row in rows]
         write_atomic(folder / RESPONSES_FILE, "".join(lines))
 
 
-def _read_answers(path: Path) -> tuple[list[Example], list[str]]:
+def _read_file(path: Path) -> tuple[list[Example], list[str]]:
     examples, responses, problems = [], [], []
     for row in read_rows(path):
         try:
-            found = _AnswerRow.model_validate(row.value)
+            fields = _FileRow.model_validate(row.value)
         except ValidationError as error:
             problems += [row_fault(path, row.number, detail) for detail in error.errors()]
             continue
-        fields = found.model_dump(exclude={"model_response"})
-        examples.append(Example(**fields, source=shown_path(path), row=row.number))
-        responses.append(found.model_response)
+        example_fields = fields.model_dump(exclude={"model_response"})
+        examples.append(Example(**example_fields, source=shown_path(path), row=row.number))
+        responses.append(fields.model_response)
     if problems:
         raise DataError(problems)
     if not examples:
         raise DataError(f"{path}: expected at least one answer, got an empty list.")
     return examples, responses
-
-
-# --- reading a run ------------------------------------------------------------------------------------------------
-
-_RECORD = TypeAdapter(ResponseRecord)
-
-
-def read_run(folder: Path) -> Run:
-    """A run folder. Raises DataError where there is none, or where a file of it is damaged."""
-    info = _read_info(folder)
-    if info is None or not (folder / RESPONSES_FILE).exists():
-        missing = RUN_FILE if info is None else RESPONSES_FILE
-        raise DataError(
-            f"{folder}: expected a run folder, got none with {missing}. "
-            f"Make one: evaluation respond MODEL --data FILE --run {folder}, or evaluation score ANSWERS --run {folder}"
-        )
-    place = {name: index for index, name in enumerate(info.data_files)}
-    records = {record.id: record for record in read_lines(folder / RESPONSES_FILE, _RECORD)}
-    ordered = sorted(records.values(), key=lambda record: (place.get(record.source, 0), record.row))
-    return Run(folder=folder, info=info, responses=tuple(ordered))
-
-
-def _read_info(folder: Path) -> RunInfo | None:
-    path = folder / RUN_FILE
-    try:
-        return RunInfo.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(str(part) for part in fault["loc"]) or "the file"
-        raise DataError(
-            f"{path}: expected a run of this program, got a fault in {field}: {fault['msg']}. Choose another --run."
-        ) from error
-
-
-def _differences(stored: RunInfo, wanted: RunInfo) -> list[str]:
-    """What makes the two different runs, in words. Times, versions, paths and batch sizes do not."""
-    if stored.kind == "file" and wanted.kind == "file":
-        same = (stored.digest, stored.data_fingerprint) == (wanted.digest, wanted.data_fingerprint)
-        return [] if same else [f"other answers ({wanted.path}; it holds those of {stored.path})"]
-    if stored.kind != wanted.kind:
-        return [f"a {wanted.kind} ({wanted.name}; it holds the {stored.kind} {stored.name})"]
-    differences = []
-    if (stored.digest or stored.path) != (wanted.digest or wanted.path):
-        differences.append(f"another model ({wanted.path}; it holds answers of {stored.path})")
-    if stored.template_fingerprint != wanted.template_fingerprint:
-        differences.append(f"another prompt template ({wanted.template}; it has {stored.template})")
-    if stored.data_fingerprint != wanted.data_fingerprint:
-        differences.append(f"other rows ({_rows_in_words(wanted)}; it holds {_rows_in_words(stored)})")
-    if stored.precision != wanted.precision:
-        differences.append(f"--precision {wanted.precision} (it has {stored.precision})")
-    if stored.settings is not None and wanted.settings is not None:
-        ours = wanted.settings.model_dump()
-        for name, before in stored.settings.model_dump().items():
-            if before != ours[name]:
-                differences.append(f"--{name.replace('_', '-')} {ours[name]} (it has {before})")
-    return differences
-
-
-def _rows_in_words(info: RunInfo) -> str:
-    part = "all rows" if info.part == "all" else f"the {info.part} part"
-    return f"{part}, {info.rows}, of {', '.join(info.data_files)}"

@@ -1,9 +1,11 @@
-"""What the judge is asked, and how its verdict is read. Knows nothing of servers.
+"""The prompt that the judge gets, and the parser of its verdict. Does not know about servers.
 
-The scale is 0 to 5 with a sentence a point, because people and models agree best there (arXiv:2601.03444); reports
-show it times 20. The text to be judged is untrusted: it stands first, between tags that differ from row to row, and
-the task is repeated behind it. Texts are joined, never formatted, and no verdict is shown as an example, because small
-judges copy it (ServiceNow/insight-bench#17).
+The scale goes from 0 to 5 with one sentence per point, because people and models agree best on it (arXiv:2601.03444).
+Reports multiply it by 20. The response is untrusted text. It comes first, between tags that differ from row to row, and
+the task is repeated after it. Texts are joined and never formatted. The prompt shows no verdict as an example, because
+small judges copy it (ServiceNow/insight-bench#17).
+
+The texts of the prompt are part of the judge's fingerprint. After a change, old and new scores are not comparable.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 MAX_SCORE = 5
 POINTS_PER_SCORE = 20
-"""A score of 5 is reported as 100."""
+"""Reports show a score of 5 as 100."""
 
 SCALE = (
     "The response is wrong, answers something else, only repeats the task, or says nothing.",
@@ -28,7 +30,7 @@ SCALE = (
     "The response is fully right and does all that was asked, as well as the reference does.",
 )
 
-# Ollama's native path sorts the keys of a schema, so alphabetical order has to be the wanted one: reasons, then score.
+# Ollama's native path sorts the keys of a schema. The analysis must come before the score in both orders.
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -56,35 +58,38 @@ _FORM = (
 )
 _REPAIR = "Your last answer could not be read. Write the JSON object only, short and complete."
 
-# Control tokens of chat templates. Ollama reads them as such wherever they stand, so data could open a new turn.
+# Control tokens of chat templates. Ollama parses them anywhere in a prompt, so a row could start a new turn.
 _CONTROL_TOKEN = re.compile(r"<\||\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<｜")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Material:
-    """What a judge gets to see of one row. It never learns which model answered."""
+    """The texts of one row that the judge sees. The judge does not learn which model answered."""
 
     instruction: str
     reference: str
     response: str
     input: str = ""
     history: Sequence[tuple[str, str]] = ()
-    """Earlier exchanges: what the user wrote and what the assistant answered."""
+    """Earlier exchanges, as pairs of a user's message and the assistant's answer."""
 
 
 class Verdict(NamedTuple):
-    """A judge's score of one row, 0 to 5, and its reasons."""
+    """The judge's analysis of one row, and its score from 0 to 5."""
 
     analysis: str
     score: int
 
 
 class VerdictError(ValueError):
-    """The judge's answer is no verdict; says why."""
+    """The judge's answer is not a valid verdict."""
 
 
 def build_prompt(material: Material, *, repair: bool = False) -> str:
-    """The whole request as one message, the same for the same material. `repair` adds that the last answer failed."""
+    """Build the whole request as one message. The same material always gives the same message.
+
+    `repair` adds a sentence that the previous answer could not be read.
+    """
     tag = _tag(material)
     parts = [("instruction", material.instruction), ("reference", material.reference), ("response", material.response)]
     if material.input.strip():
@@ -93,7 +98,7 @@ def build_prompt(material: Material, *, repair: bool = False) -> str:
         turns = [f"User: {user}\nAssistant: {assistant}" for user, assistant in material.history]
         parts.insert(0, ("conversation", "\n".join(turns)))
     blocks = [
-        "<" + name + "-" + tag + ">\n" + harmless(text, tag) + "\n</" + name + "-" + tag + ">" for name, text in parts
+        "<" + name + "-" + tag + ">\n" + neutralise(text, tag) + "\n</" + name + "-" + tag + ">" for name, text in parts
     ]
     response = "<response-" + tag + ">"
     task = (
@@ -103,41 +108,41 @@ def build_prompt(material: Material, *, repair: bool = False) -> str:
     return "\n\n".join([_OPENING, *blocks, _GUIDE, _scale(), _FORM, task, *([_REPAIR] if repair else [])])
 
 
-def harmless(text: str, tag: str) -> str:
-    """`text` so that it can neither close a block of this request nor open a turn of a chat template."""
+def neutralise(text: str, tag: str) -> str:
+    """Change a text so that it can neither close a block of this request nor start a turn of a chat template."""
     without_tag = text.strip().replace(tag, "[tag]")
     return _CONTROL_TOKEN.sub(lambda match: " ".join(match.group()), without_tag)
 
 
 def parse_verdict(content: str) -> Verdict:
-    """Read the whole of a judge's answer.
+    """Parse a judge's complete answer.
 
     Raises:
-        VerdictError: it is anything but a JSON object with a text `analysis` and a whole number `score` from 0 to 5.
+        VerdictError: the answer is not a JSON object with a text `analysis` and an integer `score` from 0 to 5.
     """
     try:
-        value = json.loads(content, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(content, object_pairs_hook=_refuse_duplicate_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise VerdictError(f"expected one JSON object, got {_shown(content)} ({error})") from error
+        raise VerdictError(f"expected one JSON object, got {_short_repr(content)} ({error})") from error
     if not isinstance(value, dict):
-        raise VerdictError(f"expected a JSON object, got {_shown(content)}")
+        raise VerdictError(f"expected a JSON object, got {_short_repr(content)}")
     score, analysis = value.get("score"), value.get("analysis")
-    if type(score) is not int or not 0 <= score <= MAX_SCORE:  # a bool is an int, and 3.0 is no whole number here
-        raise VerdictError(f'expected a whole "score" from 0 to {MAX_SCORE}, got {_shown(score)}')
+    if type(score) is not int or not 0 <= score <= MAX_SCORE:  # bool is a subclass of int; 3.0 is refused
+        raise VerdictError(f'expected an integer "score" from 0 to {MAX_SCORE}, got {_short_repr(score)}')
     if not isinstance(analysis, str):
-        raise VerdictError(f'expected "analysis" to be text, got {_shown(analysis)}')
+        raise VerdictError(f'expected "analysis" to be text, got {_short_repr(analysis)}')
     return Verdict(analysis, score)
 
 
 def rubric_hash() -> str:
-    """16 hex digits that change with anything a judge is told, whatever the row."""
+    """Return 16 hex digits that change if any text of the prompt, the schema or the escaping changes."""
     probe = Material(instruction="i", reference="r", response="a", input="n", history=(("u", "v"),))
     texts = [build_prompt(probe, repair=True), SCHEMA, _CONTROL_TOKEN.pattern]
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _tag(material: Material) -> str:
-    """Derived from the material, so that a repeated request is the same and no text can hold its own tag."""
+    """Derive the tag from the material: repeated requests are equal, and no text can contain its own tag."""
     texts = [material.instruction, material.input, material.reference, material.response, list(material.history)]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
 
@@ -146,17 +151,17 @@ def _scale() -> str:
     return "The scale:\n" + "\n".join(f"{point}: {sentence}" for point, sentence in enumerate(SCALE))
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return value
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON")
 
 
-def _shown(value: object) -> str:
+def _short_repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"

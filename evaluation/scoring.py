@@ -1,11 +1,11 @@
-"""Scoring a run folder: metrics for every response, and a judge for those that metrics cannot settle.
+"""Scores the responses of an answers folder: metrics for all of them, and a judge where metrics are not enough.
 
-    metrics.jsonl      one line a response; written anew each time
-    judgements.jsonl   what every judge said, attempt by attempt; only ever added to
+    metrics.jsonl      one line per response; rewritten each time
+    judgements.jsonl   the ledger: every attempt of every judge; records are only added
 
-An exact match is scored 100 and an empty response 0 without asking: on data where GPT-4's scores are known this lifts
-a local judge's rank correlation with them from .70 to .90 (tests/test_metrics.py holds that). A seeded tenth of the
-exact matches is put to the judge all the same, which shows how high it goes; that is no part of the mean.
+An exact match scores 100 and an empty response scores 0 without asking the judge. On data with GPT-4's scores, this
+raises a local judge's rank correlation with them from .70 to .90 (tests/evaluation/test_metrics.py checks it). A seeded
+tenth of the exact matches is put to the judge as well, to show how high its scores go. It does not count in the mean.
 """
 
 from __future__ import annotations
@@ -21,91 +21,92 @@ from pydantic import TypeAdapter
 from assistant.errors import DataError, JudgeError
 from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines
+from evaluation.answers_folder import AnswersFolder, ResponseRecord
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, Reason
-from evaluation.ledger import JudgeLine, Judgement, Key, Purpose, Source, now, read_ledger
+from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Purpose, Source, now, read_ledger
 from evaluation.metrics import Metrics, is_exact, measure
-from evaluation.responses import ResponseRecord, Run
 from evaluation.rubric import MAX_SCORE, Material
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "judgements.jsonl"
 CEILING_SHARE = 0.1
 CEILING_SEED = 123
-GIVE_UP_AFTER = 3
-"""Rows in a row that get no answer at all."""
+MAX_UNREACHABLE = 3
+"""Consecutive rows without any answer after which the judge is not asked any more."""
 
 
 class MetricsRecord(Metrics):
-    """The metrics of one response."""
+    """A line of `metrics.jsonl`: the metrics of one response."""
 
     id: str
     response_hash: str
 
 
+_METRICS = TypeAdapter(MetricsRecord)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeStep:
-    """How far the judge has come; the first step comes before the model is loaded and has no outcome."""
+    """Progress of the judge. The first step comes before the model is loaded and has no outcome."""
 
     done: int
     total: int
     outcome: Judgement | None
 
 
-def write_metrics(run: Run) -> None:
+def write_metrics(answers: AnswersFolder) -> None:
     """Measure every response and replace `metrics.jsonl`."""
     lines = []
-    for record in run.responses:
+    for record in answers.responses:
         if record.response is not None:
-            found = measure(record.response, record.reference).model_dump()
-            lines.append(json.dumps({"id": record.id, "response_hash": record.response_hash, **found}) + "\n")
-    write_atomic(run.folder / METRICS_FILE, "".join(lines))
+            metrics = measure(record.response, record.reference).model_dump()
+            lines.append(json.dumps({"id": record.id, "response_hash": record.response_hash, **metrics}) + "\n")
+    write_atomic(answers.folder / METRICS_FILE, "".join(lines))
 
 
-def read_metrics(run: Run) -> dict[str, Metrics]:
-    """The metrics of every response by row id.
+def read_metrics(answers: AnswersFolder) -> dict[str, Metrics]:
+    """Read the metrics of every response, by row id.
 
     Raises:
-        DataError: responses have come since they were measured.
+        DataError: some responses were not measured yet.
     """
-    lines = read_lines(run.folder / METRICS_FILE, _METRICS)
-    known = {(line.id, line.response_hash): line for line in lines}
-    answered = [record for record in run.responses if record.response is not None]
-    new = sum((record.id, record.response_hash) not in known for record in answered)
-    if new:
+    lines = read_lines(answers.folder / METRICS_FILE, _METRICS)
+    metrics = {(line.id, line.response_hash): line for line in lines}
+    answered = [record for record in answers.responses if record.response is not None]
+    n_missing = sum((record.id, record.response_hash) not in metrics for record in answered)
+    if n_missing:
         raise DataError(
-            f"{run.folder}: expected scores of all {len(answered)} responses, got none for {new} of them. "
-            f"Run: evaluation score {run.folder}"
+            f"{answers.folder}: expected scores of all {len(answered)} responses, got none for {n_missing} of them. "
+            f"Run: evaluation score {answers.folder}"
         )
-    return {record.id: known[record.id, record.response_hash] for record in answered}
-
-
-_METRICS = TypeAdapter(MetricsRecord)
+    return {record.id: metrics[record.id, record.response_hash] for record in answered}
 
 
 # --- the judge ----------------------------------------------------------------------------------------------------
 
 
-def judge_run(run: Run, judge: Judge, *, retry_unscored: bool = False) -> Iterator[JudgeStep]:
-    """Put to the judge what it has not scored yet; every attempt is on the disk before the next question.
+def judge_answers(answers: AnswersFolder, judge: Judge, *, retry_unscored: bool = False) -> Iterator[JudgeStep]:
+    """Ask the judge about every row that it has not scored yet. Yields one step per row.
 
-    A row that failed for a reason that can pass is asked again; with `retry_unscored` every unscored row is.
+    Every attempt is on the disk before the next question. A row with a transient failure is asked about again; with
+    `retry_unscored`, so is every row without a score.
 
     Raises:
-        PrerequisiteError, JudgeError: what concerns every row; rows that were not asked stay for the next run.
+        PrerequisiteError, JudgeError: a failure that concerns every row; the next run asks about the remaining rows.
     """
     identity = judge.connect()
-    path = run.folder / LEDGER_FILE
+    path = answers.folder / LEDGER_FILE
     with AppendOnly[JudgeLine | Judgement](path) as ledger:
-        known = read_ledger(path)
-        outcomes = known.outcomes(identity.fingerprint)
-        if known.newest is None or known.newest.fingerprint != identity.fingerprint:
+        stored = read_ledger(path)
+        outcomes = stored.outcomes(identity.fingerprint)
+        if stored.newest_judge is None or stored.newest_judge.fingerprint != identity.fingerprint:
             ledger.append([_judge_line(identity, judge)])
-        ledger.append(_settled(run, identity, outcomes))
+        ledger.append(_new_judgements_without_judge(answers, identity, outcomes))
         questions = [
             (purpose, record)
-            for purpose, record in _questions(run)
-            if _is_open(outcomes.get((purpose, record.id, record.response_hash)), retry_unscored)
+            for purpose, record in _questions(answers)
+            if _needs_asking(outcomes.get((purpose, record.id, record.response_hash)), retry_unscored)
         ]
         yield JudgeStep(done=0, total=len(questions), outcome=None)
         if questions:
@@ -119,8 +120,8 @@ def _ask_all(
     ledger: AppendOnly[JudgeLine | Judgement],
     questions: list[tuple[Purpose, ResponseRecord]],
 ) -> Iterator[JudgeStep]:
-    """Ask one question after the other; stops asking when the server has gone."""
-    in_vain = 0
+    """Ask the questions one after the other. Stops when the server does not answer any more."""
+    n_unreachable = 0
     for done, (purpose, record) in enumerate(questions, start=1):
         outcome = None
         for attempt in judge.attempts(_material(record)):
@@ -128,45 +129,45 @@ def _ask_all(
             outcome = _judgement(record, identity, attempt, purpose=purpose, source=source)
             ledger.append([outcome])
         yield JudgeStep(done=done, total=len(questions), outcome=outcome)
-        in_vain = in_vain + 1 if outcome is not None and outcome.unscored == "unreachable" else 0
-        if in_vain >= GIVE_UP_AFTER:
-            not_asked = Attempt(unscored="unreachable", detail="not asked: the server had gone", final=False)
-            rest = questions[done:]
-            ledger.append(_judgement(record, identity, not_asked, purpose=purpose) for purpose, record in rest)
-            in_vain += len(rest)
+        n_unreachable = n_unreachable + 1 if outcome is not None and outcome.unscored == "unreachable" else 0
+        if n_unreachable >= MAX_UNREACHABLE:
+            not_asked = Attempt(unscored="unreachable", detail="not asked: the server was unreachable", final=False)
+            remaining = questions[done:]
+            ledger.append(_judgement(record, identity, not_asked, purpose=purpose) for purpose, record in remaining)
+            n_unreachable += len(remaining)
             break
-    if in_vain:
+    if n_unreachable:
         raise JudgeError(
-            f"judge: expected {judge.settings.url} to go on answering, got no answer for the last {in_vain} "
-            f"{'row' if in_vain == 1 else 'rows'}. Start it (ollama serve) and give the same command again; it asks "
-            f"only for what is missing."
+            f"judge: expected answers from {judge.settings.url}, got none for the last {n_unreachable} "
+            f"{'row' if n_unreachable == 1 else 'rows'}. Start the server (ollama serve) and give the same command "
+            f"again; it asks only for the missing rows."
         )
 
 
-def _is_open(outcome: Judgement | None, retry_unscored: bool) -> bool:
+def _questions(answers: AnswersFolder) -> Iterator[tuple[Purpose, ResponseRecord]]:
+    """Yield the responses that need a judge, then the exact matches that the judge gets as a check."""
+    for record in answers.responses:
+        if _settle_without_judge(record) is None:
+            yield "score", record
+    for record in ceiling_sample(answers):
+        yield "ceiling", record
+
+
+def _needs_asking(outcome: Judgement | None, retry_unscored: bool) -> bool:
     if outcome is None:
         return True
     return outcome.score is None and (retry_unscored or not outcome.final)
 
 
-def _questions(run: Run) -> Iterator[tuple[Purpose, ResponseRecord]]:
-    """The responses that need a judge, then the exact matches it is asked about as a check."""
-    for record in run.responses:
-        if _without_judge(record) is None:
-            yield "score", record
-    for record in ceiling_sample(run):
-        yield "ceiling", record
-
-
-def ceiling_sample(run: Run) -> list[ResponseRecord]:
-    """A tenth of the exact matches, at least one where there are any; the same ones every time."""
-    exact = [record for record in run.responses if record.response and is_exact(record.response, record.reference)]
+def ceiling_sample(answers: AnswersFolder) -> list[ResponseRecord]:
+    """Return a tenth of the exact matches, rounded up. It is always the same sample."""
+    exact = [record for record in answers.responses if record.response and is_exact(record.response, record.reference)]
     order = sorted(exact, key=lambda record: hashlib.sha256(f"{CEILING_SEED} {record.id}".encode()).hexdigest())
     return order[: math.ceil(CEILING_SHARE * len(exact))]
 
 
-def _without_judge(record: ResponseRecord) -> tuple[Source | None, Attempt] | None:
-    """What a row comes to without asking; None where a judge is needed."""
+def _settle_without_judge(record: ResponseRecord) -> tuple[Source | None, Attempt] | None:
+    """Return a row's outcome if it does not need the judge, or None if it does."""
     if record.response is None:
         return None, Attempt(unscored="no_response", detail=record.error)
     if not record.response.strip():
@@ -176,12 +177,25 @@ def _without_judge(record: ResponseRecord) -> tuple[Source | None, Attempt] | No
     return None
 
 
-def _settled(run: Run, identity: JudgeIdentity, outcomes: dict[Key, Judgement]) -> Iterator[Judgement]:
-    for record in run.responses:
-        found = _without_judge(record)
-        if found is not None and ("score", record.id, record.response_hash) not in outcomes:
-            source, attempt = found
+def _new_judgements_without_judge(
+    answers: AnswersFolder, identity: JudgeIdentity, outcomes: dict[JudgementKey, Judgement]
+) -> Iterator[Judgement]:
+    """Yield judgements of the rows that do not need the judge and are not in the ledger yet."""
+    for record in answers.responses:
+        settled = _settle_without_judge(record)
+        if settled is not None and ("score", record.id, record.response_hash) not in outcomes:
+            source, attempt = settled
             yield _judgement(record, identity, attempt, source=source)
+
+
+def outcome_of(
+    record: ResponseRecord, outcomes: Mapping[JudgementKey, Judgement]
+) -> tuple[float | None, Reason | None]:
+    """Return a row's points from 0 to 100, or the reason why it has none."""
+    outcome = outcomes.get(("score", record.id, record.response_hash))
+    if outcome is None:
+        return None, "not_judged" if record.response is not None else "no_response"
+    return outcome.points, outcome.unscored
 
 
 def _judgement(
@@ -215,11 +229,3 @@ def _material(record: ResponseRecord) -> Material:
         response=record.response or "",
         history=record.history,
     )
-
-
-def outcome_of(record: ResponseRecord, outcomes: Mapping[Key, Judgement]) -> tuple[float | None, Reason | None]:
-    """A row's points from 0 to 100, or the reason why it has none."""
-    found = outcomes.get(("score", record.id, record.response_hash))
-    if found is None:
-        return None, "not_judged" if record.response is not None else "no_response"
-    return found.points, found.unscored

@@ -38,3 +38,16 @@ def test_escaped_text_has_no_control_characters(text: str) -> None:
 
 def test_visible_shows_line_ends_and_keeps_spaces() -> None:
     assert visible(" a\r\n\tb  ") == " a␍↵ b  "
+
+
+@given(st.text())
+def test_visible_text_is_one_line_without_invisible_characters(text: str) -> None:
+    shown = visible(text)
+    assert not [character for character in shown if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}]
+    assert {character for character in shown if unicodedata.category(character) == "Cf"} <= {"\u200c", "\u200d"}
+    assert visible(shown) == shown
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
+def test_visible_does_not_change_ordinary_text(text: str) -> None:
+    assert visible(text) == text

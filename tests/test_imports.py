@@ -15,18 +15,26 @@ from tests.conftest import REPOSITORY
 # module named before it in its room.
 ROOMS: dict[str, str] = {
     "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl statistics ollama_server",
-    "assistant.dataset": "__init__ rows instructions splits check prompts tokenizer encode",
-    "assistant.model": "__init__ config packing fused linear gpt lora checkpoint scratch",
+    "assistant.dataset": (
+        "__init__ rows sources json_rows columns tables formats examples forms instructions convert splits check "
+        "prompts added_tokens tokenizer encode"
+    ),
+    "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.interop": "__init__ transfer repository hub inventory",
+    "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
-    "assistant.cli": "__init__ console options progress doctor data job prefer models demo app",
+    "assistant.cli": (
+        "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
+    ),
     "assistant.__main__": "",
-    "evaluation": "__init__ escape metrics rubric judgement judge ledger responses scoring report render cli __main__",
+    "evaluation": (
+        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
+        "report render cli __main__"
+    ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
     "data.authoring": "__init__ questions instructions pocket",
@@ -40,9 +48,10 @@ ORDER = {
 }
 HOMES = {
     "textual": ("assistant.tui",),
-    "ollama": ("evaluation.judge",),
+    "ollama": ("evaluation.ollama_client",),
     "pandas": ("evaluation.report",),
     "matplotlib": ("assistant.training.plots",),
+    "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
     "typer": ("assistant.cli", "evaluation.cli"),
 }
 

@@ -1,4 +1,4 @@
-"""Every command that README and the pages in docs/ show is run, in its order, on a tiny model; and the demo, whole."""
+"""Every command that README and the pages in docs/ show is run, in its order, on a tiny model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -18,10 +19,8 @@ from typer.testing import CliRunner
 
 import assistant.cli.app
 import evaluation.cli
-from assistant.cli.demo import MARKER, clear_folder
-from assistant.dataset.instructions import Example, dump_rows, read_examples
+from assistant.dataset.instructions import Example, dump_rows
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.errors import SettingsError
 from tests.conftest import REPOSITORY
 from tests.support.models import save_tiny
 from tests.support.ollama_double import OllamaDouble, hashed_verdict
@@ -65,6 +64,9 @@ def make_inputs(folder: Path, tokenizer: Tokenizer, examples: list[Example]) -> 
     (folder / "pairs.json").write_text(dump_rows(pairs))
     texts = [{"text": f"{row.instruction} {row.output}, again and again."} for row in examples]
     (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    (folder / "mine.csv").write_text("instruction,output\nSay hi.,Hi\nSay bye.,Bye\n")
+    (folder / "more.tsv").write_text("instruction\toutput\nSay yes.\tYes\n")
+    (folder / "fragen.csv").write_text("frage;antwort\nWas?;Das.\nWer?;Ich.\n")
     answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
     (folder / "answers.json").write_text(json.dumps(answers))
 
@@ -97,7 +99,7 @@ def test_the_commands_of_the_manual_work(
 
 def options_of(program: str, words: list[str]) -> set[str]:
     """The options of a command. Raises KeyError where there is no such command."""
-    command = typer.main.get_command(PROGRAMS[program])
+    command: Any = typer.main.get_command(PROGRAMS[program])
     for word in words:
         command = command.commands[word]
     return {"--help"} | {name for parameter in command.params for name in parameter.opts}
@@ -126,40 +128,3 @@ def test_links_lead_somewhere() -> None:
 def test_readme_links_to_every_page() -> None:
     for page in MANUAL[1:]:
         assert f"]({page})" in text_of("README.md")
-
-
-def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
-    """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
-    program = (
-        "import sys; from pathlib import Path; import assistant.cli.demo as demo\n"
-        "real = demo.shipped; demo.shipped = lambda name: Path('few.json') if name.endswith('.json') else real(name)\n"
-        "demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
-        "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"
-    )
-    few = [row for row in read_examples(REPOSITORY / "data" / "instructions.json") if row.category == "capitals"][:60]
-    (tmp_path / "few.json").write_text(dump_rows(few))
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-
-    call = [sys.executable, "-c", program, "--json"]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["report"]["n"] == found["report"]["closed"]["n"] == 6
-    assert found["report"]["closed"]["exact_matches"] == found["report"]["exact_matches"]
-    (shown,) = found["shown"]
-    assert shown["before"] != shown["after"]
-    for words in ("$ assistant finetune few.json", "$ evaluation respond demo/model", "$ evaluation score demo/run"):
-        assert words in done.stderr
-    assert "assistant chat demo/model" in done.stderr
-
-
-def test_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("mine")
-    with pytest.raises(SettingsError, match="expected an empty folder or an earlier demo's"):
-        clear_folder(tmp_path)
-    assert (tmp_path / "model" / "config.json").read_text() == "mine"
-    (tmp_path / MARKER).touch()
-    (tmp_path / "notes.txt").write_text("mine")
-    clear_folder(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {MARKER, "notes.txt"}

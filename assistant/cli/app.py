@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
-from assistant.cli.console import Commands, note, print_json
+from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.cli.export import export
+from assistant.cli.import_command import import_pth_file
 from assistant.cli.models import models, pull
 from assistant.cli.options import (
     BaseModelFolder,
@@ -24,14 +26,21 @@ from assistant.cli.options import (
     derive_options,
 )
 from assistant.cli.prefer import prefer
-from assistant.dataset.prompts import get_template
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from assistant.escape import displayable, one_line
-from assistant.settings import EngineSettings, FinetuneSettings, GenerationSettings, RunSettings, SplitSettings
+from assistant.settings import (
+    DataSettings,
+    EngineSettings,
+    FinetuneSettings,
+    GenerationSettings,
+    RunSettings,
+    SplitSettings,
+)
 from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
-    str | None, typer.Argument(help="A model folder, or pocket; by default the demo's model.", show_default=False)
+    str | None,
+    typer.Argument(help="Model folder, or pocket, the shipped model; by default the demo's model.", show_default=False),
 ]
 
 app = typer.Typer(
@@ -40,14 +49,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Fine-tune a GPT-2 to follow instructions, and talk with it. `evaluation` scores what it answers.",
+    help="Fine-tune a GPT-2 to follow instructions, and chat with it. `evaluation` scores its answers.",
 )
 app.add_typer(data_app, name="data")
 
 
 def main() -> None:
     """The console script."""
-    app(prog_name="assistant")
+    run_program(app, "assistant")
 
 
 def _version(wanted: bool) -> None:
@@ -58,7 +67,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version  # its callback has done the work
 
@@ -80,7 +91,7 @@ def demo(
 @app.command()
 @derive_options(leave_out={"logprobs", "device"})
 def chat(generation: GenerationSettings, engine: EngineSettings, model: ModelOrDemo = None) -> None:
-    """Chat in the terminal.
+    """Chat with a model in the terminal.
 
     Example: `assistant chat runs/mine --temperature 0.7`
     """
@@ -140,6 +151,7 @@ def finetune(
     settings: FinetuneSettings,
     split: SplitSettings,
     run: RunSettings,
+    reading: DataSettings,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -147,23 +159,37 @@ def finetune(
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """
+    from assistant.dataset.prompts import get_template
+
     get_template(settings.template)
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
     from assistant.cli.job import Job, run_or_plan
 
-    job = Job(data=tuple(data), model=find_model(model), output=output, split=split, settings=settings, run=run)
+    job = Job(
+        data=tuple(data),
+        model=find_model(model),
+        output=output,
+        split=split,
+        settings=settings,
+        run=run,
+        reading=reading,
+    )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
 
 
 app.command()(prefer)
 app.command()(pull)
 app.command()(models)
+app.command()(export)
+app.command("import")(import_pth_file)
 
 
 @app.command()
 def doctor(
-    host: Annotated[str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Report what is installed, what is reachable, and what to do next.
@@ -188,7 +214,7 @@ def _model_or_demo(model: str | None) -> str:
         return str(find_model(model))
     if not (DEMO_MODEL / "config.json").exists():
         raise PrerequisiteError(
-            f"model: expected a folder, or the demo's in {DEMO_MODEL}, got neither. "
+            f"model: expected a model folder, or the demo's model in {DEMO_MODEL}, got neither. "
             f"Run `assistant demo` first, or name a model folder."
         )
     note(f"Using the demo's model in {DEMO_MODEL}.")
@@ -201,4 +227,6 @@ def _read_instruction() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig").strip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input: expected UTF-8, got {error.reason} at byte {error.start}.") from error
+        raise DataError(
+            f"standard input: expected UTF-8, got {error.reason} at byte {error.start}. Convert it."
+        ) from error

@@ -5,14 +5,18 @@ Answers and tables go to stdout; progress, notes and errors to stderr, so that a
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -20,7 +24,21 @@ from typer.core import TyperGroup
 from assistant.errors import AssistantError, SettingsError
 from assistant.escape import displayable
 
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILURE, EXIT_USAGE = 1, 2
+SIGNAL_EXIT = 128
+"""Added to a signal's number, as shells do, for the exit status of a command that it ended."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a job scheduler or `kill`, and a terminal that closes. They all ask a command to save and end."""
+SAME_REQUEST_S = 1.0
+"""Signals within this time are one request: shells, `timeout` and torchrun deliver the same one twice."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Commands(TyperGroup):
@@ -37,38 +55,213 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # nobody reads our output any more; click exits silently
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            note(f"error: {where}{error.strerror or error}.")
+            note(f"error: {describe_os_error(error)}")
             raise typer.Exit(EXIT_FAILURE) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             note("Interrupted.")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise typer.Exit(interrupt_exit_code(error)) from None
+
+
+def run_program(app: typer.Typer, name: str) -> NoReturn:
+    """Run a command line as this whole process, and end it.
+
+    Text that the output's encoding lacks is escaped. Once nobody can read stderr, what goes there is dropped and the
+    command continues. Once nobody reads stdout, a command that prints a result there ends as SIGPIPE would end it.
+    """
+    prepare_streams()
+    _raise_on_signals()
+    code: object = 0
+    try:
+        app(prog_name=name)
+    except SystemExit as ending:
+        code = ending.code
+    except KeyboardInterrupt as error:
+        code = interrupt_exit_code(error)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the handlers that torch runs at exit would show a traceback
+    try:
+        sys.stdout.flush()
+    except SystemExit as ending:
+        code = code or ending.code
+    except OSError as error:
+        note(f"error: {describe_os_error(error)}")
+        code = code or EXIT_FAILURE
+    sys.exit(code if isinstance(code, int) else EXIT_FAILURE)
 
 
 def note(text: str) -> None:
-    """Print a line on stderr, beside the results on stdout."""
-    print(displayable(text), file=sys.stderr, flush=True)
+    """Print a line on stderr, beside the results on stdout. Does nothing once stderr is gone."""
+    with suppress(OSError):
+        print(displayable(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print a result for scripts on stdout. On a terminal it is ASCII only, so that no text in it can control it."""
-    print(json.dumps(value, ensure_ascii=sys.stdout is not None and sys.stdout.isatty(), indent=2))
+    """Print a result for scripts on stdout.
+
+    It is ASCII only on a terminal, so that no text in it can control it, and where the encoding is not UTF-8.
+    """
+    stdout = sys.stdout
+    is_utf8 = stdout is not None and (stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf8")
+    print(json.dumps(value, ensure_ascii=stdout is not None and (stdout.isatty() or not is_utf8), indent=2))
+
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ("room on the disk", "Free some space and try again")),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), ("permission to use it", "Change the permissions, or choose another")
+    ),
+}
+
+
+def describe_os_error(error: OSError) -> str:
+    """A sentence about a file that the operating system refused."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno not in _ADVICE:
+        return f"{where}{reason}."
+    expected, advice = _ADVICE[error.errno]
+    return f"{where}expected {expected}, got: {reason}. {advice}."
+
+
+# --- signals ------------------------------------------------------------------------------------------------------
+
+
+class StopRequest:
+    """Whether a signal has asked to stop, and which."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.number is not None
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status of a command that was stopped. Another process of the run may have got the signal."""
+        return SIGNAL_EXIT + (self.number or signal.SIGINT)
 
 
 @contextmanager
-def stop_on_interrupt(message: str) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed. The first prints `message`, the second interrupts."""
-    pressed = False
+def stop_on_signals(message: str, pass_on: Callable[[int], object] | None = None) -> Iterator[StopRequest]:
+    """Yield a request that says whether Ctrl-C, SIGTERM or SIGHUP asked to stop.
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        # Not print: the signal may arrive in the middle of one.
-        os.write(2, message.encode())
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    The first signal prints `message`, the second raises `Interrupted`. `pass_on` gets the number of every one. A
+    signal that the process was told to ignore (`nohup`) stays ignored.
+    """
+    request, first_at = StopRequest(), 0.0
 
-    previous = signal.signal(signal.SIGINT, handle)
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_at
+        if pass_on is not None:
+            pass_on(number)
+        if request.number is None:
+            request.number, first_at = number, time.monotonic()
+            _write_at_once(message)
+        elif time.monotonic() - first_at > SAME_REQUEST_S:
+            raise Interrupted(number)
+
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS if not _is_ignored(number)}
     try:
-        yield lambda: pressed
+        yield request
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def interrupt_exit_code(error: KeyboardInterrupt) -> int:
+    """Exit status of a command that this exception ended."""
+    return SIGNAL_EXIT + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def _raise_on_signals() -> None:
+    """Make every stop signal raise `Interrupted`, so that a command cleans up before it ends.
+
+    During an import the process ends at once instead: there is nothing to clean up, and packages turn an exception in
+    their import into another one, or swallow it.
+    """
+    raised_at = -SAME_REQUEST_S
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal raised_at
+        if _is_importing(frame):
+            _write_at_once("Interrupted.\n")
+            os._exit(SIGNAL_EXIT + number)
+        if time.monotonic() - raised_at >= SAME_REQUEST_S:
+            raised_at = time.monotonic()
+            raise Interrupted(number)
+
+    for number in STOP_SIGNALS:
+        if not _is_ignored(number):
+            signal.signal(number, handle)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
+
+
+def _write_at_once(text: str) -> None:
+    """Write to stderr from a signal handler: not with print, which it may interrupt, and without ever waiting."""
+    with suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, text.encode())
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+
+class _Notes(io.FileIO):
+    """Standard error. What can no longer be written is dropped."""
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            written = super().write(data)
+            if written is not None:
+                return written
+        return len(data)
+
+
+class _Results(io.FileIO):
+    """Standard output. It names itself in errors, and ends the process when the reader has gone."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            _open_null(self.fileno())  # what is still buffered must not fail again at exit
+            if error.errno in (errno.EPIPE, errno.EIO):
+                raise SystemExit(SIGNAL_EXIT + signal.SIGPIPE) from error
+            error.filename = "standard output"
+            raise
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr safe for any text and for readers that go away. See `run_program`."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            _open_null(number)  # or the next file that is opened would get this number, and our output
+    sys.stdout = _text(sys.stdout, _Results(1, "w", closefd=False))
+    sys.stderr = _text(sys.stderr, _Notes(2, "w", closefd=False))
+
+
+def _text(replaced: TextIO | None, raw: io.FileIO) -> TextIO:
+    encoding = replaced.encoding if replaced is not None else "utf-8"
+    by_line = raw.fileno() == 2 or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=by_line)
+
+
+def _open_null(number: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)

@@ -1,6 +1,6 @@
-"""The whole main job on the embedded default, as the commands a person would type.
+"""`assistant demo`: the whole job on the shipped model, as the commands that a person would type.
 
-Every step is a process of its own that prints its command first: what the demo shows is what the commands do.
+Every step is a separate process, and the demo prints its command first. So what it shows is what the commands do.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant.cli.console import EXIT_FAILURE, note, print_json, stop_on_interrupt
+from assistant.cli.console import SIGNAL_EXIT, note, print_json, stop_on_signals
 from assistant.errors import SettingsError
 from assistant.escape import one_line
+from assistant.files import check_can_be_folder, make_folder
 from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 DEMO_FOLDER = Path("demo")
 DEMO_MODEL = DEMO_FOLDER / "model"
 MARKER = "MADE_BY_DEMO.txt"
-# In float32 on every machine, so that the answers do not hang on what it is fast at.
+# float32 on every machine, so that the answers do not depend on which dtype is fast there.
 PRECISION = ("--precision", "float32")
 FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", "4", "--freeze-embeddings", *PRECISION)
 SHOWN_ROWS = 6
@@ -34,10 +35,10 @@ SHOWN_CHARACTERS = 100
 
 
 def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
-    """Ask the base model, fine-tune it, answer the test rows, compare, score and report. Returns an exit code.
+    """Ask the base model, fine-tune it, answer the test rows, compare, score and report. Returns the exit code.
 
     Raises:
-        SettingsError: `output` holds something that is not from an earlier demo, which would be replaced.
+        SettingsError: `output` holds files that are not from an earlier demo.
     """
     base, data, model, run = POCKET, _from_here(shipped("instructions.json")), output / "model", output / "run"
     clear_folder(output)
@@ -77,7 +78,8 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
 
 
 def clear_folder(output: Path) -> None:
-    """Remove what an earlier demo left in `output`, and nothing else."""
+    """Remove what an earlier demo left in `output`; other files are refused."""
+    check_can_be_folder(output)
     marker = output / MARKER
     if output.exists() and not marker.exists() and any(output.iterdir()):
         raise SettingsError(
@@ -85,7 +87,7 @@ def clear_folder(output: Path) -> None:
         )
     for name in ("model", "run"):
         shutil.rmtree(output / name, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     marker.write_text(
         "Made by `assistant demo`, which replaces this folder's contents when it runs again.\n", encoding="utf-8"
     )
@@ -93,31 +95,36 @@ def clear_folder(output: Path) -> None:
 
 def closed(report: dict[str, Any]) -> dict[str, int]:
     """Rows and exact matches of a report in the categories that have one right answer."""
-    found = [category for category in report["categories"] if category["name"] not in FREE_FORM]
+    categories = [category for category in report["categories"] if category["name"] not in FREE_FORM]
     return {
-        "n": sum(category["rows"] for category in found),
-        "exact_matches": sum(category["exact_matches"] for category in found),
+        "n": sum(category["rows"] for category in categories),
+        "exact_matches": sum(category["exact_matches"] for category in categories),
     }
 
 
 def _from_here(path: Path) -> Path:
-    """The path as one would type it here."""
+    """The path relative to the current folder if it is inside it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _do(step: Sequence[str], *, capture: bool) -> int:
-    """Print a command and run it; `capture` keeps what it prints from stdout. Returns its exit code."""
+    """Print a command and run it. `capture` hides what it prints on stdout. Returns its exit code."""
     note(f"\n$ {shlex.join(step)}")
-    with stop_on_interrupt(""):  # Ctrl-C reaches the step itself, which ends in good order and says so
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", *step],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if capture else None,
-        )
-    if done.returncode != 0:
-        note(f"The demo ended early: `{shlex.join(step)}` failed.")
-        return done.returncode if done.returncode > 0 else EXIT_FAILURE
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", *step],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if capture else None,
+    )
+    with stop_on_signals("", pass_on=process.send_signal) as stop:  # the step saves and reports
+        code = process.wait()
+    if code < 0:  # a signal ended it
+        code = SIGNAL_EXIT - code
+    if code == 0 and stop():
+        code = stop.exit_code
+    if code != 0:
+        ended = "was stopped" if stop() else "failed"
+        note(f"The demo ended early: `{shlex.join(step)}` {ended}.")
+        return code
     return 0
 
 
@@ -125,7 +132,7 @@ def _do(step: Sequence[str], *, capture: bool) -> int:
 
 
 def _shown_rows(data: Path) -> list[Example]:
-    """Test rows to show: the first of each of as many categories with one right answer, spread over their names."""
+    """Test rows to show: the first row of each of six categories with one right answer, spread over their names."""
     from assistant.dataset.instructions import read_examples
     from assistant.dataset.splits import split_examples
 
@@ -148,20 +155,23 @@ def _ask_base(rows: Sequence[Example]) -> list[str]:
 
 
 def _answers(run: Path, rows: Sequence[Example]) -> list[str]:
-    """What the fine-tuned model answered to these rows."""
+    """The fine-tuned model's answers to these rows."""
     lines = (run / "responses.jsonl").read_text(encoding="utf-8").splitlines()
-    found = {(line["instruction"], line["input"]): line["response"] or "" for line in map(json.loads, lines)}
-    return [found[row.instruction, row.input] for row in rows]
+    responses = {(line["instruction"], line["input"]): line["response"] or "" for line in map(json.loads, lines)}
+    return [responses[row.instruction, row.input] for row in rows]
 
 
 def _show_both(rows: Sequence[Example], before: Sequence[str], after: Sequence[str]) -> None:
-    """Both answers beside the reference, on stderr."""
+    """Print a table of both answers and the reference on stderr."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(
-        title="Six test rows before and after fine-tuning", title_justify="left", show_lines=True, expand=True
+        title=f"{len(rows)} test rows before and after fine-tuning",
+        title_justify="left",
+        show_lines=True,
+        expand=True,
     )
     for name, ratio in (("asked", 5), ("before", 5), ("after", 4), ("expected", 4)):
         table.add_column(name, ratio=ratio, overflow="fold")
@@ -182,13 +192,13 @@ def _short(text: str) -> str:
 
 
 def _in_words(report: dict[str, Any]) -> str:
-    """The demo's result in a sentence or two."""
-    found = report["closed"]
+    """The demo's result in one or two sentences."""
+    counts = report["closed"]
     free = [category for category in report["categories"] if category["name"] in FREE_FORM]
     rows = sum(category["rows"] for category in free)
     text = (
-        f"One right answer: {found['exact_matches']} of {found['n']} test rows answered word for word "
-        f"({100 * found['exact_matches'] / max(1, found['n']):.0f} %)."
+        f"One right answer: {counts['exact_matches']} of {counts['n']} test rows answered word for word "
+        f"({100 * counts['exact_matches'] / max(1, counts['n']):.0f} %)."
     )
     if rows:
         likeness = sum(category["chrf"] * category["rows"] for category in free if category["chrf"] is not None) / rows

@@ -1,4 +1,4 @@
-"""What is installed and reachable on this machine, and what to do about the rest."""
+"""`assistant doctor`: what is installed and reachable on this machine, and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_JUDGE = "llama3.1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -23,7 +23,7 @@ class Finding:
 
 
 def examine(host: str | None) -> list[Finding]:
-    """Look at Python, the packages, the processor, and the Ollama server at `host`."""
+    """Check Python, the packages, the device, the compiled loops, and the Ollama server at `host`."""
     return [_python(), *_packages(), _processor(), _loops(), *_ollama(host)]
 
 
@@ -54,14 +54,14 @@ def _processor() -> Finding:
 def _loops() -> Finding:
     from assistant.model import fused
 
-    name, trouble = "compiled loops", fused.problem()
-    if trouble is not None:
-        return Finding(name=name, ok=False, found="not usable", advice=trouble)
+    name, problem = "compiled loops", fused.problem()
+    if problem is not None:
+        return Finding(name=name, ok=False, found="not usable", advice=problem)
     if fused.is_compiled():
-        return Finding(name=name, ok=True, found="there, to train on the processor")
+        return Finding(name=name, ok=True, found="usable, for training on the processor")
     advice = (
-        "Training on the processor is a tenth slower without them. Where there is a C compiler with OpenMP "
-        "(gcc 12 or newer), install the project again: `make clean setup`, or by pip."
+        "Training on the processor is a tenth slower without them. If you have a C compiler with OpenMP (gcc 12 or "
+        "newer), install the project again: `make clean setup`, or with pip."
     )
     return Finding(name=name, ok=True, found="none", advice=advice)
 
@@ -70,11 +70,11 @@ def _ollama(host: str | None) -> list[Finding]:
     status = probe_server(find_host(host))
     if status.version is None:
         advice = (
-            f"Only the judge needs it. Start it with `ollama serve`, "
-            f"and fetch a judge with `ollama pull {DEFAULT_JUDGE}`."
+            f"Only the judge needs it. Start it with `ollama serve`, and download a judge with "
+            f"`ollama pull {DEFAULT_JUDGE}`."
         )
         return [Finding(name="ollama server", ok=False, found=f"nothing answers at {status.host}", advice=advice)]
     server = Finding(name="ollama server", ok=True, found=f"{status.version} at {status.host}")
-    advice = "" if status.models else f"Fetch a judge with `ollama pull {DEFAULT_JUDGE}`."
+    advice = "" if status.models else f"Download a judge with `ollama pull {DEFAULT_JUDGE}`."
     found = ", ".join(status.models) or "none"
     return [server, Finding(name="ollama models", ok=bool(status.models), found=found, advice=advice)]

@@ -1,24 +1,25 @@
-"""What `assistant finetune` and `assistant prefer` do, from files to a finished folder."""
+"""Carries out `assistant finetune` and `assistant prefer`, from instruction files to a finished run folder."""
 
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass
+import sys
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from assistant.cli.console import EXIT_INTERRUPTED, note, print_json, stop_on_interrupt
+from assistant.cli.console import StopRequest, describe_os_error, note, print_json, stop_on_signals
+from assistant.cli.datasets import read_data
 from assistant.cli.progress import describe_forecast, describe_result, progress_observer
-from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import Splits, split_examples
 from assistant.device import pick_device
-from assistant.errors import SettingsError
+from assistant.errors import CheckpointError, SettingsError
 from assistant.files import shown_path
-from assistant.hub_cache import model_name
+from assistant.hub_cache import recorded_name
 from assistant.model.checkpoint import load_checkpoint, load_info
-from assistant.settings import FinetuneSettings, RunSettings, SplitSettings
+from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
 from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, SilentObserver
@@ -26,14 +27,15 @@ from assistant.training.finetune import finetune
 from assistant.training.forecast import Forecast, forecast
 from assistant.training.malloc import keep_freed_memory
 from assistant.training.plots import plot_losses
-from assistant.training.run_folder import RunFolder, RunState
+from assistant.training.run_folder import STATE_FILE, RunFolder, RunState, with_more_steps
+from assistant.training.trainer import Trainer
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One call of the command."""
+    """Everything that one call of the command was given."""
 
     data: tuple[Path, ...]
     model: Path
@@ -41,34 +43,40 @@ class Job:
     split: SplitSettings
     settings: FinetuneSettings
     run: RunSettings
+    reading: DataSettings = field(default_factory=DataSettings)
 
     def read_splits(self) -> Splits:
         """The rows of the data files, split."""
-        examples = read_examples(*self.data)
+        examples = read_data(self.data, self.reading, quiet=not is_main_process()).examples
         split = self.split
         return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
 
     @property
     def base_model(self) -> str:
         """Name of the model that the run starts from."""
-        return model_name(self.model)
+        return recorded_name(self.model)
 
 
 def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:
-    """Do the run, or only its `plan`, and print what was asked for. Returns the exit code."""
+    """Do the run, or only forecast it, and print the result as JSON on request. Returns the exit code."""
     if plan:
         planned = plan_job(job)
         if as_json:
             print_json(planned.as_json())
         return 0
-    result = run_job(job)
+    result, request = run_job(job)
     if as_json and is_main_process():
-        print_json(result.as_json())
-    return EXIT_INTERRUPTED if result.stopped else 0
+        with suppress(SystemExit):  # nobody reads stdout any more; the run is saved, and its own status counts
+            print_json(result.as_json())
+            sys.stdout.flush()
+    return request.exit_code if result.stopped else 0
 
 
-def run_job(job: Job) -> FinetuneResult:
-    """Read, fine-tune, and plot the losses. Ctrl-C stops the run after its step, with everything saved."""
+def run_job(job: Job) -> tuple[FinetuneResult, StopRequest]:
+    """Read the data, fine-tune, and plot the losses.
+
+    Ctrl-C, SIGTERM and SIGHUP stop the run after the current step and save it.
+    """
     if job.run.resume and job.run.overwrite:
         raise SettingsError("--resume: expected without --overwrite, got both. Continue the run, or start it again.")
     splits = job.read_splits()
@@ -80,6 +88,10 @@ def run_job(job: Job) -> FinetuneResult:
             if ranks.world_size > 1 and device.type == "cuda":
                 device = torch.device("cuda", ranks.local_rank)
             return _run_in(folder, job, splits, ranks, device)
+    except (OSError, CheckpointError):
+        if (folder.last / "training" / STATE_FILE).exists():
+            note(f"{job.output}: the last save is kept. The same command with --resume continues from there.")
+        raise
     finally:
         folder.unlock()
 
@@ -109,38 +121,68 @@ def _prepare_device(run: RunSettings) -> torch.device:
     return device
 
 
-def _run_in(folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device) -> FinetuneResult:
+def _run_in(
+    folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device
+) -> tuple[FinetuneResult, StopRequest]:
     if ranks.is_main and job.run.resume:
         folder.recover()
     ranks.barrier()
     if job.run.resume and (finished := _finished_result(folder, job, splits)):
         if ranks.is_main:
             note(f"{job.output}: this run is finished already; there is nothing to resume.")
-        return finished
+        return finished, StopRequest()
     state = _read_state(folder, job)
     if state is None and ranks.is_main:
         _check_new(folder, job)
     ranks.barrier()
+    trainer = _make_trainer(folder, job, splits, ranks, device, state)
+    view = progress_observer() if ranks.is_main else nullcontext(SilentObserver())
+    with stop_on_signals(STOPPING if ranks.is_main else "") as request:
+        with view as observer:
+            result = finetune(
+                trainer,
+                folder,
+                data_files=[shown_path(Path(path.name)) for path in job.data],
+                observer=observer,
+                should_stop=request,
+                resume_from=state,
+                save_seconds=job.run.save_every,
+                keep_state=job.run.keep_state,
+            )
+        if ranks.is_main:
+            _plot(job.output)
+            for line in describe_result(result, state_is_kept=job.run.keep_state):
+                note(line)
+    return result, request
+
+
+def _make_trainer(
+    folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device, state: RunState | None
+) -> Trainer:
     starts_from_last = state is not None and job.settings.lora is None
     checkpoint = load_checkpoint(folder.last if starts_from_last else job.model, device=device)
-    precision = state.precision if state else None
-    trainer = make_trainer(checkpoint, splits, job.settings, ranks=ranks, precision=precision)
-    view = progress_observer() if ranks.is_main else nullcontext(SilentObserver())
-    with stop_on_interrupt(STOPPING if ranks.is_main else "") as should_stop, view as observer:
-        result = finetune(
-            trainer,
-            folder,
-            data_files=[shown_path(Path(path.name)) for path in job.data],
-            observer=observer,
-            should_stop=should_stop,
-            resume_from=state,
-            save_seconds=job.run.save_every,
+    trainer = make_trainer(
+        checkpoint,
+        splits,
+        job.settings,
+        ranks=ranks,
+        precision=state.precision if state else None,
+        schedule_start=state.schedule_start if state else 0,
+    )
+    if state is not None and state.schedule_start and state.schedule_start >= trainer.total_steps:
+        raise SettingsError(
+            f"{job.output}: expected more than the {state.step} steps that this run has done, got "
+            f"{trainer.total_steps}. Raise --epochs or --max-steps."
         )
-    if ranks.is_main:
-        plot_losses(job.output)
-        for line in describe_result(result):
-            note(line)
-    return result
+    return trainer
+
+
+def _plot(output: Path) -> None:
+    """Plot the losses. The run is complete without the picture."""
+    try:
+        plot_losses(output)
+    except OSError as error:
+        note(f"note: no picture of the losses. {describe_os_error(error)}")
 
 
 def _read_state(folder: RunFolder, job: Job) -> RunState | None:
@@ -149,17 +191,22 @@ def _read_state(folder: RunFolder, job: Job) -> RunState | None:
     if state is not None and state.base_model != job.base_model:
         raise SettingsError(
             f"{job.output}: expected to resume with the model {state.base_model}, got {job.base_model}. "
-            f"Use the option as before, or choose another --output."
+            f"Use the same --model as before, or choose another --output."
         )
-    return state
+    return None if state is None else with_more_steps(state, job.settings)
 
 
 def _check_new(folder: RunFolder, job: Job) -> None:
-    """Raise SettingsError if a new run would replace what a person may want to keep."""
+    """Raise SettingsError if a new run would replace its own base model or an earlier run."""
     if job.model.resolve() in {folder.last.resolve(), folder.best.resolve()}:
         raise SettingsError(
             f"--output: expected another folder than the one that --model {job.model} is in, got {job.output}. "
             f"Choose another --output."
+        )
+    if job.run.resume and folder.has_model and load_info(folder.path) is not None:
+        raise SettingsError(
+            f"{job.output}: expected a run with its state, got a finished model. To go on from it, use "
+            f"--model {job.output} and another --output. (--keep-state keeps the state of the next run.)"
         )
     folder.check_free(overwrite=job.run.overwrite, resume=job.run.resume)
     if job.run.resume:
@@ -168,7 +215,8 @@ def _check_new(folder: RunFolder, job: Job) -> None:
 
 def _finished_result(folder: RunFolder, job: Job, splits: Splits) -> FinetuneResult | None:
     """The result of a finished run with the same settings, data, split and base model; else None."""
-    if not folder.has_model or folder.read_state() is not None:
+    state = folder.read_state()
+    if not folder.has_model or (state is not None and not state.finished):
         return None
     info = load_info(folder.last)
     if info is None:

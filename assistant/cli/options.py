@@ -22,9 +22,16 @@ from assistant.errors import SettingsError
 from assistant.settings import BOOK, FinetuneSettings, Panel, Settings, validate_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-DataFiles = Annotated[list[Path], typer.Argument(help="Instruction files, JSON or JSONL.")]
-BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help="Model folder to start from, or pocket.")]
-OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
+DataFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Instruction files: JSON, JSONL, CSV, TSV or Parquet, also with .gz; folders of them; or - for stdin."
+    ),
+]
+BaseModelFolder = Annotated[
+    Path, typer.Option("--model", "-m", help="Model folder to start from, or pocket, the shipped model.")
+]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new model.")]
 PlanOnly = Annotated[
     bool,
     typer.Option("--plan", help="Only forecast time and memory, from a few real steps.", rich_help_panel="Output"),
@@ -34,11 +41,11 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class _Option:
-    """One option: the parameter that typer sees, and the field of the settings that it fills."""
+    """One option: its parameter for typer, and the settings field that it sets."""
 
     parameter: inspect.Parameter
     path: tuple[str, ...]
-    """The field's name; for a nested model, the outer and the inner field's."""
+    """Name of the field; for a field of a nested model, the names of the outer and the inner field."""
 
 
 def derive_options(
@@ -46,7 +53,7 @@ def derive_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option for every field of the settings models among its parameters.
 
-    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, those that are left out included.
+    Fields in `leave_out` get no option. `defaults` replaces the fields' defaults, also of fields that are left out.
     `names` gives a field another option, such as `{"split_seed": "--seed"}`.
     """
 
@@ -64,7 +71,7 @@ def derive_options(
             settings, problems = {}, []
             for name, model in models.items():
                 try:
-                    settings[name] = _collect(model, options[name], given, defaults, dict(names))
+                    settings[name] = _collect(model, options[name], given, defaults, names)
                 except SettingsError as error:
                     problems.append(str(error))
             if problems:
@@ -88,7 +95,7 @@ def _options_of(
             continue
         nested = _nested_model(field)
         default = defaults.get(name, field.default)
-        option = names.get(name, f"--{name.replace('_', '-')}")
+        option = _option_name(name, names)
         if nested is None:
             yield _Option(_parameter(name, option, field, field.annotation, default), (name,))
             continue
@@ -101,8 +108,12 @@ def _options_of(
             yield _Option(parameter, (name, inner_name))
 
 
+def _option_name(field: str, names: Mapping[str, str]) -> str:
+    return names.get(field, f"--{field.replace('_', '-')}")
+
+
 def _parameter(name: str, option: str, field: FieldInfo, annotation: Any, default: Any) -> inspect.Parameter:
-    """A field as a parameter that typer understands. Its range stays with the settings model."""
+    """A field as a parameter that typer understands, without its range: the settings model checks that."""
     kind = _without_metadata(annotation)
     flags = [option]
     if kind is bool and default:
@@ -110,7 +121,7 @@ def _parameter(name: str, option: str, field: FieldInfo, annotation: Any, defaul
     elif get_origin(kind) is tuple:
         is_choice = get_origin(get_args(kind)[0]) is Literal
         kind = str if is_choice else list[str] | None
-        default = ",".join(default) if is_choice else None  # choices are separated by commas, texts are repeated
+        default = ",".join(default) if is_choice else list(default)  # choices are separated by commas, texts repeated
     panel = next((entry.title for entry in field.metadata if isinstance(entry, Panel)), None)
     info = typer.Option(*flags, help=field.description, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
@@ -121,7 +132,7 @@ def _collect(
     options: list[_Option],
     given: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    names: dict[str, str],
+    names: Mapping[str, str],
 ) -> Settings:
     """The settings that the given options make. Raises SettingsError that names every wrong option."""
     values = {name: value for name, value in defaults.items() if name in model.model_fields}
@@ -138,13 +149,13 @@ def _collect(
     for name, fields in inner.items():
         nested = _nested_model(model.model_fields[name])
         assert nested is not None
-        prefix = name.replace("_", "-") + "-"
-        values[name] = validate_settings(nested, prefix=prefix, **fields) if values[name] else None
-    return validate_settings(model, names=names, **values)
+        prefix = _option_name(name, names).removeprefix("--") + "-"
+        values[name] = validate_settings(nested, fields, prefix=prefix) if values[name] else None
+    return validate_settings(model, values, names=names)
 
 
 def _value(field: FieldInfo, given: Any) -> Any:
-    """What a person typed, as the field takes it."""
+    """The typed value in the form that the field accepts."""
     if get_origin(_without_metadata(field.annotation)) is not tuple:
         return given
     if isinstance(given, str):
@@ -153,7 +164,7 @@ def _value(field: FieldInfo, given: Any) -> Any:
 
 
 def _without_metadata(annotation: Any) -> Any:
-    """A type without what `Annotated` adds to it: ranges are the settings model's to check."""
+    """A type without the metadata that `Annotated` adds, because the settings model checks ranges."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _without_metadata(arguments[0])
@@ -174,16 +185,16 @@ def _is_settings(kind: Any) -> bool:
 
 
 def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
-    """The book's settings, with those of `given` that the recipe leaves open.
+    """The book's settings, with the values of `given` for fields that the recipe leaves open.
 
     Raises:
-        SettingsError: an option was given that the recipe sets otherwise.
+        SettingsError: `given` changes a field that the recipe sets to another value.
     """
-    plain = FinetuneSettings()
-    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(plain, name)}
+    defaults = FinetuneSettings()
+    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(defaults, name)}
     free = {"epochs", "max_steps", "validate_every", "validation_answers"}
-    refused = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
-    if refused:
-        names = ", ".join("--" + name.replace("_", "-") for name in refused)
+    wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
+    if wrong:
+        names = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise SettingsError(f"--book: expected no other option that the recipe sets, got {names}. Leave one out.")
     return BOOK.model_copy(update={name: getattr(given, name) for name in free})

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from assistant.cli.options import BaseModelFolder, DataFiles, Json, OutputFolder, PlanOnly, derive_options
-from assistant.dataset.prompts import get_template
-from assistant.settings import FinetuneSettings, RunSettings, SplitSettings
+from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 
 # Small steps, because the model should keep what it knows. No weight decay towards zero: the loss itself pulls the
@@ -27,25 +26,29 @@ def prefer(
     settings: FinetuneSettings,
     split: SplitSettings,
     run: RunSettings,
+    reading: DataSettings,
     template: Annotated[
         str | None, typer.Option(help="Prompt template; by default the model's own.", rich_help_panel="Data")
     ] = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Teach a fine-tuned model which of two answers is better, by DPO. `--precision auto` is float32 here.
+    """Teach a fine-tuned model which of two answers is better, by DPO.
 
     Rows are `{"instruction": ..., "input": ..., "chosen": ..., "rejected": ...}`; `prompt` may replace `instruction`.
+    `--precision auto` is float32 here.
 
     Example: `assistant prefer pairs.json --model runs/mine --output runs/preferred`
     """
+    from assistant.dataset.prompts import get_template
+
     folder = find_model(model)
     name = template or _template_of(folder, default=settings.template)
     get_template(name)
     from assistant.cli.job import Job, run_or_plan
 
     settings = settings.model_copy(update={"template": name})
-    job = Job(data=tuple(data), model=folder, output=output, split=split, settings=settings, run=run)
+    job = Job(data=tuple(data), model=folder, output=output, split=split, settings=settings, run=run, reading=reading)
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
 
 

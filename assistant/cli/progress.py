@@ -1,4 +1,4 @@
-"""How a fine-tuning run is shown: a progress bar on a terminal, plain lines in a pipe; both on stderr."""
+"""Shows a fine-tuning run on stderr: a progress bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from assistant.training.forecast import Forecast
 
 SHOWN_ROWS = 10
-"""Rows that a sentence about many rows names."""
+"""Largest number of rows that one sentence names."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def progress_observer() -> Iterator[Observer]:
 
 
 def describe_plan(plan: Plan) -> list[str]:
-    """What a run is about to do, one sentence per line."""
+    """What a run will do, one sentence per line."""
     train, validation = plan.train, plan.validation
     lines = [
         f"{len(train.rows)} training rows, {len(validation.rows)} validation rows, "
@@ -76,7 +76,8 @@ def _overlong(verb: str, examples: Sequence[Example], max_length: int) -> list[s
         return []
     places = "; ".join(example.where for example in examples[:SHOWN_ROWS])
     more = f"; and {len(examples) - SHOWN_ROWS} more" if len(examples) > SHOWN_ROWS else ""
-    return [f"{verb} {len(examples)} rows that do not fit into {max_length} positions: {places}{more}."]
+    rows = "1 row that does" if len(examples) == 1 else f"{len(examples)} rows that do"
+    return [f"{verb} {rows} not fit into {max_length} positions: {places}{more}."]
 
 
 def describe_validation(report: ValidationReport) -> list[str]:
@@ -106,10 +107,8 @@ def describe_rewards(metrics: StepMetrics | ValidationReport) -> str:
 
 def describe_forecast(planned: Forecast) -> list[str]:
     """What a run is expected to need."""
-    minutes = planned.seconds / 60
     lines = [
-        f"{planned.steps} steps and {planned.validations} validations: about "
-        + (f"{minutes:.1f} minutes." if minutes < 90 else f"{minutes / 60:.1f} hours."),
+        f"{planned.steps} steps and {planned.validations} validations: about {_duration(planned.seconds)}.",
         f"Peak memory: {planned.peak_bytes / 1e9:.2f} GB"
         + (f"; {planned.free_bytes / 1e9:.1f} GB more are free." if planned.free_bytes is not None else "."),
     ]
@@ -120,7 +119,14 @@ def describe_forecast(planned: Forecast) -> list[str]:
     return [*lines, "Nothing was written. Without --plan the same command starts the run."]
 
 
-def describe_result(result: FinetuneResult) -> list[str]:
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        count = max(1, round(seconds))
+        return f"{count} {'second' if count == 1 else 'seconds'}"
+    return f"{seconds / 60:.1f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
+def describe_result(result: FinetuneResult, *, state_is_kept: bool = False) -> list[str]:
     """How a run ended, and what to do next."""
     lines = []
     if result.best_validation_loss is not None and result.first_validation_loss is not None:
@@ -135,9 +141,22 @@ def describe_result(result: FinetuneResult) -> list[str]:
         )
     if result.ended_early:
         lines.append(f"Early stopping at step {result.steps} of {result.total_steps}: no better weights for too long.")
-    lines.append(f"The model is in {result.output}, its records in metrics.jsonl, validation.jsonl and loss.png there.")
-    lines.append(f"Next: assistant chat {shlex.quote(str(result.output))}")
+    # The names of the records are in the docs of `training.run_folder`, which imports torch.
+    names = [name for name in ("metrics.jsonl", "validation.jsonl", "loss.png") if (result.output / name).exists()]
+    records = f", its records in {join_names(names)} there" if names else ""
+    lines.append(f"The model is in {result.output}{records}.")
+    folder = shlex.quote(str(result.output))
+    lines.append(f"Next: assistant chat {folder}")
+    if not result.stopped:
+        more = shlex.quote(f"{result.output}-more")
+        kept = ", or the same command with --resume and more --epochs" if state_is_kept else ""
+        lines.append(f"To train it further: --model {folder} --output {more}{kept}.")
     return lines
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 # --- observers ----------------------------------------------------------------------------------------------------
@@ -178,7 +197,7 @@ class BarObserver:
 
 
 class PlainObserver:
-    """A line every tenth of the run, for logs and pipes."""
+    """Plain lines for logs and pipes: a line for each tenth of the run."""
 
     def on_plan(self, plan: Plan) -> None:
         for line in describe_plan(plan):
@@ -188,7 +207,7 @@ class PlainObserver:
         if report.step == 1 or report.step % max(1, report.total_steps // 10) == 0:
             metrics = report.metrics
             rate = metrics.tokens / metrics.seconds
-            rewards = describe_rewards(metrics) if report.step > 1 else ""  # before the first step they are rounding
+            rewards = describe_rewards(metrics) if report.step > 1 else ""  # at step 1 they are only rounding errors
             note(f"step {report.step}/{report.total_steps}: loss {metrics.loss:.3f}{rewards}, {rate:,.0f} tokens/s")
 
     def on_validation(self, report: ValidationReport) -> None:

@@ -81,11 +81,13 @@ class Findings:
     """At most one for each held-out row, with its most similar twin."""
     too_long: tuple[OverlongRow, ...]
     suspicious: tuple[SuspiciousRow, ...]
+    plain_text: tuple[Example, ...] = ()
+    """Rows of plain text, if the template is for instructions."""
 
     @property
     def is_clean(self) -> bool:
         """Whether the check passes. Suspicious rows do not fail it."""
-        return not (self.duplicates or self.conflicts or self.leaks or self.too_long)
+        return not (self.duplicates or self.conflicts or self.leaks or self.too_long or self.plain_text)
 
 
 def check_examples(
@@ -94,11 +96,13 @@ def check_examples(
     *,
     positions: Callable[[Example], int] | None = None,
     context_length: int = 0,
+    allow_text: bool = True,
 ) -> Findings:
     """Find duplicate, conflicting, leaking, overlong and suspicious rows.
 
     A row leaks from `test` to `train` or `validation`, or from `validation` to `train`. `positions` returns how many
-    positions a row needs; without it, no row is too long. A row is too long above `context_length` positions.
+    positions a row needs; without it, no row is too long. A row is too long above `context_length` positions. Without
+    `allow_text`, rows of plain text are findings, because fine-tuning refuses them.
     """
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
@@ -122,6 +126,7 @@ def check_examples(
             if not example.is_text
             for reason in suspicious_traits(example)
         ),
+        plain_text=() if allow_text else tuple(example for example in examples if example.is_text),
     )
 
 
@@ -289,7 +294,7 @@ def prompt_grams(example: Example) -> frozenset[tuple[str, ...]]:
 def describe_findings(findings: Findings) -> list[str]:
     """Return the findings as lines of text. They quote the data, so escape them before you print them."""
     parts = ", ".join(f"{part} {size}" for part, size in findings.part_sizes.items())
-    lines = [f"{findings.n_rows} rows: {parts}."]
+    lines = [f"{_count(findings.n_rows, 'row')}: {parts}."]
     for answers, groups in (("the same answer", findings.duplicates), ("different answers", findings.conflicts)):
         n_rows = sum(len(group) for group in groups)
         heading = f"The same prompt with {answers}: {_count(len(groups), 'group')}, {n_rows} rows."
@@ -300,6 +305,8 @@ def describe_findings(findings: Findings) -> list[str]:
         lines += _section(heading, [_describe_leak(leak) for leak in leaks])
     heading = f"Longer than the model's context: {_count(len(findings.too_long), 'row')}."
     lines += _section(heading, [f"{row.example.where}: {row.positions} positions" for row in findings.too_long])
+    heading = f"Plain text; check and train it with --template text: {_count(len(findings.plain_text), 'row')}."
+    lines += _section(heading, [example.where for example in findings.plain_text])
     heading = f"Suspicious, please check: {_count(len(findings.suspicious), 'row')}."
     suspicious = [f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious]
     lines += _section(heading, suspicious)
@@ -340,6 +347,7 @@ def findings_as_json(findings: Findings) -> dict[str, Any]:
         "conflicts": groups(findings.conflicts),
         "twins": twins,
         "too_long": [_origin_as_json(row.example) | {"positions": row.positions} for row in findings.too_long],
+        "plain_text": [_origin_as_json(example) for example in findings.plain_text],
         "doubts": [_origin_as_json(row.example) | {"reason": row.reason} for row in findings.suspicious],
     }
 

@@ -94,7 +94,7 @@ def encode_examples(
             truncated.append(example)
             rows.append(_build_row(example, cut_ids, responses))
     if problems:
-        raise DataError([*problems, _advice(examples)])
+        raise DataError(problems, advice=_advice(examples))
     return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
 
 
@@ -105,7 +105,7 @@ def _check_pairs(examples: Sequence[Example]) -> None:
         if example.rejected is None
     ]
     if problems:
-        raise DataError([*problems, "Use `assistant finetune` for rows with one answer."])
+        raise DataError(problems, advice="Use `assistant finetune` for rows with one answer.")
 
 
 def _advice(examples: Sequence[Example]) -> str:

@@ -1,258 +1,193 @@
 """Reads, validates and writes instruction files. Does not know about tokens or templates.
 
-A file is a JSON list or JSONL. Its rows have one of five forms:
-
-    {"instruction": "...", "input": "...", "output": "..."}                          Alpaca; input is optional
-    {"messages": [{"role": "user", "content": "..."}, ...]}                          chat messages
-    {"conversations": [{"from": "human", "value": "..."}, ...]}                      ShareGPT
-    {"text": "..."}                                                                  plain text, for pretraining
-    {"instruction": "...", "input": "...", "chosen": "...", "rejected": "..."}       a preference; or "prompt", as TRL
-
-Every row may have a "category" and a "group". Splits and reports use the category. Rows that share a group always land
-in the same split. A conversation of n exchanges becomes n examples, each with the earlier exchanges as its history. The
-chosen answer of a preference becomes `output`, so that all code for examples also works for preferences.
+`formats` says which files are read, `forms` which forms their rows may have. The chosen answer of a preference becomes
+`output`, so that all code for examples also works for preferences.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
-from assistant.dataset.rows import FilledText, OptionalText, Row, Text, json_type_name, read_rows, row_fault
+from assistant.dataset.columns import Columns, parse_columns
+from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.formats import iterate_rows
+from assistant.dataset.forms import ROW_FORMS, UnusableRow, examples_of
+from assistant.dataset.rows import BadRow, key_list
+from assistant.dataset.sources import find_files, shown_name
 from assistant.errors import DataError
-from assistant.files import shown_path
 
-ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "text", or "chosen" and "rejected"'
-OPENING_WORDS = 8
-"""Length, in words, of a plain text's opening. Samples during training continue from the opening."""
+__all__ = ["Dataset", "Example", "Exchange", "dump_rows", "read_dataset", "read_examples", "rows_of"]
 
-
-class Exchange(NamedTuple):
-    """One turn of a conversation: the user's message and the assistant's answer."""
-
-    user: str
-    assistant: str
+MAX_PROBLEMS = 10_000
+"""Faults that are kept of a set of files. Further ones are counted."""
+_MAX_NAMES, _MAX_NUMBERS = 10, 5
+SKIP_ADVICE = "Correct these rows, or leave them out with --skip-bad."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One training example: an instruction, its optional input and the reference answer, with its origin."""
+class Dataset:
+    """The examples of some files, and what of the files is not among them."""
 
-    instruction: str
-    output: str
-    input: str = ""
-    rejected: str | None = None
-    """The rejected answer of a preference; `output` is the chosen one."""
-    history: tuple[Exchange, ...] = ()
-    category: str | None = None
-    group: str | None = None
-    """Examples that share a group, for instance all about one fact, always land in the same split."""
-    is_text: bool = False
-    """Plain text. `instruction` holds its opening words, and `output` the rest with its leading white space."""
-    source: str = ""
-    """Path of the file, as the user gave it."""
-    row: int = 0
-    """Number of the row in that file, counted from 1. In JSONL it is the line number."""
-
-    @property
-    def where(self) -> str:
-        """The origin as `file, row N`, for messages."""
-        return f"{self.source}, row {self.row}"
-
-    @property
-    def turns(self) -> tuple[Exchange, ...]:
-        """The conversation up to and including this example."""
-        return (*self.history, Exchange(self.instruction, self.output))
-
-    def as_row(self) -> dict[str, Any]:
-        """Return the example as a row that `read_examples` can read.
-
-        An example with a history becomes a row with `messages`.
-
-        Raises:
-            ValueError: the example has both a history and an input, which no row form can hold.
-        """
-        row: dict[str, Any]
-        if self.is_text:
-            row = {"text": self.instruction + self.output}
-        elif self.rejected is not None:
-            row = {"instruction": self.instruction, "input": self.input}
-            row |= {"chosen": self.output, "rejected": self.rejected}
-        elif not self.history:
-            row = {"instruction": self.instruction, "input": self.input, "output": self.output}
-        else:
-            if self.input:
-                raise ValueError(f"{self.where}: a conversation has no input field, got {self.input!r}.")
-            row = {"messages": [message for turn in self.turns for message in _as_messages(turn)]}
-        labels = {"category": self.category, "group": self.group}
-        return row | {name: value for name, value in labels.items() if value is not None}
-
-
-# --- row forms ----------------------------------------------------------------------------------------------------
-
-
-class _LabelledRow(BaseModel):
-    """The fields that every row form may have."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-    category: Text | None = None
-    group: Text | None = None
-
-
-class _AlpacaRow(_LabelledRow):
-    instruction: FilledText
-    input: OptionalText = ""
-    output: FilledText
-
-
-class _PreferenceRow(_LabelledRow):
-    instruction: Annotated[FilledText, Field(validation_alias=AliasChoices("instruction", "prompt"))]
-    input: OptionalText = ""
-    chosen: FilledText
-    rejected: FilledText
-
-    @field_validator("rejected")
-    @classmethod
-    def _differs_from_chosen(cls, text: str, info: ValidationInfo) -> str:
-        if text == info.data.get("chosen"):
-            raise ValueError('must be another answer than "chosen"')
-        return text
-
-
-class _TextRow(_LabelledRow):
-    text: FilledText
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    role: Literal["system", "user", "assistant"]
-    content: FilledText
-
-
-class _MessagesRow(_LabelledRow):
-    messages: Annotated[list[_Message], Field(min_length=2)]
-
-
-class _ShareGptTurn(BaseModel):
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-    speaker: Annotated[Literal["system", "human", "user", "gpt", "assistant"], Field(alias="from")]
-    value: FilledText
-
-
-class _ShareGptRow(_LabelledRow):
-    conversations: Annotated[list[_ShareGptTurn], Field(min_length=2)]
-
-
-# --- reading ------------------------------------------------------------------------------------------------------
+    examples: list[Example]
+    notes: tuple[str, ...] = ()
+    """One sentence for every kind of text that is not used: fields, rows with tool calls, files, bad rows."""
+    n_skipped: int = 0
+    """Bad rows that were left out."""
+    others: Mapping[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    """With `keep_others`: the unused fields of a row, by its source and number."""
 
 
 def read_examples(*paths: str | Path) -> list[Example]:
-    """Read and validate instruction files.
+    """Read and validate instruction files, and folders of them.
 
     Raises:
         DataError: a file is unreadable, or rows are invalid. `problems` names every invalid row of all files, by file,
             row number and field.
+        PrerequisiteError: a package that reads a format is not installed.
     """
-    examples: list[Example] = []
-    problems: list[str] = []
-    for path in map(Path, paths):
-        for row in read_rows(path):
-            try:
-                examples += _examples_of(row, shown_path(path))
-            except ValidationError as error:
-                problems += [row_fault(path, row.number, details) for details in error.errors()]
-            except DataError as error:
-                problems += error.problems
-    if problems:
-        raise DataError(problems)
-    if not examples:
-        names = ", ".join(str(path) for path in paths)
-        raise DataError(f"{names}: expected at least one row, got an empty list. Add rows with {ROW_FORMS}.")
-    return examples
+    return _read(paths, Columns(), skip_bad=False, keep_others=False, advice="").examples
 
 
-def _examples_of(row: Row, source: str) -> list[Example]:
-    """Validate one row and return its examples.
+def read_dataset(
+    *paths: str | Path, columns: Sequence[str] = (), skip_bad: bool = False, keep_others: bool = False
+) -> Dataset:
+    """Read instruction files as `read_examples` does, and report what is not used.
+
+    `columns` holds `FIELD=COLUMN` words. With `skip_bad`, rows that are invalid are left out and counted. With
+    `keep_others`, fields that have no meaning here are returned, too.
 
     Raises:
-        ValidationError: a field is missing or invalid.
-        DataError: the row is not an object, or its turns are in a wrong order.
+        DataError: see `read_examples`; with `skip_bad`, only if a file is unreadable or no row is left.
+        PrerequisiteError: a package that reads a format is not installed.
+        SettingsError: `columns` names an unknown field, or a column that no row has.
     """
-    value = row.value
-    if not isinstance(value, dict):
-        kind = json_type_name(value)
-        raise DataError(f"{source}, row {row.number}: expected an object with {ROW_FORMS}, got {kind}.")
-    if "messages" in value:
-        chat = _MessagesRow.model_validate(value)
-        turns: list[tuple[str, str]] = [(message.role, message.content) for message in chat.messages]
-        return _examples_of_turns(turns, chat, source, row.number, "messages")
-    if "conversations" in value:
-        sharegpt = _ShareGptRow.model_validate(value)
-        roles = {"human": "user", "gpt": "assistant"}
-        turns = [(roles.get(turn.speaker, turn.speaker), turn.value) for turn in sharegpt.conversations]
-        return _examples_of_turns(turns, sharegpt, source, row.number, "conversations")
-    if "chosen" in value or "rejected" in value:
-        preference = _PreferenceRow.model_validate(value)
-        fields = preference.model_dump(exclude={"chosen"})
-        return [Example(**fields, output=preference.chosen, source=source, row=row.number)]
-    if "text" in value and "instruction" not in value:
-        plain = _TextRow.model_validate(value)
-        opening, rest = _cut_opening(plain.text)
-        labels = plain.model_dump(exclude={"text"})
-        return [Example(instruction=opening, output=rest, is_text=True, **labels, source=source, row=row.number)]
-    alpaca = _AlpacaRow.model_validate(value)
-    return [Example(**alpaca.model_dump(), source=source, row=row.number)]
+    mapping = parse_columns(columns)
+    return _read(paths, Columns(mapping), skip_bad=skip_bad, keep_others=keep_others, advice=SKIP_ADVICE)
 
 
-def _cut_opening(text: str) -> tuple[str, str]:
-    """Cut a plain text after its opening words. The rest keeps its leading white space and may be empty."""
-    opening = re.match(rf"(?:\s*\S+){{1,{OPENING_WORDS}}}", text)
-    end = opening.end() if opening else len(text)
-    return text[:end], text[end:]
-
-
-def _examples_of_turns(
-    turns: Sequence[tuple[str, str]], row: _LabelledRow, source: str, number: int, field: str
-) -> list[Example]:
-    """Return one example per exchange. `turns` are pairs of role and text; `field` names their field in messages."""
-    system = ""
-    if turns[0][0] == "system":
-        # GPT-2's templates have no place for a system message, so it precedes the first instruction.
-        system, turns = turns[0][1] + "\n\n", turns[1:]
-    roles = [role for role, _ in turns]
-    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+def _read(paths: Sequence[str | Path], columns: Columns, *, skip_bad: bool, keep_others: bool, advice: str) -> Dataset:
+    files = find_files([Path(path) for path in paths])
+    total = _FileReader(columns)
+    notes = list(files.notes)
+    examples: list[Example] = []
+    n_bad = n_unusable = 0
+    for path in files.paths:
+        reader = _FileReader(columns, problems=total.problems, others=total.others if keep_others else None)
+        reader.read(path, examples)
+        if skip_bad and reader.n_bad:
+            notes.append(f"{reader.source}: left out {reader.bad_rows()}.")
+        notes += reader.notes()
+        n_bad, n_unusable = n_bad + reader.n_bad, n_unusable + sum(reader.unusable.values())
+        total.seen |= reader.seen
+        total.n_problems += reader.n_problems
+    names = ", ".join(shown_name(Path(path)) for path in paths)
+    missing = columns.missing_from(total.seen)
+    if missing and (total.seen or not n_bad):
         raise DataError(
-            f'{source}, row {number}: "{field}" must be user and assistant in turn, ending with assistant '
-            f"(a system message may come first), got {', '.join(roles) or 'only a system message'}."
+            f"--columns: expected names of columns in {names}, got {key_list(missing)}. "
+            f"The files have {key_list(sorted(total.seen)) or 'none'}."
         )
-    texts = [text for _, text in turns]
-    exchanges = [Exchange(texts[i], texts[i + 1]) for i in range(0, len(texts), 2)]
-    exchanges[0] = Exchange(system + exchanges[0].user, exchanges[0].assistant)
-    return [
-        Example(
-            instruction=exchange.user,
-            output=exchange.assistant,
-            history=tuple(exchanges[:index]),
-            category=row.category,
-            group=row.group,
-            source=source,
-            row=number,
-        )
-        for index, exchange in enumerate(exchanges)
-    ]
+    if total.n_problems and not (skip_bad and examples):
+        hidden = total.n_problems - len(total.problems)
+        more = [f"{names}: {hidden} further faults."] if hidden else []
+        raise DataError([*total.problems, *more], advice="" if skip_bad else advice)
+    if not examples:
+        if n_unusable:
+            raise DataError([f"{names}: expected at least one row of text, got none.", *notes])
+        raise DataError(f"{names}: expected at least one row, got an empty list. Add rows with {ROW_FORMS}.")
+    return Dataset(examples=examples, notes=tuple(notes), n_skipped=n_bad, others=total.others)
 
 
-def _as_messages(turn: Exchange) -> list[dict[str, str]]:
-    return [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
+class _FileReader:
+    """Reads one file into a list of examples, and counts what does not get there."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        *,
+        problems: list[str] | None = None,
+        others: dict[tuple[str, int], dict[str, Any]] | None = None,
+    ) -> None:
+        self.columns = columns
+        self.problems: list[str] = [] if problems is None else problems
+        self.others: dict[tuple[str, int], dict[str, Any]] = {} if others is None else others
+        self.n_problems = self.n_bad = 0
+        self.seen: set[str] = set()
+        """Names of fields that rows have."""
+        self.unused: Counter[str] = Counter()
+        self.unusable: Counter[str] = Counter()
+        self.source = ""
+        self._keep_others = others is not None
+        self._numbers: list[int] = []
+
+    def read(self, path: Path, examples: list[Example]) -> None:
+        """Add the examples of the file to the list."""
+        self.source = shown_name(path)
+        for row in iterate_rows(path, self.columns):
+            if isinstance(row, BadRow):
+                self._add_bad(row.number, (row.problem,))
+                continue
+            if isinstance(row.value, dict) and len(self.seen) < 1000:
+                self.seen.update(row.value)
+            try:
+                parsed = examples_of(row, self.source, self.columns)
+            except DataError as error:
+                self._add_bad(row.number, error.problems)
+            except UnusableRow as error:
+                self.unusable[str(error)] += 1
+            else:
+                examples += [_sharing(example) for example in parsed.examples]
+                if parsed.unused:
+                    self.unused.update(parsed.unused.keys() if len(self.unused) < 1000 else ())
+                    if self._keep_others:
+                        self.others[self.source, row.number] = parsed.unused
+
+    def _add_bad(self, number: int, problems: Sequence[str]) -> None:
+        self.n_bad += 1
+        self.n_problems += len(problems)
+        self.problems += problems[: max(0, MAX_PROBLEMS - len(self.problems))]
+        if len(self._numbers) < _MAX_NUMBERS:
+            self._numbers.append(number)
+
+    def bad_rows(self) -> str:
+        """Return the bad rows in words."""
+        numbers = ", ".join(map(str, self._numbers))
+        more = ", ..." if self.n_bad > len(self._numbers) else ""
+        return f"{_count(self.n_bad)} that cannot be used ({'row' if self.n_bad == 1 else 'rows'} {numbers}{more})"
+
+    def notes(self) -> list[str]:
+        """Return sentences on rows that hold more than text, and on fields that are not used."""
+        notes = [f"{self.source}: left out {_count(n)} with {what}." for what, n in self.unusable.items()]
+        if self.unused:
+            named = [f'"{name[:40]}" ({_count(n)})' for name, n in self.unused.most_common(_MAX_NAMES)]
+            more = f" and {len(self.unused) - _MAX_NAMES} more" if len(self.unused) > _MAX_NAMES else ""
+            what = "without a meaning here" if self._keep_others else "that are not used"
+            notes.append(f"{self.source}: fields {what}: {', '.join(named)}{more}.")
+        return notes
+
+
+def _sharing(example: Example) -> Example:
+    """Return the example with its category as a text that all examples of the category share, to save memory."""
+    return example if example.category is None else replace(example, category=sys.intern(example.category))
+
+
+def _count(number: int) -> str:
+    return f"{number} row" if number == 1 else f"{number} rows"
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples that hold the whole conversation of their row; others are a part of one of them."""
+    covered = {(e.source, e.row, e.history[:length]) for e in examples for length in range(1, len(e.history) + 1)}
+    return [e for e in examples if (e.source, e.row, e.turns) not in covered]
 
 
 def dump_rows(examples: Sequence[Example]) -> str:
@@ -260,6 +195,4 @@ def dump_rows(examples: Sequence[Example]) -> str:
 
     A conversation becomes one row. Its longest example holds all exchanges, so its other examples are omitted.
     """
-    covered = {(e.source, e.row, e.history[:length]) for e in examples for length in range(1, len(e.history) + 1)}
-    rows = [e.as_row() for e in examples if (e.source, e.row, e.turns) not in covered]
-    return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps([e.as_row() for e in rows_of(examples)], ensure_ascii=False, indent=2) + "\n"

@@ -55,23 +55,35 @@ class Template:
     def chat_template(self) -> str:
         """Return the template as Jinja text for Hugging Face's `tokenizer_config.json`.
 
-        Chat messages have no input field, so the Jinja text has none. A system message precedes the next user message.
+        Chat messages have no input field, so the Jinja text has none. A blank line joins neighbours of one role. System
+        messages precede the next user message. `assistant.interop.modelfile.go_template` is the same in Go's language.
         """
         quoted = {name: json.dumps(value) for name, value in asdict(self).items()}
+        preamble, instruction_header = quoted["preamble"], quoted["instruction_header"]
+        response_header, turn_separator = quoted["response_header"], quoted["turn_separator"]
         return (
-            "{%- set system = namespace(text='') -%}"
-            "{{- " + quoted["preamble"] + " -}}"
+            "{%- set state = namespace(system='', separator='', role='') -%}"
+            "{{- " + preamble + " -}}"
             "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
-            "{%- set system.text = message['content'] + '\\n\\n' -%}"
+            "{%- if state.system -%}{%- set state.system = state.system + '\\n\\n' -%}{%- endif -%}"
+            "{%- set state.system = state.system + message['content'] -%}"
             "{%- elif message['role'] == 'user' -%}"
-            "{{- " + quoted["instruction_header"] + " + system.text + message['content'] -}}"
-            "{%- set system.text = '' -%}"
-            "{%- if not loop.last or add_generation_prompt -%}{{- " + quoted["response_header"] + " -}}{%- endif -%}"
-            "{%- else -%}"
+            "{%- if state.role == 'user' -%}{{- '\\n\\n' -}}"
+            "{%- else -%}{{- state.separator + " + instruction_header + " -}}{%- endif -%}"
+            "{%- if state.system -%}{{- state.system + '\\n\\n' -}}{%- endif -%}"
+            "{%- set state.system = '' -%}"
+            "{%- set state.separator = '' -%}"
             "{{- message['content'] -}}"
-            "{%- if not loop.last -%}{{- " + quoted["turn_separator"] + " -}}{%- endif -%}"
+            "{%- set next = 'end' if loop.last else messages[loop.index]['role'] -%}"
+            "{%- if next != 'user' and (next != 'end' or add_generation_prompt) -%}"
+            "{{- " + response_header + " -}}{%- endif -%}"
+            "{%- else -%}"
+            "{%- if state.role == 'assistant' -%}{{- '\\n\\n' -}}{%- else -%}{{- state.separator -}}{%- endif -%}"
+            "{{- message['content'] -}}"
+            "{%- set state.separator = " + turn_separator + " -%}"
             "{%- endif -%}"
+            "{%- set state.role = message['role'] -%}"
             "{%- endfor -%}"
         )
 

@@ -1,5 +1,5 @@
-"""From weights to text: the decoding engine with its cache, kernels, sampling, drafts, and `Session`.
+"""From weights to text: the decoder and its caches, kernels, sampling, speculative decoding, and `Session`.
 
-A new sampling filter, storage type or draft goes here. Chat, `ask` and evaluation all answer through `Session`. Nothing
-here trains, prints, or reads a file of instructions.
+Put a new sampling filter, weight storage or draft here. The chat, `ask` and evaluation all generate through `Session`.
+Nothing here trains, prints, or reads an instruction file.
 """

@@ -1,55 +1,60 @@
-"""Decoding: one engine for the chat, single questions, samples during fine-tuning and whole test sets.
+"""The decoding engine, for the chat, single questions, answers during fine-tuning, and whole test sets.
 
-Rows of different length are decoded together, each ending by itself, a waiting one taking the place of one that ended.
-Every row has its own cache length and its own random generator, so what it says does not depend on its neighbours.
+Rows of different lengths are decoded in one batch. Each row ends by itself, and a waiting prompt takes its place. Every
+row has its own length and random generator, so its tokens do not depend on the other rows.
+
+This module knows token ids only; `assistant.decoding.session` knows the text.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from assistant.decoding.decoder import CHUNK, Cache, Decoder, Piece
+from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk, common_prefix_length
 from assistant.decoding.reply import StopReason, TokenLogprobs
-from assistant.decoding.sampling import RowChance, logprobs_of, row_chance, sample
-from assistant.decoding.speculative import Drafting, Memory, n_common, useful_draft
+from assistant.decoding.sampling import RowState, new_row_state, sample, token_logprobs
+from assistant.decoding.speculative import Speculation, fastest_draft
 from assistant.errors import ContextError
 from assistant.model.gpt import GPT
 from assistant.settings import DecodePrecision, GenerationSettings
 
 OnToken = Callable[[int, int], bool | None]
-LONE_CHUNK = 96
-"""Tokens of a single prompt that are read at once. More are a tenth faster, and need more memory than a fifth of the
-cache (benchmarks/RESULTS.md)."""
+"""Called with (index of the prompt, new token id); returns True to end that row."""
+PREFILL_CHUNK = 256
+"""Maximum tokens of one prefill. Larger chunks are not faster and need more memory."""
+SINGLE_PROMPT_CHUNK = 96
+"""Maximum tokens of one prefill of a single prompt. Larger chunks are a tenth faster, but need more memory than a fifth
+of the cache (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated:
-    """The new tokens of one prompt, EOS not among them, and why they end."""
+    """The new tokens of one prompt, without EOS, and why they end."""
 
     index: int
-    """Which prompt."""
+    """Index of the prompt."""
     token_ids: tuple[int, ...]
     stop_reason: StopReason
     seconds: float
-    """Since the row was begun."""
+    """Wall-clock seconds since the row started."""
     logprobs: tuple[TokenLogprobs, ...] | None = None
-    """One for each of `token_ids`, and one more for EOS where it came; without texts. None if not asked for."""
+    """One entry for each of `token_ids`, and one more if EOS came; without texts. None if they were not requested."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Row:
-    """A prompt on its way to an answer."""
+    """A prompt, and the tokens generated for it so far."""
 
     index: int
     prompt: tuple[int, ...]
-    limit: int
-    chance: RowChance
+    max_new_tokens: int
+    state: RowState
     started: float
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -61,18 +66,18 @@ def generate(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     *,
-    eos_id: int,
+    eos_id: int | Collection[int],
     batch_size: int = 32,
     on_token: OnToken | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> Iterator[Generated]:
-    """What `Engine.generate` gives, for weights that will have changed the next time."""
-    engine = Engine(Decoder(model, is_chosen=False), eos_id=eos_id)
+) -> Generator[Generated]:
+    """Run `Engine.generate` once, for weights that will change before the next call: it does not tune kernels."""
+    engine = Engine(Decoder(model, tune_kernels=False), eos_id=eos_id)
     return engine.generate(prompts, settings, batch_size=batch_size, on_token=on_token, should_stop=should_stop)
 
 
 def check_prompt_length(n_tokens: int, context_length: int) -> None:
-    """Raise ContextError unless a prompt of so many tokens leaves room for an answer."""
+    """Raise ContextError unless a prompt of `n_tokens` tokens leaves room for at least one new token."""
     if n_tokens < 1:
         raise ContextError("prompt: expected at least one token, got none. Write something.")
     if n_tokens >= context_length:
@@ -83,17 +88,19 @@ def check_prompt_length(n_tokens: int, context_length: int) -> None:
 
 
 class Engine:
-    """A model that answers, and remembers what it read last: what the next prompt begins with is not read again.
+    """A decoder with a prefix cache: a prompt that begins like the last one is only read from where they differ.
 
-    With a `draft`, the same weights in a smaller storage, a single prompt is answered faster: the draft proposes some
-    tokens, and the decoder reads them all at once, which costs it hardly more than reading one. What is said is what
-    the decoder alone would have said.
+    With a `draft` (the same weights in a smaller storage), a single prompt is answered faster by speculative decoding:
+    the draft proposes tokens, and the decoder verifies them all at once, which takes hardly longer than decoding one.
+    The tokens are those that the decoder would choose without a draft.
     """
 
-    def __init__(self, decoder: Decoder, *, eos_id: int, draft: Decoder | None = None) -> None:
-        self.decoder, self.draft, self.eos_id = decoder, draft, eos_id
-        self.memory = Memory(decoder)
-        """What was read last, and single prompts are answered in."""
+    def __init__(self, decoder: Decoder, *, eos_id: int | Collection[int], draft: Decoder | None = None) -> None:
+        """Each of `eos_id`, one id or several, ends a reply."""
+        self.decoder, self.draft = decoder, draft
+        self.eos_ids = frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
+        self.prefix_cache = PrefixCache(decoder.config, device=decoder.device)
+        """The last single prompt and its reply, or the prefix that the last batch shared."""
 
     def generate(
         self,
@@ -103,28 +110,28 @@ class Engine:
         batch_size: int = 32,
         on_token: OnToken | None = None,
         should_stop: Callable[[], bool] | None = None,
-    ) -> Iterator[Generated]:
-        """Answer every prompt (token ids, not empty), `batch_size` at a time, longest first; yields each as it ends.
+    ) -> Generator[Generated]:
+        """Continue every prompt (token ids, not empty), `batch_size` at a time, longest first; yield each as it ends.
 
-        `on_token(index, token_id)` is called for every new token but EOS, and ends its row as `stop` by returning
-        True, that token still among the row's. This is how `settings.stop` is heeded, by callers who know the text;
-        here it does nothing. `should_stop()` is asked before every step, and what is unfinished then ends as
-        `cancelled`. A reply ends as `length` at `max_new_tokens` or at the end of the context.
+        `on_token(index, token_id)` is called for every new token except EOS. If it returns True, the row ends with
+        `stop` and keeps that token. Callers that know the text use this for `settings.stop`, which the engine ignores.
+        `should_stop()` is called before every step; when it returns True, all unfinished rows end with `cancelled`. A
+        row ends with `length` at `max_new_tokens` or at the end of the context.
 
         Raises:
-            ContextError: a prompt leaves no room for a single token. Raised before anything is decoded.
+            ContextError: a prompt leaves no room for a new token. Raised before anything is decoded.
         """
         context_length = self.decoder.config.context_length
         for prompt in prompts:
             check_prompt_length(len(prompt), context_length)
-        job = _Job(self, settings, on_token, should_stop or (lambda: False))
+        call = _GenerateCall(self, settings, on_token, should_stop or (lambda: False))
         if len(prompts) == 1:
-            yield job.answer_one(prompts[0])
+            yield call.generate_one(prompts[0])
         else:
-            yield from job.answer_many(prompts, batch_size)
+            yield from call.generate_batch(prompts, batch_size)
 
 
-class _Job:
+class _GenerateCall:
     """One call of `Engine.generate`."""
 
     def __init__(
@@ -133,16 +140,16 @@ class _Job:
         self.engine, self.settings, self.decoder = engine, settings, engine.decoder
         self.on_token, self.should_stop = on_token, should_stop
 
-    def _new_row(self, index: int, prompt: Sequence[int]) -> _Row:
+    def _start_row(self, index: int, prompt: Sequence[int]) -> _Row:
         return _Row(
             index=index,
             prompt=tuple(prompt),
-            limit=min(self.settings.max_new_tokens, self.decoder.config.context_length - len(prompt)),
-            chance=row_chance(self.settings.seed, prompt),
+            max_new_tokens=min(self.settings.max_new_tokens, self.decoder.config.context_length - len(prompt)),
+            state=new_row_state(self.settings.seed, prompt),
             started=time.perf_counter(),
         )
 
-    def _finished(self, row: _Row) -> Generated:
+    def _result(self, row: _Row) -> Generated:
         assert row.stop_reason is not None
         return Generated(
             index=row.index,
@@ -152,181 +159,191 @@ class _Job:
             logprobs=None if self.settings.logprobs is None else tuple(row.logprobs),
         )
 
-    def _continue(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
-        """Draw the next token of every row from logits (B, V), and end the rows that it ends."""
+    def _sample(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
+        """Sample the next token of every row from logits (B, V), and set the stop reason of rows that it ends."""
         logits = logits.float().cpu()
-        next_ids = sample(logits, self.settings, [row.chance for row in rows])
+        next_ids = sample(logits, self.settings, [row.state for row in rows])
         if self.settings.logprobs is not None:
-            for row, logprobs in zip(rows, logprobs_of(logits, next_ids, self.settings.logprobs), strict=True):
+            for row, logprobs in zip(rows, token_logprobs(logits, next_ids, self.settings.logprobs), strict=True):
                 row.logprobs.append(logprobs)
         for row, token_id in zip(rows, next_ids, strict=True):
-            if token_id == self.engine.eos_id:
+            if token_id in self.engine.eos_ids:
                 row.stop_reason = "eos"
                 continue
             row.token_ids.append(token_id)
             if self.on_token is not None and self.on_token(row.index, token_id):
                 row.stop_reason = "stop"
-            elif len(row.token_ids) >= row.limit:
+            elif len(row.token_ids) >= row.max_new_tokens:
                 row.stop_reason = "length"
         return next_ids
 
     # --- one prompt ---------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def answer_one(self, prompt: Sequence[int]) -> Generated:
-        """Continue a prompt in the engine's memory, where the next prompt finds it."""
-        row = self._new_row(0, prompt)
-        start = self.engine.memory.recall(prompt, len(prompt) + row.limit)
-        logits = self._read_on(row, start)
+    def generate_one(self, prompt: Sequence[int]) -> Generated:
+        """Continue a prompt in the engine's prefix cache, so that the next prompt can reuse it."""
+        row, prefix_cache = self._start_row(0, prompt), self.engine.prefix_cache
+        start = prefix_cache.reuse_prefix(prompt, len(prompt) + row.max_new_tokens)
+        logits = self._prefill_prompt(row, start)
         if logits is not None:
-            pending = self._continue([row], logits)
-            drafting = (
-                None
-                if self.engine.draft is None
-                else Drafting(self.decoder, self.engine.draft, self.engine.memory, eos_id=self.engine.eos_id)
-            )
+            next_ids = self._sample([row], logits)
+            speculation = self._new_speculation()
             while row.stop_reason is None:
                 if self.should_stop():
                     break
-                if drafting is None:
-                    logits = self.decoder.step(
-                        torch.tensor(pending, device=self.decoder.device), self.engine.memory.cache
+                if speculation is None:
+                    logits = self.decoder.decode_step(
+                        torch.tensor(next_ids, device=self.decoder.device), prefix_cache.cache
                     )
-                    self.engine.memory.remember(pending)
-                    pending = self._continue([row], logits)
+                    prefix_cache.append(next_ids)
+                    next_ids = self._sample([row], logits)
                 else:
-                    pending = self._continue_drafted(row, pending[0], drafting)
+                    next_ids = self._speculate(row, next_ids[0], speculation)
         row.stop_reason = row.stop_reason or "cancelled"
-        return self._finished(row)
+        return self._result(row)
 
-    def _read_on(self, row: _Row, start: int) -> Tensor | None:
-        """Read the prompt's tokens from `start` on; logits (1, V) behind it, or None if it was cancelled."""
+    def _new_speculation(self) -> Speculation | None:
+        engine = self.engine
+        if engine.draft is None:
+            return None
+        return Speculation(engine.decoder, engine.draft, engine.prefix_cache, eos_ids=engine.eos_ids)
+
+    def _prefill_prompt(self, row: _Row, start: int) -> Tensor | None:
+        """Prefill the prompt from position `start`; return the logits (1, V) after it, or None if cancelled."""
         logits = None
-        for first in range(start, len(row.prompt), LONE_CHUNK):
+        for first in range(start, len(row.prompt), SINGLE_PROMPT_CHUNK):
             if self.should_stop():
                 return None
-            tokens = row.prompt[first : first + LONE_CHUNK]
-            is_last = first + LONE_CHUNK >= len(row.prompt)
-            logits = self.decoder.read([Piece(0, tokens)], self.engine.memory.cache, [is_last])
-            self.engine.memory.remember(tokens)
+            token_ids = row.prompt[first : first + SINGLE_PROMPT_CHUNK]
+            is_last = first + SINGLE_PROMPT_CHUNK >= len(row.prompt)
+            logits = self.decoder.prefill([PromptChunk(0, token_ids)], self.engine.prefix_cache.cache, [is_last])
+            self.engine.prefix_cache.append(token_ids)
         return logits
 
-    def _continue_drafted(self, row: _Row, pending: int, drafting: Drafting) -> list[int]:
-        """Some tokens at once. Returns the last one, which is in the row but not in the memory."""
-        room = row.limit - len(row.token_ids)
-        tokens = drafting.propose(pending, self.settings, row.chance, room, self.should_stop)
-        logits = drafting.check(tokens)
+    def _speculate(self, row: _Row, next_id: int, speculation: Speculation) -> list[int]:
+        """Add one or more tokens to the row. `next_id` is the row's last token, which is not in the cache yet.
+
+        Returns the last sampled token in a list, as `_sample` does.
+        """
+        max_tokens = row.max_new_tokens - len(row.token_ids)
+        proposed_ids = speculation.propose(next_id, self.settings, row.state, max_tokens, self.should_stop)
+        logits = speculation.verify(proposed_ids)
         next_ids: list[int] = []
-        for place in range(len(tokens)):
-            next_ids = self._continue([row], logits[place : place + 1])
-            is_as_drafted = place + 1 < len(tokens) and next_ids[0] == tokens[place + 1]
-            if row.stop_reason is not None or not is_as_drafted:
+        for n_accepted in range(1, len(proposed_ids) + 1):
+            next_ids = self._sample([row], logits[n_accepted - 1 : n_accepted])
+            is_as_proposed = n_accepted < len(proposed_ids) and next_ids[0] == proposed_ids[n_accepted]
+            if row.stop_reason is not None or not is_as_proposed:
                 break
-        drafting.settle(tokens, place + 1)
+        speculation.accept(proposed_ids, n_accepted)
         return next_ids
 
-    # --- many prompts -------------------------------------------------------------------------------------------------
+    # --- several prompts ----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def answer_many(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[Generated]:
-        """Continue prompts together in a cache of their own."""
+    def generate_batch(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[Generated]:
+        """Continue several prompts together, in a new cache."""
         if not prompts:
             return
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        limit, context_length = self.settings.max_new_tokens, self.decoder.config.context_length
-        slots = max(min(len(prompt) + limit, context_length) for prompt in prompts)
-        n_shared = self._read_shared(prompts)
+        max_new_tokens, context_length = self.settings.max_new_tokens, self.decoder.config.context_length
+        slots = max(min(len(prompt) + max_new_tokens, context_length) for prompt in prompts)
+        n_shared = self._prefill_shared_prefix(prompts)
         cache = Cache(self.decoder.config, rows=min(batch_size, len(prompts)), slots=slots, device=self.decoder.device)
-        waiting = deque(order)
+        waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
         rows: list[_Row] = []
-        pending: list[int] = []
+        next_ids: list[int] = []
         while rows or waiting:
             if self.should_stop():
                 break
-            new = [self._new_row(index, prompts[index]) for index in _take(waiting, len(cache.lengths) - len(rows))]
-            if new:
-                for place in range(len(rows), len(rows) + len(new)):
-                    cache.copy_row(self.engine.memory.cache, 0, place, n_shared)
-                logits = self._read_together(new, n_shared, len(rows), cache)
-                rows += new
-                pending += self._continue(new, logits)
+            new_rows = [
+                self._start_row(index, prompts[index]) for index in _pop_left(waiting, len(cache.lengths) - len(rows))
+            ]
+            if new_rows:
+                logits = self._prefill_rows(new_rows, n_shared, len(rows), cache)
+                rows += new_rows
+                next_ids += self._sample(new_rows, logits)
             else:
-                logits = self.decoder.step(torch.tensor(pending, device=self.decoder.device), cache)
-                pending = self._continue(rows, logits)
-            yield from self._part_with_finished(rows, pending, cache)
-        for row in [*rows, *(self._new_row(index, prompts[index]) for index in waiting)]:
+                logits = self.decoder.decode_step(torch.tensor(next_ids, device=self.decoder.device), cache)
+                next_ids = self._sample(rows, logits)
+            yield from self._remove_finished(rows, next_ids, cache)
+        for row in [*rows, *(self._start_row(index, prompts[index]) for index in waiting)]:
             row.stop_reason = "cancelled"
-            yield self._finished(row)
+            yield self._result(row)
 
-    def _read_shared(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Read what all prompts begin with into the memory, once; returns its length."""
-        first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # those in between share what these two do
-        n_shared = min(n_common(first, last), min(len(prompt) for prompt in prompts) - 1)
-        start = self.engine.memory.recall([*first[:n_shared], -1], n_shared)
-        for place in range(start, n_shared, CHUNK):
-            tokens = first[place : min(place + CHUNK, n_shared)]
-            self.decoder.read([Piece(0, tokens)], self.engine.memory.cache, [False])
-            self.engine.memory.remember(tokens)
+    def _prefill_shared_prefix(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Prefill the prefix that all prompts share once, in the prefix cache; return its length."""
+        # The prefix that the first and the last in sorted order share is shared by all prompts between them.
+        first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+        n_shared = min(common_prefix_length(first, last), min(len(prompt) for prompt in prompts) - 1)
+        # -1 is not a token id. `reuse_prefix` never keeps the last token of its prompt, so it can keep all shared ones.
+        start = self.engine.prefix_cache.reuse_prefix([*first[:n_shared], -1], n_shared)
+        for position in range(start, n_shared, PREFILL_CHUNK):
+            token_ids = first[position : min(position + PREFILL_CHUNK, n_shared)]
+            self.decoder.prefill([PromptChunk(0, token_ids)], self.engine.prefix_cache.cache, [False])
+            self.engine.prefix_cache.append(token_ids)
         return n_shared
 
-    def _read_together(self, rows: Sequence[_Row], n_shared: int, first_place: int, cache: Cache) -> Tensor:
-        """Read the prompts of new rows, the shared tokens apart; logits (B, V) behind them."""
+    def _prefill_rows(self, rows: Sequence[_Row], n_shared: int, first_row: int, cache: Cache) -> Tensor:
+        """Copy the shared prefix into new rows and prefill the rest of their prompts; return the logits (B, V).
+
+        The rows are stored in the cache from `first_row` on.
+        """
+        for cache_row in range(first_row, first_row + len(rows)):
+            cache.copy_row(self.engine.prefix_cache.cache, 0, cache_row, n_shared)
         logits: list[Tensor] = []
-        pieces: list[Piece] = []
-        wanted: list[bool] = []
-        room = CHUNK
+        chunks: list[PromptChunk] = []
+        needs_logits: list[bool] = []
+        room = PREFILL_CHUNK
 
         def flush() -> None:
             nonlocal room
-            if pieces:
-                logits.append(self.decoder.read(pieces, cache, wanted))
-            pieces.clear()
-            wanted.clear()
-            room = CHUNK
+            if chunks:
+                logits.append(self.decoder.prefill(chunks, cache, needs_logits))
+            chunks.clear()
+            needs_logits.clear()
+            room = PREFILL_CHUNK
 
-        for place, row in enumerate(rows, start=first_place):
-            rest = row.prompt[n_shared:]
-            while rest:
-                if room < min(len(rest), CHUNK // 4):  # no use in a few tokens of a long prompt
+        for cache_row, row in enumerate(rows, start=first_row):
+            remaining = row.prompt[n_shared:]
+            while remaining:
+                if room < min(len(remaining), PREFILL_CHUNK // 4):  # a short piece of a long prompt wastes a prefill
                     flush()
-                part, rest = rest[:room], rest[room:]
-                pieces.append(Piece(place, part))
-                wanted.append(not rest)
-                room -= len(part)
-                if rest:
+                token_ids, remaining = remaining[:room], remaining[room:]
+                chunks.append(PromptChunk(cache_row, token_ids))
+                needs_logits.append(not remaining)
+                room -= len(token_ids)
+                if remaining:
                     flush()
         flush()
         return torch.cat(logits)
 
-    def _part_with_finished(self, rows: list[_Row], pending: list[int], cache: Cache) -> Iterator[Generated]:
-        """Take rows that have ended out of the batch; the last row moves to the place of each."""
-        for place in reversed(range(len(rows))):
-            if rows[place].stop_reason is None:
+    def _remove_finished(self, rows: list[_Row], next_ids: list[int], cache: Cache) -> Iterator[Generated]:
+        """Yield the rows that have ended and remove them; the last row of the batch moves into each free place."""
+        for index in reversed(range(len(rows))):
+            if rows[index].stop_reason is None:
                 continue
-            done, last = rows[place], len(rows) - 1
-            if place != last:
-                cache.copy_row(cache, last, place, cache.lengths[last])
-                rows[place], pending[place] = rows[last], pending[last]
+            finished, last = rows[index], len(rows) - 1
+            if index != last:
+                cache.copy_row(cache, last, index, cache.lengths[last])
+                rows[index], next_ids[index] = rows[last], next_ids[last]
             rows.pop()
-            pending.pop()
+            next_ids.pop()
             cache.lengths[last] = 0
-            yield self._finished(done)
+            yield self._result(finished)
 
 
-def _take(waiting: deque[int], count: int) -> list[int]:
+def _pop_left(waiting: deque[int], count: int) -> list[int]:
     return [waiting.popleft() for _ in range(min(count, len(waiting)))]
 
 
-# --- building -----------------------------------------------------------------------------------------------------
+def build_engine(
+    model: GPT, *, eos_id: int | Collection[int], precision: DecodePrecision = "auto", may_draft: bool = True
+) -> Engine:
+    """Build an engine with the weights in one storage. Of `model`, it keeps at most the float32 weights.
 
-
-def build_engine(model: GPT, *, eos_id: int, precision: DecodePrecision = "auto", may_draft: bool = True) -> Engine:
-    """An engine with the weights in that storage. It keeps nothing of `model` but weights in float32.
-
-    `auto` is float32, with a draft where that is faster: what is said is then what float32 says. Without `may_draft`
-    there is none, which many prompts have no use for.
+    `auto` stores float32 and adds a draft if that is faster; the tokens are those of float32 either way. Pass
+    `may_draft=False` for several prompts at a time: a draft does not help them.
     """
     if precision != "auto":
         return Engine(Decoder(model, storage=precision), eos_id=eos_id)
     decoder = Decoder(model)
-    return Engine(decoder, eos_id=eos_id, draft=useful_draft(model, decoder) if may_draft else None)
+    return Engine(decoder, eos_id=eos_id, draft=fastest_draft(model, decoder) if may_draft else None)

@@ -1,10 +1,10 @@
-"""How a weight matrix is kept for decoding, and what multiplies with it.
+"""Weight matrices in the storage that decoding uses, and the CPU kernels that multiply with them.
 
-At one row, decoding reads every weight once a token, so the kernel that reads fastest decides; which one that is
-depends on the processor, the shape and the number of rows. Kernels that torch has no public name for are probed for,
-compared with plain arithmetic, and left out where they are missing or wrong.
+With one row, decoding reads every weight once per token, so the kernel that reads fastest wins. Which kernel that is
+depends on the processor, the shape and the number of rows. Some kernels have no public name in torch: this module
+probes for them, compares them with float32 arithmetic, and skips missing and inaccurate ones.
 
-Shapes: M rows, I in, O out.
+This module knows nothing about models, caches or tokens. Shapes: M rows, I input features, O output features.
 """
 
 from __future__ import annotations
@@ -22,230 +22,240 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assistant.files import write_atomic
+from assistant.errors import SettingsError
+from assistant.files import user_cache_folder, write_atomic
 from assistant.settings import Storage
 
-Product = Callable[[Tensor], Tensor]
-"""(M, I) of any type -> (M, O), the bias added, in float32 or in the 16 bits that it was computed in."""
+Matmul = Callable[[Tensor], Tensor]
+"""(M, I) of any dtype -> (M, O) with the bias added, in float32 or in the 16-bit dtype it was computed in."""
 
-TIERS = (1, 16, 64)
-"""Numbers of rows that are probed: one; up to so many; more. At few rows reading the weights takes the time, at many
-the arithmetic does."""
-TRIES = 2
-PROBED_BYTES, PROBED_LINES = 32 * 2**20, 4096
+ROW_TIERS = (1, 16, 64)
+"""Numbers of rows to probe. They stand for 1 row, 2 to 16 rows, and more. With few rows, reading the weights takes the
+time; with many rows, the arithmetic does."""
+TIMING_REPEATS = 2
+SAMPLE_BYTES, SAMPLE_OUTPUTS = 32 * 2**20, 4096
+"""How much of the weights to time, and how many output features at most in one sample."""
 LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3, "int8": 2e-2}
-"""Of a product with the weights as they are kept, as a share of the largest entry of the result."""
-INT8_STEPS = 127
+"""The largest error allowed against float32 arithmetic on the stored weight, as a share of the largest output."""
+INT8_MAX = 127
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A weight (O, I) in some storage, with its bias (O,) float32 if there is one."""
+class StoredWeight:
+    """A weight (O, I) in some storage, and its bias (O,) in float32 if there is one."""
 
     weight: Tensor
     bias: Tensor | None
     scales: Tensor | None = None
-    """(O,) float32 of int8 weights: one a row."""
+    """(O,) float32, one scale per output feature; only for int8."""
 
-    def restored(self) -> Tensor:
-        """(O, I) float32: what the storage has left of the weight."""
+    def dequantize(self) -> Tensor:
+        """Return the weight (O, I) in float32, with the rounding of its storage."""
         weight = self.weight.float()
         return weight if self.scales is None else weight * self.scales[:, None]
 
 
-def keep(weight: Tensor, bias: Tensor | None, storage: Storage) -> Kept:
-    """Put a weight (O, I) float32 into a storage. In float32 it is shared, not copied."""
+def store_weight(weight: Tensor, bias: Tensor | None, storage: Storage) -> StoredWeight:
+    """Convert a weight (O, I) float32 to a storage. float32 shares the tensors; every other storage copies them."""
     weight = weight.detach()
     if storage == "float32":
-        return Kept(weight, None if bias is None else bias.detach())
-    # A copy: what shares a little memory with a file that was mapped keeps all of it.
+        return StoredWeight(weight, None if bias is None else bias.detach())
+    # Clone the bias: a small view of a memory-mapped file keeps the whole file in memory.
     bias = None if bias is None else bias.detach().clone()
     if storage == "int8":
-        scales = (weight.abs().amax(dim=1) / INT8_STEPS).clamp_min(torch.finfo(torch.float32).tiny)
-        # The kernel multiplies with scales of 16 bits, so those are what the weights are divided by.
+        scales = (weight.abs().amax(dim=1) / INT8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
+        # torch's int8 kernel multiplies with bfloat16 scales, so divide the weights by the same rounded scales.
         scales = scales.bfloat16().float()
-        steps = (weight / scales[:, None]).round_().clamp_(-INT8_STEPS, INT8_STEPS)
-        return Kept(steps.to(torch.int8), bias, scales)
-    return Kept(weight.to(getattr(torch, storage)), bias)
+        quantized = (weight / scales[:, None]).round_().clamp_(-INT8_MAX, INT8_MAX)
+        return StoredWeight(quantized.to(torch.int8), bias, scales)
+    return StoredWeight(weight.to(getattr(torch, storage)), bias)
 
 
-# --- what multiplies ----------------------------------------------------------------------------------------------
+# --- kernels ------------------------------------------------------------------------------------------------------
+# The cache file stores these functions' names. A name that it no longer knows only costs another probe.
 
 
-def plain(kept: Kept) -> Product:
-    """In float32, whatever the storage. Other weights are restored anew every time, and not remembered."""
-    if kept.weight.dtype is torch.float32:
-        return lambda x: F.linear(x.float(), kept.weight, kept.bias)
-    return lambda x: F.linear(x.float(), kept.restored(), kept.bias)
+def float32_linear(stored: StoredWeight) -> Matmul:
+    """Multiply in float32, for any storage. Weights in other storages are dequantized again in every call."""
+    if stored.weight.dtype is torch.float32:
+        return lambda x: F.linear(x.float(), stored.weight, stored.bias)
+    return lambda x: F.linear(x.float(), stored.dequantize(), stored.bias)
 
 
-def packed(kept: Kept) -> Product:
-    """oneDNN's own arrangement of a float32 or bfloat16 weight, made once: a copy, and no private name is stable."""
-    dtype = kept.weight.dtype
-    weight = torch.ops.mkldnn._reorder_linear_weight(kept.weight, 1)
-    bias = None if kept.bias is None else kept.bias.to(dtype)
-    multiply = torch.ops.mkldnn._linear_pointwise
-    return lambda x: multiply(x.to(dtype), weight, bias, "none", [], "")
+def onednn_packed(stored: StoredWeight) -> Matmul:
+    """Multiply with a float32 or bfloat16 weight in oneDNN's packed layout, which is a copy made once.
+
+    torch may rename these private operators in any version.
+    """
+    dtype = stored.weight.dtype
+    weight = torch.ops.mkldnn._reorder_linear_weight(stored.weight, 1)
+    bias = None if stored.bias is None else stored.bias.to(dtype)
+    linear = torch.ops.mkldnn._linear_pointwise
+    return lambda x: linear(x.to(dtype), weight, bias, "none", [], "")
 
 
-def narrow(kept: Kept) -> Product:
-    """The 16-bit product, inputs and results rounded to 16 bits too."""
-    dtype = kept.weight.dtype
-    bias = None if kept.bias is None else kept.bias.to(dtype)
-    return lambda x: F.linear(x.to(dtype), kept.weight, bias)
+def half_linear(stored: StoredWeight) -> Matmul:
+    """Multiply in the weight's 16-bit dtype; this rounds inputs and outputs to 16 bits too."""
+    dtype = stored.weight.dtype
+    bias = None if stored.bias is None else stored.bias.to(dtype)
+    return lambda x: F.linear(x.to(dtype), stored.weight, bias)
 
 
-def steps(kept: Kept) -> Product:
-    """int8 weights, inputs rounded to bfloat16."""
-    assert kept.scales is not None
-    weight, scales, bias = kept.weight, kept.scales.bfloat16(), kept.bias
-    multiply = torch._weight_int8pack_mm
+def int8_weight_only(stored: StoredWeight) -> Matmul:
+    """Multiply int8 weights with inputs rounded to bfloat16."""
+    assert stored.scales is not None
+    weight, scales, bias = stored.weight, stored.scales.bfloat16(), stored.bias
+    int8_matmul = torch._weight_int8pack_mm
     if bias is None:
-        return lambda x: multiply(x.bfloat16(), weight, scales)
-    return lambda x: multiply(x.bfloat16(), weight, scales) + bias
+        return lambda x: int8_matmul(x.bfloat16(), weight, scales)
+    return lambda x: int8_matmul(x.bfloat16(), weight, scales) + bias
 
 
-def widened(kept: Kept) -> Product:
-    """int8 weights as bfloat16, which holds them exactly, made anew every time; inputs rounded to bfloat16."""
-    assert kept.scales is not None
-    weight, scales, bias = kept.weight, kept.scales, kept.bias
+def int8_as_bfloat16(stored: StoredWeight) -> Matmul:
+    """Upcast int8 weights to bfloat16, which is exact, in every call; inputs are rounded to bfloat16."""
+    assert stored.scales is not None
+    weight, scales, bias = stored.weight, stored.scales, stored.bias
     if bias is None:
         return lambda x: F.linear(x.bfloat16(), weight.bfloat16()) * scales
     return lambda x: (F.linear(x.bfloat16(), weight.bfloat16()) * scales).add_(bias)
 
 
-def dynamic(kept: Kept) -> Product:
-    """int8 weights, inputs rounded to 8 bits of their largest entry; for a single row, since rows would share that.
+def int8_dynamic(stored: StoredWeight) -> Matmul:
+    """Multiply int8 weights with inputs quantized to 8 bits, for a single row only; the weights are a copy.
 
-    llama.cpp's q8_0 rounds its inputs so, too, in blocks of 32. The weights are a copy.
+    The inputs' scale comes from the largest input, so several rows would share a scale and change each other.
+    llama.cpp's q8_0 also quantizes its inputs, in blocks of 32.
     """
-    assert kept.scales is not None
-    zeros = torch.zeros_like(kept.scales, dtype=torch.int64)
-    with warnings.catch_warnings():  # torch means to give it up; where it has, the probe leaves this kernel out
+    assert stored.scales is not None
+    zero_points = torch.zeros_like(stored.scales, dtype=torch.int64)
+    with warnings.catch_warnings():  # torch deprecates this API; once it is gone, the probe skips this kernel
         warnings.simplefilter("ignore")
-        weight = torch._make_per_channel_quantized_tensor(kept.weight, kept.scales.double(), zeros, 0)
-        product = torch.ops.quantized.linear_prepack(weight, kept.bias)
-    multiply = torch.ops.quantized.linear_dynamic
-    return lambda x: multiply(x.float(), product, False)
+        weight = torch._make_per_channel_quantized_tensor(stored.weight, stored.scales.double(), zero_points, 0)
+        packed_weight = torch.ops.quantized.linear_prepack(weight, stored.bias)
+    linear = torch.ops.quantized.linear_dynamic
+    return lambda x: linear(x.float(), packed_weight, False)
 
 
-ARRANGEMENTS: dict[Storage, tuple[tuple[Callable[[Kept], Product], ...], ...]] = {
-    "float32": ((plain,), (packed,)),
-    "bfloat16": ((plain, narrow), (packed,)),
-    "float16": ((plain, narrow),),
-    "int8": ((plain, steps, widened, dynamic),),
+Kernel = Callable[[StoredWeight], Matmul]
+
+KERNEL_GROUPS: dict[Storage, tuple[tuple[Kernel, ...], ...]] = {
+    "float32": ((float32_linear,), (onednn_packed,)),
+    "bfloat16": ((float32_linear, half_linear), (onednn_packed,)),
+    "float16": ((float32_linear, half_linear),),
+    "int8": ((float32_linear, int8_weight_only, int8_as_bfloat16, int8_dynamic),),
 }
-"""The candidates. Those in one pair of brackets share the memory of the weight, so each number of rows may have its own
-of them. The first is right by definition."""
+"""The candidates for each storage. The kernels of one group share the weight's memory, so each of `ROW_TIERS` may use
+another kernel of the group; mixing groups would keep the weight twice. `float32_linear` is correct by definition."""
+
+_KERNELS_BY_NAME: dict[str, Kernel] = {
+    kernel.__name__: kernel for groups in KERNEL_GROUPS.values() for group in groups for kernel in group
+}
 
 
-class Matrix:
-    """A weight with the products that were chosen for it, one for each of `TIERS`."""
+class DecodeLinear:
+    """A stored weight as a linear layer, with one kernel for each of `ROW_TIERS`."""
 
-    def __init__(self, kept: Kept, kernels: Sequence[str]) -> None:
-        made = {name: _KERNELS[name](kept) for name in set(kernels)}
-        self._one, self._some, self._many = (made[name] for name in kernels)
+    def __init__(self, stored: StoredWeight, kernel_names: Sequence[str]) -> None:
+        matmuls = {name: _KERNELS_BY_NAME[name](stored) for name in set(kernel_names)}
+        self._one_row, self._few_rows, self._many_rows = (matmuls[name] for name in kernel_names)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(M, I) -> (M, O), as `Product` has it."""
+        """Map (M, I) of any dtype to (M, O), in float32 or in the kernel's 16-bit dtype."""
         n_rows = x.shape[0]
-        product = self._one if n_rows == 1 else self._some if n_rows <= TIERS[1] else self._many
-        return product(x)
+        matmul = self._one_row if n_rows == 1 else self._few_rows if n_rows <= ROW_TIERS[1] else self._many_rows
+        return matmul(x)
 
 
-_KERNELS = {kernel.__name__: kernel for kernel in (plain, packed, narrow, steps, widened, dynamic)}
+# --- tuning -------------------------------------------------------------------------------------------------------
 
 
-# --- choosing -----------------------------------------------------------------------------------------------------
+def build_linears(weights: Sequence[StoredWeight], storage: Storage, *, tune_kernels: bool) -> list[DecodeLinear]:
+    """Build a layer from each weight; all weights must have one shape. With `tune_kernels`, use the fastest kernels.
 
-
-def matrices(weights: Sequence[Kept], storage: Storage, *, is_chosen: bool) -> list[Matrix]:
-    """Weights of one shape with the kernels that are fastest here; `plain` ones alone unless `is_chosen`.
-
-    What was found is remembered in the user's cache folder, for this processor, shape and version of torch.
+    Without it, and on a GPU, every layer uses `float32_linear`. The result of the tuning is stored in the user's cache
+    folder, by processor, thread count, torch version, storage and shape.
     """
-    if not is_chosen or weights[0].weight.device.type != "cpu":
-        return [Matrix(kept, ("plain",) * len(TIERS)) for kept in weights]
+    if not tune_kernels or weights[0].weight.device.type != "cpu":
+        return [DecodeLinear(stored, (float32_linear.__name__,) * len(ROW_TIERS)) for stored in weights]
     key = f"{_machine()}, {storage}, {' x '.join(str(size) for size in weights[0].weight.shape)}"
-    known = _remembered()
-    if not _is_choice(known.get(key), storage):
-        known[key] = list(choose(weights, storage))
-        _remember(known)
-    return [Matrix(kept, known[key]) for kept in weights]
+    choices = _read_choices()
+    if not _is_usable_choice(choices.get(key), storage):
+        choices[key] = list(fastest_kernels(weights, storage))
+        _write_choices(choices)
+    return [DecodeLinear(stored, choices[key]) for stored in weights]
 
 
-def choose(weights: Sequence[Kept], storage: Storage) -> tuple[str, ...]:
-    """The names of the fastest right kernels for weights of one shape, at each of `TIERS`."""
-    samples = _samples(weights)
+def fastest_kernels(weights: Sequence[StoredWeight], storage: Storage) -> tuple[str, ...]:
+    """Time all kernels on weights of one shape; return the name of the fastest accurate one for each of `ROW_TIERS`."""
+    samples = _sample(weights)
     best: tuple[float, tuple[str, ...]] | None = None
-    for arrangement in ARRANGEMENTS[storage]:
-        found = {kernel.__name__: _seconds(kernel, samples, storage) for kernel in arrangement}
-        names = tuple(min(found, key=lambda name: found[name][tier]) for tier in range(len(TIERS)))
-        total = math.prod(found[name][tier] for tier, name in enumerate(names))
-        if best is None or total < best[0]:
-            best = total, names
+    for group in KERNEL_GROUPS[storage]:
+        seconds = {kernel.__name__: _kernel_seconds(kernel, samples, storage) for kernel in group}
+        names = tuple(min(seconds, key=lambda name: seconds[name][tier]) for tier in range(len(ROW_TIERS)))
+        score = math.prod(seconds[name][tier] for tier, name in enumerate(names))
+        if best is None or score < best[0]:
+            best = score, names
     assert best is not None
     return best[1]
 
 
-def _samples(weights: Sequence[Kept]) -> list[Kept]:
-    """Pieces of the weights: together more than the processor's nearer caches hold, as in use they do not fit."""
-    samples: list[Kept] = []
-    room = PROBED_BYTES
-    for kept in weights:
-        for first in range(0, kept.weight.shape[0], PROBED_LINES):
-            part = slice(first, first + PROBED_LINES)
-            bias, scales = (None if one is None else one[part] for one in (kept.bias, kept.scales))
-            samples.append(Kept(kept.weight[part], bias, scales))
-            room -= samples[-1].weight.nbytes
-            if room <= 0:
+def _sample(weights: Sequence[StoredWeight]) -> list[StoredWeight]:
+    """Slice the weights into samples that together exceed the processor's caches, as the weights of a model do."""
+    samples: list[StoredWeight] = []
+    bytes_left = SAMPLE_BYTES
+    for stored in weights:
+        for first in range(0, stored.weight.shape[0], SAMPLE_OUTPUTS):
+            outputs = slice(first, first + SAMPLE_OUTPUTS)
+            bias, scales = (None if tensor is None else tensor[outputs] for tensor in (stored.bias, stored.scales))
+            samples.append(StoredWeight(stored.weight[outputs], bias, scales))
+            bytes_left -= samples[-1].weight.nbytes
+            if bytes_left <= 0:
                 return samples
     return samples
 
 
 @torch.inference_mode()
-def _seconds(kernel: Callable[[Kept], Product], samples: Sequence[Kept], storage: Storage) -> list[float]:
-    """The time at each tier; infinite where the kernel is missing or wrong."""
+def _kernel_seconds(kernel: Kernel, samples: Sequence[StoredWeight], storage: Storage) -> list[float]:
+    """Return the seconds at each of `ROW_TIERS`; infinity where the kernel is missing or inaccurate."""
     generator = torch.Generator().manual_seed(0)
-    taken = []
+    seconds = []
     try:
-        products = [kernel(kept) for kept in samples]
-        for n_rows in TIERS:
-            if kernel is dynamic and n_rows > 1:
-                taken.append(math.inf)
+        matmuls = [kernel(stored) for stored in samples]
+        for n_rows in ROW_TIERS:
+            if kernel is int8_dynamic and n_rows > 1:
+                seconds.append(math.inf)
                 continue
             x = torch.randn(n_rows, samples[0].weight.shape[1], generator=generator)
-            if kernel is not plain and not _is_right(products[0](x), plain(samples[0])(x), storage):
-                return [math.inf] * len(TIERS)
-            # At one row the memory counts, so all are read; at more the arithmetic does, and one piece tells.
-            timed = products if n_rows == 1 else products[:1]
-            taken.append(min(_time(timed, x) for _ in range(TRIES)))
-    except (RuntimeError, AttributeError):  # a torch without it, or a processor without the units
-        return [math.inf] * len(TIERS)
-    return taken
+            if kernel is not float32_linear and not _is_accurate(matmuls[0](x), float32_linear(samples[0])(x), storage):
+                return [math.inf] * len(ROW_TIERS)
+            # One row is limited by memory, so read all samples. More rows are limited by arithmetic: one is enough.
+            timed = matmuls if n_rows == 1 else matmuls[:1]
+            seconds.append(min(_time(timed, x) for _ in range(TIMING_REPEATS)))
+    except (RuntimeError, AttributeError):  # this torch or this processor lacks the operator
+        return [math.inf] * len(ROW_TIERS)
+    return seconds
 
 
-def _is_right(found: Tensor, expected: Tensor, storage: Storage) -> bool:
-    return bool((found - expected).abs().max() <= LARGEST_ERROR[storage] * expected.abs().max())
+def _is_accurate(actual: Tensor, expected: Tensor, storage: Storage) -> bool:
+    return bool((actual - expected).abs().max() <= LARGEST_ERROR[storage] * expected.abs().max())
 
 
-def _time(products: Sequence[Product], x: Tensor) -> float:
+def _time(matmuls: Sequence[Matmul], x: Tensor) -> float:
     start = time.perf_counter()
-    for product in products:
-        product(x)
+    for matmul in matmuls:
+        matmul(x)
     return time.perf_counter() - start
 
 
-# --- remembering --------------------------------------------------------------------------------------------------
+# --- the cache file -----------------------------------------------------------------------------------------------
 
 
 def _machine() -> str:
-    """What the choice depends on beside the weights."""
+    """Describe everything besides the weights that decides which kernel is fastest."""
     return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
@@ -253,35 +263,45 @@ def _machine() -> str:
 def _processor() -> str:
     name = platform.processor() or platform.machine()
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return f"{found[1] if found else name} {torch.backends.cpu.get_cpu_capability()}"
+        cpuinfo = ""
+    model_name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return f"{model_name[1] if model_name else name} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _cache_file() -> Path:
-    return platformdirs.user_cache_path("instruction-assistant") / "kernels.json"
+def _cache_file() -> Path | None:
+    folder = user_cache_folder()
+    return None if folder is None else folder / "kernels.json"
 
 
-def _remembered() -> dict[str, Any]:
-    """What earlier probes found. A cache that is missing or damaged is an empty one."""
+def _read_choices() -> dict[str, Any]:
+    """Return the stored choices by key; none if the file is missing or damaged. The values are not checked."""
+    file = _cache_file()
+    if file is None:
+        return {}
     try:
-        found = json.loads(_cache_file().read_text(encoding="utf-8"))
+        choices = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return choices if isinstance(choices, dict) else {}
 
 
-def _remember(known: dict[str, Any]) -> None:
-    with suppress(OSError):  # it is a matter of speed alone
-        _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(_cache_file(), json.dumps(known, indent=1) + "\n")
+def _write_choices(choices: dict[str, Any]) -> None:
+    file = _cache_file()
+    if file is None:
+        return
+    with suppress(OSError, SettingsError):  # without the file, the next start only takes longer
+        write_atomic(file, json.dumps(choices, indent=1) + "\n")
 
 
-def _is_choice(value: object, storage: Storage) -> bool:
-    """Whether a remembered choice can be used: names of this storage's kernels, `dynamic` for a single row alone."""
-    names = {kernel.__name__ for arrangement in ARRANGEMENTS[storage] for kernel in arrangement}
-    if not isinstance(value, list) or len(value) != len(TIERS):
+def _is_usable_choice(value: object, storage: Storage) -> bool:
+    """Return whether a stored choice names kernels of this storage, and `int8_dynamic` only for a single row.
+
+    Choices of older versions can have names that no kernel has any more.
+    """
+    names = {kernel.__name__ for group in KERNEL_GROUPS[storage] for kernel in group}
+    if not isinstance(value, list) or len(value) != len(ROW_TIERS):
         return False
-    return all(isinstance(name, str) and name in names for name in value) and "dynamic" not in value[1:]
+    is_known = all(isinstance(name, str) and name in names for name in value)
+    return is_known and int8_dynamic.__name__ not in value[1:]

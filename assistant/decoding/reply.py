@@ -1,4 +1,7 @@
-"""A reply as a value, and what every front needs of whatever gives one. Imports no torch."""
+"""The values of a reply, and the protocol of a session that gives replies. Imports no torch.
+
+The chat and evaluation use these types without loading a model.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,47 @@ from typing import Literal, Protocol
 from assistant.settings import Frozen, GenerationSettings
 
 StopReason = Literal["eos", "length", "stop", "cancelled"]
-"""By itself; at a limit; at a stop string; by whoever asked."""
+"""Why a reply ends: the model wrote EOS, it reached a length limit, a stop string came, or the caller stopped it."""
 
 
 class TokenLogprob(Frozen):
-    """A token and how likely the model held it, before temperature, penalty and filters."""
+    """A token and its log-probability, before temperature, penalty and filters."""
 
     token_id: int
     text: str | None = None
-    """None where no tokenizer was at hand; bytes that are no character by themselves are U+FFFD."""
+    """None if no tokenizer was available. Bytes that are not a character by themselves are U+FFFD."""
     logprob: float
     """Natural logarithm of the probability."""
 
 
 class TokenLogprobs(TokenLogprob):
-    """A new token, beside what else could have stood in its place."""
+    """A new token and the likeliest tokens at its position."""
 
     likeliest: tuple[TokenLogprob, ...]
-    """The likeliest tokens, likeliest first; the new token is one of them if it is likely enough."""
+    """The likeliest tokens, likeliest first; they include the new token if it is likely enough."""
 
 
 class Reply(Frozen):
-    """What a model answered to one prompt, and how it came about."""
+    """A model's answer to one prompt, and how it was generated."""
 
     prompt: str
     prompt_token_ids: tuple[int, ...]
     response: str
-    """The decoded new tokens, EOS not among them, up to the first stop string."""
+    """The decoded new tokens, without EOS, up to the first stop string."""
     token_ids: tuple[int, ...]
-    """The new tokens, EOS not among them. At a stop string those that have nothing of it in them: their text is the
-    response, or lacks its end where the stop string begins inside a token."""
+    """The new tokens, without EOS. If a stop string ended the reply, tokens that contain part of it are left out: where
+    it begins inside a token, the text of these tokens is shorter than the response."""
     stop_reason: StopReason
     seconds: float
-    """Wall time from the prompt to the last token."""
+    """Wall-clock seconds from the prompt to the last token."""
     logprobs: tuple[TokenLogprobs, ...] | None = None
-    """One for each of `token_ids`, and one more for EOS where it came; None where they were not asked for."""
+    """One entry for each of `token_ids`, and one more if EOS came; None if they were not requested."""
     n_forgotten: int = 0
-    """The oldest exchanges of the history that were left out, because the context is full."""
+    """Number of the oldest exchanges that were left out of the prompt because the context is full."""
 
 
 class SessionLike(Protocol):
-    """The part of `assistant.decoding.session.Session` that the chat uses. Tests replace it with a scripted session."""
+    """A model that answers, as the chat needs it. `Session` implements it; tests have fakes."""
 
     @property
     def name(self) -> str:

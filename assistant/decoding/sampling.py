@@ -1,7 +1,9 @@
-"""From logits to the next tokens: the penalty, the filters, the draw, and what the model thought of its choice.
+"""From logits to the next token ids: repetition penalty, filters, the draw, and log-probabilities.
 
-The order is that of `transformers`: repetition penalty, temperature, top-k, top-p, min-p. Shapes: B rows, V vocab_size,
-K candidates of a row. All of it is exact for each row alone: nothing depends on a row's neighbours.
+The order is that of `transformers`: repetition penalty, temperature, top-k, top-p, min-p. Each row is exact by itself:
+its result does not depend on the other rows. This module knows nothing about models, caches or text.
+
+Shapes: B rows, V vocab_size, K candidates of a row.
 """
 
 from __future__ import annotations
@@ -16,69 +18,71 @@ from torch import Tensor
 from assistant.decoding.reply import TokenLogprob, TokenLogprobs
 from assistant.settings import GenerationSettings
 
-COLDEST = 1e-4
-"""Below this temperature float32 cannot tell sampling from taking the likeliest token."""
+GREEDY_BELOW = 1e-4
+"""Decode greedily below this temperature, where float32 cannot tell sampling from taking the likeliest token."""
 
 
 @dataclass(kw_only=True, slots=True)
-class RowChance:
-    """What a row brings to every draw: its own chance, and the ids it has seen, of the prompt and new ones."""
+class RowState:
+    """What sampling keeps for one row: its random generator, and the ids of its prompt and its new tokens."""
 
     generator: torch.Generator
-    seen: set[int]
+    seen_ids: set[int]
+
+    def copy(self) -> RowState:
+        """Return a copy that makes the same draws as this state will."""
+        generator = torch.Generator()
+        generator.set_state(self.generator.get_state())
+        return RowState(generator=generator, seen_ids=set(self.seen_ids))
 
 
-def row_chance(seed: int, prompt: Sequence[int]) -> RowChance:
-    """The start of a row: the same seed and prompt give the same draws in any company, other prompts independent
-    ones."""
+def new_row_state(seed: int, prompt: Sequence[int]) -> RowState:
+    """Return the state before the first draw.
+
+    The same seed and prompt always give the same draws, in any batch; other prompts give independent draws.
+    """
     digest = hashlib.sha256(f"{seed} {list(prompt)}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return RowChance(generator=generator, seen=set(prompt))
+    return RowState(generator=generator, seen_ids=set(prompt))
 
 
-def copied(chance: RowChance) -> RowChance:
-    """The same chance once more: it will draw what the other one will."""
-    generator = torch.Generator()
-    generator.set_state(chance.generator.get_state())
-    return RowChance(generator=generator, seen=set(chance.seen))
+def sample(logits: Tensor, settings: GenerationSettings, rows: Sequence[RowState]) -> list[int]:
+    """Return the next id of every row; logits (B, V) float32 on the CPU do not change.
 
-
-def sample(logits: Tensor, settings: GenerationSettings, rows: Sequence[RowChance]) -> list[int]:
-    """The next id of every row from logits (B, V) float32 on the CPU, which stay as they are.
-
-    Greedy below COLDEST: the likeliest token, the smallest id of equal ones. Adds each id to its row's `seen`.
+    Below `GREEDY_BELOW` the likeliest token is taken, and the smallest id of equal ones. Each id is added to its row's
+    `seen_ids`.
     """
     if settings.repetition_penalty != 1:
-        logits = penalise(logits, settings.repetition_penalty, rows)
-    if settings.temperature < COLDEST:
-        chosen: list[int] = logits.argmax(dim=-1).tolist()
+        logits = penalise_repetition(logits, settings.repetition_penalty, rows)
+    if settings.temperature < GREEDY_BELOW:
+        next_ids: list[int] = logits.argmax(dim=-1).tolist()
     else:
         weights, ids = candidates(logits, settings)
-        chosen = _draw(weights, ids, rows)
-    for row, token_id in zip(rows, chosen, strict=True):
-        row.seen.add(token_id)
-    return chosen
+        next_ids = _draw(weights, ids, rows)
+    for row, token_id in zip(rows, next_ids, strict=True):
+        row.seen_ids.add(token_id)
+    return next_ids
 
 
-def penalise(logits: Tensor, penalty: float, rows: Sequence[RowChance]) -> Tensor:
-    """A copy of logits (B, V) in which those of seen tokens are divided by the penalty, or multiplied if negative.
+def penalise_repetition(logits: Tensor, penalty: float, rows: Sequence[RowState]) -> Tensor:
+    """Return a copy of logits (B, V) with those of seen ids divided by the penalty, or multiplied if negative.
 
-    The rule of CTRL (Keskar et al. 2019) in the form that `transformers` gave it; how often a token was seen does not
+    This is the rule of CTRL (Keskar et al. 2019) as `transformers` implements it. How often an id was seen does not
     matter.
     """
     logits = logits.clone()
-    for line, row in enumerate(rows):
-        ids = torch.tensor(list(row.seen))
-        scores = logits[line, ids]
-        logits[line, ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    for row_logits, row in zip(logits, rows, strict=True):
+        seen_ids = torch.tensor(list(row.seen_ids))
+        seen_logits = row_logits[seen_ids]
+        row_logits[seen_ids] = torch.where(seen_logits < 0, seen_logits * penalty, seen_logits / penalty)
     return logits
 
 
 def candidates(logits: Tensor, settings: GenerationSettings) -> tuple[Tensor, Tensor]:
-    """The tokens that may be drawn from logits (B, V): weights (B, K) float64 and ids (B, K) int64.
+    """Return the tokens that may be drawn from logits (B, V): weights (B, K) float64 and ids (B, K) int64.
 
-    Weights are probabilities times an unknown factor, the largest 1; those with weight 0 only fill up. Tokens as likely
-    as the k-th are all kept by top-k; of equal ones at the border of top-p the smallest ids are.
+    Weights are unnormalized probabilities; the largest weight of a row is 1, and weight 0 is padding. Top-k keeps all
+    tokens that are as likely as the k-th. Of equally likely tokens at the border of top-p, the smallest ids stay.
     """
     if settings.top_k is not None and settings.top_k < logits.shape[-1]:
         logits, ids = _top_k(logits, settings.top_k)
@@ -90,7 +94,7 @@ def candidates(logits: Tensor, settings: GenerationSettings) -> tuple[Tensor, Te
         weights, order = weights.sort(dim=-1, descending=True, stable=True)
         ids = ids.gather(-1, order)
         sums = weights.cumsum(dim=-1)
-        # A token stays if those before it have not reached p yet, so the first always stays.
+        # A token stays if the tokens before it have not reached p yet, so the first token always stays.
         weights = weights.masked_fill(sums - weights >= settings.top_p * sums[:, -1:], 0.0)
     if settings.min_p is not None:
         weights = weights.masked_fill(weights < settings.min_p, 0.0)
@@ -98,42 +102,44 @@ def candidates(logits: Tensor, settings: GenerationSettings) -> tuple[Tensor, Te
 
 
 def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and ids (B, K), ids rising: the k largest and all that equal the k-th; -inf fills up."""
+    """Return the k largest logits and all equal to the k-th: logits (B, K) padded with -inf, and rising ids (B, K)."""
     values, ids = logits.topk(k, dim=-1)
-    border = values[:, -1:]
-    widest = int((logits >= border).sum(dim=-1).max())
-    if widest > k:  # torch says nothing about which of equal ones topk takes, so all are taken
-        ids = logits.topk(widest, dim=-1).indices
+    kth_largest = values[:, -1:]
+    n_candidates = int((logits >= kth_largest).sum(dim=-1).max())
+    if n_candidates > k:  # torch does not define which of several equal values topk returns, so take them all
+        ids = logits.topk(n_candidates, dim=-1).indices
     ids = ids.sort(dim=-1).values
     values = logits.gather(-1, ids)
-    return values.masked_fill(values < border, float("-inf")), ids
+    return values.masked_fill(values < kth_largest, float("-inf")), ids
 
 
-def _draw(weights: Tensor, ids: Tensor, rows: Sequence[RowChance]) -> list[int]:
-    """One id a row. A row uses up one random number a token, however many candidates its neighbours make it carry."""
+def _draw(weights: Tensor, ids: Tensor, rows: Sequence[RowState]) -> list[int]:
+    """Draw one id per row. A row uses one random number per token, no matter how many candidates there are."""
     sums = weights.cumsum(dim=-1)
     numbers = torch.stack([torch.rand(1, dtype=torch.float64, generator=row.generator) for row in rows])
-    # Numbers are below 1 and sums at least 1, so a product never rounds up to the last sum, and weight 0 is never hit.
-    places = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)
-    chosen: list[int] = ids.gather(-1, places)[:, 0].tolist()
-    return chosen
+    # Numbers are below 1 and sums at least 1, so a product never rounds up to the last sum: weight 0 is never drawn.
+    columns = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)
+    drawn_ids: list[int] = ids.gather(-1, columns)[:, 0].tolist()
+    return drawn_ids
 
 
-def logprobs_of(logits: Tensor, chosen: Sequence[int], count: int) -> list[TokenLogprobs]:
-    """The log-probability (nats) of every row's chosen id, and of the `count` likeliest ids, from logits (B, V).
+def token_logprobs(logits: Tensor, token_ids: Sequence[int], count: int) -> list[TokenLogprobs]:
+    """Return the log-probabilities (nats) of each row's token and of the `count` likeliest ones, from logits (B, V).
 
-    Under the model's own distribution: temperature 1, without penalty and filters.
+    They are the model's own: temperature 1, no penalty, no filters.
     """
     logprobs = logits.log_softmax(dim=-1)
-    own = logprobs.gather(-1, torch.tensor(chosen)[:, None])[:, 0].tolist()
+    token_values = logprobs.gather(-1, torch.tensor(token_ids)[:, None])[:, 0].tolist()
     top = logprobs.topk(min(count, logits.shape[-1]), dim=-1)
     return [
         TokenLogprobs(
             token_id=token_id,
             logprob=logprob,
             likeliest=tuple(
-                TokenLogprob(token_id=other, logprob=value) for other, value in zip(ids, values, strict=True)
+                TokenLogprob(token_id=top_id, logprob=value) for top_id, value in zip(top_ids, values, strict=True)
             ),
         )
-        for token_id, logprob, ids, values in zip(chosen, own, top.indices.tolist(), top.values.tolist(), strict=True)
+        for token_id, logprob, top_ids, values in zip(
+            token_ids, token_values, top.indices.tolist(), top.values.tolist(), strict=True
+        )
     ]

@@ -1,4 +1,7 @@
-"""A loaded model that answers. Chat, single questions and test sets all come through `Session`."""
+"""`Session`: a loaded model that answers instructions. The chat, `ask` and evaluation all use it.
+
+This module connects the template, the tokenizer and the engine. It knows nothing about terminals or files of answers.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +20,31 @@ from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.model.config import ModelInfo
 from assistant.settings import DecodePrecision, GenerationSettings
 
-LEAST_ROOM = 4
-"""A conversation is shortened before the answer has less than one in so many of the context's tokens."""
+REPLY_SHARE = 4
+"""Shorten a conversation until the reply has a quarter of the context, or `max_new_tokens` if that is less."""
 
 
 class Session:
-    """One loaded model. It answers one caller at a time; a second one gets a RuntimeError."""
+    """One loaded model. It answers one caller at a time; a second caller gets a RuntimeError."""
 
     def __init__(self, checkpoint: Checkpoint, *, precision: DecodePrecision = "auto", may_draft: bool = True) -> None:
-        """Of the checkpoint's model only weights are kept, in the storage that `precision` names.
+        """Copy or share the checkpoint's weights in the storage that `precision` names; the model itself is not kept.
 
-        `may_draft` as `assistant.decoding.engine.build_engine` has it.
+        `precision` and `may_draft` are explained in `assistant.decoding.engine.build_engine`.
         """
         self.name = checkpoint.name
-        """The folder's name."""
+        """The name of the model's folder."""
         self.info: ModelInfo | None = checkpoint.info
-        """Where the model comes from; None for a base model."""
+        """How the model was trained; None for a base model."""
         self.template = checkpoint.template
-        """The template the model was trained with, or the default for a base model."""
+        """The template the model was trained with, or the default template for a base model."""
         self.precision = precision
         self.n_parameters = checkpoint.model.n_parameters
         self.context_length = checkpoint.config.context_length
-        """Tokens of prompt and reply together."""
+        """Maximum tokens of prompt and reply together."""
         self._tokenizer = checkpoint.tokenizer
         self._engine = build_engine(
-            checkpoint.model, eos_id=self._tokenizer.eos_id, precision=precision, may_draft=may_draft
+            checkpoint.model, eos_id=self._tokenizer.eos_ids, precision=precision, may_draft=may_draft
         )
         self._busy = threading.Lock()
 
@@ -49,12 +52,17 @@ class Session:
     def load(
         cls, model: str | Path, *, device: str = "auto", precision: DecodePrecision = "auto", may_draft: bool = True
     ) -> Session:
-        """Open a model folder. Raises CheckpointError with what is wrong with it."""
+        """Open a model folder.
+
+        Raises:
+            CheckpointError: the folder is not a model that can be loaded.
+            SettingsError: the device does not exist.
+        """
         return cls(load_checkpoint(model, device=pick_device(device)), precision=precision, may_draft=may_draft)
 
     @property
     def summary(self) -> str:
-        """One line: name, size, template, context."""
+        """The model in one line: name, size, template, context."""
         kind = f"template {self.template.name}" if self.info else f"base model, template {self.template.name}"
         size = f"{self.n_parameters / 1e6:.1f}M parameters"
         return f"{self.name} · {size} · {kind} · context {self.context_length}"
@@ -62,15 +70,15 @@ class Session:
     def encode_prompt(
         self, instruction: str, *, input: str = "", history: Sequence[Exchange] = ()
     ) -> tuple[str, list[int]]:
-        """The rendered prompt and its ids.
+        """Render a prompt with the template; return its text and its token ids.
 
         Raises:
-            ContextError: it leaves no room for an answer.
+            ContextError: the prompt leaves no room for a reply.
         """
         prompt = self.template.render(instruction, input, history)
-        ids = self._tokenizer.encode(prompt)
-        check_prompt_length(len(ids), self.context_length)
-        return prompt, ids
+        prompt_ids = self._tokenizer.encode(prompt)
+        check_prompt_length(len(prompt_ids), self.context_length)
+        return prompt, prompt_ids
 
     def reply(
         self,
@@ -84,34 +92,38 @@ class Session:
     ) -> Reply:
         """Answer one instruction.
 
-        Where a long history would leave the answer less room than it may take (or a quarter of the context), the
-        oldest exchanges are left out, whole, and the reply counts them.
+        If the history leaves too little room for the reply (see `REPLY_SHARE`), the oldest exchanges are left out of
+        the prompt; `Reply.n_forgotten` counts them.
 
-        `on_text` gets the text as it comes, whole characters only and nothing of a stop string: what could be the
-        beginning of one is held back until that is clear. `should_stop` is asked before every token, and a reply that
-        was stopped keeps what it has.
+        `on_text` receives the text as it comes: whole characters, and no part of a stop string. Text that could be the
+        beginning of a stop string is held back until that is clear. `should_stop` is called before every token; when
+        it returns True, the reply ends with the text so far.
 
         Raises:
-            ContextError: the prompt leaves no room for an answer.
+            ContextError: the prompt leaves no room for a reply.
+            RuntimeError: the session is answering another caller.
         """
-        wanted = min(settings.max_new_tokens, self.context_length // LEAST_ROOM)
+        reply_room = min(settings.max_new_tokens, self.context_length // REPLY_SHARE)
         for n_forgotten in range(len(history) + 1):
-            left = history[n_forgotten:]
-            prompt = self.template.render(instruction, input, left)
-            ids = self._tokenizer.encode(prompt)
-            if not left or len(ids) + wanted <= self.context_length:
+            recent = history[n_forgotten:]
+            prompt = self.template.render(instruction, input, recent)
+            prompt_ids = self._tokenizer.encode(prompt)
+            if not recent or len(prompt_ids) + reply_room <= self.context_length:
                 break
-        check_prompt_length(len(ids), self.context_length)
-        ((_, reply),) = self._answer([(prompt, ids)], settings, on_text=on_text, should_stop=should_stop)
+        check_prompt_length(len(prompt_ids), self.context_length)
+        ((_, reply),) = self._generate([(prompt, prompt_ids)], settings, on_text=on_text, should_stop=should_stop)
         return reply.model_copy(update={"n_forgotten": n_forgotten})
 
     def replies(
         self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
     ) -> Generator[tuple[int, Reply | ContextError]]:
-        """Answer many examples in batches; yields (index into `examples`, reply) as they finish.
+        """Answer many examples in batches; yield (index into `examples`, reply) as they finish.
 
-        An example whose prompt leaves no room for an answer gives its ContextError in place of a reply. The session is
-        busy until the last reply is taken or the generator is closed.
+        An example whose prompt leaves no room for a reply yields its ContextError instead. The session stays busy until
+        the last reply is taken or the generator is closed.
+
+        Raises:
+            RuntimeError: the session is answering another caller.
         """
         prompts: dict[int, tuple[str, list[int]]] = {}
         for index, example in enumerate(examples):
@@ -119,11 +131,11 @@ class Session:
                 prompts[index] = self.encode_prompt(example.instruction, input=example.input, history=example.history)
             except ContextError as error:
                 yield index, ContextError(f"{example.where}: {error}")
-        indices = list(prompts)
-        for place, reply in self._answer(list(prompts.values()), settings, batch_size=batch_size):
-            yield indices[place], reply
+        example_indices = list(prompts)
+        for prompt_index, reply in self._generate(list(prompts.values()), settings, batch_size=batch_size):
+            yield example_indices[prompt_index], reply
 
-    def _answer(
+    def _generate(
         self,
         prompts: Sequence[tuple[str, list[int]]],
         settings: GenerationSettings,
@@ -132,32 +144,31 @@ class Session:
         on_text: Callable[[str], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
-        """Replies to prompts and their ids, with their places, as they finish; `on_text` is for a single one."""
-        tokenizer = self._tokenizer
-        texts = [ReplyText(tokenizer, settings.stop) for _ in prompts]
+        """Yield (index into `prompts`, reply) as they finish. Use `on_text` with a single prompt only."""
+        texts = [ReplyText(self._tokenizer, settings.stop) for _ in prompts]
 
-        def on_token(place: int, token_id: int) -> bool:
-            text = texts[place].push(token_id)
-            if text and on_text is not None:
-                on_text(text)
-            return texts[place].stopped
+        def on_token(index: int, token_id: int) -> bool:
+            new_text = texts[index].push(token_id)
+            if new_text and on_text is not None:
+                on_text(new_text)
+            return texts[index].stopped
 
-        with self._reserved():
+        with self._exclusive():
             for generated in self._engine.generate(
-                [ids for _, ids in prompts],
+                [prompt_ids for _, prompt_ids in prompts],
                 settings,
                 batch_size=batch_size,
                 on_token=on_token,
                 should_stop=should_stop,
             ):
-                place = generated.index
-                if (rest := texts[place].finish()) and on_text is not None:
-                    on_text(rest)
-                yield place, self._as_reply(*prompts[place], generated, texts[place])
+                index = generated.index
+                if (new_text := texts[index].finish()) and on_text is not None:
+                    on_text(new_text)
+                yield index, self._build_reply(*prompts[index], generated, texts[index])
 
     @contextmanager
-    def _reserved(self) -> Iterator[None]:
-        """Keep others out: the engine's prefix cache belongs to one reply at a time."""
+    def _exclusive(self) -> Iterator[None]:
+        """Refuse other callers: the engine's prefix cache belongs to one call at a time."""
         if not self._busy.acquire(blocking=False):
             raise RuntimeError(
                 "session: expected one caller at a time, but this model is answering someone else. Wait for that reply."
@@ -167,22 +178,22 @@ class Session:
         finally:
             self._busy.release()
 
-    def _as_reply(self, prompt: str, prompt_token_ids: Sequence[int], generated: Generated, text: ReplyText) -> Reply:
-        kept, logprobs = generated.token_ids, generated.logprobs
+    def _build_reply(self, prompt: str, prompt_ids: Sequence[int], generated: Generated, text: ReplyText) -> Reply:
+        token_ids, logprobs = generated.token_ids, generated.logprobs
         if text.stopped:
-            kept = kept[: text.kept_tokens(kept)]
-            logprobs = logprobs and logprobs[: len(kept)]
+            token_ids = token_ids[: text.count_tokens(token_ids)]
+            logprobs = logprobs and logprobs[: len(token_ids)]
         return Reply(
             prompt=prompt,
-            prompt_token_ids=tuple(prompt_token_ids),
-            response=text.shown,
-            token_ids=kept,
+            prompt_token_ids=tuple(prompt_ids),
+            response=text.text,
+            token_ids=token_ids,
             stop_reason="stop" if text.stopped else generated.stop_reason,
             seconds=generated.seconds,
-            logprobs=logprobs and tuple(self._with_texts(token) for token in logprobs),
+            logprobs=logprobs and tuple(self._add_texts(token) for token in logprobs),
         )
 
-    def _with_texts(self, token: TokenLogprobs) -> TokenLogprobs:
+    def _add_texts(self, token: TokenLogprobs) -> TokenLogprobs:
         decode = self._tokenizer.decode
-        likeliest = tuple(other.model_copy(update={"text": decode([other.token_id])}) for other in token.likeliest)
+        likeliest = tuple(top.model_copy(update={"text": decode([top.token_id])}) for top in token.likeliest)
         return token.model_copy(update={"text": decode([token.token_id]), "likeliest": likeliest})

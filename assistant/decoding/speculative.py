@@ -1,4 +1,8 @@
-"""What single prompts are answered with: the memory of what was read last, and drafts of what comes next."""
+"""Speculative decoding of a single prompt: a fast draft proposes tokens, and the decoder verifies them all at once.
+
+The method is that of Leviathan et al., arXiv 2211.17192. The draft is the same model with its weights in a smaller
+storage, so it nearly always agrees with the decoder. This module knows nothing about stopping or text.
+"""
 
 from __future__ import annotations
 
@@ -9,136 +13,105 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from assistant.decoding.decoder import Cache, Decoder, Piece
-from assistant.decoding.sampling import RowChance, copied, sample
+from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk
+from assistant.decoding.sampling import RowState, sample
 from assistant.model.gpt import GPT
-from assistant.settings import GenerationSettings
+from assistant.settings import GenerationSettings, Storage
 
-SLOT_STEP = 64
-"""The cache of single prompts grows by so many slots."""
-FEWEST_DRAFTED, MOST_DRAFTED = 4, 16
-SMALLEST_DRAFTED_FOR = 64 * 2**20
-"""Bytes of weights; smaller ones stay in the processor's caches, and reading them is not what takes the time."""
-WORTH = 0.8
-"""A draft must bring the time of a token down to this share."""
-
-
-class Memory:
-    """One row of a cache, and which tokens it holds."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self.cache = Cache(decoder.config, rows=1, slots=0, device=decoder.device)
-        self._ids: list[int] = []
-
-    def recall(self, prompt: Sequence[int], slots: int) -> int:
-        """Make room for `slots` tokens in the memory, and keep there what `prompt` begins with, its last token apart.
-
-        Returns how many tokens those are.
-        """
-        n_known = n_common(self._ids[: self.cache.lengths[0]], prompt[:-1])
-        if self.cache.slots < slots:
-            larger = min(-(-slots // SLOT_STEP) * SLOT_STEP, self._decoder.config.context_length)
-            grown = Cache(self._decoder.config, rows=1, slots=larger, device=self._decoder.device)
-            grown.copy_row(self.cache, 0, 0, n_known)
-            self.cache = grown
-        self.cache.lengths[0] = n_known
-        self._ids = list(prompt[:n_known])
-        return n_known
-
-    def forget(self) -> None:
-        """Know nothing of what was read."""
-        self.cache.lengths[0] = 0
-
-    def remember(self, token_ids: Sequence[int]) -> None:
-        """Say which tokens the decoder has added to the memory."""
-        self._ids += token_ids
+MIN_PROPOSED, MAX_PROPOSED = 4, 16
+MIN_WEIGHT_BYTES = 64 * 2**20
+"""Use a draft only for at least this many bytes of weights. Smaller weights stay in the processor's caches, so reading
+them does not take most of the time."""
+MAX_TIME_SHARE = 0.8
+"""Use a draft only if it brings the time per token down to this share."""
+DRAFT_STORAGES: tuple[Storage, ...] = ("int8", "float16")
 
 
-def n_common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return place
-    return min(len(first), len(second))
+class Speculation:
+    """Propose, verify and accept tokens of the row in a prefix cache.
 
-
-class Drafting:
-    """Tokens that a draft proposes for the prompt in the memory, and that the decoder then checks.
-
-    Leviathan et al., arXiv 2211.17192, with the model's own smaller weights as the draft: of the same prompt it nearly
-    always says the same. The draft reads the decoder's keys and values of what was said so far, so it needs none of
-    its own; what it adds behind them, the check writes over.
+    The draft reads the keys and values that the decoder stored, so it needs no separate cache. It adds keys and values
+    for the tokens it proposes, and the decoder overwrites them when it verifies these tokens.
     """
 
-    def __init__(self, decoder: Decoder, draft: Decoder, memory: Memory, *, eos_id: int) -> None:
-        self._decoder, self._draft, self._memory, self._eos_id = decoder, draft, memory, eos_id
-        self._count = MOST_DRAFTED // 2
+    def __init__(self, decoder: Decoder, draft: Decoder, prefix_cache: PrefixCache, *, eos_ids: frozenset[int]) -> None:
+        self._decoder, self._draft, self._prefix_cache, self._eos_ids = decoder, draft, prefix_cache, eos_ids
+        self._n_to_propose = MAX_PROPOSED // 2
 
     def propose(
         self,
-        pending: int,
+        next_id: int,
         settings: GenerationSettings,
-        chance: RowChance,
-        room: int,
+        row_state: RowState,
+        max_tokens: int,
         should_stop: Callable[[], bool],
     ) -> list[int]:
-        """`pending`, which the memory lacks, and what the draft says behind it: `room` tokens at most, no EOS."""
-        memory, tokens = self._memory.cache, [pending]
-        self._start = memory.lengths[0]
-        chance = copied(chance)  # the same luck as the check will have
-        while len(tokens) < min(self._count, room):
+        """Return `next_id`, which is not in the cache yet, and the draft's tokens after it, without EOS.
+
+        Returns `max_tokens` ids at most, and only `next_id` once `should_stop` returns True.
+        """
+        cache, token_ids = self._prefix_cache.cache, [next_id]
+        self._start = cache.lengths[0]
+        row_state = row_state.copy()  # the draft's draws use the same random numbers as the decoder's will
+        while len(token_ids) < min(self._n_to_propose, max_tokens):
             if should_stop():
-                del tokens[1:]
+                del token_ids[1:]
                 break
-            logits = self._draft.step(torch.tensor(tokens[-1:], device=self._draft.device), memory)
-            (token,) = sample(logits.float().cpu(), settings, [chance])
-            if token == self._eos_id:
+            logits = self._draft.decode_step(torch.tensor(token_ids[-1:], device=self._draft.device), cache)
+            (token_id,) = sample(logits.float().cpu(), settings, [row_state])
+            if token_id in self._eos_ids:
                 break
-            tokens.append(token)
-        memory.lengths[0] = self._start
-        return tokens
+            token_ids.append(token_id)
+        cache.lengths[0] = self._start
+        return token_ids
 
-    def check(self, tokens: Sequence[int]) -> Tensor:
-        """Logits (T, V) of the decoder behind each of the tokens."""
-        return self._decoder.read([Piece(0, tokens)], self._memory.cache, [True], is_every=True)
+    def verify(self, token_ids: Sequence[int]) -> Tensor:
+        """Return the decoder's logits (T, V) that follow each of the proposed tokens."""
+        return self._decoder.prefill([PromptChunk(0, token_ids)], self._prefix_cache.cache, [True], all_positions=True)
 
-    def settle(self, tokens: Sequence[int], n_right: int) -> None:
-        """Keep the first `n_right` tokens in the memory; draft more the next time if all were right, else fewer."""
-        self._memory.cache.lengths[0] = self._start + n_right
-        self._memory.remember(tokens[:n_right])
-        if n_right == len(tokens):
-            self._count = min(2 * self._count, MOST_DRAFTED)
+    def accept(self, token_ids: Sequence[int], n_accepted: int) -> None:
+        """Keep the first `n_accepted` proposed tokens in the cache and drop the others.
+
+        If all are accepted, the next proposal has up to twice as many tokens, otherwise about `n_accepted + 1`.
+        """
+        self._prefix_cache.cache.lengths[0] = self._start + n_accepted
+        self._prefix_cache.append(token_ids[:n_accepted])
+        if n_accepted == len(token_ids):
+            self._n_to_propose = min(2 * self._n_to_propose, MAX_PROPOSED)
         else:
-            self._count = max(n_right + 1, FEWEST_DRAFTED)
+            self._n_to_propose = max(n_accepted + 1, MIN_PROPOSED)
 
 
 @torch.inference_mode()
-def useful_draft(model: GPT, decoder: Decoder) -> Decoder | None:
-    """The weights in the storage that makes single prompts fastest as a draft, or None where none pays."""
-    if decoder.device.type != "cpu" or 4 * model.n_parameters < SMALLEST_DRAFTED_FOR:
+def fastest_draft(model: GPT, decoder: Decoder) -> Decoder | None:
+    """Time drafts in every one of `DRAFT_STORAGES`; return the fastest one, or None if none is worth it.
+
+    The estimate assumes that the decoder accepts all proposed tokens.
+    """
+    if decoder.device.type != "cpu" or 4 * model.n_parameters < MIN_WEIGHT_BYTES:
         return None
-    count = min(8, decoder.config.context_length)
-    cache = Cache(decoder.config, rows=1, slots=count, device=decoder.device)
-    alone = _seconds_of(partial(decoder.step, torch.zeros(1, dtype=torch.int64), cache), cache)
-    check = _seconds_of(partial(decoder.read, [Piece(0, [0] * count)], cache, [True], is_every=True), cache)
-    best: Decoder | None = None
-    least = WORTH * alone
-    for storage in ("int8", "float16"):
+    n_proposed = min(8, decoder.config.context_length)
+    cache = Cache(decoder.config, rows=1, slots=n_proposed, device=decoder.device)
+    one_id, chunk = torch.zeros(1, dtype=torch.int64), PromptChunk(0, [0] * n_proposed)
+    step_seconds = _min_seconds(partial(decoder.decode_step, one_id, cache), cache)
+    verify_seconds = _min_seconds(partial(decoder.prefill, [chunk], cache, [True], all_positions=True), cache)
+    fastest: Decoder | None = None
+    least_seconds = MAX_TIME_SHARE * step_seconds
+    for storage in DRAFT_STORAGES:
         draft = Decoder(model, storage=storage)
-        step = _seconds_of(partial(draft.step, torch.zeros(1, dtype=torch.int64), cache), cache)
-        seconds = (check + (count - 1) * step) / count  # a token, all being right
-        if seconds < least:
-            best, least = draft, seconds
-    return best
+        draft_seconds = _min_seconds(partial(draft.decode_step, one_id, cache), cache)
+        seconds_per_token = (verify_seconds + (n_proposed - 1) * draft_seconds) / n_proposed
+        if seconds_per_token < least_seconds:
+            fastest, least_seconds = draft, seconds_per_token
+    return fastest
 
 
-def _seconds_of(call: Callable[[], object], cache: Cache) -> float:
-    """The least time of a few calls, each on an empty cache."""
-    taken = []
+def _min_seconds(call: Callable[[], object], cache: Cache) -> float:
+    """Time a call three times, each time on an empty cache of one row; return the least seconds."""
+    seconds = []
     for _ in range(3):
         cache.lengths[0] = 0
         start = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,7 +1,8 @@
-"""Model folders in Hugging Face's GPT-2 layout: reading and writing them. Nothing here loads a pickle.
+"""Model folders in Hugging Face's GPT-2 layout: reading and writing them.
 
     config.json  generation_config.json  model.safetensors      GPT-2's own names and shapes
     vocab.json  merges.txt  tokenizer_config.json                byte-level BPE, and the chat template
+    tokenizer.json  added_tokens.json  special_tokens_map.json   only if the base model has them, byte for byte
     assistant.json                                               how a fine-tuned model was made
     adapter/                                                     LoRA matrices for PEFT, also merged into the weights
 
@@ -12,26 +13,21 @@ This module knows nothing about the training state that a run keeps to resume.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
-from assistant.dataset.tokenizer import EOS_TOKEN, MERGES_FILE, VOCAB_FILE, Tokenizer, read_tokenizer
-from assistant.errors import CheckpointError
-from assistant.hub_cache import model_name
+from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
+from assistant.errors import CheckpointError, PrerequisiteError
+from assistant.hub_cache import recorded_name
 from assistant.model.config import ModelConfig, ModelInfo, TemplateRecord
+from assistant.model.folder import atomic_folder, save_tensors, write_json
 from assistant.model.gpt import GPT, model_of
 from assistant.model.lora import (
     ADAPTER_CONFIG_FILE,
@@ -41,13 +37,11 @@ from assistant.model.lora import (
     adapter_config,
     adapter_weights,
 )
+from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
+from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, stored_tensors
+from assistant.shipped import find_model
 
-CONFIG_FILE, WEIGHTS_FILE, INFO_FILE = "config.json", "model.safetensors", "assistant.json"
-
-# GPT-2's Conv1D stores its matrices as (in, out), torch's Linear as (out, in).
-TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-# Causal masks, which old checkpoints store as buffers.
-MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")
+INFO_FILE = "assistant.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +78,52 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
             changed since training.
     """
     folder = Path(folder)
+    if is_adapter_folder(folder):
+        return _load_adapted(folder, device)
     _check_folder(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
     config = read_config(folder)
+    _check_vocabulary(folder, tokenizer, config)
+    template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
+    model = load_model(folder, device=device)
+    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=recorded_name(folder))
+
+
+def _load_adapted(folder: Path, device: torch.device | str) -> Checkpoint:
+    """Open an adapter's folder: its base model with the adapter merged, as a base model under the adapter's name."""
+    adapter = read_peft_adapter(folder)
+    base_folder = _find_base(folder, adapter.base_model)
+    base = load_checkpoint(base_folder)
+    model = merge_adapter(base.model, adapter)
+    tokenizer = read_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
+    _check_vocabulary(folder, tokenizer, model.config)
+    name = recorded_name(folder)
+    return Checkpoint(model=model.to(device), tokenizer=tokenizer, template=base.template, info=None, name=name)
+
+
+def _find_base(folder: Path, base_model: str) -> Path:
+    """The folder of an adapter's base model: beside the adapter, anywhere else, or pulled."""
+    hint = "Put the model's folder there"
+    try:
+        places = [folder / base_model, find_model(base_model)] if base_model else []
+    except PrerequisiteError:
+        places, hint = [], f"Run: assistant pull {base_model}. Or put the model's folder there"
+    base_folder = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
+    if base_folder is None:
+        raise CheckpointError(
+            f"{folder}: expected the base model of this adapter, {base_model or 'which it does not name'!r}, "
+            f"as a folder, got none. {hint}, or correct base_model_name_or_path in {ADAPTER_CONFIG_FILE}."
+        )
+    return base_folder
+
+
+def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -> None:
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: expected a tokenizer of at most {config.vocab_size} ids (vocab_size in {CONFIG_FILE}), "
             f"got {tokenizer.vocab_size}. Use the vocabulary that this model was trained with."
         )
-    template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
-    model = load_model(folder, device=device)
-    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=model_name(folder))
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:
@@ -106,34 +134,24 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
     """
     folder = Path(folder)
     _check_folder(folder)
-    config = read_config(folder)
-    weights = _read_weights(folder / WEIGHTS_FILE)
-    if config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in _stored_tensors(GPT(config)).items()}
-    _check_weights(folder / WEIGHTS_FILE, expected, weights)
-    # Always copy: one tensor that still points into the file keeps the whole file in memory.
-    state = {
-        name: _convert_layout(name, weights[name]).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        for name in expected
-    }
-    del weights
-    if config.tie_word_embeddings:
-        state["lm_head.weight"] = state["transformer.wte.weight"]
-    return model_of(config, state).to(device)
+    path = find_weights(folder)
+    assert path is not None
+    return model_of(*read_weights(path, read_config(folder))).to(device)
 
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a model folder, got no such folder. Check the path.")
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
+    missing += [WEIGHTS_FILE] if find_weights(folder) is None else []
     if missing:
         names = sorted(path.name for path in folder.iterdir())
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         hint = "Is the path right, and the download or the training complete?"
-        if any(name.endswith((".bin", ".pth", ".pt")) for name in names):
-            hint = "Pickled weights are not loaded. Save them as safetensors first."
+        pickles = [name for name in names if name.endswith((".pth", ".pt"))]
+        if pickles:
+            file = shlex.quote(str(folder / pickles[0]))
+            hint = f"For weights of the book's code, make a model folder with `assistant import {file} --output NEW`."
         raise CheckpointError(
             f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
             f"(found: {shown or 'nothing'}). {hint}"
@@ -171,67 +189,6 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(
             f"{path}: expected a GPT-2 that this project can run, got {'; '.join(faults)}."
         ) from error
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors by their full GPT-2 names, without the mask buffers.
-
-    The first releases of GPT-2 omit the prefix `transformer.`.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - `file` is not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: expected safetensors, got a file that cannot be read ({error}). Download or copy it again."
-        ) from error
-    weights = {name: value for name, value in weights.items() if not name.endswith(MASK_BUFFERS)}
-    return {
-        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": value
-        for name, value in weights.items()
-    }
-
-
-def _check_weights(path: Path, expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor]) -> None:
-    """Raise CheckpointError unless the names and shapes are as `expected` and all numbers are finite floats."""
-    missing = sorted(expected.keys() - weights.keys())
-    extra = sorted(weights.keys() - expected.keys())
-    if missing or extra:
-        raise CheckpointError(
-            f"{path}: expected the {len(expected)} tensors of {CONFIG_FILE}'s model, got {_list_names('no', missing)}"
-            f"{' and ' if missing and extra else ''}{_list_names('also', extra)}. "
-            f"Do {CONFIG_FILE} and the weights belong together?"
-        )
-    for name, shape in expected.items():
-        if tuple(weights[name].shape) != shape:
-            raise CheckpointError(
-                f"{path}: expected {name} of shape {shape}, got {tuple(weights[name].shape)}. "
-                f"Do {CONFIG_FILE} and the weights belong together?"
-            )
-        if not weights[name].is_floating_point():
-            raise CheckpointError(f"{path}: expected {name} to hold floating-point numbers, got {weights[name].dtype}.")
-        if not torch.isfinite(weights[name].float()).all():
-            raise CheckpointError(f"{path}: expected finite numbers, got NaN or infinity in {name}. Train it again.")
-
-
-def _list_names(word: str, names: list[str]) -> str:
-    """The word and the first three names, or an empty text if there are no names."""
-    if not names:
-        return ""
-    return f"{word} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _convert_layout(name: str, value: Tensor) -> Tensor:
-    """Convert between the file's layout and torch's, in either direction."""
-    return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
-
-
-def _stored_tensors(model: GPT) -> dict[str, Tensor]:
-    """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
-    state = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        del state["lm_head.weight"]
-    return {name: _convert_layout(name, value) for name, value in state.items()}
 
 
 def load_info(folder: str | Path) -> ModelInfo | None:
@@ -316,10 +273,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     template, tokenizer, config = checkpoint.template, checkpoint.tokenizer, checkpoint.config
-    stored = _stored_tensors(checkpoint.model)
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in stored.items()}
+    weights = {
+        name: value.detach().to("cpu", dtype).contiguous() for name, value in stored_tensors(checkpoint.model).items()
+    }
     save_tensors(weights, folder / WEIGHTS_FILE)
-    ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
+    content = config.model_dump()
+    bos_id = content.get("bos_token_id")
+    ids = {"bos_token_id": tokenizer.eos_id if bos_id is None else bos_id, "eos_token_id": eos_ids}
     # llama.cpp's converter reads n_ctx. transformers picks the model class by `architectures`, to tie the weights too.
     for_other_readers = {
         "architectures": ["GPT2LMHeadModel"],
@@ -327,74 +288,25 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
         "dtype": str(dtype).removeprefix("torch."),
         **ids,
     }
-    _write_json(folder / CONFIG_FILE, config.model_dump() | for_other_readers)
-    _write_json(folder / "generation_config.json", {**ids, "pad_token_id": tokenizer.pad_id, "do_sample": False})
-    (folder / VOCAB_FILE).write_text(tokenizer.vocab_json, encoding="utf-8")
-    (folder / MERGES_FILE).write_text(tokenizer.merges_txt, encoding="utf-8")
-    tokenizer_config = {
+    write_json(folder / CONFIG_FILE, content | for_other_readers)
+    write_json(folder / GENERATION_FILE, {**ids, "pad_token_id": tokenizer.pad_id, "do_sample": False})
+    for name, text in tokenizer.files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    eos_token = tokenizer.added.eos_token
+    defaults = {
         "tokenizer_class": "GPT2Tokenizer",
         "model_max_length": config.n_positions,
-        "bos_token": EOS_TOKEN,
-        "eos_token": EOS_TOKEN,
-        "unk_token": EOS_TOKEN,
+        "bos_token": eos_token,
+        "eos_token": eos_token,
+        "unk_token": eos_token,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "chat_template": template.chat_template(),
     }
-    _write_json(folder / "tokenizer_config.json", tokenizer_config)
+    kept = dict(tokenizer.added.config) or defaults
+    write_json(folder / TOKENIZER_CONFIG_FILE, kept | {"chat_template": template.chat_template()})
     if checkpoint.info is not None:
-        _write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
+        write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
     if checkpoint.adapter is not None:
         (folder / ADAPTER_FOLDER).mkdir()
-        _write_json(folder / ADAPTER_FOLDER / ADAPTER_CONFIG_FILE, adapter_config(checkpoint.adapter))
+        write_json(folder / ADAPTER_FOLDER / ADAPTER_CONFIG_FILE, adapter_config(checkpoint.adapter))
         save_tensors(adapter_weights(checkpoint.adapter), folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS_FILE)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file with the permissions of the umask. The library itself lets only the owner read it.
-
-    Raises:
-        CheckpointError: the file cannot be written, for example because the disk is full.
-    """
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # the library raises this for an OSError
-        raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error
-    path.chmod(0o666 & ~_umask())
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` at the end of the block. An exception in the block removes it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o777 & ~_umask())
-    try:
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _flush(path)
-        if folder.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            folder.replace(replaced / folder.name)
-            temporary.replace(folder)
-            shutil.rmtree(replaced)
-        else:
-            temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,6 +5,7 @@ This module reads no files and imports no torch.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,9 +29,9 @@ class ModelConfig(BaseModel):
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu"] = "gelu_new"
     layer_norm_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
     tie_word_embeddings: bool = True
-    # Variants of GPT-2 that this project does not compute. Opening such a model is an error.
-    scale_attn_weights: Literal[True] = True
-    scale_attn_by_inverse_layer_idx: Literal[False] = False
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    # A variant of GPT-2 that this project does not compute. Opening such a model is an error.
     add_cross_attention: Literal[False] = False
 
     @model_validator(mode="after")
@@ -48,6 +49,14 @@ class ModelConfig(BaseModel):
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
+
+    def query_factor(self, layer: int) -> float:
+        """Multiply a layer's queries by this before usual attention, which divides scores by the root of `head_size`.
+
+        1 for GPT-2 itself. `layer` counts from 0.
+        """
+        factor = 1.0 if self.scale_attn_weights else math.sqrt(self.head_size)
+        return factor / (layer + 1) if self.scale_attn_by_inverse_layer_idx else factor
 
 
 class TemplateRecord(Frozen):

@@ -28,9 +28,10 @@ rows, above all in the backward pass, and needs little memory."""
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.n_head = config.n_head
+        self.query_factor = config.query_factor(layer)
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
@@ -38,17 +39,17 @@ class CausalSelfAttention(nn.Module):
         """x (B, T, C) -> (B, T, C)."""
         n_rows, n_tokens, width = x.shape
         heads = (n_rows, n_tokens, self.n_head, width // self.n_head)
-        queries, keys, values = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))
+        queries, keys, values = (part.view(heads).transpose(1, 2) for part in self._qkv(x).chunk(3, dim=2))
         attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
         return out
 
     def attend(self, x: Tensor, batch: PackedBatch) -> Tensor:
         """Attention of a packed batch without the output projection: x (N, C) -> (N, C)."""
-        rows, qkv, width = batch.rows, self.c_attn(x), x.shape[1]
+        rows, qkv, width = batch.rows, self._qkv(x), x.shape[1]
         if isinstance(rows, PrefixTree):
             return fused.attend(qkv, rows.paths, rows.spans, self.n_head)
-        prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])
+        prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])  # type: ignore[no-untyped-call]
         own = self._heads(own_qkv, rows.n_rows)
         if rows.mask is None:
             return _attention(*own, None).transpose(1, 2).reshape(-1, width)
@@ -60,6 +61,15 @@ class CausalSelfAttention(nn.Module):
         attended = _attention(own[0], keys, values, rows.mask)
         prefix_attended = _attention(*prefix, rows.mask.new_ones(rows.n_shared, rows.n_shared).tril())
         return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (prefix_attended, attended)])
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        """x (..., C) -> queries, keys and values (..., 3 * C). Usual attention of them is this layer's attention."""
+        qkv: Tensor = self.c_attn(x)
+        if self.query_factor == 1:
+            return qkv
+        factors = qkv.new_ones(qkv.shape[-1])
+        factors[: qkv.shape[-1] // 3] = self.query_factor
+        return qkv * factors
 
     def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """qkv (B * T, 3 * C) -> queries, keys and values, each (B, H, T, D)."""
@@ -99,10 +109,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = CausalSelfAttention(config)
+        self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
@@ -121,12 +131,21 @@ class Block(nn.Module):
         return out
 
 
+class Embedding(nn.Embedding):
+    """torch's embedding. It draws no initial weights on the device `meta`, like `Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for an embedding without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
 
@@ -164,9 +183,9 @@ class GPT(nn.Module):
         return hidden
 
     def target_logits(self, batch: PackedBatch) -> Tensor:
-        """Logits (K, V) at a packed batch's target positions: those of `forward` and `head`, with less arithmetic.
+        """Logits (K, V) at a packed batch's target positions. They equal those of `forward` and `head`, but cost less.
 
-        Each token is computed once (`packing`), and after its attention the last block runs only at the targets.
+        Each token is computed once (see `packing`). After its attention, the last block runs only at the targets.
 
         Raises:
             ValueError: a row is longer than the context length.
@@ -188,7 +207,7 @@ class GPT(nn.Module):
 
     @property
     def _ties_gradients(self) -> bool:
-        """Whether the embedding's gradient is added to the head's: on a processor, where both are one weight."""
+        """Whether to add the embedding's gradient to the head's: on a processor, if both are one weight."""
         weight = self.transformer.wte.weight
         is_trained_here = weight.requires_grad and weight.device.type == "cpu"
         return self.config.tie_word_embeddings and is_trained_here and not torch.is_autocast_enabled("cpu")
@@ -232,3 +251,18 @@ def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
     if config.tie_word_embeddings:  # assign=True made two parameters of it
         model.lm_head.weight = model.transformer.wte.weight
     return model.eval()
+
+
+def fold_query_factor(weight: Tensor, bias: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:
+    """Scale the queries of a c_attn layer, for programs that only know usual attention.
+
+    Takes and returns the weight (3 * C, C) and the bias (3 * C,). With a factor of 1 they are the same tensors.
+    """
+    if factor == 1:
+        return weight, bias
+    width = weight.shape[1]
+    weight, bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
+    for tensor in (weight, bias):
+        if tensor is not None:
+            tensor[:width] *= factor
+    return weight, bias

@@ -23,8 +23,16 @@ class Linear(nn.Linear):
     copy: Tensor | None = None
     """(out, in) bfloat16."""
     copied_version = -1
-    """Version counter of the weights when the copy was made. torch's fused optimizers do not count their changes, so
-    call `renew_copy` after a step of one."""
+    """Version counter of the weights when the copy was made. torch's fused optimizers change the weights without
+    increasing it, so call `renew_copy` after each of their steps."""
+
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for a layer without memory.
+
+        On the device `meta`, torch would load 150 MB of modules for it.
+        """
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""
@@ -35,10 +43,10 @@ class Linear(nn.Linear):
         return out
 
     def as_tied_head(self, x: Tensor, gradients: list[Tensor]) -> Tensor:
-        """The same for a head whose weight is also the embedding; without a bias, outside autocast.
+        """`forward` for a head whose weight is also the embedding. It has no bias, and autocast must be off.
 
-        The backward pass puts the weight's gradient into `gradients`. The `embed_tied` call at the start of the same
-        forward pass must have got the same list: it takes the gradient from there.
+        Backward puts the weight's gradient into `gradients`. Give the same list to `embed_tied` at the start of the
+        forward pass: its backward takes the gradient from there.
         """
         matrix = self.weight.detach() if self.copy is None else self.current_copy()
         out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, gradients)  # type: ignore[no-untyped-call]
@@ -82,7 +90,7 @@ class _CopyLinear(torch.autograd.Function):
         return (
             gradient @ matrix if needs_x else None,
             weight_gradient,
-            # In bfloat16, as the weight's gradient is: to upcast first takes four times as long.
+            # In bfloat16, like the weight's gradient. To upcast first takes four times as long.
             flat.sum(dim=0) if needs_bias else None,
             None,
             None,
@@ -102,8 +110,8 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 def embed_tied(weight: Tensor, ids: Tensor, gradients: list[Tensor]) -> Tensor:
     """Embedding lookup, weight (V, C) and ids (N,) int64 -> (N, C), for a matrix that is also the head's.
 
-    The lookup's own gradient has few rows but would be as large as the matrix. So the backward pass adds those rows to
-    the head's gradient, which `Linear.as_tied_head` left in `gradients`.
+    The lookup's gradient is zero except in a few rows, but a tensor of its own would be as large as the matrix. So
+    backward adds those rows to the head's gradient, which `Linear.as_tied_head` put into `gradients`.
     """
     out: Tensor = _TiedEmbedding.apply(weight, ids, gradients)  # type: ignore[no-untyped-call]
     return out

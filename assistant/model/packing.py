@@ -5,8 +5,8 @@ there is no dropout. Two arrangements use this:
 
 - `PrefixTree`, on a processor with the compiled loops of `fused`: the rows are paths through a tree of tokens. Each
   branch is computed once, and padding is not computed at all.
-- `PaddedRows`, elsewhere: the prefix that all rows share is computed once, and the rest lies in a padded grid. A GPU
-  would spend more time on any other order.
+- `PaddedRows`, elsewhere: the prefix that all rows share is computed once, and the rest lies in a padded grid. On a
+  GPU any other arrangement takes more time.
 
 Shapes: B rows, N tokens, P shared prefix tokens of a grid, T columns of the grid, K target positions.
 """
@@ -86,8 +86,8 @@ def pack(
     """Pack rows of token ids. No row may be empty; `targets` has an id or IGNORE_INDEX for every input id."""
     ids, paths, rows = _build_tree(inputs) if as_tree else _build_grid(inputs, pad_id)
     positions = len(ids) * [0]
-    target_index: dict[tuple[int, int], int] = {}  # (token, target) -> which of the K
-    counted: list[tuple[int, int]] = []  # (row, which of the K)
+    target_index: dict[tuple[int, int], int] = {}  # (token, target) -> index among the K
+    counted: list[tuple[int, int]] = []  # (row, index among the K)
     for row, (path, row_targets) in enumerate(zip(paths, targets, strict=True)):
         for position, (token, target) in enumerate(zip(path, row_targets, strict=True)):
             positions[token] = position
@@ -142,7 +142,7 @@ def _build_grid(inputs: Sequence[tuple[int, ...]], pad_id: int) -> tuple[list[in
 
 
 def _common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """Length of the prefix that all rows share. The first and the last row in sorted order differ earliest."""
+    """Length of the prefix that all rows share. In sorted order, the first and the last row differ earliest."""
     first, last = min(rows), max(rows)
     pairs = zip(first, last, strict=False)
     return next((index for index, (left, right) in enumerate(pairs) if left != right), min(len(first), len(last)))

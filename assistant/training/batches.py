@@ -17,7 +17,7 @@ MEGA_BATCH = 50
 
 
 def by_length(rows: Sequence[EncodedExample], batch_size: int) -> Iterator[list[EncodedExample]]:
-    """All rows in batches of similar length, always the same ones."""
+    """Yield all rows in batches of similar length. The batches are always the same."""
     in_order = sorted(rows, key=lambda row: row.n_tokens)
     for start in range(0, len(in_order), batch_size):
         yield in_order[start : start + batch_size]
@@ -26,9 +26,9 @@ def by_length(rows: Sequence[EncodedExample], batch_size: int) -> Iterator[list[
 def plan_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Row indices of every batch of one epoch: in random order, but with rows of similar length together.
 
-    The order depends only on `seed` and `epoch`, so a run can resume anywhere. Rows are shuffled and sorted by length
-    within mega-batches, and then the batches are shuffled, or the loss would follow the lengths. The batch with the
-    longest row comes first, so that a lack of memory shows at the first step. Every row is seen once.
+    The order depends only on `seed` and `epoch`, so a run can resume anywhere. Rows are shuffled, then sorted by length
+    within mega-batches. Then the batches are shuffled, because otherwise the loss would follow the lengths. The batch
+    with the longest row comes first, so that a lack of memory shows at the first step. Every row is seen once.
     """
     generator = random.Random(f"batches {seed} {epoch}")
     order = list(range(len(lengths)))

@@ -18,12 +18,12 @@ from assistant.settings import TrainOn
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaddedBatch:
-    """The same rows, padded: the plain form that packed batches are checked against."""
+    """Rows padded to one length: the plain form that packed batches are checked against."""
 
     input_ids: Tensor
     """(B, T) int64, padded with EOS."""
     targets: Tensor
-    """(B, T) int64, one ahead of `input_ids`; IGNORE_INDEX where nothing counts."""
+    """(B, T) int64: the id after each position; IGNORE_INDEX where it does not count in the loss."""
 
     def to(self, device: torch.device) -> PaddedBatch:
         """The same batch on another device."""
@@ -55,7 +55,7 @@ def pad(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "res
 
 
 def _shifted(rows: Sequence[EncodedExample], train_on: TrainOn) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Inputs are all ids but the last. Targets are all ids but the first, masked before the first that counts."""
+    """Inputs: all ids but the last. Targets: all ids but the first, with IGNORE_INDEX before the first that counts."""
     inputs, targets = [], []
     for row in rows:
         n_masked = row.prompt_length - 1 if train_on == "response" else 0

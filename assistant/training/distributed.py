@@ -69,7 +69,7 @@ class Ranks:
         return values
 
     def all_reduce_max(self, value: int, device: torch.device) -> int:
-        """Largest of a number over all processes, so that every rank decides alike."""
+        """Largest value of a number over all processes, so that every rank decides alike."""
         if self.world_size == 1:
             return value
         largest = torch.tensor(value, device=device)

@@ -1,4 +1,4 @@
-"""Learning preferences by DPO (Rafailov et al., arXiv 2305.18290), with the same loop and pairs of answers as rows.
+"""Preference training by DPO (Rafailov et al., arXiv 2305.18290): the same loop, with pairs of answers as rows.
 
 The reward of an answer is beta times the gain of its log-probability over the starting weights. The loss of a pair is
 -log sigmoid(reward of the chosen answer - reward of the rejected answer). The log-probabilities under the starting
@@ -31,10 +31,11 @@ def make_trainer(
     *,
     ranks: Ranks = SINGLE_PROCESS,
     precision: Precision | None = None,
+    schedule_start: int = 0,
 ) -> Trainer:
-    """The trainer for these settings: for preferences if they have a beta, else for answers. Raises as `Trainer`."""
+    """A `PreferenceTrainer` if the settings have a beta, else a `Trainer`. Raises what that class raises."""
     kind = Trainer if settings.beta is None else PreferenceTrainer
-    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision)
+    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)
 
 
 class PreferenceTrainer(Trainer):
@@ -65,7 +66,7 @@ class PreferenceTrainer(Trainer):
 
     def compute_reference(self) -> None:
         """Compute the log-probability of every answer under the starting weights, which must not have changed yet."""
-        with self.gathered_model():  # each process has different rows here
+        with self.gathered_model():  # a sharded forward needs all processes at once, but each has its own batches
             self.load_reference({part: self._log_probabilities(rows) for part, rows in self._parts().items()})
 
     def reference_logprobs(self) -> dict[str, torch.Tensor]:
@@ -80,7 +81,7 @@ class PreferenceTrainer(Trainer):
         """Load what `reference_logprobs` returned.
 
         Raises:
-            CheckpointError: it does not fit these rows.
+            CheckpointError: the log-probabilities do not fit these rows.
         """
         for part, encoded in self._parts().items():
             expected = (len(encoded.rows), 2)
@@ -101,7 +102,7 @@ class PreferenceTrainer(Trainer):
         return len(rows)
 
     def loss_sums(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:
-        """Sums over pairs: the DPO loss, the pairs with the larger reward on the chosen answer, and the margins."""
+        """Sums over pairs: the loss, the number of pairs whose chosen answer has the larger reward, and the margins."""
         now = log_probabilities(self.model, self.collate(rows, train_on), self.precision)
         before = torch.tensor(
             [row.reference_logprob for row in sequences(rows)], dtype=torch.float32, device=self.device

@@ -43,7 +43,8 @@ class StepMetrics:
     """Targets that count in the loss."""
     seconds: float
     reward_accuracy: float | None = None
-    """DPO only: share of pairs in which the chosen answer has the larger reward. At the first step it is rounding."""
+    """DPO only: share of pairs whose chosen answer has the larger reward. At the first step all rewards are 0, so
+    only rounding decides."""
     margin: float | None = None
     """DPO only: mean reward of the chosen answer minus that of the rejected one (nats)."""
 
@@ -76,12 +77,12 @@ class ValidationReport:
 
     step: int
     validation_loss: float
-    """Mean cross-entropy (nats) over the responses' tokens and EOS, whatever the run trains on; in DPO as
+    """Mean cross-entropy (nats) over the responses' tokens and EOS, also if the run trains on all tokens; in DPO as
     `StepMetrics.loss`."""
     supervised_tokens: int
     is_best: bool
     answered: int
-    """Validation rows that were answered. The three shares below are of these, and None if there are none."""
+    """Validation rows that were answered. The three shares below are shares of these rows, or None without any."""
     ended: float | None
     """Share of answers that end with EOS."""
     looped: float | None
@@ -112,7 +113,7 @@ class FinetuneResult:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """The fields as JSON values, for scripts."""
         return {name: getattr(self, name) for name in self.__slots__} | {"output": str(self.output)}
 
 

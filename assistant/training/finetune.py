@@ -38,11 +38,11 @@ from assistant.training.validation import answer_rows
 SAMPLE_ROWS = 3
 """Answers that a validation shows in full."""
 SAVE_SECONDS = 60.0
-"""Least time between two saves of the state, which take seconds themselves for a large model."""
+"""Least time between two saves of the state. A save of a large model takes seconds, too."""
 
 
 class _Next(IntEnum):
-    """What happens after a step. The largest wish of any process counts."""
+    """What happens after a step. If processes differ, the largest value counts."""
 
     CONTINUE = 0
     STOP = 1
@@ -60,20 +60,24 @@ def finetune(
     should_stop: Callable[[], bool] = lambda: False,
     resume_from: RunState | None = None,
     save_seconds: float = SAVE_SECONDS,
+    keep_state: bool = False,
 ) -> FinetuneResult:
     """Train the trainer's model in place, and leave the best and the last weights in `folder`.
 
     `should_stop` is asked after every step. A stopped run keeps its state and can be resumed: make the trainer from the
     run's `last` folder (with LoRA from the base model, whose weights stay as they are), and pass the state that
     `folder.read_state` returned. A killed run loses the steps since its last save, `save_seconds` ago at most. With
-    several processes each gets the same arguments; the main process validates and writes.
+    several processes each gets the same arguments; the main process validates and writes. With `keep_state` a finished
+    run keeps its state too, and can be given more steps (`run_folder.with_more_steps`).
 
     Raises:
         SettingsError: the run to resume has other settings or data.
         AssistantError: the loss is not finite.
     """
     try:
-        return _Run(trainer, folder, data_files, observer, resume_from).go(should_stop, save_seconds)
+        return _Run(trainer, folder, data_files, observer, resume_from).go(
+            should_stop, save_seconds, keep_state=keep_state
+        )
     finally:
         folder.unlock()
 
@@ -117,7 +121,7 @@ class _Run:
             trainer.load_reference(folder.read_reference_logprobs())
         self.saved_at = time.monotonic()
 
-    def go(self, should_stop: Callable[[], bool], save_seconds: float) -> FinetuneResult:
+    def go(self, should_stop: Callable[[], bool], save_seconds: float, *, keep_state: bool) -> FinetuneResult:
         first_step = self.state.step
         if self.ranks.is_main:
             if first_step:
@@ -145,7 +149,7 @@ class _Run:
         if self.ranks.is_main:
             self.folder.publish(use_last=self.state.best_step is None)
             if following != _Next.STOP:
-                self.folder.end()
+                self.folder.keep(self.state) if keep_state else self.folder.end()
         self.ranks.barrier()
         return self._result(following)
 
@@ -199,7 +203,7 @@ class _Run:
 
     @contextmanager
     def _memory_checked(self) -> Iterator[None]:
-        """Turn a lack of memory into a sentence. On a CPU torch raises a plain RuntimeError for it."""
+        """Turn an out-of-memory error into an AssistantError. On a CPU, torch raises a plain RuntimeError."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:

@@ -33,24 +33,24 @@ class Forecast:
     steps: int
     validations: int
     seconds: float
-    """Of the whole run, with validations and saves."""
+    """Duration of the whole run, with validations and saves."""
     peak_bytes: int
-    """Of the process, or of the GPU's memory if there is a GPU."""
+    """Peak memory of the process, or of the GPU if there is one."""
     free_bytes: int | None
-    """Memory that is still free beside this process; None if unknown."""
+    """Memory that this process can still get; None if unknown."""
     batch_size: int
     largest_batch_size: int | None
-    """Rows of the longest kind that would fit into one micro-batch; None if unknown."""
+    """How many of the longest rows fit into one micro-batch; None if unknown."""
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """The fields as JSON values, for scripts."""
         return asdict(self)
 
 
 def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast:
     """Do a few steps and forecast the run. Changes the trainer's weights, and leaves nothing in `folder`.
 
-    `save_seconds` is the time between two saves; `folder` is an existing one on the disk that the run will write to.
+    `save_seconds` is the time between two saves; `folder` exists, on the disk that the run will write to.
     """
     windows = [window for _, window in trainer.windows(0)]
     preparation = _timed(trainer.compute_reference)
@@ -60,7 +60,7 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
     peak_of_one_row = _peak_bytes(trainer.device)
     trainer.train_step(1, longest)
     peak_of_window = _peak_bytes(trainer.device)
-    # After the two peaks, because the check may need more memory than the rows do.
+    # After the two peaks, because the check may need more memory than the steps.
     preparation += _timed(lambda: trainer.check_fast_path(windows[0]))
     sizes = np.array([_size(trainer, window) for window in windows])
     steps = _seconds_of_steps(trainer, windows, sizes)
@@ -75,7 +75,7 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
         steps=len(windows),
         validations=validations if trainer.validation.rows else 0,
         seconds=preparation + steps + validations * per_validation + saves * per_save,
-        peak_bytes=_peak_bytes(trainer.device),  # checking, answering or saving may need more than the rows
+        peak_bytes=_peak_bytes(trainer.device),  # the check, answers or saves may need more than the steps
         free_bytes=free,
         batch_size=trainer.settings.batch_size,
         largest_batch_size=rows + int(USABLE_MEMORY * free / per_row) if free is not None and per_row > 0 else None,
@@ -89,7 +89,7 @@ def _size(trainer: Trainer, window: Window) -> int:
 
 
 def _seconds_of_steps(trainer: Trainer, windows: list[Window], sizes: np.ndarray) -> float:
-    """Seconds of all steps, interpolated between a few measured ones with sizes spread evenly over all."""
+    """Seconds of all steps, interpolated between a few measured ones whose sizes are spread over all sizes."""
     in_order = np.argsort(sizes, kind="stable")
     last = len(windows) - 1
     chosen = [int(in_order[n * last // (MEASURED_STEPS - 1)]) for n in range(MEASURED_STEPS)]
@@ -100,7 +100,7 @@ def _seconds_of_steps(trainer: Trainer, windows: list[Window], sizes: np.ndarray
 
 
 def _seconds_of_validation(trainer: Trainer) -> float:
-    """Seconds of one validation. Answers are assumed as long as the references, which models learn soon."""
+    """Seconds of one validation. Assumes answers as long as the references: models soon learn that length."""
     rows, settings = trainer.validation.rows, trainer.settings
     if not rows:
         return 0.0

@@ -23,8 +23,8 @@ UPCAST_ROWS = 8
 def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
     """Summed cross-entropy (float32 scalar, nats) over the targets that count.
 
-    The head runs only at those positions. Divide by the targets of everything that makes up one optimizer step, not by
-    those of this batch. A padded batch is computed in the plain way, position by position, as a reference.
+    The head runs only at those positions. For the mean, divide by the number of targets of the whole optimizer step,
+    not of this batch. A padded batch is computed in the plain way, position by position, as a reference.
     """
     losses, target_mask = _target_losses(model, batch, precision)
     return losses @ target_mask.sum(dim=0)
@@ -37,7 +37,7 @@ def log_probabilities(model: GPT, batch: Batch, precision: torch.dtype = torch.f
 
 
 def _target_losses(model: GPT, batch: Batch, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (K,) of the targets, and a mask (B, K) of the rows that each counts in. Both float32."""
+    """Cross-entropy (K,) of the targets, and a mask (B, K): 1 where a target counts in a row. Both float32."""
     is_reference = isinstance(batch, PaddedBatch)
     needs_autocast = precision is torch.bfloat16 and (is_reference or not has_copies(model))
     with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=needs_autocast):

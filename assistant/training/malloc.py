@@ -7,7 +7,7 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-"""Numbers of `mallopt` in glibc's malloc.h."""
+"""Option numbers of `mallopt`, from glibc's malloc.h."""
 HEAP_STEP = 64 * 2**20
 """Bytes by which the heap grows."""
 

@@ -21,7 +21,7 @@ ADAM_BETAS_WITH_MUON = (0.9, 0.95)
 
 
 def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim.Optimizer]:
-    """The optimizers that together update every weight that is not frozen, each once.
+    """The optimizers that together update every trained weight. Each weight belongs to one of them.
 
     AdamW by default. With `muon` the matrices inside the blocks go to Muon (Jordan et al., 2024), with updates as large
     as AdamW's (Liu et al., arXiv 2502.16982), so that one learning rate serves both.
@@ -47,7 +47,7 @@ def build_optimizers(model: GPT, settings: FinetuneSettings) -> list[torch.optim
         )
     for optimizer in optimizers:
         for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
-            # As the first step would make it. Allocated now, it is not scattered among the memory of a step.
+            # The same as the first step would create. Created now, it does not fragment the memory of that step.
             optimizer.state[weight] = {
                 name: torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
                 for name in state_names(optimizer)

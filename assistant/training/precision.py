@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from assistant.settings import Precision
 
 PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
+"""Smallest n_embd that is probed, rows of the probed product, and how often it is timed."""
 MIN_SPEEDUP = 1.4
 """bfloat16 must be this many times as fast on a processor, because it costs some accuracy."""
 
@@ -18,9 +19,9 @@ MIN_SPEEDUP = 1.4
 def pick_precision(name: Precision, device: torch.device, width: int) -> torch.dtype:
     """The dtype of the products of a model with this `width` (n_embd). The weights stay float32.
 
-    `auto` is bfloat16 on a GPU that supports it, and on a processor where a probe finds it much faster: having the
-    instructions does not make it faster everywhere (benchmarks/RESULTS.md). Small models always use float32 on a
-    processor.
+    `auto` is bfloat16 on a GPU that supports it, and on a processor where a probe finds it much faster: some processors
+    have bfloat16 instructions but are not faster with them (benchmarks/RESULTS.md). Small models always use float32 on
+    a processor.
     """
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
@@ -32,7 +33,7 @@ def pick_precision(name: Precision, device: torch.device, width: int) -> torch.d
 
 
 def _is_much_faster_in_bfloat16(width: int) -> bool:
-    """Whether a product of a block's largest shape is faster and correct. Takes about 30 ms at a width of 768."""
+    """Whether a bfloat16 product of a block's largest shape is right and much faster. About 30 ms at a width of 768."""
     generator = torch.Generator().manual_seed(0)
     rows, weight = (torch.randn(n, width, generator=generator) for n in (PROBED_ROWS, 4 * width))
     factors = {torch.float32: (rows, weight), torch.bfloat16: (rows.bfloat16(), weight.bfloat16())}

@@ -54,7 +54,7 @@ class BookRecipe(Recipe):
         self._epochs: list[list[list[int]]] = []
 
     def batches(self, lengths: Sequence[int], n_validation: int, epoch: int) -> list[list[int]]:
-        """As in the book: shuffled by torch's generator, an incomplete last batch left out."""
+        """Row indices as in the book: shuffled by torch's generator, without an incomplete last batch."""
         if epoch >= len(self._epochs):
             self._epochs = book_batches(
                 len(lengths),

@@ -23,19 +23,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from assistant.dataset.added_tokens import EXTRA_TOKENIZER_FILES
 from assistant.dataset.splits import DEFAULT_FRACTIONS
+from assistant.dataset.tokenizer import CONFIG_FILE
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
-from assistant.files import write_atomic
-from assistant.model.checkpoint import (
-    CONFIG_FILE,
-    INFO_FILE,
-    Checkpoint,
-    atomic_folder,
-    load_model,
-    save_checkpoint,
-    save_tensors,
-    write_checkpoint,
-)
+from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors, write_atomic
+from assistant.model.checkpoint import INFO_FILE, Checkpoint, load_model, save_checkpoint, write_checkpoint
+from assistant.model.folder import atomic_folder, save_tensors
 from assistant.model.gpt import GPT
 from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
 from assistant.settings import FinetuneSettings, Frozen
@@ -45,7 +39,7 @@ METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", 
 STATE_FILE, OPTIMIZER_FILE, REFERENCE_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
 LOCK_FILE = ".lock"
 KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}
-"""What a run may leave that was killed before its first save."""
+"""What a run may leave if it is killed before its first save."""
 
 
 class RunState(Frozen):
@@ -70,6 +64,10 @@ class RunState(Frozen):
     """Share of exact or ended answers, if the best weights are chosen by it."""
     validations_since_best: int = 0
     seconds: float
+    schedule_start: int = 0
+    """Step after which the learning rate's schedule began: 0, or the end of the run before it got more steps."""
+    finished: bool = False
+    """Whether the run has reached its end. Its state was kept so that it can get more steps."""
 
 
 def check_same_run(now: RunState, before: RunState, path: Path) -> None:
@@ -100,6 +98,20 @@ def check_same_run(now: RunState, before: RunState, path: Path) -> None:
             )
 
 
+def with_more_steps(before: RunState, settings: FinetuneSettings) -> RunState:
+    """The state to resume from: a finished run with other `epochs` or `max_steps` begins a schedule of its own.
+
+    Any other state stays as it is.
+    """
+    length = {name: getattr(settings, name) for name in ("epochs", "max_steps")}
+    wanted = before.settings.model_copy(update=length)
+    if not before.finished or wanted == before.settings:
+        return before
+    return before.model_copy(
+        update={"settings": wanted, "schedule_start": before.step, "finished": False, "validations_since_best": 0}
+    )
+
+
 class RunFolder:
     """Reads and writes the folder of one run. Nothing in it changes before `begin`."""
 
@@ -123,12 +135,12 @@ class RunFolder:
         return (self.path / CONFIG_FILE).exists()
 
     def check_free(self, *, overwrite: bool, resume: bool) -> None:
-        """Raise SettingsError if a new run would replace something that a person may want to keep.
+        """Raise SettingsError if a new run would replace something that the user may want to keep.
 
         With `resume`, the remains of a run that was killed before its first save may be replaced.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise SettingsError(f"{self.path}: expected a folder or nothing, got a file. Choose another --output.")
+        check_can_be_folder(self.path)
+        check_writable(self.path)
         names = (
             {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
             if self.path.exists()
@@ -141,7 +153,7 @@ class RunFolder:
             return
         if (self.last / "training" / STATE_FILE).exists():
             raise SettingsError(
-                f"{self.path}: expected a new folder, got an unfinished run. "
+                f"{self.path}: expected a new folder, got a run that can be resumed. "
                 f"Continue it with --resume, start again with --overwrite, or choose another --output."
             )
         raise SettingsError(
@@ -157,6 +169,7 @@ class RunFolder:
         """
         if self._lock is not None:
             return
+        check_writable(self.path)
         file = (self.path / LOCK_FILE).open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,12 +189,15 @@ class RunFolder:
             self._lock = None
 
     def begin(self) -> None:
-        """Start a new run: delete the records of an earlier one, and keep its model until there is a better one."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Start a new run: delete the state and the records of an earlier one.
+
+        Its weights stay until there are better ones: those of `last` and `best` until the first save of each, and
+        those of the folder itself until the end. So a kill at any time leaves some weights.
+        """
+        make_folder(self.path)
         self.lock()
         self.recover()
-        for folder in (self.last, self.best):
-            shutil.rmtree(folder, ignore_errors=True)
+        self.end()
         for name in (METRICS_FILE, VALIDATION_FILE, PLOT_FILE):
             (self.path / name).unlink(missing_ok=True)
 
@@ -208,14 +224,16 @@ class RunFolder:
 
     def record(self, name: str, value: dict[str, Any]) -> None:
         """Append one line to a record file."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        path = self.path / name
+        with named_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
     # --- weights ---------------------------------------------------------------------------------------------------
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Save these weights as the best so far."""
-        save_checkpoint(checkpoint, self.best)
+        with named_errors(self.best):
+            save_checkpoint(checkpoint, self.best)
 
     def save_last(
         self,
@@ -230,7 +248,7 @@ class RunFolder:
         `optimizer_state` is what `optimizer_tensors` returned. `reference_logprobs` was computed with the starting
         weights, and cannot be computed again once they have changed.
         """
-        with atomic_folder(self.last) as folder:
+        with named_errors(self.last), atomic_folder(self.last) as folder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
@@ -245,21 +263,29 @@ class RunFolder:
         A resumed run that found nothing better leaves what it published before.
         """
         if use_last:
-            with atomic_folder(self.best) as folder:
+            with named_errors(self.best), atomic_folder(self.best) as folder:
                 shutil.copytree(self.last, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training"))
         if (self.best / CONFIG_FILE).exists():
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
-            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)  # this run may have no adapter
+            # This run may have no adapter, and its base no such files of a tokenizer.
+            shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)
+            for name in EXTRA_TOKENIZER_FILES:
+                (self.path / name).unlink(missing_ok=True)
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
                 path.replace(self.path / path.name)
         if self.best.exists():  # an earlier process moved its files and was killed before this
             self.best.rmdir()
 
     def end(self) -> None:
-        """Mark the run as finished: it can no longer be resumed."""
+        """Mark the run as finished, and delete its state: it can no longer be resumed."""
         # Delete the state first: a run without it is finished, even if this process is killed before the rest is gone.
         (self.last / "training" / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.last / "training", ignore_errors=True)
+
+    def keep(self, state: RunState) -> None:
+        """Mark the run as finished, and keep its state: it can be given more steps."""
+        finished = state.model_copy(update={"finished": True})
+        write_atomic(self.last / "training" / STATE_FILE, finished.model_dump_json(indent=2) + "\n")
 
     # --- resuming --------------------------------------------------------------------------------------------------
 
@@ -281,7 +307,7 @@ class RunFolder:
             ) from error
 
     def read_reference_logprobs(self) -> dict[str, torch.Tensor]:
-        """What `save_last` got as `reference_logprobs`.
+        """The `reference_logprobs` that `save_last` saved; empty if there were none.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -300,7 +326,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the adapter cannot be read.
-            SettingsError: merged, it does not give the weights of `last`, so the base model is another one.
+            SettingsError: merged, it does not give the weights of `last`, so the base model is different.
         """
         set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
         now, before = merged(trained).state_dict(), load_model(self.last).state_dict()

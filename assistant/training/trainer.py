@@ -34,14 +34,14 @@ from assistant.training.recipe import make_recipe
 from assistant.training.sharding import gather, shard
 
 LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Largest difference between the packed and the padded computation that rounding explains: of the loss in nats, and of
-a weight's gradient norm as a share of the whole gradient's."""
+"""Largest difference between packed and padded results that rounding can explain: of the loss (in nats, or as a share
+of a loss above 1), and of a weight's gradient norm as a share of the norm of the whole gradient."""
 CHECKED_ROWS = 4
 """Rows that are computed both ways. The padded way needs more memory per row."""
 EPSILON = 1e-6
 """Added to the gradient norm before dividing by it, as in torch's own clipping."""
 MAX_VALIDATIONS = 20
-"""Validations of a run whose settings do not say how often to validate."""
+"""Most validations of a run without `validate_every`."""
 Window = list[list[int]]
 """The micro-batches of one step, as indices of training rows."""
 
@@ -55,7 +55,7 @@ class Trainer:
     """
 
     metric_names: tuple[str, ...] = ()
-    """What `loss_sums` returns beside the loss."""
+    """Metrics that `loss_sums` returns besides the loss."""
     as_pairs = False
     """Whether a row is a pair of answers."""
 
@@ -67,8 +67,10 @@ class Trainer:
         *,
         ranks: Ranks = SINGLE_PROCESS,
         precision: Precision | None = None,
+        schedule_start: int = 0,
     ) -> None:
-        """`precision` is the one that the run began with, if it is resumed."""
+        """`precision` and `schedule_start` are those of the state, if the run is resumed."""
+        self.schedule_start = schedule_start
         self.settings, self.splits, self.ranks = settings, splits, ranks
         self.recipe = make_recipe(settings)
         self.checkpoint = replace(checkpoint, template=get_template(settings.template))
@@ -170,13 +172,14 @@ class Trainer:
         return step % (self.settings.validate_every or default) == 0 or step == self.total_steps
 
     def train_step(self, step: int, window: Window) -> StepMetrics:
-        """Do one optimizer step, counted from 1, over the micro-batches of `window`.
+        """Do optimizer step `step`, counted from 1, on the micro-batches of `window`.
 
         Raises:
             AssistantError: the loss or the gradient is not finite; the weights are unchanged.
         """
         started = time.perf_counter()
-        rate = self.recipe.learning_rate(step, self.total_steps)
+        start = self.schedule_start
+        rate = self.recipe.learning_rate(step - start, self.total_steps - start)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         batches = [[self.train.rows[index] for index in indices] for indices in window]
@@ -236,7 +239,7 @@ class Trainer:
     def gathered_model(self) -> Iterator[None]:
         """Replace a sharded model by a complete copy for a while.
 
-        All processes must enter together. What they do with the copy is their own.
+        All processes must enter together. Then each can use its copy without the others.
         """
         if not self.ranks.shards:
             yield
@@ -252,7 +255,7 @@ class Trainer:
     # --- what is learnt; `PreferenceTrainer` overrides these ---------------------------------------------------------
 
     def compute_reference(self) -> None:
-        """Compute what has to be known about the starting weights, once, before the first step."""
+        """Compute what the loss needs from the starting weights. Runs once, before the first step."""
 
     def reference_logprobs(self) -> dict[str, torch.Tensor]:
         """What `compute_reference` computed, for the run's state."""
@@ -262,7 +265,7 @@ class Trainer:
         """Load what `reference_logprobs` returned before the run was resumed."""
 
     def loss_denominator(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> int:
-        """What the sums of `loss_sums` are divided by to get means: the number of targets."""
+        """The number of targets. The sums of `loss_sums`, divided by it, are means."""
         return sum(count_targets(row, train_on) for row in rows)
 
     def loss_sums(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:

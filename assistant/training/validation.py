@@ -1,4 +1,4 @@
-"""What a model answers to some validation rows during its run."""
+"""Answers to some validation rows during a run, and how many of them end, loop or are exact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assistant.settings import GenerationSettings
 from assistant.training.events import Sample
 
 ANSWER_TOKENS = 64
-"""Longest answer. A longer reference cannot be matched."""
+"""Longest answer, in tokens. A longer reference cannot be matched."""
 LONGEST_PERIOD, REPEATS = 12, 4
 """A loop is the same 1 to 12 tokens four times in a row, and at least 8 tokens in all."""
 SHORTEST_LOOP = 8
@@ -40,7 +40,7 @@ def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count
     prompts = [row.input_ids[: row.prompt_length] for row in chosen]
     settings = GenerationSettings(max_new_tokens=ANSWER_TOKENS)
     generated = sorted(
-        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_id), key=lambda answer: answer.index
+        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_ids), key=lambda answer: answer.index
     )
     samples = [
         Sample(

@@ -1,6 +1,6 @@
 """Fills the slots of frames: one function for each relation, which returns a random fact.
 
-Most facts are rows of a table. Some are combined anew on each call, such as lists to sort and passive sentences.
+Most facts are rows of a table. Some are combined at each call, such as lists to sort and passive sentences.
 """
 
 from __future__ import annotations

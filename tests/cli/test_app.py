@@ -1,27 +1,25 @@
-"""The `assistant` command, from its words to its output. Tests of signals and pipes start a new process."""
+"""The commands of `assistant` as a person types them: `ask` and its options, and mistakes."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.main
 from typer.testing import CliRunner
 
+from assistant import __version__
 from assistant.cli.app import app
-from assistant.cli.console import print_json
 from assistant.dataset.instructions import Example, dump_rows
-from assistant.dataset.tokenizer import Tokenizer
-from assistant.model.checkpoint import load_checkpoint
 from tests.conftest import REPOSITORY
-from tests.support.commands import FINETUNE, assistant, invoke, start, wait_for_steps
-from tests.support.models import save_tiny
-from tests.support.ollama_double import OllamaDouble
+from tests.support.commands import FINETUNE, assistant, invoke
 
 
 def test_a_finetuned_model_answers_like_transformers(folder: Path) -> None:
@@ -101,37 +99,6 @@ def test_ask_uses_the_training_template_and_refuses_a_changed_one() -> None:
     assert "They differ in token 3 of the prompt: 'h' in training, 'u' now." in refused.stderr
 
 
-@pytest.mark.parametrize("more", [[], ["--lora", "--learning-rate", "0.01"]])
-def test_a_killed_and_interrupted_run_resumes_to_the_same_weights(folder: Path, more: list[str]) -> None:
-    """SIGKILL first, then SIGINT. The weights equal those of a run without interruptions."""
-    signals = [signal.SIGKILL, signal.SIGINT]
-    words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "90", "--batch-size", "2", *more]
-    whole = invoke(*words, "-o", "whole")
-    assert whole.exit_code == 0, whole.stderr
-    words += ["--save-every", "0.05"]
-    steps = 10
-    for number, signal_number in enumerate(signals):
-        process = start(*words, "-o", "parts", *(["--resume"] if number else []))
-        wait_for_steps(folder / "parts" / "metrics.jsonl", steps, process)
-        process.send_signal(signal_number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL), errors
-        if signal_number == signal.SIGINT:
-            assert "The same command with --resume continues from there." in errors
-            assert load_checkpoint(folder / "parts").info is not None
-        steps += 20
-    assert invoke(*words, "-o", "parts").exit_code == 2  # needs --resume or --overwrite
-    resumed = invoke(*words, "-o", "parts", "--resume")
-    assert resumed.exit_code == 0, resumed.stderr
-    for name in ("model.safetensors", "last/model.safetensors"):
-        assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
-    for other in (["--split", "book"], ["--split-seed", "7"], ["-m", "parts"]):
-        assert invoke(*words, *other, "-o", "parts", "--resume").exit_code == 2
-    again = invoke(*words, "-o", "parts", "--resume", "--json")
-    assert "finished already" in again.stderr
-    assert json.loads(again.stdout)["steps"] == 90
-
-
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
@@ -200,92 +167,21 @@ def test_a_mistake_gives_one_error_sentence_and_writes_nothing(
     assert not (folder / "out").exists()
 
 
-def test_finetune_on_plain_text_then_ask_continues_a_text(folder: Path) -> None:
-    texts = [f"Once, {number} times, there was a number that grew and grew. " * 8 for number in range(20)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    words = ["--template", "text", "--train-on", "all", "--test-share", "0", "--max-steps", "2"]
-    done = invoke("finetune", "text.jsonl", "-m", "base", "-o", "read", *words, "--json")
-    assert done.exit_code == 0, done.stderr
-    assert "38 training rows, 2 validation rows" in done.stderr  # over 400 bytes fill two rows of 256
-    steps = [json.loads(line) for line in (folder / "read" / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 < step["tokens"] - step["supervised_tokens"] <= 8 for step in steps)  # first tokens are not targets
-    said = json.loads(invoke("ask", "read", "Once, 3", "--max-new-tokens", "3", "--json").stdout)
-    assert said["prompt"] == "Once, 3"
+def names(command: Any, *words: str) -> Iterator[tuple[str, ...]]:
+    """The names of every command below `command`, such as `("data", "split")`."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from names(below, *words, name)
+    if not hasattr(command, "commands"):
+        yield words
 
 
-def test_warnings_name_the_rows_that_are_too_long(folder: Path, examples: list[Example]) -> None:
-    rows = json.loads(dump_rows(examples))
-    rows += [{"instruction": "Say", "input": "x" * 3000, "output": "y"}, {"instruction": "Say", "output": "y" * 3000}]
-    (folder / "long.json").write_text(json.dumps(rows))
-    words = ["finetune", "long.json", "-m", "base", "-o", "out", *FINETUNE, "--split", "book", "--max-steps", "1"]
-    done = invoke(*words)
-    assert done.exit_code == 0, done.stderr
-    assert "Shortened the user's text of 1 rows that do not fit into 256 positions: long.json, row 41." in done.stderr
-    assert "Left out 1 rows that do not fit into 256 positions: long.json, row 42." in done.stderr
+@pytest.mark.parametrize("words", names(typer.main.get_command(app)), ids=" ".join)
+def test_the_help_of_every_command_has_an_example(words: tuple[str, ...]) -> None:
+    assert f"Example: assistant {' '.join(words)}" in invoke(*words, "--help").stdout
 
 
-def test_data_split_writes_three_files_and_does_not_overwrite_them(folder: Path) -> None:
-    found = invoke("data", "split", "rows.json", "-o", "parts", "--json")
-    assert json.loads(found.stdout)["rows"] == {"train": 34, "validation": 2, "test": 4}
-    assert len(json.loads((folder / "parts" / "test.json").read_text())) == 4
-    again = invoke("data", "split", "rows.json", "-o", "parts")
-    assert again.exit_code == 2
-    assert "Add --overwrite" in again.stderr
-
-
-def test_doctor_says_how_to_start_a_missing_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
-    found = invoke("doctor")
-    assert found.exit_code == 0
-    assert "--  ollama server" in found.stdout
-    assert "`ollama serve`" in found.stdout
-    as_json = json.loads(invoke("doctor", "--json").stdout)
-    assert as_json["ollama server"]["ok"] is False
-    assert as_json["torch"]["ok"] is True
-
-
-def test_the_help_of_every_command_has_an_example() -> None:
-    for words in (["demo"], ["chat"], ["ask"], ["finetune"], ["doctor"], ["data", "split"], ["data", "check"]):
-        found = invoke(*words, "--help")
-        assert "Example:" in found.stdout, words
-    assert invoke("--version").stdout.startswith("assistant 0.")
-
-
-def test_errors_contain_no_escape_sequences(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"a\\u001b[2J": 1}')
-    done = invoke("data", "split", str(tmp_path / "x.json"), "-o", str(tmp_path / "\x1b[2J"))
-    assert done.exit_code == 1
-    assert "\x1b" not in done.stderr
-
-
-def test_a_closed_pipe_gives_no_traceback(folder: Path) -> None:
-    command = f"{sys.executable} -m assistant ask {folder / 'base'} 'Say red once.' --json | true"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
-
-
-def test_resume_refuses_another_model(folder: Path, byte_tokenizer: Tokenizer) -> None:
-    save_tiny(folder / "other", byte_tokenizer)
-    words = ["finetune", "rows.json", "-o", "out", *FINETUNE, "--save-every", "0"]
-    process = start(*words, "-m", "base", "--max-steps", "500")
-    wait_for_steps(folder / "out" / "metrics.jsonl", 3, process)
-    process.kill()
-    process.communicate()
-    refused = invoke(*words, "-m", "other", "--max-steps", "500", "--resume")
-    assert refused.exit_code == 2
-    assert "expected to resume with the model base, got other" in refused.stderr
-
-
-@pytest.mark.usefixtures("folder")
-def test_overwrite_refuses_a_folder_that_contains_the_model() -> None:
-    assert invoke("finetune", "rows.json", "-m", "base", "-o", "out", "--max-steps", "1").exit_code == 0
-    done = invoke("finetune", "rows.json", "-m", "out/last", "-o", "out", "--overwrite")
-    assert done.exit_code == 2
-    assert "expected another folder than the one that --model out/last is in" in done.stderr
-    assert Path("out/last/model.safetensors").exists()
-    assert invoke("finetune", "rows.json", "-m", "out", "-o", "out", "--max-steps", "1", "--overwrite").exit_code == 0
+def test_version() -> None:
+    assert invoke("--version").stdout == f"assistant {__version__}\n"
 
 
 @pytest.mark.usefixtures("folder")
@@ -293,43 +189,10 @@ def test_standard_input_must_be_utf8_text() -> None:
     done = CliRunner().invoke(app, ["ask", "base"], input=b"caf\xe9")
     assert (done.exit_code, done.stderr) == (
         1,
-        "error: standard input: expected UTF-8, got unexpected end of data at byte 3.\n",
+        "error: standard input: expected UTF-8, got unexpected end of data at byte 3. Convert it.\n",
     )
     command = f"{sys.executable} -m assistant ask base <&-"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     closed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert closed.returncode == 2
     assert closed.stderr.startswith("error: instruction: expected some text")
-
-
-def test_doctor_shows_no_escape_sequences_from_a_server() -> None:
-    with OllamaDouble(models=("evil\x1b[2J:latest",)) as double:
-        found = invoke("doctor", "--host", double.url)
-    assert "evil" in found.stdout
-    assert "\x1b" not in found.stdout
-
-
-def test_json_is_ascii_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for terminal, shown in ((True, '"\\u009b31m"'), (False, '"\x9b31m"')):
-        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
-        print_json({"a": "\x9b31m"})
-        assert shown in capsys.readouterr().out
-
-
-def test_two_deterministic_runs_give_the_same_bytes(folder: Path) -> None:
-    """Each run has its own process, because the option changes all of torch."""
-    for name in ("one", "two"):
-        options = ("--deterministic", "--max-steps", "3", "--precision", "bfloat16", "--epochs", "1")
-        done = assistant("finetune", "rows.json", "-m", "base", "-o", name, *options)
-        assert done.returncode == 0, done.stderr
-    assert (folder / "one" / "model.safetensors").read_bytes() == (folder / "two" / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize(("word", "message"), [("--plan", "expected one process"), ("--shard", "does nothing without")])
-@pytest.mark.usefixtures("folder")
-def test_plan_needs_one_process_and_shard_needs_two(monkeypatch: pytest.MonkeyPatch, word: str, message: str) -> None:
-    if word == "--plan":
-        monkeypatch.setenv("WORLD_SIZE", "2")
-    result = invoke("finetune", "rows.json", "-m", "base", "-o", "run", *FINETUNE, "--max-steps", "1", word)
-    assert message in result.stderr
-    assert result.exit_code == (2 if word == "--plan" else 0)

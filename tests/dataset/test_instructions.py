@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.dataset.instructions import OPENING_WORDS, Example, Exchange, _examples_of, dump_rows, read_examples
+from assistant.dataset.forms import OPENING_WORDS, examples_of
+from assistant.dataset.instructions import Example, Exchange, dump_rows, read_examples
 from assistant.dataset.rows import Row
 from assistant.dataset.splits import data_fingerprint
 from assistant.errors import DataError
@@ -125,14 +126,21 @@ def test_characters_that_no_tokenizer_can_encode_are_refused(tmp_path: Path, tex
     assert '"instruction" must not contain' in problem
 
 
+def test_a_blank_line_joins_neighbours_of_one_role(tmp_path: Path) -> None:
+    turns = [("system", "Brief."), ("system", "Kind."), ("user", "One"), ("user", "Two"), ("assistant", "3")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (example,) = read_examples(write(tmp_path / "rows.json", [row]))
+    assert (example.instruction, example.output) == ("Brief.\n\nKind.\n\nOne\n\nTwo", "3")
+
+
 @pytest.mark.parametrize(
     ("roles", "sentence"),
     [
-        (["user", "user"], "got user, user"),
+        (["user", "user"], "got user."),
         (["assistant", "user"], "got assistant, user"),
         (["user", "assistant", "user"], "got user, assistant, user"),
         (["system", "user"], "got user"),
-        (["user", "tool"], "messages.1.role"),
+        (["user", "robot"], "messages.1.role"),
     ],
 )
 def test_turns_in_a_wrong_order_are_refused(tmp_path: Path, roles: list[str], sentence: str) -> None:
@@ -184,7 +192,7 @@ def test_groups_and_categories_survive_dump_and_read(tmp_path: Path) -> None:
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00\r"), min_size=1).filter(str.strip))
 def test_plain_text_is_cut_after_its_opening_words_without_loss(text: str) -> None:
-    (example,) = _examples_of(Row(1, {"text": text}), "f.jsonl")
+    (example,) = examples_of(Row(1, {"text": text}), "f.jsonl").examples
     assert example.is_text
     assert example.instruction + example.output == text
     assert example.instruction.strip()

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.dataset.instructions import Example, Exchange, read_examples
-from assistant.dataset.splits import SplitMethod, Splits, data_fingerprint, prompt_key, split_examples
+from assistant.dataset.splits import Splits, data_fingerprint, prompt_key, split_examples
 from assistant.errors import SettingsError
+from assistant.settings import SplitMethod
 from tests.conftest import shared_file
 
 

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from assistant.errors import AssistantError, CheckpointError, PrerequisiteError, SettingsError
-from assistant.hub_cache import KNOWN_MODELS, cache_folder, find_pulled, model_name
+from assistant.hub_cache import KNOWN_MODELS, cache_folder, file_name, find_pulled, recorded_name
 from assistant.interop import hub as hub_module
 from assistant.interop import transfer
 from assistant.interop.hub import PulledModel
@@ -79,7 +79,9 @@ def test_a_pulled_model_is_whole_pinned_and_found_by_its_name(
     assert heard.done == {name: len(body) for name, body in tiny_files.items()}
     assert (cache / "models--openai-community--gpt2" / "refs" / "main").read_text() == commit
     assert find_model("gpt2") == find_model(REPOSITORY) == find_model(f"gpt2@{commit[:8]}") == model.folder
-    assert load_checkpoint(find_model("gpt2")).name == model_name(model.folder) == f"{REPOSITORY}@{commit}"
+    assert load_checkpoint(find_model("gpt2")).name == recorded_name(model.folder) == f"{REPOSITORY}@{commit[:12]}"
+    assert find_model(f"{REPOSITORY}@{commit[:12]}") == model.folder
+    assert file_name(model.folder) == "gpt2"
 
 
 def test_huggingface_hub_itself_finds_the_model_offline(hub: HubDouble, cache: Path) -> None:

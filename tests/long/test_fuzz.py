@@ -37,12 +37,15 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_damaged_row_files(folder: Path) -> None:
-    original = (folder / "rows.json").read_bytes()
-    chance = random.Random("rows")
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv", "rows.tsv", "rows.json.gz", "rows.csv.gz"])
+def test_damaged_row_files(folder: Path, name: str) -> None:
+    if name != "rows.json":
+        assert invoke("data", "convert", "rows.json", name).exit_code == 0
+    original = (folder / name).read_bytes()
+    chance = random.Random(name)
     for number in range(ROW_FILES):
-        (folder / "damaged.json").write_bytes(damaged(original, chance))
-        done = invoke("data", "check", "damaged.json")
+        (folder / f"damaged.{name}").write_bytes(damaged(original, chance))
+        done = invoke("data", "check", f"damaged.{name}", *(["--skip-bad"] if number % 2 else []))
         assert done.exception is None or isinstance(done.exception, SystemExit), (number, done.exception)
         assert done.exit_code in (0, 1, 2), number
 

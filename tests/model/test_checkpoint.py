@@ -15,12 +15,12 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
 from assistant.model.checkpoint import (
-    atomic_folder,
     check_same_template,
     load_checkpoint,
     save_checkpoint,
     template_record,
 )
+from assistant.model.folder import atomic_folder
 from tests.support.models import save_tiny, tiny_checkpoint
 
 
@@ -267,7 +267,11 @@ def overwrite(name: str, text: str) -> Damage:
         (remove("model.safetensors"), r"got no model\.safetensors"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-            "Pickled weights are not loaded",
+            r"pytorch_model\.bin: expected a file of t",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "mine.pth"),
+            r"import \S*/m/mine\.pth --output NEW`",
         ),
         (remove("vocab.json"), r"got no vocab\.json"),
         (truncate("model.safetensors", 5000), "expected safetensors, got a file that cannot be read"),
@@ -280,7 +284,6 @@ def overwrite(name: str, text: str) -> Damage:
         (change_config(n_layer=1), r"got also transformer\.h\.1"),
         (change_config(n_head=5), "n_embd must be a multiple of n_head"),
         (change_config(activation_function="relu"), "activation_function"),
-        (change_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
         (change_config(n_positions=10**20), "n_positions"),
         (change_config(layer_norm_epsilon=float("inf")), "layer_norm_epsilon"),
         (overwrite("config.json", "[" * 10**5), r"config\.json: expected JSON"),

@@ -42,7 +42,7 @@ def start_two(*words: str) -> subprocess.Popen[str]:
     return _start([*torchrun, "-m", "assistant", *words], _environment() | {"OMP_NUM_THREADS": "1"})
 
 
-def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str]) -> None:
+def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Wait until the metrics file has `steps` lines, or the process has ended, or a minute has passed."""
     deadline = time.monotonic() + 60
     while len(read_records(path)) < steps and process.poll() is None and time.monotonic() < deadline:

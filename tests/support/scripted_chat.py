@@ -1,14 +1,15 @@
 """The chat on a scripted session, as a program for a real terminal.
 
-Run it with `python -m tests.support.scripted_chat [block | torch PATH]`. The session repeats the message and counts to
-200. `block` loads for a second and lets no other thread run meanwhile, as an import may. `torch PATH` creates the file
-PATH, then computes with torch and never finishes loading.
+Run it with `python -m tests.support.scripted_chat [block | forever | torch PATH]`. The session repeats the message and
+counts to 200. `block` loads for a second and lets no other thread run meanwhile, as an import may. `forever` never
+finishes loading. `torch PATH` creates the file PATH, then computes with torch and never finishes loading.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from pathlib import Path
 
 from assistant.settings import GenerationSettings
@@ -23,6 +24,8 @@ def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
     """Load the session in the way that the command line asks for."""
     if how == "block":
         ctypes.PyDLL(None).sleep(1)  # PyDLL does not release the interpreter's lock
+    elif how == "forever":
+        time.sleep(1e6)
     elif how == "torch":
         import torch
 

@@ -1,4 +1,4 @@
-"""What a run says about a model's answers."""
+"""The answers of a validation: loops, exact matches, and which rows are answered."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.models import tiny_checkpoint
         ([*range(13)] * 4, False),
     ],
 )
-def test_loops(token_ids: list[int], is_loop: bool) -> None:
+def test_loops_repeat_up_to_12_tokens_four_times(token_ids: list[int], is_loop: bool) -> None:
     assert loops(token_ids) is is_loop
 
 
-def test_shares_are_of_rows_spread_over_all(byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+def test_answered_rows_are_spread_over_all_rows(byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     checkpoint = tiny_checkpoint(byte_tokenizer)
     rows = encode_examples(examples, checkpoint.template, byte_tokenizer, max_length=256).rows
     answers = answer_rows(checkpoint, rows, count=4, n_samples=2)
@@ -40,9 +40,15 @@ def test_shares_are_of_rows_spread_over_all(byte_tokenizer: Tokenizer, examples:
         rows[0].example.instruction,
         rows[len(rows) // 4].example.instruction,
     ]
-    said = answers.samples[0].response
-    assert said
-    taught = [replace(examples[0], output=said), *examples[1:]]
-    rows = encode_examples(taught, checkpoint.template, byte_tokenizer, max_length=400).rows
-    assert answer_rows(checkpoint, rows, count=4, n_samples=0).exact == answers.exact + 0.25
     assert answer_rows(checkpoint, rows[:1], count=9, n_samples=9).n == 1
+
+
+def test_an_answer_that_equals_the_reference_is_exact(byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    checkpoint = tiny_checkpoint(byte_tokenizer)
+    rows = encode_examples(examples, checkpoint.template, byte_tokenizer, max_length=256).rows
+    answers = answer_rows(checkpoint, rows, count=4, n_samples=1)
+    response = answers.samples[0].response
+    assert response
+    with_that_reference = [replace(examples[0], output=response), *examples[1:]]
+    rows = encode_examples(with_that_reference, checkpoint.template, byte_tokenizer, max_length=400).rows
+    assert answer_rows(checkpoint, rows, count=4, n_samples=0).exact == answers.exact + 0.25

@@ -1,0 +1,80 @@
+"""`assistant import`: the book's weights as a model folder."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assistant.cli.console import print_json
+from assistant.cli.options import Json
+from assistant.errors import SettingsError
+from assistant.escape import one_line
+from assistant.files import check_can_be_folder, check_writable, shown_path
+from assistant.shipped import find_model
+
+
+def import_pth_file(
+    file: Annotated[Path, typer.Argument(help="A .pth file of the book's GPTModel.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    like: Annotated[
+        Path | None, typer.Option(help="A model folder with the same tokenizer and number of heads, or pocket.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn weights that the book's code saved into a model folder. Nothing in the file is run.
+
+    Example: `assistant import model.pth --like gpt2 --output runs/imported`
+    """
+    _check_output(output, overwrite=overwrite)
+
+    from assistant.interop.pth import import_pth
+    from assistant.model.checkpoint import save_checkpoint
+
+    imported = import_pth(file, like=None if like is None else find_model(like))
+    checkpoint = imported.checkpoint
+    save_checkpoint(checkpoint, output)
+    config = checkpoint.config
+    if as_json:
+        print_json(
+            {
+                "model": shown_path(output),
+                "size": imported.size,
+                "parameters": checkpoint.model.n_parameters,
+                "n_layer": config.n_layer,
+                "n_embd": config.n_embd,
+                "n_head": config.n_head,
+                "heads_from": imported.heads_from,
+                "tied": config.tie_word_embeddings,
+                "tokenizer_from": shown_path(imported.tokenizer_from),
+            }
+        )
+        return
+    name = f"{imported.size}, " if imported.size else ""
+    head = "tied" if config.tie_word_embeddings else "its own output layer"
+    print(f"{one_line(shown_path(file))}: {name}{checkpoint.model.n_parameters / 1e6:.1f}M parameters, {head}")
+    print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.n_positions}")
+    print(f"  {config.n_head} heads, from {one_line(imported.heads_from)}")
+    print(f"  tokenizer of {one_line(shown_path(imported.tokenizer_from))}")
+    print(f"Model: {one_line(shown_path(output))}")
+    print(f"Next:  assistant finetune DATA --model {one_line(shlex.quote(shown_path(output)))} --output runs/mine")
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    """Raise SettingsError if the new model would replace something that a person may want to keep."""
+    check_can_be_folder(output)
+    check_writable(output)
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not all((output / name).is_file() for name in ("config.json", "model.safetensors")):
+        raise SettingsError(
+            f"--output: expected a new folder, got {shown_path(output)}, which has other files. Choose another."
+        )
+    if not overwrite:
+        raise SettingsError(
+            f"--output: expected a new folder, got {shown_path(output)}, which exists. "
+            f"Choose another, or replace it with --overwrite."
+        )

@@ -1,0 +1,78 @@
+"""`Example`: one training example, as all code after the reader sees it.
+
+Does not know about files, rows or tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Exchange(NamedTuple):
+    """One turn of a conversation: the user's message and the assistant's answer."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One training example: an instruction, its optional input and the reference answer, with its origin."""
+
+    instruction: str
+    output: str
+    input: str = ""
+    rejected: str | None = None
+    """The rejected answer of a preference; `output` is the chosen one."""
+    history: tuple[Exchange, ...] = ()
+    category: str | None = None
+    group: str | None = None
+    """Examples that share a group, for instance all about one fact, always land in the same split."""
+    is_text: bool = False
+    """Plain text. `instruction` holds its opening words, and `output` the rest with its leading white space."""
+    source: str = ""
+    """Path of the file, as the user gave it."""
+    row: int = 0
+    """Number of the row in that file, counted from 1. In JSONL it is the line number."""
+
+    @property
+    def where(self) -> str:
+        """The origin as `file, row N`, for messages."""
+        return f"{self.source}, row {self.row}"
+
+    @property
+    def turns(self) -> tuple[Exchange, ...]:
+        """The conversation up to and including this example."""
+        return (*self.history, Exchange(self.instruction, self.output))
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the example as a row that `read_examples` can read.
+
+        An example with a history becomes a row with `messages`; with an input or a rejected answer too, one with
+        `history`.
+        """
+        row: dict[str, Any]
+        if self.is_text:
+            row = {"text": self.instruction + self.output}
+        elif self.history and not self.input and self.rejected is None:
+            row = {"messages": [message for turn in self.turns for message in _as_messages(turn)]}
+        else:
+            row = {"instruction": self.instruction, "input": self.input}
+            if self.rejected is None:
+                row |= {"output": self.output}
+            else:
+                row |= {"chosen": self.output, "rejected": self.rejected}
+            if self.history:
+                row |= {"history": [list(turn) for turn in self.history]}
+        return row | self.labels
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The category and the group, where there is one, by the name of their field."""
+        labels = {"category": self.category, "group": self.group}
+        return {name: value for name, value in labels.items() if value is not None}
+
+
+def _as_messages(turn: Exchange) -> list[dict[str, str]]:
+    return [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]

@@ -1,0 +1,385 @@
+"""GGUF files, which llama.cpp and Ollama run.
+
+A file is written beside its destination, read back, compared with the model, and only then renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from assistant.dataset.tokenizer import byte_characters
+from assistant.errors import ExportError
+from assistant.files import shown_path
+from assistant.model.checkpoint import Checkpoint
+from assistant.model.gpt import GPT
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+    from numpy.typing import NDArray
+
+Quantization = Literal["f32", "f16", "bf16", "q8_0"]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+
+Q8_BLOCK = 32
+"""Weights of a q8_0 block. A block shares one float16 scale."""
+MAX_FLOAT16 = 65504.0
+SPARE_BYTES = 16 * 2**20
+"""Room for the vocabulary and the metadata, in bytes, in the check for free space."""
+
+# llama.cpp's names for the parts of GPT-2's tensor names, in order of replacement.
+_NAMES = (
+    ("transformer.wte.", "token_embd."),
+    ("transformer.wpe.", "position_embd."),
+    ("transformer.ln_f.", "output_norm."),
+    ("transformer.h.", "blk."),
+    ("lm_head.", "output."),
+    (".ln_1.", ".attn_norm."),
+    (".attn.c_attn.", ".attn_qkv."),
+    (".attn.c_proj.", ".attn_output."),
+    (".ln_2.", ".ffn_norm."),
+    (".mlp.c_fc.", ".ffn_up."),
+    (".mlp.c_proj.", ".ffn_down."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufFile:
+    """A GGUF file that was written and checked."""
+
+    path: Path
+    quantization: Quantization
+    n_bytes: int
+    n_tensors: int
+    n_tokens: int
+    largest_error: float
+    """Largest absolute difference between a weight and its value in the file. 0 for f32."""
+    notes: tuple[str, ...] = ()
+    """Where llama.cpp computes something else than this project, one sentence each."""
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The token list as GGUF stores it: every id has an entry, also ids without a token."""
+
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+
+
+def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization = "f16") -> GgufFile:
+    """Write a model, its tokenizer and its chat template as one GGUF file, and check the file.
+
+    Matrices get the type that `quantization` names. Biases, LayerNorms and the position embedding stay float32, as
+    llama.cpp writes them. With q8_0, a matrix whose rows are not a multiple of 32 becomes float16. The file at `path`
+    is replaced.
+
+    Raises:
+        ExportError: the model cannot be stored like this, the disk is full, or the file does not hold the model.
+    """
+    import gguf
+
+    tensors = dict(_tensors(checkpoint.model))
+    types = {name: _tensor_type(name, value, quantization) for name, value in tensors.items()}
+    _check_range(tensors, types)
+    vocabulary = _vocabulary(checkpoint)
+    n_bytes = sum(_n_bytes(value, types[name]) for name, value in tensors.items())
+    with _temporary(path, n_bytes) as temporary:
+        writer = gguf.GGUFWriter(temporary, "gpt2")
+        try:
+            _add_metadata(writer, checkpoint, quantization)
+            _add_vocabulary(writer, checkpoint, vocabulary)
+            _write(writer, tensors, types)
+        finally:
+            writer.close()
+        largest_error = _check(temporary, tensors, types, checkpoint, vocabulary)
+    return GgufFile(
+        path=path,
+        quantization=quantization,
+        n_bytes=path.stat().st_size,
+        n_tensors=len(tensors),
+        n_tokens=len(vocabulary.tokens),
+        largest_error=largest_error,
+        notes=_notes(checkpoint, types, quantization),
+    )
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield llama.cpp's name and the weights of every tensor, matrices as (out, in). A tied head is omitted.
+
+    llama.cpp only knows usual attention, so a model's own attention scaling is folded into its queries.
+    """
+    is_tied = model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
+    factors = {
+        f"transformer.h.{layer}.attn.c_attn": model.config.query_factor(layer) for layer in range(model.config.n_layer)
+    }
+    for name, value in model.state_dict().items():
+        factor = factors.get(name.rpartition(".")[0], 1)
+        if factor != 1:
+            value = value.detach().clone()
+            value[: model.config.n_embd] *= factor
+        if name == "lm_head.weight" and is_tied:
+            continue  # llama.cpp uses the embedding
+        for ours, theirs in _NAMES:
+            name = name.replace(ours, theirs)
+        yield name, value.detach().to("cpu", torch.float32).contiguous()
+
+
+def _tensor_type(name: str, value: torch.Tensor, quantization: Quantization) -> GGMLQuantizationType:
+    from gguf import GGMLQuantizationType as Type
+
+    if value.dim() < 2 or name.startswith("position_embd") or quantization == "f32":
+        return Type.F32
+    if quantization == "q8_0":
+        return Type.Q8_0 if value.shape[-1] % Q8_BLOCK == 0 else Type.F16
+    return Type.F16 if quantization == "f16" else Type.BF16
+
+
+def _n_bytes(value: torch.Tensor, kind: GGMLQuantizationType) -> int:
+    from gguf import GGML_QUANT_SIZES
+
+    block, size = GGML_QUANT_SIZES[kind]
+    return value.numel() // block * size
+
+
+def _check_range(tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantizationType]) -> None:
+    """Raise ExportError if a weight is too large for float16, which q8_0 uses for its scales."""
+    for name, value in tensors.items():
+        limit = {"F16": MAX_FLOAT16, "Q8_0": 127 * MAX_FLOAT16}.get(types[name].name)
+        if limit is not None and (largest := value.abs().max().item()) > limit:
+            raise ExportError(
+                f"{name}: expected weights of at most {limit:g} for {types[name].name.lower()}, got {largest:g}. "
+                f"Export with --quantization bf16 or f32."
+            )
+
+
+def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
+    """The tokens in the order of their ids, padded to the model's vocabulary, and the merges."""
+    from gguf import TokenType
+
+    tokenizer = checkpoint.tokenizer
+    characters = {byte: character for character, byte in byte_characters().items()}
+    specials = {tokenizer.encoding.encode_single_token(token): token for token in tokenizer.encoding.special_tokens_set}
+    matched = {token.content for token in tokenizer.added.tokens if not token.special}
+    n_tokens = checkpoint.config.vocab_size
+    tokens, types = [], []
+    for token_id in range(n_tokens):
+        if token_id in specials:
+            tokens.append(specials[token_id])
+            types.append(int(TokenType.USER_DEFINED if specials[token_id] in matched else TokenType.CONTROL))
+        elif spelled := tokenizer.token_bytes(token_id):
+            tokens.append("".join(characters[byte] for byte in spelled))
+            types.append(int(TokenType.NORMAL))
+        else:
+            tokens.append(f"[PAD{token_id}]")
+            types.append(int(TokenType.UNUSED))
+    lines = tokenizer.merges_txt.split("\n")
+    if lines[0].startswith("#version"):
+        del lines[0]
+    return _Vocabulary(tokens, types, [line.rstrip("\r") for line in lines if line.strip()])
+
+
+def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    config = checkpoint.config
+    file_types = {
+        "f32": LlamaFileType.ALL_F32,
+        "f16": LlamaFileType.MOSTLY_F16,
+        "bf16": LlamaFileType.MOSTLY_BF16,
+        "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    }
+    writer.add_type("model")
+    writer.add_name(_text(checkpoint.name))
+    writer.add_block_count(config.n_layer)
+    writer.add_context_length(config.n_positions)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+    writer.add_head_count(config.n_head)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_file_type(file_types[quantization])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def _text(name: str) -> str:
+    """A folder's name as valid UTF-8."""
+    return os.fsencode(name).decode("utf-8", errors="replace")
+
+
+def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
+    tokenizer = checkpoint.tokenizer
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")  # without it, llama.cpp splits digits and apostrophes in another way
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.merges:  # an empty list has no type in GGUF
+        writer.add_token_merges(vocabulary.merges)
+    writer.add_bos_token_id(tokenizer.eos_id)
+    writer.add_eos_token_id(tokenizer.eos_id)
+    writer.add_pad_token_id(tokenizer.pad_id)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(checkpoint.template.chat_template())
+
+
+def _write(writer: GGUFWriter, tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantizationType]) -> None:
+    """Write all of the file. One tensor at a time is converted, so memory grows by one tensor."""
+    from gguf.quants import quant_shape_to_byte_shape
+
+    for name, value in tensors.items():
+        kind = types[name]
+        shape = quant_shape_to_byte_shape(tuple(value.shape), kind)
+        writer.add_tensor_info(name, shape, np.dtype(np.uint8), _n_bytes(value, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, value in tensors.items():
+        writer.write_tensor_data(_encode(value, types[name]))
+    writer.flush()
+
+
+def _encode(value: torch.Tensor, kind: GGMLQuantizationType) -> NDArray[Any]:
+    from gguf.quants import quantize
+
+    array = np.ascontiguousarray(quantize(value.numpy(), kind))
+    return array if sys.byteorder == "little" else array.byteswap()  # the writer swaps back; GGUF is little-endian
+
+
+def _notes(
+    checkpoint: Checkpoint, types: dict[str, GGMLQuantizationType], quantization: Quantization
+) -> tuple[str, ...]:
+    notes = []
+    if checkpoint.config.activation_function == "gelu":
+        notes.append("llama.cpp approximates GELU by tanh; this model uses the exact GELU, so logits differ slightly.")
+    n_wide = sum(kind.name == "F16" for kind in types.values()) if quantization == "q8_0" else 0
+    if n_wide:
+        notes.append(f"{n_wide} matrices are f16: q8_0 needs rows of a multiple of {Q8_BLOCK} weights.")
+    return tuple(notes)
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _temporary(path: Path, n_bytes: int) -> Iterator[Path]:
+    """Yield the name of a file beside `path` that replaces `path` at the end. An error removes it.
+
+    Raises:
+        ExportError: the file cannot be written, for example because the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    where = shown_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < n_bytes + SPARE_BYTES:
+            raise ExportError(
+                f"{where}: expected {(n_bytes + SPARE_BYTES) / 1e6:.0f} MB of free space, got {free / 1e6:.0f} MB. "
+                f"Free some space, or name another disk."
+            )
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # numpy reports a full disk as an OSError without a number.
+        reason = error.strerror or str(error)
+        raise ExportError(
+            f"{where}: expected to write the file, got: {reason}. Free some space, or name another path."
+        ) from error
+    finally:
+        with suppress(OSError):  # for example, the parent is a file
+            temporary.unlink()
+
+
+def _check(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    types: dict[str, GGMLQuantizationType],
+    checkpoint: Checkpoint,
+    vocabulary: _Vocabulary,
+) -> float:
+    """Compare a written file with the model. Return the largest difference of a weight.
+
+    Raises:
+        ExportError: the file holds something else.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"a file that cannot be read ({error})") from error
+    _check_metadata(path, reader, checkpoint, vocabulary)
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    if found.keys() != tensors.keys():
+        raise _damaged(path, f"{len(found)} tensors, not {len(tensors)}")
+    largest = 0.0
+    for name, value in tensors.items():
+        if found[name].tensor_type != types[name]:
+            raise _damaged(path, f"{name} as {found[name].tensor_type.name}")
+        largest = max(largest, _difference(path, name, value, found[name].data, types[name]))
+    return largest
+
+
+def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
+    expected = {
+        "general.architecture": "gpt2",
+        "gpt2.context_length": checkpoint.config.n_positions,
+        "gpt2.block_count": checkpoint.config.n_layer,
+        "gpt2.attention.head_count": checkpoint.config.n_head,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.eos_token_id": checkpoint.tokenizer.eos_id,
+        "tokenizer.ggml.tokens": vocabulary.tokens,
+        "tokenizer.ggml.token_type": vocabulary.types,
+        "tokenizer.chat_template": checkpoint.template.chat_template(),
+    }
+    if vocabulary.merges:
+        expected["tokenizer.ggml.merges"] = vocabulary.merges
+    for key, value in expected.items():
+        field = reader.get_field(key)
+        if field is None or field.contents() != value:
+            raise _damaged(path, f"another {key}")
+
+
+def _difference(path: Path, name: str, value: torch.Tensor, stored: NDArray[Any], kind: GGMLQuantizationType) -> float:
+    """The largest difference between a tensor and its stored form. Raise ExportError if it is not due to rounding."""
+    from gguf.quants import dequantize
+
+    array = value.numpy()
+    read = dequantize(np.ascontiguousarray(stored), kind).astype(np.float32, copy=False)
+    if read.shape != array.shape:
+        raise _damaged(path, f"{name} of shape {read.shape}")
+    if kind.name == "Q8_0":
+        blocks = (-1, Q8_BLOCK)
+        errors = np.abs(read - array).reshape(blocks).max(axis=1)
+        steps = np.abs(array).reshape(blocks).max(axis=1) / 127
+        # Half a step, plus 127 steps times the rounding of the scale to float16 (2^-11, or 2^-25 near zero).
+        is_right = bool((errors <= steps * (0.5 + 127 * 2**-11) * 1.01 + 127 * 2**-25).all())
+    else:
+        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        rounded = value.to(dtypes[kind.name]).to(torch.float32).numpy()
+        is_right = bool(np.array_equal(read.view(np.uint32), rounded.view(np.uint32)))
+    if not is_right:
+        raise _damaged(path, f"other weights in {name}")
+    return float(np.abs(read - array).max(initial=0.0))
+
+
+def _damaged(path: Path, found: str) -> ExportError:
+    return ExportError(
+        f"{shown_path(path.parent)}: expected to read back the model that was written, got {found}. "
+        f"Is the disk sound? Export it again."
+    )

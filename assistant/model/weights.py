@@ -1,0 +1,274 @@
+"""The weights of a model folder, read tensor by tensor into float32.
+
+Accepted are safetensors files and PyTorch's `.bin` files, whole or in shards with an index. Names may have the prefixes
+of `torch.compile` and `DataParallel`, or lack `transformer.`, as the first releases of GPT-2 do.
+
+A pickle is only read by torch's `weights_only` unpickler, which builds tensors and plain containers and calls nothing
+else. Files are mapped into memory and mapped again from time to time: the parts that were read leave memory then.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from assistant.errors import CheckpointError
+from assistant.model.config import ModelConfig
+from assistant.model.gpt import GPT
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
+WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, BIN_FILE, BIN_INDEX_FILE)
+"""In the order in which transformers looks for them."""
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+
+# GPT-2's Conv1D stores its matrices as (in, out), torch's Linear as (out, in).
+TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+# Causal masks, which old checkpoints store as buffers.
+_MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")
+_WRAPPERS = ("_orig_mod.", "module.")
+_CHUNK = 2**18
+"""Numbers that are copied at once."""
+_LEAST_MAPPED, _MAPPED_SHARE = 2**22, 16
+"""A file is mapped again after this many bytes, or after this part of it if that is more."""
+
+
+def convert_layout(name: str, value: Tensor) -> Tensor:
+    """Convert between the file's layout and torch's, in either direction."""
+    return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
+
+
+def stored_tensors(model: GPT) -> dict[str, Tensor]:
+    """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
+    state = dict(model.state_dict())
+    if model.config.tie_word_embeddings:
+        del state[HEAD]
+    return {name: convert_layout(name, value) for name, value in state.items()}
+
+
+def full_name(name: str) -> str | None:
+    """GPT-2's full name of a stored tensor, without wrappers' prefixes. None for a mask buffer."""
+    while name.startswith(_WRAPPERS):
+        for wrapper in _WRAPPERS:
+            name = name.removeprefix(wrapper)
+    if name.endswith(_MASK_BUFFERS):
+        return None
+    return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
+
+
+@dataclass
+class TensorFile:
+    """A file of tensors, mapped into memory. A tensor is read from the disk when it is copied."""
+
+    path: Path
+    _open: Callable[[Path], dict[str, Tensor]]
+    names: dict[str, str] = field(default_factory=dict)
+    """Full names, and the names in the file."""
+    _views: dict[str, Tensor] | None = None
+    _n_read: int = 0
+
+    @property
+    def stored_names(self) -> list[str]:
+        """The names in the file."""
+        if self._views is None:
+            self._views = self._open(self.path)
+        return list(map(str, self._views))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return tuple(self._tensor(name).shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type of a tensor's numbers."""
+        return self._tensor(name).dtype
+
+    def chunks(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Yield the rows of a tensor, some at a time, each with the index of its first row. A scalar is one row."""
+        shape = self.shape(name)
+        n_rows, width = (shape[0], max(1, self._tensor(name)[:1].numel())) if shape and shape[0] else (1, 1)
+        step = max(1, _CHUNK // width)
+        for start in range(0, n_rows, step):
+            tensor = self._tensor(name)
+            chunk = tensor[start : start + step] if shape else tensor[None]
+            yield start, chunk
+            self._n_read += chunk.numel() * chunk.element_size()
+            del tensor, chunk
+            if self._n_read > max(_LEAST_MAPPED, self.path.stat().st_size // _MAPPED_SHARE):
+                self._views, self._n_read = None, 0
+
+    def _tensor(self, name: str) -> Tensor:
+        if self._views is None:
+            self._views = self._open(self.path)
+        return self._views[self.names[name]]
+
+
+def _open_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            views: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected safetensors, got a file that cannot be read ({error}). Download or copy it again."
+        ) from error
+    return views
+
+
+def load_pickle(path: Path) -> Any:
+    """Read a file of `torch.save` with torch's restricted unpickler, mapped into memory if its format allows that.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something other than tensors and plain containers.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about unusual pickles, which are refused below
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:  # the format before torch 1.6 cannot be mapped
+                if "mmap" not in str(error):
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: expected a file of tensors, got a pickle with other objects in it, or a damaged file. "
+            f"Nothing of it was run. Save a state dict of tensors, or use safetensors."
+        ) from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{path}: expected a file of torch.save, got a file that cannot be read ({repr(error)[:200]}). "
+            f"Download or copy it again."
+        ) from error
+
+
+def _open_bin(path: Path) -> dict[str, Tensor]:
+    state = load_pickle(path)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict of tensors, got {type(state).__name__}.")
+    return dict(state)
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open one file of tensors: safetensors, or of `torch.save` if its name ends differently.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    file = TensorFile(path, _open_safetensors if path.name.endswith(".safetensors") else _open_bin)
+    file.names = {name: stored for stored in file.stored_names if (name := full_name(stored)) is not None}
+    return file
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The file with a folder's weights, or their index. None if there is neither."""
+    return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
+
+
+def _open_weights(path: Path) -> dict[str, TensorFile]:
+    """Every tensor's full name, and the file that holds it."""
+    if not path.name.endswith(".index.json"):
+        file = open_tensors(path)
+        return dict.fromkeys(file.names, file)
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(shard) for shard in weight_map.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: expected the index of a model in several files, got {error!r}. Download or copy it again."
+        ) from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{path}: expected file names without a folder, got {outside[0]!r}.")
+    missing = [name for name in names if not path.with_name(name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path}: expected its {len(names)} files, got {_list_names('no', missing)}. Is the download complete?"
+        )
+    files = [open_tensors(path.with_name(name)) for name in names]
+    return {name: file for file in files for name in file.names}
+
+
+def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Read a state dict for `GPT` in float32, from a file of weights or from an index of several.
+
+    As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
+    embedding is the head. Returns the config, with `tie_word_embeddings` as the weights are, and the state.
+
+    Raises:
+        CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
+    """
+    files = _open_weights(path)
+    is_tied = config.tie_word_embeddings
+    if is_tied and HEAD in files and EMBEDDING not in files:
+        files[EMBEDDING] = files.pop(HEAD)
+        files[EMBEDDING].names[EMBEDDING] = files[EMBEDDING].names[HEAD]
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in stored_tensors(GPT(config)).items()}
+    head = files.get(HEAD) if is_tied else None
+    if head is not None:
+        expected[HEAD] = expected[EMBEDDING]
+    _check_names(path, expected, files)
+    state: dict[str, Tensor] = {}
+    for name, shape in expected.items():
+        if name == HEAD and is_tied and _equals(files[name], name, state[EMBEDDING]):
+            continue
+        state[name] = _read_tensor(files[name], name, shape)
+    if is_tied and HEAD in state:
+        config = config.model_copy(update={"tie_word_embeddings": False})
+    elif is_tied:
+        state[HEAD] = state[EMBEDDING]
+    return config, state
+
+
+def _equals(file: TensorFile, name: str, tensor: Tensor) -> bool:
+    return all(torch.equal(chunk.float(), tensor[start : start + len(chunk)]) for start, chunk in file.chunks(name))
+
+
+def _read_tensor(file: TensorFile, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor in float32 and torch's layout."""
+    out = convert_layout(name, torch.empty(convert_layout(name, torch.empty(shape, device="meta")).shape))
+    for start, chunk in file.chunks(name):
+        values = chunk.float()
+        lowest, highest = torch.aminmax(values)
+        if not (torch.isfinite(lowest) and torch.isfinite(highest)):
+            raise CheckpointError(
+                f"{file.path}: expected finite numbers, got NaN or infinity in {name}. Train it again."
+            )
+        out[start : start + len(chunk)] = values
+    return convert_layout(name, out)
+
+
+def _check_names(path: Path, expected: dict[str, tuple[int, ...]], files: dict[str, TensorFile]) -> None:
+    """Raise CheckpointError unless the names and shapes are as `expected` and all tensors hold floats."""
+    missing, extra = sorted(expected.keys() - files.keys()), sorted(files.keys() - expected.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{path}: expected the {len(expected)} tensors of config.json's model, got {_list_names('no', missing)}"
+            f"{' and ' if missing and extra else ''}{_list_names('also', extra)}. "
+            f"Do config.json and the weights belong together?"
+        )
+    for name, shape in expected.items():
+        if files[name].shape(name) != shape:
+            raise CheckpointError(
+                f"{path}: expected {name} of shape {shape}, got {files[name].shape(name)}. "
+                f"Do config.json and the weights belong together?"
+            )
+        if not files[name].dtype(name).is_floating_point:
+            raise CheckpointError(
+                f"{path}: expected {name} to hold floating-point numbers, got {files[name].dtype(name)}."
+            )
+
+
+def _list_names(word: str, names: list[str]) -> str:
+    """The word and the first three names, or an empty text if there are no names."""
+    if not names:
+        return ""
+    return f"{word} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,52 @@
+"""Figures of a list of scores: intervals, bounds and the smallest detectable difference. Missing data give None."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluation.figures import (
+    CORRELATION_OF_RUNS,
+    Bounds,
+    Mean,
+    bounds,
+    mean_of_rate,
+    mean_of_scores,
+    plain_mean,
+    smallest_difference,
+)
+
+
+def test_no_values_give_no_mean_and_no_interval() -> None:
+    empty = Mean(n=0, mean=None, interval=None)
+    assert mean_of_rate([]) == mean_of_scores([]) == empty
+    assert plain_mean([]) is None
+
+
+def test_rate_has_wilsons_interval() -> None:
+    mean = mean_of_rate([100, 0, 0, 0])
+    assert (mean.n, mean.mean) == (4, 25)
+    assert mean.interval == pytest.approx((4.56, 69.94), abs=0.01)
+
+
+def test_scores_have_a_bootstrap_interval_only_with_enough_rows() -> None:
+    scores = [0.0, 20.0, 40.0, 100.0]
+    mean = mean_of_scores(scores)
+    assert mean.interval is not None
+    assert mean.interval.low < 40 < mean.interval.high
+    assert mean_of_scores(scores) == mean
+    assert mean_of_scores(scores, min_rows=5) == Mean(n=4, mean=40, interval=None)
+    assert mean_of_scores([40.0]) == Mean(n=1, mean=40, interval=None)
+
+
+def test_bounds_are_the_means_with_0_and_with_100_for_missing_scores() -> None:
+    assert bounds([100, 80], 4) == Bounds(low=45, high=95)
+    assert bounds([100, 80], 2) == Bounds(low=90, high=90)
+    assert bounds([], 0) is None
+
+
+def test_smallest_difference_needs_scores_that_differ() -> None:
+    difference = smallest_difference(38.0389, 109)
+    assert difference is not None
+    assert difference.model_dump() == {"points": 11.64, "power": 0.8, "assumed_correlation": CORRELATION_OF_RUNS}
+    assert smallest_difference(None, 1) is None
+    assert smallest_difference(0.0, 5) is None

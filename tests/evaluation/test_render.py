@@ -1,0 +1,97 @@
+"""The report on the terminal and in Markdown: missing figures, categories, and escaping of hostile text."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from io import StringIO
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from evaluation.answers_folder import RESPONSES_FILE, read_answers
+from evaluation.render import as_markdown, terminal
+from evaluation.report import Report, make_report
+from evaluation.scoring import write_metrics
+from tests.support.scored_answers import (
+    FOUR_ROWS,
+    ROWS_WITH_CATEGORIES,
+    add_judgements,
+    measured_answers,
+    score_fields,
+)
+
+
+def on_screen(report: Report, width: int = 80) -> str:
+    """Return the report as a terminal without colours shows it."""
+    output = StringIO()
+    console = Console(file=output, width=width, force_terminal=False, highlight=False)
+    console.print(terminal(report))
+    return output.getvalue()
+
+
+def control_characters(text: str) -> list[str]:
+    return [character for character in text if unicodedata.category(character) in {"Cc", "Cf"} and character != "\n"]
+
+
+def test_markdown_page_starts_with_title_and_score(tmp_path: Path) -> None:
+    page = as_markdown(make_report(measured_answers(tmp_path, FOUR_ROWS).folder))
+    assert page.startswith("# answers.json, 4 rows\n\n**Score 25.0 of 100 ")
+
+
+def test_missing_score_is_shown_as_not_available(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS[:1])
+    unanswered = answers.responses[0].model_copy(update={"response": None, "error": "too long"})
+    (answers.folder / RESPONSES_FILE).write_text(unanswered.model_dump_json() + "\n")
+    write_metrics(read_answers(answers.folder))
+    report = make_report(answers.folder)
+    assert "Score n/a of 100" in on_screen(report)
+    assert "**Score n/a of 100" in as_markdown(report)
+
+
+def test_categories_are_shown_with_a_name_for_rows_without_one(tmp_path: Path) -> None:
+    report = make_report(measured_answers(tmp_path, ROWS_WITH_CATEGORIES).folder)
+    for text in (on_screen(report), as_markdown(report)):
+        assert "letters" in text
+        assert "(none)" in text
+
+
+def test_note_explains_categories_without_an_interval(tmp_path: Path) -> None:
+    rows = [("x", f"y{number}", "small" if number < 3 else "large") for number in range(14)]
+    answers = measured_answers(tmp_path, rows)
+    add_judgements(answers, {number: score_fields(number % 6) for number in range(14)})
+    report = make_report(answers.folder)
+    assert "Categories with fewer than 10 scored rows have no interval." in on_screen(report)
+    assert "Categories with fewer than 10 scored rows have no interval." in as_markdown(report)
+
+
+# --- escaping -----------------------------------------------------------------------------------------------------
+
+HOSTILE = (
+    "\x1b[31mred\x1b]8;;http://x\x07 \r\x9b2J \u202eabc\u2066 | a `b` **c** [d](javascript:e) "
+    "<img src=x> &lt; [bold]f[/]"
+)
+
+
+def test_hostile_text_is_escaped_on_the_terminal_and_in_markdown(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, [("x", HOSTILE, HOSTILE + " category"), ("y", "y", "b")])
+    report = make_report(answers.folder)
+    screen = on_screen(report, width=300)
+    assert not control_characters(screen)
+    assert "␛[31mred" in screen
+    assert "\\u202eabc" in screen
+    assert "[bold]f[/]" in screen
+    page = as_markdown(report)
+    assert not control_characters(page)
+    assert "<img" not in page
+    rendered = MarkdownIt("commonmark").enable("table").render(page)
+    assert re.findall(r"<(?!/?(?:h[12]|p|strong|ul|li|table|thead|tbody|tr|t[hd]))[^>]*>", rendered) == []
+    assert HOSTILE.split("<")[0][-12:] in html.unescape(rendered).replace("\n", "")
+
+
+def test_terminal_report_fits_into_80_columns(tmp_path: Path) -> None:
+    rows = [("x" * 500, "long " * 200, "category " * 30), ("東京" * 100, "\n\n\n" * 50 + "z", "b")]
+    report = make_report(measured_answers(tmp_path, rows).folder)
+    assert max(len(line) for line in on_screen(report).splitlines()) <= 80
