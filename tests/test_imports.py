@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 # Rooms, lowest first, and the modules of each, lowest first. A module imports only from rooms below its own, or from a
 # module named before it in its room.
 ROOMS: dict[str, str] = {
-    "assistant": "__init__ errors escape files device settings shipped jsonl statistics ollama_server",
+    "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl statistics ollama_server",
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats examples conversations forms instructions convert "
         "splits check prompts added_tokens tokenizer encode"
@@ -26,9 +26,11 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.interop": "__init__ modelfile gguf ollama book_names pth",
+    "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
-    "assistant.cli": "__init__ console options progress doctor datasets data job prefer export import_command demo app",
+    "assistant.cli": (
+        "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
+    ),
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "

@@ -15,6 +15,7 @@ from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
 from assistant.cli.export import export
 from assistant.cli.import_command import import_pth_file
+from assistant.cli.models import models, pull
 from assistant.cli.options import (
     BaseModelFolder,
     DataFiles,
@@ -178,6 +179,8 @@ def finetune(
 
 
 app.command()(prefer)
+app.command()(pull)
+app.command()(models)
 app.command()(export)
 app.command("import")(import_pth_file)
 

@@ -18,6 +18,7 @@ from assistant.cli.console import note, print_json
 from assistant.cli.options import Json, derive_options
 from assistant.errors import SettingsError
 from assistant.files import shown_path, write_atomic
+from assistant.hub_cache import file_name
 from assistant.settings import GenerationSettings
 from assistant.shipped import find_model
 
@@ -65,7 +66,7 @@ def export(
     folder = find_model(model)
     _check_options(to, output, name=name, host=host)
     url = _server_url(host, name) if to is Target.OLLAMA else None
-    path = _file_path(output, f"{folder.resolve().name}.{'pth' if to is Target.PTH else 'gguf'}")
+    path = _file_path(output, f"{file_name(folder)}.{'pth' if to is Target.PTH else 'gguf'}")
     if path is not None:
         _refuse_existing(path, *_beside(path, to), overwrite=overwrite)
 

@@ -17,6 +17,7 @@ from assistant.dataset.splits import Splits, split_examples
 from assistant.device import pick_device
 from assistant.errors import CheckpointError, SettingsError
 from assistant.files import shown_path
+from assistant.hub_cache import recorded_name
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
@@ -53,7 +54,7 @@ class Job:
     @property
     def base_model(self) -> str:
         """Name of the model that the run starts from."""
-        return self.model.resolve().name
+        return recorded_name(self.model)
 
 
 def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:

@@ -24,7 +24,8 @@ from pydantic import ValidationError
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
-from assistant.errors import CheckpointError
+from assistant.errors import CheckpointError, PrerequisiteError
+from assistant.hub_cache import recorded_name
 from assistant.model.config import ModelConfig, ModelInfo, TemplateRecord
 from assistant.model.folder import atomic_folder, save_tensors, write_json
 from assistant.model.gpt import GPT, model_of
@@ -86,26 +87,35 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
-    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=folder.resolve().name)
+    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=recorded_name(folder))
 
 
 def _load_adapted(folder: Path, device: torch.device | str) -> Checkpoint:
     """Open an adapter's folder: its base model with the adapter merged, as a base model under the adapter's name."""
     adapter = read_peft_adapter(folder)
-    places = [folder / adapter.base_model, find_model(adapter.base_model)] if adapter.base_model else []
-    base_folder = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
-    if base_folder is None:
-        raise CheckpointError(
-            f"{folder}: expected the base model of this adapter, {adapter.base_model or 'which it does not name'!r}, "
-            f"as a folder, got none. Put the model's folder there, or correct base_model_name_or_path in "
-            f"{ADAPTER_CONFIG_FILE}."
-        )
+    base_folder = _find_base(folder, adapter.base_model)
     base = load_checkpoint(base_folder)
     model = merge_adapter(base.model, adapter)
     tokenizer = read_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
     _check_vocabulary(folder, tokenizer, model.config)
-    name = folder.resolve().name
+    name = recorded_name(folder)
     return Checkpoint(model=model.to(device), tokenizer=tokenizer, template=base.template, info=None, name=name)
+
+
+def _find_base(folder: Path, base_model: str) -> Path:
+    """The folder of an adapter's base model: beside the adapter, anywhere else, or pulled."""
+    hint = "Put the model's folder there"
+    try:
+        places = [folder / base_model, find_model(base_model)] if base_model else []
+    except PrerequisiteError:
+        places, hint = [], f"Run: assistant pull {base_model}. Or put the model's folder there"
+    base_folder = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
+    if base_folder is None:
+        raise CheckpointError(
+            f"{folder}: expected the base model of this adapter, {base_model or 'which it does not name'!r}, "
+            f"as a folder, got none. {hint}, or correct base_model_name_or_path in {ADAPTER_CONFIG_FILE}."
+        )
+    return base_folder
 
 
 def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -> None:

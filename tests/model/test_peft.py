@@ -85,8 +85,11 @@ def test_the_base_is_found_beside_the_adapter_or_named(tmp_path: Path, byte_toke
     set_base(tmp_path / "adapter", os.path.join("..", "base"))  # noqa: PTH118 - a text in a file
     assert load_checkpoint(tmp_path / "adapter").config.n_layer == 2
     set_base(tmp_path / "adapter", "someone/gpt2-poems")
-    with pytest.raises(CheckpointError, match="expected the base model of this adapter, 'someone/gpt2-poems'"):
+    with pytest.raises(
+        CheckpointError, match="expected the base model of this adapter, 'someone/gpt2-poems'"
+    ) as caught:
         load_checkpoint(tmp_path / "adapter")
+    assert "Run: assistant pull someone/gpt2-poems" in str(caught.value)
 
 
 def test_an_adapter_of_another_model_or_kind_is_refused(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
