@@ -15,7 +15,7 @@ import typer
 
 from assistant.cli.console import Commands, interrupt_exit_code, note, print_json, run_program
 from assistant.cli.datasets import read_data
-from assistant.cli.options import Json, derive_options
+from assistant.cli.options import A_MODEL, Json, derive_options
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.files import shown_path
 from assistant.settings import DataSettings, EngineSettings, GenerationSettings, validate_settings
@@ -42,7 +42,7 @@ app = typer.Typer(
 @app.command(epilog="Example: evaluation respond runs/mine --data mine.json --run runs/answers")
 @derive_options(leave_out={"logprobs", "device"})
 def respond(
-    model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help=f"Model that answers. {A_MODEL}", metavar="MODEL")],
     data: Annotated[list[Path], typer.Option("--data", help="Instruction file; may be repeated.", metavar="FILE")],
     run: Annotated[Path, typer.Option("--run", help="Answers folder to write.", metavar="DIR")],
     reading: DataSettings,

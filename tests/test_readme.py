@@ -22,13 +22,14 @@ import evaluation.cli
 from assistant.dataset.instructions import Example, dump_rows
 from assistant.dataset.tokenizer import Tokenizer
 from tests.conftest import REPOSITORY
+from tests.support.hub_double import HubDouble, use_hub
 from tests.support.models import save_tiny
 from tests.support.ollama_double import OllamaDouble, hashed_verdict
 
 MANUAL = ("README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").glob("*.md")))
 PAGES = (*MANUAL, "CONTRIBUTING.md", "data/README.md", "benchmarks/RESULTS.md")
 PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
-NOT_RUN = r"make |hf |ollama |python |torchrun |assistant chat"
+NOT_RUN = r"make |ollama |python |torchrun |assistant chat"
 """Set-up, other programs, and what needs a terminal. The demo and torchrun have tests of their own."""
 
 
@@ -56,9 +57,8 @@ def run(command: str) -> tuple[int, str]:
     return shell.returncode, shell.stdout + shell.stderr
 
 
-def make_inputs(folder: Path, tokenizer: Tokenizer, examples: list[Example]) -> None:
+def make_inputs(folder: Path, examples: list[Example]) -> None:
     """The files that the pages take as given."""
-    save_tiny(folder / "gpt2", tokenizer)
     (folder / "mine.json").write_text(dump_rows(examples))
     pairs = [replace(row, rejected="No.") for row in examples]
     (folder / "pairs.json").write_text(dump_rows(pairs))
@@ -76,10 +76,14 @@ def test_the_commands_of_the_manual_work(
 ) -> None:
     """All pages one after the other, in one folder. A command that several pages show is run once."""
     monkeypatch.chdir(tmp_path)
-    make_inputs(tmp_path, byte_tokenizer, examples)
+    make_inputs(tmp_path, examples)
+    gpt2 = save_tiny(tmp_path / "on-the-hub", byte_tokenizer)
     ran: set[str] = set()
-    with OllamaDouble(models=("llama3.1:latest",), default=hashed_verdict) as double:
+    with OllamaDouble(models=("llama3.1:latest",), default=hashed_verdict) as double, HubDouble() as hub:
         monkeypatch.setenv("OLLAMA_HOST", double.url)
+        hub.add("openai-community/gpt2", {path.name: path.read_bytes() for path in gpt2.iterdir()})
+        use_hub(hub.url, monkeypatch)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         for page in MANUAL:
             for command in commands(page):
                 if re.match(NOT_RUN, command) or command in ran:

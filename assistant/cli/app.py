@@ -17,6 +17,7 @@ from assistant.cli.export import export
 from assistant.cli.import_command import import_pth_file
 from assistant.cli.models import models, pull
 from assistant.cli.options import (
+    A_MODEL,
     BaseModelFolder,
     DataFiles,
     Json,
@@ -40,7 +41,7 @@ from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
     str | None,
-    typer.Argument(help="Model folder, or pocket, the shipped model; by default the demo's model.", show_default=False),
+    typer.Argument(help=f"Model that answers; by default the demo's. {A_MODEL}", show_default=False),
 ]
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ import typer
 
 from assistant.cli.console import EXIT_FAILURE, note, print_json
 from assistant.cli.datasets import read_data
-from assistant.cli.options import DataFiles, Json, derive_options
+from assistant.cli.options import A_MODEL, DataFiles, Json, derive_options
 from assistant.errors import SettingsError
 from assistant.escape import displayable, one_line, visible
 from assistant.files import write_atomic
@@ -214,7 +214,7 @@ def data_show(
     data: DataFiles,
     settings: FinetuneSettings,
     reading: DataSettings,
-    model: Annotated[str, typer.Option("--model", "-m", help="Model folder with the tokenizer, or pocket.")] = "pocket",
+    model: Annotated[str, typer.Option("--model", "-m", help=f"Model with the tokenizer. {A_MODEL}")] = "pocket",
     row: Annotated[
         int | None,
         typer.Option(min=1, help="Row number, as in messages; by default the first row.", show_default=False),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assistant.cli.console import note, print_json
-from assistant.cli.options import Json, derive_options
+from assistant.cli.options import A_MODEL, Json, derive_options
 from assistant.errors import SettingsError
 from assistant.files import shown_path, write_atomic
 from assistant.hub_cache import file_name
@@ -42,7 +42,7 @@ class Quantization(StrEnum):
 
 @derive_options(leave_out={"logprobs"})
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder, or pocket, the shipped model.", show_default=False)],
+    model: Annotated[str, typer.Argument(help=f"Model to export. {A_MODEL}", show_default=False)],
     to: Annotated[Target, typer.Option(help="gguf for llama.cpp, ollama for a server, pth for the book's code.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new file, or a folder for it; optional with ollama.")

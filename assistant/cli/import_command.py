@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from assistant.cli.console import print_json
-from assistant.cli.options import Json
+from assistant.cli.options import A_MODEL, Json
 from assistant.errors import SettingsError
 from assistant.escape import one_line
 from assistant.files import check_can_be_folder, check_writable, shown_path
@@ -20,7 +20,7 @@ def import_pth_file(
     file: Annotated[Path, typer.Argument(help="A .pth file of the book's GPTModel.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
     like: Annotated[
-        Path | None, typer.Option(help="A model folder with the same tokenizer and number of heads, or pocket.")
+        Path | None, typer.Option(help=f"A model with the same tokenizer and number of heads. {A_MODEL}")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
     as_json: Json = False,

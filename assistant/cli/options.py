@@ -28,9 +28,9 @@ DataFiles = Annotated[
         help="Instruction files: JSON, JSONL, CSV, TSV or Parquet, also with .gz; folders of them; or - for stdin."
     ),
 ]
-BaseModelFolder = Annotated[
-    Path, typer.Option("--model", "-m", help="Model folder to start from, or pocket, the shipped model.")
-]
+A_MODEL = "A model is a folder, the name of one that was pulled, such as gpt2, or pocket."
+"""For the help of every option that names a model."""
+BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help=f"Model to start from. {A_MODEL}")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new model.")]
 PlanOnly = Annotated[
     bool,
@@ -144,6 +144,9 @@ def _collect(
             nested = _nested_model(field)
             assert nested is not None
             inner.setdefault(option.path[0], {})[option.path[1]] = _value(nested.model_fields[option.path[1]], value)
+            switch, flag = _option_name(option.path[0], names), option.parameter.annotation.__metadata__[0].param_decls[0]
+            if not given[option.path[0]] and value != option.parameter.default:
+                raise SettingsError(f"{flag}: expected {switch} beside it, got {flag} alone. Add {switch}.")
         else:
             values[option.path[0]] = _value(field, value)
     for name, fields in inner.items():

@@ -129,8 +129,11 @@ def test_the_command_gets_validated_settings() -> None:
 
 
 def test_a_nested_model_needs_its_switch() -> None:
-    assert run("--centre-rank", "2").exit_code == 0
+    assert run("--centre-rank", "8").exit_code == 0  # the default changes nothing
     assert received[0].inner is None
+    done = run("--centre-rank", "2")
+    assert done.exit_code != 0
+    assert "--centre-rank: expected --centre beside it, got --centre-rank alone." in f"{done.output}{done.exception}"
 
 
 def test_help_shows_types_docstrings_defaults_and_panels() -> None:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.interop import transfer
-from tests.support.hub_double import HubDouble
+from tests.support.hub_double import HubDouble, use_hub
 from tests.support.models import save_tiny
 
 REPOSITORY = "openai-community/gpt2"
@@ -29,7 +28,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(transfer, "RETRY_SECONDS", 0.0)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return tmp_path / "cache"
@@ -41,8 +39,5 @@ def hub(cache: Path, tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPat
     del cache
     with HubDouble() as double:
         double.add(REPOSITORY, tiny_files | {"README.md": b"# GPT-2", "tf_model.h5": b"h5", "pytorch_model.bin": b"pt"})
-        monkeypatch.setattr(constants, "ENDPOINT", double.url)
-        template = f"{double.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}))
+        use_hub(double.url, monkeypatch)
         yield double

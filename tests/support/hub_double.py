@@ -24,6 +24,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 LARGE = (".safetensors", ".bin")
 """Files that the hub keeps in its large storage: their ETag is a SHA-256, and a redirect leads to them."""
 
@@ -83,6 +86,16 @@ def etag(name: str, body: bytes) -> str:
     if name.endswith(LARGE):
         return hashlib.sha256(body).hexdigest()
     return hashlib.sha1(f"blob {len(body)}\0".encode() + body, usedforsecurity=False).hexdigest()
+
+
+def use_hub(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what `huggingface_hub` reads from HF_ENDPOINT and HF_HUB_OFFLINE when it is imported."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}))
 
 
 class HubDouble:
