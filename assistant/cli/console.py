@@ -6,6 +6,7 @@ Answers and tables go to stdout; progress, notes and errors to stderr, so that a
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import json
 import os
@@ -44,6 +45,28 @@ class Interrupted(KeyboardInterrupt):
 class Commands(TyperGroup):
     """Reports every error that a person can cause as one sentence on stderr with an exit code, without a traceback."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show options and commands as typer does, but without importing a Markdown parser, an eighth of the time."""
+        del formatter
+        from rich.console import Console
+        from rich.padding import Padding
+        from rich.panel import Panel
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console(highlight=False)
+        console.print(Padding(Text(self.get_usage(ctx), style="bold"), 1))
+        console.print(Padding(Text(_first_paragraph(self.help)), (0, 1, 1, 1)))
+        options = [record for parameter in self.get_params(ctx) if (record := parameter.get_help_record(ctx))]
+        commands = [(name, _first_paragraph(command.help)) for name, command in self.commands.items()]
+        for title, rows in (("Options", options), ("Commands", commands)):
+            table = Table(box=None, show_header=False, expand=True, pad_edge=False)
+            table.add_column(style="bold cyan", no_wrap=True)
+            table.add_column(ratio=1)
+            for name, words in rows:
+                table.add_row(Text(name), Text(words))
+            console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""
         try:
@@ -60,6 +83,10 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             note("Interrupted.")
             raise typer.Exit(interrupt_exit_code(error)) from None
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].replace("`", "").split())
 
 
 def run_program(app: typer.Typer, name: str) -> NoReturn:

@@ -28,7 +28,7 @@ DataFiles = Annotated[
         help="Instruction files: JSON, JSONL, CSV, TSV or Parquet, also with .gz; folders of them; or - for stdin."
     ),
 ]
-A_MODEL = "A model is a folder, the name of one that was pulled, such as gpt2, or pocket."
+A_MODEL = "A model is a folder, a pulled model such as gpt2, or pocket."
 """For the help of every option that names a model."""
 BaseModelFolder = Annotated[Path, typer.Option("--model", "-m", help=f"Model to start from. {A_MODEL}")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new model.")]
@@ -144,7 +144,8 @@ def _collect(
             nested = _nested_model(field)
             assert nested is not None
             inner.setdefault(option.path[0], {})[option.path[1]] = _value(nested.model_fields[option.path[1]], value)
-            switch, flag = _option_name(option.path[0], names), option.parameter.annotation.__metadata__[0].param_decls[0]
+            switch = _option_name(option.path[0], names)
+            flag = f"{switch}-{option.path[1].replace('_', '-')}"
             if not given[option.path[0]] and value != option.parameter.default:
                 raise SettingsError(f"{flag}: expected {switch} beside it, got {flag} alone. Add {switch}.")
         else:
