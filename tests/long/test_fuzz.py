@@ -6,6 +6,7 @@ whose memory is measured.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from tests.conftest import REPOSITORY
 from tests.support.commands import invoke
 from tests.support.models import save_tiny
 
-DAMAGED_ROWS, RANDOM_ROWS, DAMAGED_FOLDERS = 750, 4_000, 1_500
+DAMAGED_ROWS, RANDOM_ROWS, DAMAGED_FOLDERS = 500, 5_500, 1_500
 """Cases: damaged files of each of six formats, files of random rows, and damaged model folders: 10,000 in all."""
 REAL_COMMANDS = 60
 TIMEOUT_S = 120.0
@@ -58,13 +59,14 @@ def ends_well(*words: str) -> bool:
     done = invoke(*words)
     assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exception)
     assert done.exit_code in (0, 1, 2), (words, done.output)
-    assert done.exit_code == 0 or done.output.strip().endswith((".", "?")) or "data check" in " ".join(words), done.output
+    said = done.output.strip()
+    assert done.exit_code == 0 or words[:2] == ("data", "check") or said.endswith((".", "?")), (words, said)
     return done.exit_code == 0
 
 
 def read_rows(name: str, number: int) -> bool:
     """Give a row file to `data check`, and to `finetune` for one step. Both must agree whether it is usable."""
-    skip = ("--skip-bad",) if number % 2 else ()
+    skip = ("--skip-bad",) if number % 3 else ()
     checked = ends_well("data", "check", name, *skip)
     trained = ends_well("finetune", name, *ONE_STEP, *skip)
     assert trained or not checked, f"case {number}: data check found nothing, and finetune refused the file"
@@ -81,12 +83,17 @@ def test_damaged_row_files(folder: Path, name: str) -> None:
     chance = random.Random(name)
     outcomes = set()
     for number in range(DAMAGED_ROWS):
-        (folder / f"damaged.{name}").write_bytes(damaged(original, chance))
+        is_packed = name.endswith(".gz") and number % 2 == 0  # damage inside, under a right checksum
+        content = gzip.decompress(original) if is_packed else original
+        content = damaged(content, chance)
+        (folder / f"damaged.{name}").write_bytes(gzip.compress(content) if is_packed else content)
         outcomes.add(read_rows(f"damaged.{name}", number))
     assert outcomes == {True, False}
 
 
-TEXTS = st.text(max_size=30) | st.sampled_from(["", " ", "user", "assistant", "system", "gpt", "human", "text", "<|endoftext|>"])
+TEXTS = st.text(max_size=30) | st.sampled_from(
+    ["", " ", "user", "assistant", "system", "gpt", "human", "text", "<|endoftext|>"]
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -95,7 +102,7 @@ VALUES = st.recursive(
 MESSAGES = st.lists(
     st.fixed_dictionaries(
         {},
-        optional={name: TEXTS | VALUES for name in ("role", "content", "from", "value", "tool_calls")},
+        optional=dict.fromkeys(("role", "content", "from", "value", "tool_calls"), TEXTS | VALUES),
     ),
     max_size=4,
 )
@@ -103,7 +110,7 @@ NAMES = (
     "instruction", "input", "output", "system", "history", "context", "response", "prompt", "completion", "chosen",
     "rejected", "category", "group", "text", "question", "answer", "tools", "messages", "conversations", "other",
 )  # fmt: skip
-ROWS = st.fixed_dictionaries({}, optional={name: TEXTS | VALUES | MESSAGES for name in NAMES})
+ROWS = st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, TEXTS | VALUES | MESSAGES))
 
 
 @pytest.mark.long
@@ -131,7 +138,7 @@ def test_random_rows(folder: Path) -> None:
 def test_damaged_model_folders(tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcomes = [
-        ends_well("ask", "model", "Say hi.", "--max-new-tokens", "3", "--decode-precision", "float32")
+        ends_well("ask", "model", "Say hi.", "--max-new-tokens", "3", "--precision", "float32")
         for _ in damaged_folders(tmp_path, byte_tokenizer, DAMAGED_FOLDERS)
     ]
     assert outcomes.count(False) > DAMAGED_FOLDERS // 4
