@@ -104,16 +104,20 @@ def _load_adapted(folder: Path, device: torch.device | str) -> Checkpoint:
 
 def _find_base(folder: Path, base_model: str) -> Path:
     """The folder of an adapter's base model: beside the adapter, anywhere else, or pulled."""
+    if not base_model:
+        raise CheckpointError(
+            f"{folder / ADAPTER_CONFIG_FILE}: expected base_model_name_or_path, got none. Write the model's name there."
+        )
     hint = "Put the model's folder there"
     try:
-        places = [folder / base_model, find_model(base_model)] if base_model else []
+        places = [folder / base_model, find_model(base_model)]
     except PrerequisiteError:
         places, hint = [], f"Run: assistant pull {base_model}. Or put the model's folder there"
     base_folder = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
     if base_folder is None:
         raise CheckpointError(
-            f"{folder}: expected the base model of this adapter, {base_model or 'which it does not name'!r}, "
-            f"as a folder, got none. {hint}, or correct base_model_name_or_path in {ADAPTER_CONFIG_FILE}."
+            f"{folder}: expected the base model of this adapter, {base_model!r}, as a folder, got none. "
+            f"{hint}, or correct base_model_name_or_path in {ADAPTER_CONFIG_FILE}."
         )
     return base_folder
 

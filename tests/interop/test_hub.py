@@ -26,7 +26,7 @@ from assistant.shipped import find_model
 from tests.conftest import REPOSITORY as CHECKOUT
 from tests.interop.conftest import REPOSITORY
 from tests.support.commands import invoke
-from tests.support.hub_double import Cut, HubDouble, Send, Slow, Status
+from tests.support.hub_double import Cut, HubDouble, Send, Slow, Status, use_hub
 
 WEIGHTS = "model.safetensors"
 UNNEEDED = {"README.md", "tf_model.h5", "pytorch_model.bin"}
@@ -92,8 +92,9 @@ def test_huggingface_hub_itself_finds_the_model_offline(hub: HubDouble, cache: P
 
 def test_config_is_first_and_weights_last(hub: HubDouble) -> None:
     pull()
-    fetched = [request.path.rpartition("/")[2] for request in hub.journal if request.method == "GET"]
-    assert fetched[1] == "config.json"
+    gets = [request.path for request in hub.journal if request.method == "GET" and "/resolve/" in request.path]
+    fetched = [path.rpartition("/")[2] for path in gets]
+    assert fetched[0] == "config.json"
     assert fetched[-1] == WEIGHTS
     assert not UNNEEDED & set(fetched)
 
@@ -144,7 +145,7 @@ def test_offline_names_the_folder_to_fill_by_hand(
 
 
 def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    use_hub("http://127.0.0.1:9", monkeypatch)
     assert "expected to reach http://127.0.0.1:9, got no connection" in refusal(PrerequisiteError)
     assert not cache.exists()
 
