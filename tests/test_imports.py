@@ -17,8 +17,8 @@ from tests.conftest import REPOSITORY
 ROOMS: dict[str, str] = {
     "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl statistics ollama_server",
     "assistant.dataset": (
-        "__init__ rows sources json_rows columns tables formats examples conversations forms instructions convert "
-        "splits check prompts added_tokens tokenizer encode"
+        "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
+        "convert splits check prompts added_tokens tokenizer encode"
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
