@@ -84,8 +84,12 @@ def respond(
 
 
 @app.command(epilog="Example: evaluation score runs/answers --judge llama3.1")
+@derive_options()
 def score(
-    path: Annotated[Path, typer.Argument(help="Answers folder, or a file of answers (JSON or JSONL).", metavar="PATH")],
+    path: Annotated[
+        Path, typer.Argument(help="Answers folder, or a file of answers (JSON, JSONL, CSV, TSV).", metavar="PATH")
+    ],
+    reading: DataSettings,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Answers folder for a file; by default runs/<its name>.", metavar="DIR"),
@@ -103,7 +107,8 @@ def score(
 ) -> None:
     """Score answers and show the report.
 
-    A file of answers has the fields instruction, input, output and model_response. Metrics are always computed. With
+    A file of answers has the fields instruction, input, output and model_response; --columns model_response=NAME names
+    another field for the answers. Metrics are always computed. With
     --judge, the judge scores the rows that it has not scored yet.
     """
     from evaluation.answers_folder import read_answers
@@ -113,7 +118,7 @@ def score(
     settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
     if settings is None and (host is not None or retry_unscored):
         note("note: --host and --retry-unscored do nothing without --judge.")
-    folder = _answers_folder(path, run)
+    folder = _answers_folder(path, run, reading)
     answers = read_answers(folder)
     write_metrics(answers)
     failure: AssistantError | None = None
@@ -175,10 +180,10 @@ def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) 
     )
 
 
-def _answers_folder(path: Path, run: Path | None) -> Path:
+def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path:
     """Return PATH if it is an answers folder. If it is a file of answers, write it into an answers folder first."""
+    from evaluation.answer_files import import_answers
     from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE
-    from evaluation.responses import import_answers
 
     if not path.exists():
         raise DataError(f"{path}: expected an answers folder or a file of answers, got no such path. Check the path.")
@@ -191,7 +196,8 @@ def _answers_folder(path: Path, run: Path | None) -> Path:
             )
         return path
     folder = run if run is not None else Path("runs") / path.stem
-    import_answers(path, folder)
+    for sentence in import_answers(path, folder, reading):
+        note(f"note: {sentence}")
     return folder
 
 

@@ -1,25 +1,16 @@
-"""Fills an answers folder: with a model's responses to the rows of its data, or with answers from a file.
+"""Fills an answers folder with a model's responses to the rows of its data.
 
-Owns which rows are answered and their ids. Does not know how responses are scored.
+Owns which rows are answered. Does not know how responses are scored.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-import assistant
-from assistant.dataset.formats import read_rows
 from assistant.dataset.instructions import Example
-from assistant.dataset.rows import FilledText, OptionalText, Text, row_fault
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,
@@ -27,16 +18,19 @@ from assistant.dataset.splits import (
     split_examples,
 )
 from assistant.decoding.reply import Reply
-from assistant.errors import ContextError, DataError, SettingsError
-from assistant.files import shown_path, write_atomic
+from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
-from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord, claim_folder
+from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
 from evaluation.ledger import now
+from evaluation.records import make_record, package_versions, row_ids, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template
     from assistant.model.config import ModelInfo
+
+
+__all__ = ["answer", "choose_part", "describe_answers", "row_ids"]
 
 
 class BatchSession(Protocol):
@@ -109,18 +103,6 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
     )
 
 
-def row_ids(examples: Sequence[Example]) -> list[str]:
-    """Return an id for every row: 16 hex digits of its contents and of the number of equal rows before it."""
-    n_before: Counter[str] = Counter()
-    ids = []
-    for example in examples:
-        contents = [example.instruction, example.input, [list(turn) for turn in example.history], example.output]
-        text = json.dumps(contents)
-        ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
-        n_before[text] += 1
-    return ids
-
-
 # --- answers of a model -------------------------------------------------------------------------------------------
 
 
@@ -141,7 +123,7 @@ def describe_answers(
         rows=len(chosen.examples),
         settings=settings,
         precision=session.precision,
-        versions=_versions("torch", "tiktoken"),
+        versions=package_versions("torch", "tiktoken"),
         created=now(),
     )
 
@@ -155,11 +137,6 @@ def _weights_digest(folder: Path) -> str | None:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    package_versions = {package: version(package) for package in packages}
-    return {"python": platform.python_version(), "assistant": assistant.__version__, **package_versions}
 
 
 def answer(
@@ -190,88 +167,13 @@ def answer(
 
 
 def _record_of_reply(row_id: str, example: Example, reply: Reply | Exception) -> ResponseRecord:
-    record = _record(row_id, example, None)
+    record = make_record(row_id, example)
     if isinstance(reply, Exception):
         return record.model_copy(update={"error": str(reply)})
-    return record.model_copy(
+    return with_response(record, reply.response, reply.token_ids).model_copy(
         update={
-            "response": reply.response,
             "stop_reason": reply.stop_reason,
             "num_tokens": len(reply.token_ids),
             "seconds": round(reply.seconds, 3),
         }
     )
-
-
-def _record(row_id: str, example: Example, response: str | None) -> ResponseRecord:
-    return ResponseRecord(
-        id=row_id,
-        source=example.source,
-        row=example.row,
-        instruction=example.instruction,
-        input=example.input,
-        reference=example.output,
-        history=example.history,
-        category=example.category,
-        response=response,
-    )
-
-
-# --- answers from a file ------------------------------------------------------------------------------------------
-
-
-class _FileRow(BaseModel):
-    """A row of a file of answers, with the fields of the book's `instruction-data-with-response.json`."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    instruction: FilledText
-    input: OptionalText = ""
-    output: FilledText
-    model_response: Text
-    category: Text | None = None
-
-
-def import_answers(path: Path, folder: Path) -> None:
-    """Make an answers folder from a file of answers.
-
-    The file is a JSON list or JSONL. Its rows have the fields of an instruction file and `model_response`.
-
-    Raises:
-        DataError: rows are not valid; the message names file, row and field of each.
-        SettingsError: the folder holds other answers.
-    """
-    examples, responses = _read_file(path)
-    info = AnswersInfo(
-        kind="file",
-        name=shown_path(Path(path.name)),
-        path=shown_path(path),
-        digest=hashlib.sha256(json.dumps(responses).encode()).hexdigest(),
-        data_files=(shown_path(path),),
-        data_fingerprint=data_fingerprint(examples),
-        rows=len(examples),
-        versions=_versions(),
-        created=now(),
-    )
-    claim_folder(folder, info)
-    if not (folder / RESPONSES_FILE).exists():
-        rows = zip(row_ids(examples), examples, responses, strict=True)
-        lines = [_record(*row).model_dump_json() + "\n" for row in rows]
-        write_atomic(folder / RESPONSES_FILE, "".join(lines))
-
-
-def _read_file(path: Path) -> tuple[list[Example], list[str]]:
-    examples, responses, problems = [], [], []
-    for row in read_rows(path):
-        try:
-            fields = _FileRow.model_validate(row.value)
-        except ValidationError as error:
-            problems += [row_fault(path, row.number, detail) for detail in error.errors()]
-            continue
-        example_fields = fields.model_dump(exclude={"model_response"})
-        examples.append(Example(**example_fields, source=shown_path(path), row=row.number))
-        responses.append(fields.model_response)
-    if problems:
-        raise DataError(problems)
-    if not examples:
-        raise DataError(f"{path}: expected at least one answer, got an empty list.")
-    return examples, responses

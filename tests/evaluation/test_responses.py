@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,11 @@ import pytest
 
 from assistant.dataset.instructions import Example, Exchange
 from assistant.dataset.splits import split_examples
-from assistant.errors import DataError, PrerequisiteError, SettingsError
+from assistant.errors import PrerequisiteError, SettingsError
 from assistant.jsonl import AppendOnly
 from assistant.settings import GenerationSettings
 from evaluation.answers_folder import RESPONSES_FILE, ResponseRecord, claim_folder, read_answers
-from evaluation.responses import answer, choose_part, describe_answers, import_answers, row_ids
+from evaluation.responses import answer, choose_part, describe_answers, row_ids
 from tests.support.uppercase_session import UppercaseSession, trained_on
 
 SETTINGS = GenerationSettings(max_new_tokens=8)
@@ -151,86 +150,3 @@ def test_second_process_is_refused(tmp_path: Path, examples: list[Example]) -> N
         pytest.raises(PrerequisiteError, match="another process"),
     ):
         answer_all(UppercaseSession(), examples, tmp_path)
-
-
-# --- answers from a file ------------------------------------------------------------------------------------------
-
-ROWS = [
-    {"instruction": "1 + 1?", "input": "", "output": "2", "model_response": "\n2"},
-    {"instruction": "2 + 2?", "output": "4", "model_response": "", "category": "sums"},
-]
-
-
-def write_rows(path: Path, rows: object) -> Path:
-    path.write_text(json.dumps(rows), encoding="utf-8")
-    return path
-
-
-def test_file_of_answers_becomes_an_answers_folder(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "answers.json", ROWS)
-    import_answers(path, tmp_path / "run")
-    answers = read_answers(tmp_path / "run")
-    assert [(record.response, record.reference, record.category) for record in answers.responses] == [
-        ("\n2", "2", None),
-        ("", "4", "sums"),
-    ]
-    assert (answers.info.kind, answers.info.name, answers.info.rows) == ("file", "answers.json", 2)
-
-
-def test_jsonl_file_of_answers_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    import_answers(path, tmp_path / "run")
-    assert len(read_answers(tmp_path / "run").responses) == 2
-
-
-def test_import_accepts_the_same_answers_again_and_refuses_others(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "answers.json", ROWS)
-    import_answers(path, tmp_path / "run")
-    before = (tmp_path / "run" / RESPONSES_FILE).read_bytes()
-    import_answers(path, tmp_path / "run")
-    copy = write_rows(tmp_path / "copy.json", ROWS)
-    import_answers(copy, tmp_path / "run")
-    changed = write_rows(path, [ROWS[0], ROWS[1] | {"model_response": "5"}])
-    with pytest.raises(SettingsError, match=r"got other answers .*Choose another --run"):
-        import_answers(changed, tmp_path / "run")
-    assert (tmp_path / "run" / RESPONSES_FILE).read_bytes() == before
-
-
-def test_file_does_not_replace_a_models_answers(tmp_path: Path, examples: list[Example]) -> None:
-    answer_all(UppercaseSession(), examples, tmp_path / "run")
-    path = write_rows(tmp_path / "answers.json", ROWS)
-    with pytest.raises(SettingsError, match=r"got a file \(answers\.json; it holds the model fake\)"):
-        import_answers(path, tmp_path / "run")
-
-
-def test_every_bad_row_is_named_with_file_row_and_field(tmp_path: Path) -> None:
-    bad = [
-        ROWS[0],
-        {"instruction": "x", "output": "y"},
-        {"instruction": "", "output": "y", "model_response": "z"},
-        {"instruction": "x", "output": "y", "model_response": None},
-        {"instruction": "x", "output": "y", "model_response": [4]},
-        "text",
-    ]
-    path = write_rows(tmp_path / "answers.json", bad)
-    with pytest.raises(DataError) as caught:
-        import_answers(path, tmp_path / "run")
-    problems = caught.value.problems
-    assert len(problems) == 5
-    assert problems[0].startswith(f'{path}, row 2: "model_response" is missing')
-    assert [problem.split(": ")[1].split('"')[1] for problem in problems[1:]] == [
-        "instruction",
-        "model_response",
-        "model_response",
-        "row",
-    ]
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{", "\x00"])
-def test_file_without_answers_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "answers.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"answers\.json"):
-        import_answers(path, tmp_path / "run")
