@@ -52,6 +52,11 @@ def respond(
         Literal["auto", "test", "validation", "train", "all"],
         typer.Option(help="Rows to answer; auto is the test part if the model was trained on these files, else all."),
     ] = "auto",
+    samples: Annotated[int, typer.Option(help="Responses to each row; above 1 with --temperature only.", min=1)] = 1,
+    reference_bits: Annotated[
+        bool,
+        typer.Option("--reference-bits/--no-reference-bits", help="Measure how likely the model holds each reference."),
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Rows to answer at once, as one batch.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
@@ -60,22 +65,33 @@ def respond(
     After an interruption, the same command continues where it stopped.
     """
     from evaluation.answers_folder import claim_folder, count_answered
-    from evaluation.responses import answer, choose_part, describe_answers
+    from evaluation.responses import answer, check_samples, choose_part, describe_answers
 
     if generation.temperature == 0 and not (generation.top_k is generation.top_p is generation.min_p is None):
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
+    check_samples(samples, generation)
     examples = read_data(data, reading).examples
     folder = find_model(model)
     session = load_session(str(folder), engine.precision)
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
-    claim_folder(run, describe_answers(session, str(folder), [shown_path(path) for path in data], chosen, generation))
-    before = count_answered(run)
+    files = [shown_path(path) for path in data]
+    claim_folder(run, describe_answers(session, str(folder), files, chosen, generation, samples=samples))
+    before, total = count_answered(run), samples * len(chosen.examples)
     if before:
-        note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
+        note(f"{run}: {before} of {total} {'rows' if samples == 1 else 'responses'} were answered before.")
+    answers = answer(
+        session,
+        chosen.examples,
+        run,
+        generation,
+        batch_size=batch_size,
+        samples=samples,
+        reference_bits=reference_bits,
+    )
     try:
-        with _progress("answered", len(chosen.examples), start=before) as show:
-            for _record in answer(session, chosen.examples, run, generation, batch_size=batch_size):
+        with _progress("answered", total, start=before) as show:
+            for _record in answers:
                 show()
     except KeyboardInterrupt as error:
         note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to continue.")

@@ -6,7 +6,7 @@ Owns which rows are answered. Does not know how responses are scored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
 from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
+from evaluation.bits import bits_per_byte
 from evaluation.ledger import now
 from evaluation.records import make_record, package_versions, row_ids, with_response
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from assistant.model.config import ModelInfo
 
 
-__all__ = ["answer", "choose_part", "describe_answers", "row_ids"]
+__all__ = ["answer", "check_samples", "choose_part", "describe_answers", "row_ids"]
 
 
 class BatchSession(Protocol):
@@ -49,7 +50,12 @@ class BatchSession(Protocol):
         """Storage of the model's weights."""
 
     def replies(
-        self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
+        self,
+        examples: Sequence[Example],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 32,
+        on_reference: Callable[[int, float], None] | None = None,
     ) -> Iterator[tuple[int, Reply | ContextError]]:
         """Answer the examples; see `Session.replies`."""
 
@@ -107,7 +113,13 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
 
 
 def describe_answers(
-    session: BatchSession, model: str, data_files: Sequence[str], chosen: ChosenPart, settings: GenerationSettings
+    session: BatchSession,
+    model: str,
+    data_files: Sequence[str],
+    chosen: ChosenPart,
+    settings: GenerationSettings,
+    *,
+    samples: int = 1,
 ) -> AnswersInfo:
     """Describe the answers of a model to `chosen`, for `run.json`. `model` is the path of the model folder."""
     return AnswersInfo(
@@ -121,6 +133,7 @@ def describe_answers(
         data_fingerprint=data_fingerprint(chosen.examples),
         part=chosen.part,
         rows=len(chosen.examples),
+        samples=samples,
         settings=settings,
         precision=session.precision,
         versions=package_versions("torch", "tiktoken"),
@@ -139,6 +152,26 @@ def _weights_digest(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
+def check_samples(samples: int, settings: GenerationSettings) -> None:
+    """Raise SettingsError if several responses to a row would all be the same."""
+    if samples == 1:
+        return
+    from assistant.decoding.sampling import GREEDY_BELOW
+
+    if settings.temperature < GREEDY_BELOW:
+        raise SettingsError(
+            f"--samples: expected 1 at --temperature {settings.temperature:g}, where all responses to a row are the "
+            f"same, got {samples}. Raise the temperature: --temperature 0.7"
+        )
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """Return the seed of a sample. The first sample has the seed itself, so that it is the answer without samples."""
+    if sample == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} sample {sample}".encode()).digest()[:7], "big")
+
+
 def answer(
     session: BatchSession,
     examples: Sequence[Example],
@@ -146,28 +179,58 @@ def answer(
     settings: GenerationSettings,
     *,
     batch_size: int,
+    samples: int = 1,
+    seen: Sequence[bool | None] = (),
+    reference_bits: bool = True,
 ) -> Iterator[ResponseRecord]:
-    """Answer the rows that have no line in the folder yet. Yields each record when its line is on the disk.
+    """Answer the rows that have no line in the folder yet, `samples` times. Yields each record when it is on the disk.
+
+    `seen` says of each row whether its prompt stands in the training data. A row whose marks changed (accept, check,
+    rubric, category, group) gets a new line with its old response; such lines are not yielded.
 
     Raises:
         PrerequisiteError: another process is writing there.
     """
     path = folder / RESPONSES_FILE
     with AppendOnly[ResponseRecord](path) as file:
-        answered = {record.id for record in read_lines(path, RECORD)}
-        ids = row_ids(examples)
-        open_rows = [(row_id, row) for row_id, row in zip(ids, examples, strict=True) if row_id not in answered]
-        replies = session.replies([row for _, row in open_rows], settings, batch_size=batch_size)
-        for index, reply in replies:
-            if isinstance(reply, Reply) and reply.stop_reason == "cancelled":
-                continue
-            record = _record_of_reply(*open_rows[index], reply)
-            file.append([record])
-            yield record
+        answered = {record.key: record for record in read_lines(path, RECORD)}
+        rows = [make_record(row_id, row) for row_id, row in zip(row_ids(examples), examples, strict=True)]
+        if seen:
+            rows = [row.model_copy(update={"seen_in_training": value}) for row, value in zip(rows, seen, strict=True)]
+        file.append(_with_new_marks(rows, answered))
+        for sample in range(samples):
+            records = [row.model_copy(update={"sample": sample}) for row in rows]
+            open_rows = [place for place, record in enumerate(records) if record.key not in answered]
+            logprobs: dict[int, float] = {}
+            replies = session.replies(
+                [examples[place] for place in open_rows],
+                settings.model_copy(update={"seed": sample_seed(settings.seed, sample)}),
+                batch_size=batch_size,
+                on_reference=logprobs.__setitem__ if reference_bits and sample == 0 else None,
+            )
+            for index, reply in replies:
+                if isinstance(reply, Reply) and reply.stop_reason == "cancelled":
+                    continue
+                record = _with_reply(records[open_rows[index]], reply)
+                if index in logprobs:
+                    bits = bits_per_byte(logprobs.pop(index), record.reference)
+                    record = record.model_copy(update={"reference_bits_per_byte": bits})
+                file.append([record])
+                yield record
 
 
-def _record_of_reply(row_id: str, example: Example, reply: Reply | Exception) -> ResponseRecord:
-    record = make_record(row_id, example)
+def _with_new_marks(rows: Sequence[ResponseRecord], answered: Mapping[str, ResponseRecord]) -> Iterator[ResponseRecord]:
+    """Yield the answered records whose row is marked otherwise now, with the new marks."""
+    by_id = {row.id: row for row in rows}
+    for record in answered.values():
+        row = by_id.get(record.id)
+        if row is not None:
+            marks = {name: getattr(row, name) for name in ("category", "group", "accept", "check", "rubric")}
+            if any(getattr(record, name) != value for name, value in marks.items()):
+                yield record.model_copy(update=marks)
+
+
+def _with_reply(record: ResponseRecord, reply: Reply | Exception) -> ResponseRecord:
     if isinstance(reply, Exception):
         return record.model_copy(update={"error": str(reply)})
     return with_response(record, reply.response, reply.token_ids).model_copy(

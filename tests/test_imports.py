@@ -21,7 +21,7 @@ ROOMS: dict[str, str] = {
         "convert splits check prompts added_tokens tokenizer encode"
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
-    "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
+    "assistant.decoding": "__init__ reply kernels decoder continuations sampling speculative engine stop_strings session",
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
@@ -33,7 +33,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder settled records "
+        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder settled bits records "
         "answer_files responses scoring figures response_facts report render cli __main__"
     ),
     "data": "__init__",

@@ -13,7 +13,7 @@ import pytest
 
 from assistant.errors import AssistantError, JudgeError, PrerequisiteError
 from evaluation.judge import Judge, was_truncated
-from evaluation.judgement import REASONS, WITHOUT_JUDGE, TRANSIENT, Attempt, JudgeSettings
+from evaluation.judgement import REASONS, TRANSIENT, WITHOUT_JUDGE, Attempt, JudgeSettings
 from evaluation.rubric import SCHEMA, Material, rubric_hash
 from tests.support.ollama_double import (
     Answer,
