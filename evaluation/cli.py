@@ -65,7 +65,7 @@ def respond(
     After an interruption, the same command continues where it stopped.
     """
     from evaluation.answers_folder import claim_folder, count_answered
-    from evaluation.responses import answer, check_samples, choose_part, describe_answers
+    from evaluation.responses import answer, check_samples, choose_part, describe_answers, seen_in_training
 
     if generation.temperature == 0 and not (generation.top_k is generation.top_p is generation.min_p is None):
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
@@ -87,6 +87,7 @@ def respond(
         generation,
         batch_size=batch_size,
         samples=samples,
+        seen=seen_in_training(folder, session.info, examples, chosen),
         reference_bits=reference_bits,
     )
     try:

@@ -17,6 +17,7 @@ from assistant.dataset.splits import (
     data_fingerprint,
     split_examples,
 )
+from assistant.dataset.trained_prompts import prompt_hash, prompt_hashes, read_hashes
 from assistant.decoding.reply import Reply
 from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from assistant.model.config import ModelInfo
 
 
-__all__ = ["answer", "check_samples", "choose_part", "describe_answers", "row_ids"]
+__all__ = ["answer", "check_samples", "choose_part", "describe_answers", "row_ids", "seen_in_training"]
 
 
 class BatchSession(Protocol):
@@ -139,6 +140,20 @@ def describe_answers(
         versions=package_versions("torch", "tiktoken"),
         created=now(),
     )
+
+
+def seen_in_training(
+    folder: Path, info: ModelInfo | None, examples: Sequence[Example], chosen: ChosenPart
+) -> list[bool | None]:
+    """Return of every chosen row whether the model in `folder` was fine-tuned on its prompt; None if it is not known.
+
+    A folder without hashes is of an older version. Its training part is known if `examples` are the rows it is from.
+    """
+    trained = read_hashes(folder)
+    if trained is None and info is not None and info.data_fingerprint == data_fingerprint(examples):
+        split = split_examples(examples, method=info.split_method, seed=info.split_seed, fractions=info.split_fractions)
+        trained = prompt_hashes(split.train)
+    return [None if trained is None else prompt_hash(example) in trained for example in chosen.examples]
 
 
 def _weights_digest(folder: Path) -> str | None:

@@ -18,10 +18,12 @@ ROOMS: dict[str, str] = {
     "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl loops statistics ollama_server",
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
-        "convert splits check prompts added_tokens tokenizer encode"
+        "convert splits trained_prompts check prompts added_tokens tokenizer encode"
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
-    "assistant.decoding": "__init__ reply kernels decoder continuations sampling speculative engine stop_strings session",
+    "assistant.decoding": (
+        "__init__ reply kernels decoder continuations sampling speculative engine stop_strings session"
+    ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"

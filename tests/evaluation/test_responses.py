@@ -11,11 +11,17 @@ import pytest
 
 from assistant.dataset.instructions import Example, Exchange
 from assistant.dataset.splits import split_examples
+from assistant.dataset.tokenizer import Tokenizer
+from assistant.dataset.trained_prompts import PROMPTS_FILE, read_hashes
 from assistant.errors import PrerequisiteError, SettingsError
 from assistant.jsonl import AppendOnly
+from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import GenerationSettings
 from evaluation.answers_folder import RESPONSES_FILE, ResponseRecord, claim_folder, read_answers
-from evaluation.responses import answer, choose_part, describe_answers, row_ids
+from evaluation.report import make_report
+from evaluation.responses import ChosenPart, answer, choose_part, describe_answers, row_ids, seen_in_training
+from evaluation.scoring import write_metrics
+from tests.support.runs import FAST, train
 from tests.support.uppercase_session import UppercaseSession, trained_on
 
 SETTINGS = GenerationSettings(max_new_tokens=8)
@@ -150,3 +156,53 @@ def test_second_process_is_refused(tmp_path: Path, examples: list[Example]) -> N
         pytest.raises(PrerequisiteError, match="another process"),
     ):
         answer_all(UppercaseSession(), examples, tmp_path)
+
+
+# --- rows of the training data ------------------------------------------------------------------------------------
+
+
+def test_prompts_of_the_training_rows_are_known_by_their_hashes(
+    tmp_path: Path, examples: list[Example], byte_tokenizer: Tokenizer
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "model", FAST)
+    info = load_info(tmp_path / "model")
+    chosen = choose_part(examples, "all", info)
+    trained = {example.row for example in split_examples(examples).train}
+    expected = [example.row in trained for example in examples]
+    assert sum(expected) == 34
+    moved = [replace(example, output="other", row=example.row + 100) for example in examples]
+    assert seen_in_training(tmp_path / "model", info, moved, ChosenPart(tuple(moved), "all", "")) == expected
+    (tmp_path / "model" / PROMPTS_FILE).unlink()
+    assert seen_in_training(tmp_path / "model", info, examples, chosen) == expected
+    assert set(seen_in_training(tmp_path / "model", info, moved, chosen)) == {None}
+    assert set(seen_in_training(tmp_path / "model", None, examples, chosen)) == {None}
+
+
+def test_a_second_run_keeps_the_prompts_of_the_first(
+    tmp_path: Path, examples: list[Example], byte_tokenizer: Tokenizer
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "first", FAST)
+    first = read_hashes(tmp_path / "first")
+    other = [replace(example, instruction=f"Please {example.instruction}") for example in examples]
+    train(byte_tokenizer, other, tmp_path / "second", FAST, base=load_checkpoint(tmp_path / "first"))
+    second = read_hashes(tmp_path / "second")
+    assert first is not None
+    assert second is not None
+    assert first < second
+    assert len(second) == 68
+    (tmp_path / "first" / PROMPTS_FILE).unlink()
+    train(byte_tokenizer, other, tmp_path / "third", FAST, base=load_checkpoint(tmp_path / "first"))
+    assert read_hashes(tmp_path / "third") is None
+
+
+def test_rows_seen_in_training_are_stored_and_noted(tmp_path: Path, examples: list[Example]) -> None:
+    chosen = choose_part(examples, "all", None)
+    claim_folder(tmp_path, describe_answers(UppercaseSession(), "no-folder", ["rows.json"], chosen, SETTINGS))
+    seen = [True] * 3 + [False] * 37
+    list(answer(UppercaseSession(), examples, tmp_path, SETTINGS, batch_size=4, seen=seen))
+    answers = read_answers(tmp_path)
+    assert [record.seen_in_training for record in answers.responses] == seen
+    write_metrics(answers)
+    report = make_report(tmp_path)
+    assert report.responses.seen_in_training == 3
+    assert any("fine-tuned on the prompts of 3 rows" in note for note in report.notes)
