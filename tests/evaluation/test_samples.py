@@ -92,7 +92,8 @@ def test_the_score_of_a_row_is_the_mean_of_its_samples(tmp_path: Path) -> None:
     (answers.folder / "run.json").write_text(info.model_dump_json())
     write_metrics(read_answers(answers.folder))
     report = make_report(answers.folder)
-    assert (report.n, report.scored, report.mean) == (3, 3, pytest.approx(200 / 3, abs=1e-3))
+    assert (report.n, report.scored) == (3, 3)
+    assert report.mean == pytest.approx(200 / 3, abs=1e-3)
     assert report.metrics["exact"].n == 3
     assert report.metrics["exact"].mean == pytest.approx(200 / 3, abs=1e-3)
     assert (report.unscored, report.unanswered, report.responses.samples) == ({}, 0, 3)

@@ -14,6 +14,8 @@ from evaluation.answers_folder import ResponseRecord, read_answers
 from evaluation.report import make_report
 from evaluation.scoring import write_metrics
 from evaluation.settled import Settled, judged_all_the_same, settle
+from tests.support.evaluation_command import score
+from tests.support.ollama_double import OllamaDouble
 
 
 def record(response: str | None, **fields: Any) -> ResponseRecord:
@@ -93,3 +95,21 @@ def test_the_report_counts_settled_rows_and_keeps_rows_without_reference_apart(t
     report = make_report(tmp_path / "run")
     assert (report.n, report.scored, report.mean, report.exact_matches) == (4, 4, 75.0, 1)
     assert (report.reference_free.n, report.reference_free.mean) == (1, 0.0)
+
+
+@pytest.mark.usefixtures("work_in_tmp_path")
+def test_the_ledger_says_what_settled_a_row(tmp_path: Path, double: OllamaDouble) -> None:
+    rows = [
+        {"instruction": "1", "output": "Paris", "model_response": "Rome", "accept": ["Rome"]},
+        {"instruction": "2", "output": "Paris", "model_response": "Oslo", "check": {"contains": "Rome"}},
+        {"instruction": "3", "output": "Paris", "model_response": "Rome"},
+        {"instruction": "4", "output": "Paris", "model_response": "Paris"},
+        {"instruction": "5", "output": "Paris", "model_response": None},
+        {"instruction": "6", "output": "Paris", "model_response": " "},
+    ]
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    report = score(tmp_path / "answers.json", double).json
+    assert report["sources"] == {"accept": 1, "check": 1, "judge": 1, "exact": 1, "empty": 1}
+    assert report["unscored"] == {"no_response": 1}
+    assert (report["scored"], report["mean"]) == (5, (100 + 0 + 60 + 100 + 0) / 5)
+    assert report["ceiling"]["rows"] == 1
