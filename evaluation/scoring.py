@@ -144,7 +144,8 @@ def _ask_all(
 def _questions(answers: AnswersFolder) -> Iterator[tuple[Purpose, ResponseRecord]]:
     """Yield the responses that need a judge, then the exact matches that the judge gets as a check."""
     for record in answers.responses:
-        if _settle_without_judge(record) is None:
+        # A prompt for rows with a rubric and no reference does not exist yet: they stay `not_judged`.
+        if record.reference and _settle_without_judge(record) is None:
             yield "score", record
     for record in ceiling_sample(answers):
         yield "ceiling", record
