@@ -9,6 +9,7 @@ Owns the format of both files. Does not know how a model answers, and nothing ab
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from assistant.dataset.checks import Check
 from assistant.dataset.instructions import Exchange
 from assistant.decoding.reply import StopReason
 from assistant.errors import DataError, SettingsError
 from assistant.files import write_atomic
 from assistant.jsonl import read_lines
+from assistant.loops import loops
 from assistant.settings import DecodePrecision, Frozen, GenerationSettings
 
 RUN_FILE = "run.json"
@@ -31,17 +34,30 @@ Part = Literal["auto", "test", "validation", "train", "all"]
 
 
 class ResponseRecord(Frozen):
-    """One row of the data and the model's response to it."""
+    """One row of the data and one response to it. What a line of an older version lacks is None or empty."""
 
     id: str
     """16 hex digits of the row's contents. Rows with equal contents have different ids."""
+    sample: int = 0
+    """Number of the response among those to this row, counted from 0."""
     source: str
     row: int
     instruction: str
     input: str = ""
     reference: str
+    """Empty if the row has none."""
     history: tuple[Exchange, ...] = ()
     category: str | None = None
+    group: str | None = None
+    accept: tuple[str, ...] = ()
+    """Other right answers."""
+    check: Check | None = None
+    rubric: tuple[str, ...] = ()
+    """Yes/no questions for a judge."""
+    seen_in_training: bool | None = None
+    """Whether the model was fine-tuned on this prompt. None if that is not known."""
+    reference_bits_per_byte: float | None = None
+    """Bits that the model needs for a byte of the reference. The lower, the likelier it holds the reference."""
     response: str | None
     """None if the model could not answer; `error` has the reason."""
     stop_reason: StopReason | None = None
@@ -49,6 +65,25 @@ class ResponseRecord(Frozen):
     seconds: float | None = None
     """Wall time of the reply. All replies of a batch have the same time."""
     error: str | None = None
+    too_long: bool = False
+    """The response was too long to keep, so `response` is None."""
+    looping: bool | None = None
+    """Whether the response repeats the same few tokens. `is_looping` knows it for older lines, too."""
+
+    @property
+    def key(self) -> str:
+        """What identifies the line: the id of the row, and the number of every sample but the first."""
+        return f"{self.id}.{self.sample}" if self.sample else self.id
+
+    @property
+    def is_reference_free(self) -> bool:
+        """Whether the row has no reference. Its score never counts with those of other rows."""
+        return not self.reference
+
+    @property
+    def is_looping(self) -> bool:
+        """Whether the response repeats the same few tokens, or words if nobody looked at its tokens."""
+        return self.looping if self.looping is not None else loops((self.response or "").split())
 
     @property
     def response_hash(self) -> str:
@@ -73,6 +108,8 @@ class AnswersInfo(Frozen):
     """Fingerprint of the rows to answer."""
     part: Part = "all"
     rows: int
+    samples: int = 1
+    """Responses to each row."""
     settings: GenerationSettings | None = None
     precision: DecodePrecision = "auto"
     """Storage of the model's weights."""
@@ -90,8 +127,9 @@ class AnswersFolder:
 
     @property
     def unanswered(self) -> int:
-        """Number of rows that the model was not asked about yet."""
-        return self.info.rows - len(self.responses)
+        """Number of rows that the model was not asked about yet, or not for all samples."""
+        n_answered = Counter(record.id for record in self.responses)
+        return self.info.rows - sum(n >= self.info.samples for n in n_answered.values())
 
 
 RECORD: TypeAdapter[ResponseRecord] = TypeAdapter(ResponseRecord)
@@ -115,14 +153,14 @@ def read_answers(folder: Path) -> AnswersFolder:
             f"evaluation respond MODEL --data FILE --run {folder}, or evaluation score ANSWERS --run {folder}"
         )
     file_order = {name: index for index, name in enumerate(info.data_files)}
-    records = {record.id: record for record in read_lines(folder / RESPONSES_FILE, RECORD)}
-    ordered = sorted(records.values(), key=lambda record: (file_order.get(record.source, 0), record.row))
+    records = {record.key: record for record in read_lines(folder / RESPONSES_FILE, RECORD)}
+    ordered = sorted(records.values(), key=lambda record: (file_order.get(record.source, 0), record.row, record.sample))
     return AnswersFolder(folder=folder, info=info, responses=tuple(ordered))
 
 
 def count_answered(folder: Path) -> int:
-    """Count the rows that have a line in the folder, with or without a response."""
-    return len({record.id for record in read_lines(folder / RESPONSES_FILE, RECORD)})
+    """Count the rows and samples that have a line in the folder, with or without a response."""
+    return len({record.key for record in read_lines(folder / RESPONSES_FILE, RECORD)})
 
 
 def _read_info(folder: Path) -> AnswersInfo | None:
@@ -177,6 +215,8 @@ def _differences(stored: AnswersInfo, requested: AnswersInfo) -> list[str]:
         differences.append(f"another prompt template ({requested.template}; it has {stored.template})")
     if stored.data_fingerprint != requested.data_fingerprint:
         differences.append(f"other rows ({_describe_rows(requested)}; it holds {_describe_rows(stored)})")
+    if stored.samples != requested.samples:
+        differences.append(f"--samples {requested.samples} (it has {stored.samples})")
     if stored.precision != requested.precision:
         differences.append(f"--precision {requested.precision} (it has {stored.precision})")
     if stored.settings is not None and requested.settings is not None:

@@ -52,6 +52,11 @@ def respond(
         Literal["auto", "test", "validation", "train", "all"],
         typer.Option(help="Rows to answer; auto is the test part if the model was trained on these files, else all."),
     ] = "auto",
+    samples: Annotated[int, typer.Option(help="Responses to each row; above 1 with --temperature only.", min=1)] = 1,
+    reference_bits: Annotated[
+        bool,
+        typer.Option("--reference-bits/--no-reference-bits", help="Measure how likely the model holds each reference."),
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Rows to answer at once, as one batch.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
@@ -60,22 +65,34 @@ def respond(
     After an interruption, the same command continues where it stopped.
     """
     from evaluation.answers_folder import claim_folder, count_answered
-    from evaluation.responses import answer, choose_part, describe_answers
+    from evaluation.responses import answer, check_samples, choose_part, describe_answers, seen_in_training
 
     if generation.temperature == 0 and not (generation.top_k is generation.top_p is generation.min_p is None):
         note("note: --top-k, --top-p and --min-p do nothing at --temperature 0.")
+    check_samples(samples, generation)
     examples = read_data(data, reading).examples
     folder = find_model(model)
     session = load_session(str(folder), engine.precision)
     chosen = choose_part(examples, part, session.info)
     note(f"rows: {chosen.reason}.")
-    claim_folder(run, describe_answers(session, str(folder), [shown_path(path) for path in data], chosen, generation))
-    before = count_answered(run)
+    files = [shown_path(path) for path in data]
+    claim_folder(run, describe_answers(session, str(folder), files, chosen, generation, samples=samples))
+    before, total = count_answered(run), samples * len(chosen.examples)
     if before:
-        note(f"{run}: {before} of {len(chosen.examples)} rows were answered before.")
+        note(f"{run}: {before} of {total} {'rows' if samples == 1 else 'responses'} were answered before.")
+    answers = answer(
+        session,
+        chosen.examples,
+        run,
+        generation,
+        batch_size=batch_size,
+        samples=samples,
+        seen=seen_in_training(folder, session.info, examples, chosen),
+        reference_bits=reference_bits,
+    )
     try:
-        with _progress("answered", len(chosen.examples), start=before) as show:
-            for _record in answer(session, chosen.examples, run, generation, batch_size=batch_size):
+        with _progress("answered", total, start=before) as show:
+            for _record in answers:
                 show()
     except KeyboardInterrupt as error:
         note(f"interrupted: {run} keeps {count_answered(run)} answers. Give the same command again to continue.")
@@ -84,8 +101,12 @@ def respond(
 
 
 @app.command(epilog="Example: evaluation score runs/answers --judge llama3.1")
+@derive_options()
 def score(
-    path: Annotated[Path, typer.Argument(help="Answers folder, or a file of answers (JSON or JSONL).", metavar="PATH")],
+    path: Annotated[
+        Path, typer.Argument(help="Answers folder, or a file of answers (JSON, JSONL, CSV, TSV).", metavar="PATH")
+    ],
+    reading: DataSettings,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Answers folder for a file; by default runs/<its name>.", metavar="DIR"),
@@ -103,7 +124,8 @@ def score(
 ) -> None:
     """Score answers and show the report.
 
-    A file of answers has the fields instruction, input, output and model_response. Metrics are always computed. With
+    A file of answers has the fields instruction, input, output and model_response; --columns model_response=NAME names
+    another field for the answers. Metrics are always computed. With
     --judge, the judge scores the rows that it has not scored yet.
     """
     from evaluation.answers_folder import read_answers
@@ -113,7 +135,7 @@ def score(
     settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
     if settings is None and (host is not None or retry_unscored):
         note("note: --host and --retry-unscored do nothing without --judge.")
-    folder = _answers_folder(path, run)
+    folder = _answers_folder(path, run, reading)
     answers = read_answers(folder)
     write_metrics(answers)
     failure: AssistantError | None = None
@@ -175,10 +197,10 @@ def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) 
     )
 
 
-def _answers_folder(path: Path, run: Path | None) -> Path:
+def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path:
     """Return PATH if it is an answers folder. If it is a file of answers, write it into an answers folder first."""
+    from evaluation.answer_files import import_answers
     from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE
-    from evaluation.responses import import_answers
 
     if not path.exists():
         raise DataError(f"{path}: expected an answers folder or a file of answers, got no such path. Check the path.")
@@ -191,7 +213,8 @@ def _answers_folder(path: Path, run: Path | None) -> Path:
             )
         return path
     folder = run if run is not None else Path("runs") / path.stem
-    import_answers(path, folder)
+    for sentence in import_answers(path, folder, reading):
+        note(f"note: {sentence}")
     return folder
 
 

@@ -16,6 +16,9 @@ from evaluation.rubric import MAX_SCORE
 
 Reason = Literal[
     "no_response",
+    "response_too_long",
+    "no_reference",
+    "check_timeout",
     "not_judged",
     "unparsable",
     "too_long",
@@ -28,6 +31,9 @@ Reason = Literal[
 """Why a row has no score:
 
 - `no_response`: the model gave no response
+- `response_too_long`: the response was too long to keep
+- `no_reference`: the row has nothing to compare a response with, and no rubric
+- `check_timeout`: a regular expression of the row's check took too long
 - `not_judged`: the judge was not asked yet
 - `unparsable`: the judge's answer is not a valid verdict
 - `too_long`: the row does not fit into the judge's context
@@ -39,6 +45,8 @@ Reason = Literal[
 """
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
+WITHOUT_JUDGE: frozenset[Reason] = frozenset({"no_response", "response_too_long", "no_reference", "check_timeout"})
+"""Reasons that are known before a judge is asked. No judge can give these rows a score."""
 TRANSIENT: frozenset[Reason] = frozenset({"incomplete", "server_error", "timeout", "unreachable"})
 """Reasons that may not occur again. The next run asks again for these rows."""
 

@@ -19,8 +19,9 @@ from evaluation.rubric import POINTS_PER_SCORE
 
 Purpose = Literal["score", "ceiling"]
 """`score` counts in the mean. `ceiling` is an exact match that the judge was asked about as a check; it does not."""
-Source = Literal["judge", "exact", "empty"]
-"""Where a score comes from: the judge, an exact match (100), or an empty response (0)."""
+Source = Literal["judge", "exact", "accept", "check", "empty"]
+"""Where a score comes from: the judge, an exact match or an accepted answer (100), a check (0 or 100), or an empty
+response (0)."""
 
 
 class JudgeLine(Frozen):

@@ -89,6 +89,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("without a score", _counts(report.unscored.items())))
     if report.stop_reasons:
         facts.append(("responses ended", _counts(sorted(report.stop_reasons.items()))))
+    facts += _response_facts(report)
     if report.ceiling is not None:
         ceiling = report.ceiling
         lowest = "" if ceiling.lowest is None else f", lowest {ceiling.lowest:.0f}"
@@ -98,6 +99,20 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         judge = report.judge
         facts.append(("judge", f"{judge.model}, digest {judge.digest[:12]}, Ollama {judge.server_version}"))
         facts.append(("judge fingerprint", judge.judge_fingerprint))
+    return facts
+
+
+def _response_facts(report: Report) -> list[tuple[str, str]]:
+    responses, free, facts = report.responses, report.reference_free, []
+    bits = responses.reference_bits_per_byte
+    if responses.samples > 1:
+        facts.append(("responses a row", str(responses.samples)))
+    if bits.mean is not None:
+        interval = f", 95 % interval {bits.interval.low:.3f} to {bits.interval.high:.3f}" if bits.interval else ""
+        facts.append(("reference bits a byte", f"{bits.mean:.3f}{interval} ({_rows(bits.n)}; lower is better)"))
+    if free.n:
+        score = f"{_number(free.mean)} (95 % interval {_interval(free.interval)})"
+        facts.append(("rows without reference", f"score {score}, {_rows(free.n)}, not in the score above"))
     return facts
 
 

@@ -29,10 +29,12 @@ from evaluation.figures import (
     plain_mean,
     smallest_difference,
 )
-from evaluation.judgement import REASONS, JudgeIdentity, Reason
+from evaluation.judgement import REASONS, WITHOUT_JUDGE, JudgeIdentity, Reason
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Ledger, Source, read_ledger
 from evaluation.metrics import Metrics
+from evaluation.response_facts import ResponseFacts, fact_notes, response_facts
 from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics
+from evaluation.settled import settle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +120,10 @@ class Report(Frozen):
     bounds: Bounds | None
     exact_matches: int
     unscored: dict[Reason, int]
+    """Rows without a score. With several samples, a row counts here if none of its responses has a score."""
+    responses: ResponseFacts
+    reference_free: Mean
+    """The rows without a reference. They count in no other mean, and not in `n`."""
     unanswered: int
     """Rows that the model was not asked about yet. They count under `no_response`."""
     sources: dict[Source, int]
@@ -153,12 +159,15 @@ def make_report(folder: Path) -> Report:
     ledger = read_ledger(answers.folder / LEDGER_FILE)
     judge = _judge_with_scores(answers, ledger)
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
-    rows = [_scored_row(record, metrics.get(record.id), outcomes) for record in answers.responses]
+    all_rows = [_scored_row(record, metrics.get(record.key), outcomes) for record in answers.responses]
+    free_table = _table([row for row in all_rows if row.record.is_reference_free])
+    rows = [row for row in all_rows if not row.record.is_reference_free]
+    n_rows = answers.info.rows - len(free_table)
     table = _table(rows)
     scores = table["score"].dropna().tolist()
     headline: ScoreName = "judge" if judge else "exact"
-    summary = mean_of_scores(scores) if judge else mean_of_rate(scores)
-    unscored = Counter(row.unscored for row in rows if row.unscored)
+    summary = _mean_of(scores, is_rate=not judge)
+    unscored = _unscored(rows)
     unscored["no_response"] += answers.unanswered
     std = standard_deviation(scores)
     report = Report(
@@ -169,16 +178,18 @@ def make_report(folder: Path) -> Report:
         data_files=answers.info.data_files,
         part=answers.info.part,
         score=headline,
-        n=answers.info.rows,
+        n=n_rows,
         scored=summary.n,
         mean=summary.mean,
         interval=summary.interval,
         interval_method=BOOTSTRAP_METHOD if judge else WILSON_METHOD,
         standard_deviation=None if std is None else round(std, 4),
         smallest_difference=smallest_difference(std, summary.n),
-        bounds=bounds(scores, answers.info.rows),
+        bounds=bounds(scores, n_rows),
         exact_matches=int((table["exact"] > 0).sum()),
         unscored={reason: unscored[reason] for reason in REASONS if unscored[reason]},
+        responses=response_facts(answers),
+        reference_free=mean_of_scores(free_table["score"].dropna().tolist()),
         unanswered=answers.unanswered,
         sources=dict(Counter(row.outcome.source for row in rows if row.outcome and row.outcome.source)),
         metrics=_metric_means(table),
@@ -211,7 +222,7 @@ def _judge_with_scores(answers: AnswersFolder, ledger: Ledger) -> JudgeLine | No
     outcomes = ledger.outcomes(ledger.newest_judge.fingerprint)
     row_outcomes = [outcomes.get(("score", record.id, record.response_hash)) for record in answers.responses]
     has_scored = any(outcome is not None and outcome.source == "judge" for outcome in row_outcomes)
-    is_needed = any(outcome is None or outcome.unscored not in {None, "no_response"} for outcome in row_outcomes)
+    is_needed = any(outcome is None or outcome.unscored not in {None, *WITHOUT_JUDGE} for outcome in row_outcomes)
     return ledger.newest_judge if has_scored or not is_needed else None
 
 
@@ -224,29 +235,37 @@ def _scored_row(
     if outcomes is not None:
         score, unscored = outcome_of(record, outcomes)
         outcome = outcomes.get(("score", record.id, record.response_hash))
-    elif metrics is None:
-        score, unscored = None, "no_response"
     else:
-        score, unscored = 100.0 * metrics.exact, None
+        settled = settle(record)
+        if settled is not None:
+            score, unscored = settled.points, settled.unscored
+        else:  # without a judge, what does not match the reference counts as wrong
+            score, unscored = (None, "not_judged") if record.is_reference_free else (0.0, None)
     return _ScoredRow(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
 
 
 def _table(rows: Sequence[_ScoredRow]) -> pd.DataFrame:
-    """Return a table with one line per row: category, headline score and metrics. A missing value is NaN."""
+    """Return a table with one line per row: category, headline score and metrics. A missing value is NaN.
+
+    Numbers are the means over the row's samples that have them.
+    """
     import pandas as pd
 
     lines: list[dict[str, object]] = []
     for row in rows:
-        line: dict[str, object] = {"category": row.record.category, "score": row.score}
+        line: dict[str, object] = {"id": row.record.id, "category": row.record.category, "score": row.score}
         line["ended"] = row.record.stop_reason == "eos"
         for name in Metrics.model_fields:
             value = getattr(row.metrics, name) if row.metrics else None
             line[name] = 100.0 * value if isinstance(value, bool) else value
         lines.append(line)
-    table = pd.DataFrame(lines, columns=["category", "score", "ended", *Metrics.model_fields])
-    numbers = ["score", *Metrics.model_fields]
+    table = pd.DataFrame(lines, columns=["id", "category", "score", "ended", *Metrics.model_fields])
+    numbers = ["score", "ended", *Metrics.model_fields]
     table[numbers] = table[numbers].astype(float)
-    return table
+    if not table["id"].duplicated().any():
+        return table
+    how = {"category": "first"} | dict.fromkeys(numbers, "mean")
+    return table.groupby("id", sort=False, as_index=False).agg(how)
 
 
 def _worst(rows: Sequence[_ScoredRow]) -> tuple[ShownRow, ...]:
@@ -276,7 +295,19 @@ def _worst(rows: Sequence[_ScoredRow]) -> tuple[ShownRow, ...]:
 
 def _metric_means(table: pd.DataFrame) -> dict[str, Mean]:
     values = {name: table[name].dropna().tolist() for name in Metrics.model_fields}
-    return {name: mean_of_rate(column) if name in RATES else mean_of_scores(column) for name, column in values.items()}
+    return {name: _mean_of(column, is_rate=name in RATES) for name, column in values.items()}
+
+
+def _mean_of(values: Sequence[float], *, is_rate: bool) -> Mean:
+    """Return the mean. A rate whose rows are means of several samples has the interval of a score."""
+    return mean_of_rate(values) if is_rate and set(values) <= {0.0, 100.0} else mean_of_scores(values)
+
+
+def _unscored(rows: Sequence[_ScoredRow]) -> Counter[Reason]:
+    """Count the rows without any score under the reason of their last sample."""
+    scored = {row.record.id for row in rows if row.score is not None}
+    reasons = {row.record.id: row.unscored for row in rows if row.unscored and row.record.id not in scored}
+    return Counter(reasons.values())
 
 
 def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...]:
@@ -286,7 +317,8 @@ def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...
     categories = []
     for name, group in table.groupby("category", dropna=False, sort=True):
         scores = group["score"].dropna().tolist()
-        mean = mean_of_rate(scores) if headline == "exact" else mean_of_scores(scores, min_rows=FEW_ROWS)
+        is_rate = headline == "exact" and set(scores) <= {0.0, 100.0}
+        mean = mean_of_rate(scores) if is_rate else mean_of_scores(scores, min_rows=FEW_ROWS)
         categories.append(
             Category(
                 **dict(mean),
@@ -294,7 +326,7 @@ def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...
                 rows=len(group),
                 exact_matches=int((group["exact"] > 0).sum()),
                 chrf=plain_mean(group["chrf"].dropna().tolist()),
-                ended=int(group["ended"].sum()),
+                ended=round(group["ended"].sum()),
             )
         )
     return tuple(sorted(categories, key=lambda category: (category.name is None, category.name or "")))
@@ -336,7 +368,7 @@ def _notes(report: Report, ledger: Ledger) -> list[str]:
             f"{n_missing} of {report.n} rows have no score. With scores for all rows, the mean would be "
             f"from {low:.1f} to {high:.1f}."
         )
-    if report.judge and set(report.unscored) - {"no_response"} and report.sources.get("exact"):
+    if report.judge and set(report.unscored) - WITHOUT_JUDGE and report.sources.get("exact"):
         notes.append("Exact matches always have a score and some judged rows do not, so the mean is likely too high.")
     if report.ceiling and report.ceiling.mean is not None and report.ceiling.mean < 90:
         matches = f"{report.ceiling.judged} exact {'match' if report.ceiling.judged == 1 else 'matches'}"
@@ -345,6 +377,7 @@ def _notes(report: Report, ledger: Ledger) -> list[str]:
         notes.append("All rows have the same score, so the interval has no meaning.")
     elif report.interval and report.judge and report.scored < FEW_ROWS:
         notes.append(f"Only {report.scored} rows have a score, so the interval is too narrow.")
+    notes += fact_notes(report.responses)
     if n_cut := report.stop_reasons.get("length"):
         notes.append(f"{n_cut} {'response was' if n_cut == 1 else 'responses were'} cut at the token limit.")
     if report.judge and (n_others := report.judge.other_judges):

@@ -1,42 +1,38 @@
-"""Fills an answers folder: with a model's responses to the rows of its data, or with answers from a file.
+"""Fills an answers folder with a model's responses to the rows of its data.
 
-Owns which rows are answered and their ids. Does not know how responses are scored.
+Owns which rows are answered. Does not know how responses are scored.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-import assistant
-from assistant.dataset.formats import read_rows
 from assistant.dataset.instructions import Example
-from assistant.dataset.rows import FilledText, OptionalText, Text, row_fault
 from assistant.dataset.splits import (
     DEFAULT_FRACTIONS,
     DEFAULT_SPLIT_SEED,
     data_fingerprint,
     split_examples,
 )
+from assistant.dataset.trained_prompts import prompt_hash, prompt_hashes, read_hashes
 from assistant.decoding.reply import Reply
-from assistant.errors import ContextError, DataError, SettingsError
-from assistant.files import shown_path, write_atomic
+from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
-from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord, claim_folder
+from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
+from evaluation.bits import bits_per_byte
 from evaluation.ledger import now
+from evaluation.records import make_record, package_versions, row_ids, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template
     from assistant.model.config import ModelInfo
+
+
+__all__ = ["answer", "check_samples", "choose_part", "describe_answers", "row_ids", "seen_in_training"]
 
 
 class BatchSession(Protocol):
@@ -55,7 +51,12 @@ class BatchSession(Protocol):
         """Storage of the model's weights."""
 
     def replies(
-        self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
+        self,
+        examples: Sequence[Example],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 32,
+        on_reference: Callable[[int, float], None] | None = None,
     ) -> Iterator[tuple[int, Reply | ContextError]]:
         """Answer the examples; see `Session.replies`."""
 
@@ -109,23 +110,17 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
     )
 
 
-def row_ids(examples: Sequence[Example]) -> list[str]:
-    """Return an id for every row: 16 hex digits of its contents and of the number of equal rows before it."""
-    n_before: Counter[str] = Counter()
-    ids = []
-    for example in examples:
-        contents = [example.instruction, example.input, [list(turn) for turn in example.history], example.output]
-        text = json.dumps(contents)
-        ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
-        n_before[text] += 1
-    return ids
-
-
 # --- answers of a model -------------------------------------------------------------------------------------------
 
 
 def describe_answers(
-    session: BatchSession, model: str, data_files: Sequence[str], chosen: ChosenPart, settings: GenerationSettings
+    session: BatchSession,
+    model: str,
+    data_files: Sequence[str],
+    chosen: ChosenPart,
+    settings: GenerationSettings,
+    *,
+    samples: int = 1,
 ) -> AnswersInfo:
     """Describe the answers of a model to `chosen`, for `run.json`. `model` is the path of the model folder."""
     return AnswersInfo(
@@ -139,11 +134,26 @@ def describe_answers(
         data_fingerprint=data_fingerprint(chosen.examples),
         part=chosen.part,
         rows=len(chosen.examples),
+        samples=samples,
         settings=settings,
         precision=session.precision,
-        versions=_versions("torch", "tiktoken"),
+        versions=package_versions("torch", "tiktoken"),
         created=now(),
     )
+
+
+def seen_in_training(
+    folder: Path, info: ModelInfo | None, examples: Sequence[Example], chosen: ChosenPart
+) -> list[bool | None]:
+    """Return of every chosen row whether the model in `folder` was fine-tuned on its prompt; None if it is not known.
+
+    A folder without hashes is of an older version. Its training part is known if `examples` are the rows it is from.
+    """
+    trained = read_hashes(folder)
+    if trained is None and info is not None and info.data_fingerprint == data_fingerprint(examples):
+        split = split_examples(examples, method=info.split_method, seed=info.split_seed, fractions=info.split_fractions)
+        trained = prompt_hashes(split.train)
+    return [None if trained is None else prompt_hash(example) in trained for example in chosen.examples]
 
 
 def _weights_digest(folder: Path) -> str | None:
@@ -157,9 +167,24 @@ def _weights_digest(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    package_versions = {package: version(package) for package in packages}
-    return {"python": platform.python_version(), "assistant": assistant.__version__, **package_versions}
+def check_samples(samples: int, settings: GenerationSettings) -> None:
+    """Raise SettingsError if several responses to a row would all be the same."""
+    if samples == 1:
+        return
+    from assistant.decoding.sampling import GREEDY_BELOW
+
+    if settings.temperature < GREEDY_BELOW:
+        raise SettingsError(
+            f"--samples: expected 1 at --temperature {settings.temperature:g}, where all responses to a row are the "
+            f"same, got {samples}. Raise the temperature: --temperature 0.7"
+        )
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """Return the seed of a sample. The first sample has the seed itself, so that it is the answer without samples."""
+    if sample == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} sample {sample}".encode()).digest()[:7], "big")
 
 
 def answer(
@@ -169,109 +194,64 @@ def answer(
     settings: GenerationSettings,
     *,
     batch_size: int,
+    samples: int = 1,
+    seen: Sequence[bool | None] = (),
+    reference_bits: bool = True,
 ) -> Iterator[ResponseRecord]:
-    """Answer the rows that have no line in the folder yet. Yields each record when its line is on the disk.
+    """Answer the rows that have no line in the folder yet, `samples` times. Yields each record when it is on the disk.
+
+    `seen` says of each row whether its prompt stands in the training data. A row whose marks changed (accept, check,
+    rubric, category, group) gets a new line with its old response; such lines are not yielded.
 
     Raises:
         PrerequisiteError: another process is writing there.
     """
     path = folder / RESPONSES_FILE
     with AppendOnly[ResponseRecord](path) as file:
-        answered = {record.id for record in read_lines(path, RECORD)}
-        ids = row_ids(examples)
-        open_rows = [(row_id, row) for row_id, row in zip(ids, examples, strict=True) if row_id not in answered]
-        replies = session.replies([row for _, row in open_rows], settings, batch_size=batch_size)
-        for index, reply in replies:
-            if isinstance(reply, Reply) and reply.stop_reason == "cancelled":
-                continue
-            record = _record_of_reply(*open_rows[index], reply)
-            file.append([record])
-            yield record
+        answered = {record.key: record for record in read_lines(path, RECORD)}
+        rows = [make_record(row_id, row) for row_id, row in zip(row_ids(examples), examples, strict=True)]
+        if seen:
+            rows = [row.model_copy(update={"seen_in_training": value}) for row, value in zip(rows, seen, strict=True)]
+        file.append(_with_new_marks(rows, answered))
+        for sample in range(samples):
+            records = [row.model_copy(update={"sample": sample}) for row in rows]
+            open_rows = [place for place, record in enumerate(records) if record.key not in answered]
+            logprobs: dict[int, float] = {}
+            replies = session.replies(
+                [examples[place] for place in open_rows],
+                settings.model_copy(update={"seed": sample_seed(settings.seed, sample)}),
+                batch_size=batch_size,
+                on_reference=logprobs.__setitem__ if reference_bits and sample == 0 else None,
+            )
+            for index, reply in replies:
+                if isinstance(reply, Reply) and reply.stop_reason == "cancelled":
+                    continue
+                record = _with_reply(records[open_rows[index]], reply)
+                if index in logprobs:
+                    bits = bits_per_byte(logprobs.pop(index), record.reference)
+                    record = record.model_copy(update={"reference_bits_per_byte": bits})
+                file.append([record])
+                yield record
 
 
-def _record_of_reply(row_id: str, example: Example, reply: Reply | Exception) -> ResponseRecord:
-    record = _record(row_id, example, None)
+def _with_new_marks(rows: Sequence[ResponseRecord], answered: Mapping[str, ResponseRecord]) -> Iterator[ResponseRecord]:
+    """Yield the answered records whose row is marked otherwise now, with the new marks."""
+    by_id = {row.id: row for row in rows}
+    for record in answered.values():
+        row = by_id.get(record.id)
+        if row is not None:
+            marks = {name: getattr(row, name) for name in ("category", "group", "accept", "check", "rubric")}
+            if any(getattr(record, name) != value for name, value in marks.items()):
+                yield record.model_copy(update=marks)
+
+
+def _with_reply(record: ResponseRecord, reply: Reply | Exception) -> ResponseRecord:
     if isinstance(reply, Exception):
         return record.model_copy(update={"error": str(reply)})
-    return record.model_copy(
+    return with_response(record, reply.response, reply.token_ids).model_copy(
         update={
-            "response": reply.response,
             "stop_reason": reply.stop_reason,
             "num_tokens": len(reply.token_ids),
             "seconds": round(reply.seconds, 3),
         }
     )
-
-
-def _record(row_id: str, example: Example, response: str | None) -> ResponseRecord:
-    return ResponseRecord(
-        id=row_id,
-        source=example.source,
-        row=example.row,
-        instruction=example.instruction,
-        input=example.input,
-        reference=example.output,
-        history=example.history,
-        category=example.category,
-        response=response,
-    )
-
-
-# --- answers from a file ------------------------------------------------------------------------------------------
-
-
-class _FileRow(BaseModel):
-    """A row of a file of answers, with the fields of the book's `instruction-data-with-response.json`."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    instruction: FilledText
-    input: OptionalText = ""
-    output: FilledText
-    model_response: Text
-    category: Text | None = None
-
-
-def import_answers(path: Path, folder: Path) -> None:
-    """Make an answers folder from a file of answers.
-
-    The file is a JSON list or JSONL. Its rows have the fields of an instruction file and `model_response`.
-
-    Raises:
-        DataError: rows are not valid; the message names file, row and field of each.
-        SettingsError: the folder holds other answers.
-    """
-    examples, responses = _read_file(path)
-    info = AnswersInfo(
-        kind="file",
-        name=shown_path(Path(path.name)),
-        path=shown_path(path),
-        digest=hashlib.sha256(json.dumps(responses).encode()).hexdigest(),
-        data_files=(shown_path(path),),
-        data_fingerprint=data_fingerprint(examples),
-        rows=len(examples),
-        versions=_versions(),
-        created=now(),
-    )
-    claim_folder(folder, info)
-    if not (folder / RESPONSES_FILE).exists():
-        rows = zip(row_ids(examples), examples, responses, strict=True)
-        lines = [_record(*row).model_dump_json() + "\n" for row in rows]
-        write_atomic(folder / RESPONSES_FILE, "".join(lines))
-
-
-def _read_file(path: Path) -> tuple[list[Example], list[str]]:
-    examples, responses, problems = [], [], []
-    for row in read_rows(path):
-        try:
-            fields = _FileRow.model_validate(row.value)
-        except ValidationError as error:
-            problems += [row_fault(path, row.number, detail) for detail in error.errors()]
-            continue
-        example_fields = fields.model_dump(exclude={"model_response"})
-        examples.append(Example(**example_fields, source=shown_path(path), row=row.number))
-        responses.append(fields.model_response)
-    if problems:
-        raise DataError(problems)
-    if not examples:
-        raise DataError(f"{path}: expected at least one answer, got an empty list.")
-    return examples, responses

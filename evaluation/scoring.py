@@ -10,9 +10,7 @@ tenth of the exact matches is put to the judge as well, to show how high its sco
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,13 +23,12 @@ from evaluation.answers_folder import AnswersFolder, ResponseRecord
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, Reason
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Purpose, Source, now, read_ledger
-from evaluation.metrics import Metrics, is_exact, measure
-from evaluation.rubric import MAX_SCORE, Material
+from evaluation.metrics import Metrics, measure
+from evaluation.rubric import POINTS_PER_SCORE, Material
+from evaluation.settled import judged_all_the_same, settle
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "judgements.jsonl"
-CEILING_SHARE = 0.1
-CEILING_SEED = 123
 MAX_UNREACHABLE = 3
 """Consecutive rows without any answer after which the judge is not asked any more."""
 
@@ -59,28 +56,28 @@ def write_metrics(answers: AnswersFolder) -> None:
     """Measure every response and replace `metrics.jsonl`."""
     lines = []
     for record in answers.responses:
-        if record.response is not None:
+        if record.response is not None and record.reference:
             metrics = measure(record.response, record.reference).model_dump()
             lines.append(json.dumps({"id": record.id, "response_hash": record.response_hash, **metrics}) + "\n")
     write_atomic(answers.folder / METRICS_FILE, "".join(lines))
 
 
 def read_metrics(answers: AnswersFolder) -> dict[str, Metrics]:
-    """Read the metrics of every response, by row id.
+    """Read the metrics of every response to a row with a reference, by `ResponseRecord.key`.
 
     Raises:
         DataError: some responses were not measured yet.
     """
     lines = read_lines(answers.folder / METRICS_FILE, _METRICS)
     metrics = {(line.id, line.response_hash): line for line in lines}
-    answered = [record for record in answers.responses if record.response is not None]
+    answered = [record for record in answers.responses if record.response is not None and record.reference]
     n_missing = sum((record.id, record.response_hash) not in metrics for record in answered)
     if n_missing:
         raise DataError(
             f"{answers.folder}: expected scores of all {len(answered)} responses, got none for {n_missing} of them. "
             f"Run: evaluation score {answers.folder}"
         )
-    return {record.id: metrics[record.id, record.response_hash] for record in answered}
+    return {record.key: metrics[record.id, record.response_hash] for record in answered}
 
 
 # --- the judge ----------------------------------------------------------------------------------------------------
@@ -147,7 +144,8 @@ def _ask_all(
 def _questions(answers: AnswersFolder) -> Iterator[tuple[Purpose, ResponseRecord]]:
     """Yield the responses that need a judge, then the exact matches that the judge gets as a check."""
     for record in answers.responses:
-        if _settle_without_judge(record) is None:
+        # A prompt for rows with a rubric and no reference does not exist yet: they stay `not_judged`.
+        if record.reference and _settle_without_judge(record) is None:
             yield "score", record
     for record in ceiling_sample(answers):
         yield "ceiling", record
@@ -160,21 +158,18 @@ def _needs_asking(outcome: Judgement | None, retry_unscored: bool) -> bool:
 
 
 def ceiling_sample(answers: AnswersFolder) -> list[ResponseRecord]:
-    """Return a tenth of the exact matches, rounded up. It is always the same sample."""
-    exact = [record for record in answers.responses if record.response and is_exact(record.response, record.reference)]
-    order = sorted(exact, key=lambda record: hashlib.sha256(f"{CEILING_SEED} {record.id}".encode()).hexdigest())
-    return order[: math.ceil(CEILING_SHARE * len(exact))]
+    """Return the settled rows that the judge gets as a check. It is always the same sample."""
+    return judged_all_the_same(answers.responses)
 
 
 def _settle_without_judge(record: ResponseRecord) -> tuple[Source | None, Attempt] | None:
     """Return a row's outcome if it does not need the judge, or None if it does."""
-    if record.response is None:
-        return None, Attempt(unscored="no_response", detail=record.error)
-    if not record.response.strip():
-        return "empty", Attempt(score=0)
-    if is_exact(record.response, record.reference):
-        return "exact", Attempt(score=MAX_SCORE)
-    return None
+    settled = settle(record)
+    if settled is None:
+        return None
+    if settled.points is None:
+        return None, Attempt(unscored=settled.unscored, detail=settled.detail)
+    return settled.source, Attempt(score=settled.points // POINTS_PER_SCORE)
 
 
 def _new_judgements_without_judge(

@@ -15,13 +15,15 @@ from tests.conftest import REPOSITORY
 # Rooms, lowest first, and the modules of each, lowest first. A module imports only from rooms below its own, or from a
 # module named before it in its room.
 ROOMS: dict[str, str] = {
-    "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl statistics ollama_server",
+    "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl loops statistics ollama_server",
     "assistant.dataset": (
-        "__init__ rows sources json_rows columns tables formats examples conversations forms instructions convert "
-        "splits check prompts added_tokens tokenizer encode"
+        "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
+        "convert splits trained_prompts check prompts added_tokens tokenizer encode"
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
-    "assistant.decoding": "__init__ reply kernels decoder sampling speculative engine stop_strings session",
+    "assistant.decoding": (
+        "__init__ reply kernels decoder continuations sampling speculative engine stop_strings session"
+    ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
@@ -33,8 +35,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "report render cli __main__"
+        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder settled bits records "
+        "answer_files responses scoring figures response_facts report render cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",

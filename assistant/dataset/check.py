@@ -83,6 +83,8 @@ class Findings:
     suspicious: tuple[SuspiciousRow, ...]
     plain_text: tuple[Example, ...] = ()
     """Rows of plain text, if the template is for instructions."""
+    without_output: tuple[Example, ...] = ()
+    """Rows that are for evaluation only. They do not fail the check, but fine-tuning refuses them."""
 
     @property
     def is_clean(self) -> bool:
@@ -123,10 +125,11 @@ def check_examples(
         suspicious=tuple(
             SuspiciousRow(example=example, reason=reason)
             for example in examples
-            if not example.is_text
+            if not example.is_text and not example.is_reference_free
             for reason in suspicious_traits(example)
         ),
         plain_text=() if allow_text else tuple(example for example in examples if example.is_text),
+        without_output=tuple(example for example in examples if example.is_reference_free),
     )
 
 
@@ -307,6 +310,8 @@ def describe_findings(findings: Findings) -> list[str]:
     lines += _section(heading, [f"{row.example.where}: {row.positions} positions" for row in findings.too_long])
     heading = f"Plain text; check and train it with --template text: {_count(len(findings.plain_text), 'row')}."
     lines += _section(heading, [example.where for example in findings.plain_text])
+    heading = f"Without an output, so for evaluation only: {_count(len(findings.without_output), 'row')}."
+    lines += _section(heading, [example.where for example in findings.without_output])
     heading = f"Suspicious, please check: {_count(len(findings.suspicious), 'row')}."
     suspicious = [f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious]
     lines += _section(heading, suspicious)
@@ -348,6 +353,7 @@ def findings_as_json(findings: Findings) -> dict[str, Any]:
         "twins": twins,
         "too_long": [_origin_as_json(row.example) | {"positions": row.positions} for row in findings.too_long],
         "plain_text": [_origin_as_json(example) for example in findings.plain_text],
+        "without_output": [_origin_as_json(example) for example in findings.without_output],
         "doubts": [_origin_as_json(row.example) | {"reason": row.reason} for row in findings.suspicious],
     }
 

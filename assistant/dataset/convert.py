@@ -24,7 +24,7 @@ from assistant.files import shown_path
 
 RowForm = Literal["alpaca", "messages", "sharegpt", "preference"]
 _INTEGER = re.compile(r"-?\d{1,15}")
-_KEPT_AS_NAMED = KNOWN_NAMES - {"tools"}
+_KEPT_AS_NAMED = KNOWN_NAMES - {"tools", "accept", "check", "rubric"}
 
 
 def convert_rows(
@@ -69,6 +69,8 @@ def _problem(example: Example, form: RowForm | None) -> str | None:
         return None
     if example.is_text:
         return "are plain text, without an instruction"
+    if example.is_reference_free:
+        return None if form == "alpaca" else "have no output, which the form needs"
     if form == "preference":
         return "have no rejected answer" if example.rejected is None else None
     return "have a rejected answer, which the form cannot hold" if example.rejected is not None else None
@@ -78,7 +80,9 @@ def _as_row(example: Example, form: RowForm | None) -> dict[str, Any]:
     if form is None or form == "preference":
         return example.as_row()
     if form == "alpaca":
-        row: dict[str, Any] = {"instruction": example.instruction, "input": example.input, "output": example.output}
+        row: dict[str, Any] = {"instruction": example.instruction, "input": example.input}
+        if not example.is_reference_free:
+            row["output"] = example.output
         if example.history:
             row["history"] = [list(turn) for turn in example.history]
         return row | example.labels

@@ -60,9 +60,11 @@ def encode_examples(
     exactly the same prompt; without it, rejected answers are ignored.
 
     Raises:
-        DataError: `problems` names every row at fault: with `too_long="error"`, each row that is too long; with
-            `as_pairs`, each row without a rejected answer; and plain text, if the template is for instructions.
+        DataError: `problems` names every row at fault: each row without an output; with `too_long="error"`, each row
+            that is too long; with `as_pairs`, each row without a rejected answer; and plain text, if the template is
+            for instructions.
     """
+    check_outputs(examples)
     if as_pairs:
         _check_pairs(examples)
     rows: list[EncodedExample] = []
@@ -96,6 +98,17 @@ def encode_examples(
     if problems:
         raise DataError(problems, advice=_advice(examples))
     return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
+
+
+def check_outputs(examples: Sequence[Example]) -> None:
+    """Raise DataError, with every row at fault, if rows have no output to learn."""
+    problems = [
+        f'{example.where}: expected an "output" to learn, got a row that is only for evaluation.'
+        for example in examples
+        if example.is_reference_free
+    ]
+    if problems:
+        raise DataError(problems, advice="Leave these rows out, or give them an output.")
 
 
 def _check_pairs(examples: Sequence[Example]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from assistant.dataset.checks import Check
+
 
 class Exchange(NamedTuple):
     """One turn of a conversation: the user's message and the assistant's answer."""
@@ -22,6 +24,7 @@ class Example:
 
     instruction: str
     output: str
+    """Empty if the row is only for evaluation and has none: it then has a `rubric` or a `check`."""
     input: str = ""
     rejected: str | None = None
     """The rejected answer of a preference; `output` is the chosen one."""
@@ -29,6 +32,12 @@ class Example:
     category: str | None = None
     group: str | None = None
     """Examples that share a group, for instance all about one fact, always land in the same split."""
+    accept: tuple[str, ...] = ()
+    """Other right answers, for evaluation."""
+    check: Check | None = None
+    """What a program can ask of the answer, for evaluation."""
+    rubric: tuple[str, ...] = ()
+    """Yes/no questions about the answer, for a judge."""
     is_text: bool = False
     """Plain text. `instruction` holds its opening words, and `output` the rest with its leading white space."""
     source: str = ""
@@ -40,6 +49,11 @@ class Example:
     def where(self) -> str:
         """The origin as `file, row N`, for messages."""
         return f"{self.source}, row {self.row}"
+
+    @property
+    def is_reference_free(self) -> bool:
+        """Whether the row has no answer to learn or to compare with."""
+        return not self.output and not self.is_text
 
     @property
     def turns(self) -> tuple[Exchange, ...]:
@@ -55,11 +69,13 @@ class Example:
         row: dict[str, Any]
         if self.is_text:
             row = {"text": self.instruction + self.output}
-        elif self.history and not self.input and self.rejected is None:
+        elif self.history and not self.input and self.rejected is None and self.output:
             row = {"messages": [message for turn in self.turns for message in _as_messages(turn)]}
         else:
             row = {"instruction": self.instruction, "input": self.input}
-            if self.rejected is None:
+            if self.is_reference_free:
+                pass
+            elif self.rejected is None:
                 row |= {"output": self.output}
             else:
                 row |= {"chosen": self.output, "rejected": self.rejected}
@@ -68,9 +84,15 @@ class Example:
         return row | self.labels
 
     @property
-    def labels(self) -> dict[str, str]:
-        """The category and the group, where there is one, by the name of their field."""
-        labels = {"category": self.category, "group": self.group}
+    def labels(self) -> dict[str, Any]:
+        """Category, group and what only evaluation uses, where there is something, by the name of their field."""
+        labels = {
+            "category": self.category,
+            "group": self.group,
+            "accept": list(self.accept) or None,
+            "check": None if self.check is None else self.check.as_row(),
+            "rubric": list(self.rubric) or None,
+        }
         return {name: value for name, value in labels.items() if value is not None}
 
 

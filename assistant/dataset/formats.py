@@ -19,6 +19,7 @@ from assistant.dataset.sources import (
     PARQUET_MAGIC,
     STANDARD_INPUT,
     SUFFIXES,
+    cut_texts,
     data_suffix,
     find_files,
     open_file,
@@ -52,8 +53,10 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
-def iterate_rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
+def iterate_rows(path: Path, columns: Columns, *, longest_text: int | None = None) -> Iterator[Row | BadRow]:
     """Yield the rows of one file as they are read, without validating them. `columns` helps to recognise a table.
+
+    Texts in quotes are cut after about `longest_text` characters before they are held in memory, but not in Parquet.
 
     Raises: see `read_rows`.
     """
@@ -69,6 +72,8 @@ def iterate_rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
         if start is None:
             raise DataError(f"{name}: expected a list of rows, got an empty file.")
         blocks = itertools.chain([start], blocks)
+        if longest_text is not None:
+            blocks = cut_texts(blocks, longest_text, is_table=is_table)
         character = start.lstrip()[0]
         if suffix != ".json" and suffix not in JSON_LINE_SUFFIXES and character not in "[{":
             is_table = is_table or looks_like_table(start.partition("\n")[0], columns)

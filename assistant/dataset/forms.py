@@ -9,7 +9,16 @@ A row has one of these forms. Names in brackets may replace a field.
     chosen, rejected                   a preference, with an instruction, or as lists of messages as in TRL
     text                               plain text, for pretraining
 
-Every row may have a "category" and a "group". A conversation of n exchanges becomes n examples, each with the earlier
+Every row may have a "category" and a "group", and every row but plain text three fields that only evaluation uses:
+
+    accept     a text or a list of texts: other right answers
+    check      an object of demands that a program can check (`checks.Check`)
+    rubric     a list of yes/no questions about the answer, for a judge
+
+A row with a rubric or a check needs no output; it is then for evaluation only. Where one of the three names holds
+something else, it is a field without a meaning, as any other.
+
+A conversation of n exchanges becomes n examples, each with the earlier
 exchanges as its history. GPT-2's templates have no place for a system message, so it opens the instruction after it.
 """
 
@@ -24,6 +33,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from assistant.dataset.checks import Check
 from assistant.dataset.columns import Columns, Fields, is_empty
 from assistant.dataset.conversations import Turn, exchanges_of, plain_messages
 from assistant.dataset.examples import Example, Exchange
@@ -34,6 +44,7 @@ ROW_FORMS = '"instruction" and "output", or "messages", or "conversations", or "
 OPENING_WORDS = 8
 """Length, in words, of a plain text's opening. Samples during training continue from the opening."""
 _LABELS = frozenset({"category", "group"})
+_MARKING = frozenset({"accept", "check", "rubric"})
 _FORM_FIELDS = {
     "messages": frozenset({"messages", "system"}),
     "conversations": frozenset({"conversations", "system"}),
@@ -42,7 +53,8 @@ _FORM_FIELDS = {
     "text": frozenset({"text"}),
 }
 """The fields that each form uses, besides the labels. Others are named as unused."""
-_JSON_CELLS = ("messages", "conversations", "history")
+_NO_OUTPUT = "?"
+_JSON_CELLS = ("messages", "conversations", "history", *sorted(_MARKING))
 """Fields that a table holds as JSON text."""
 
 
@@ -63,6 +75,9 @@ class _LabelledRow(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
     category: Text | None = None
     group: Text | None = None
+    accept: tuple[FilledText, ...] = ()
+    check: Check | None = None
+    rubric: tuple[FilledText, ...] = ()
 
 
 class _PromptRow(_LabelledRow):
@@ -126,8 +141,8 @@ class _ChatPairRow(_LabelledRow):
 # --- rows to examples ---------------------------------------------------------------------------------------------
 
 
-def examples_of(row: Row, source: str, columns: Columns | None = None) -> ParsedRow:
-    """Validate one row and return its examples.
+def examples_of(row: Row, source: str, columns: Columns | None = None, *, needs_output: bool = True) -> ParsedRow:
+    """Validate one row and return its examples. Without `needs_output`, rows with an instruction may lack the output.
 
     Raises:
         DataError: the row has no known form, or a field is missing or invalid.
@@ -139,14 +154,17 @@ def examples_of(row: Row, source: str, columns: Columns | None = None) -> Parsed
     fields = (columns or Columns()).fields_of(row.value)
     form = _form_of(fields.values)
     values = _prepared(fields.values)
+    known = _FORM_FIELDS[form] | _LABELS | (frozenset() if form == "text" else _MARKING & values.keys())
     unused = {
-        fields.names[name]: value
-        for name, value in fields.values.items()
-        if name not in _FORM_FIELDS[form] | _LABELS and not is_empty(value)
+        fields.names[name]: value for name, value in fields.values.items() if name not in known and not is_empty(value)
     } | {name: value for name, value in fields.others.items() if not is_empty(value)}
     parsed = ParsedRow([], unused)
+    reader = _READERS[form]
+    may_lack_output = not needs_output or "rubric" in values or "check" in values
+    if form == "instruction" and may_lack_output and not str(values.get("output") or "").strip():
+        reader = _read_question
     try:
-        parsed.examples = _READERS[form](values, source, row.number, unused)
+        parsed.examples = reader(values, source, row.number, unused)
     except ValidationError as error:
         faults = [_fault(source, row, fields, details) for details in error.errors()]
         if fields.others and any(details["type"] == "missing" for details in error.errors()):
@@ -176,14 +194,29 @@ def _prepared(values: Mapping[str, Any]) -> dict[str, Any]:
     prepared = {name: value for name, value in values.items() if name not in _LABELS or not is_empty(value)}
     for name in _JSON_CELLS:
         value = prepared.get(name)
-        if isinstance(value, str) and value.lstrip().startswith("["):
+        if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
             try:
                 prepared[name] = json.loads(value)
             except (ValueError, RecursionError):
                 continue  # the form's reader says what it expects
     if is_empty(prepared.get("history")):
         prepared.pop("history", None)
+    if _MARKING & prepared.keys():
+        _prepare_marking(prepared)
     return prepared
+
+
+def _prepare_marking(values: dict[str, Any]) -> None:
+    """Leave out `accept`, `check` and `rubric` where they hold nothing, or something that means nothing here."""
+    if isinstance(values.get("accept"), str) and not is_empty(values["accept"]):
+        values["accept"] = [values["accept"]]
+    kinds: dict[str, type] = {"accept": list, "check": dict, "rubric": list}
+    for name, kind in kinds.items():
+        value = values.get(name)
+        texts = value if isinstance(value, list) else []
+        is_ours = isinstance(value, kind) and not any(isinstance(text, dict | list) for text in texts)
+        if is_empty(value) or not is_ours:
+            values.pop(name, None)
 
 
 def _fault(source: str, row: Row, fields: Fields, details: Any) -> str:
@@ -200,6 +233,13 @@ def _read_instruction(values: dict[str, Any], source: str, number: int, unused: 
         return _read_completion(values, source, number, unused)
     row = _AlpacaRow.model_validate(values)
     return _with_history(row, row.output, source, number)
+
+
+def _read_question(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
+    """Read a row without an output. Only the question is an example; the history is its context."""
+    del unused  # the form has no inner fields
+    row = _PromptRow.model_validate({name: value for name, value in values.items() if name != "output"})
+    return [replace(_with_history(row, _NO_OUTPUT, source, number)[-1], output="")]
 
 
 def _with_history(row: _PromptRow, output: str, source: str, number: int) -> list[Example]:
@@ -278,10 +318,19 @@ def _optional(value: object) -> str:
 
 def _read_text(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
     del unused  # the form has no inner fields
-    plain = _TextRow.model_validate(values)
+    plain = _TextRow.model_validate({name: value for name, value in values.items() if name not in _MARKING})
     opening, rest = _cut_opening(plain.text)
-    labels = plain.model_dump(exclude={"text"})
-    return [Example(instruction=opening, output=rest, is_text=True, **labels, source=source, row=number)]
+    return [
+        Example(
+            instruction=opening,
+            output=rest,
+            is_text=True,
+            category=plain.category,
+            group=plain.group,
+            source=source,
+            row=number,
+        )
+    ]
 
 
 def _cut_opening(text: str) -> tuple[str, str]:
@@ -329,6 +378,9 @@ def _as_examples(
             history=tuple(exchanges[:index]),
             category=row.category,
             group=row.group,
+            accept=row.accept if index == last else (),
+            check=row.check if index == last else None,
+            rubric=row.rubric if index == last else (),
             source=source,
             row=number,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -177,3 +178,59 @@ def lines_of(blocks: Iterable[str]) -> Iterator[str]:
     last = "".join(rest)
     if last:
         yield last
+
+
+_JSON_PART, _TABLE_PART = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL), re.compile('[^"]*(?:""[^"]*)*')
+"""Text up to the next quote that opens or closes a text."""
+_JSON_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_HIGH_SURROGATE = re.compile(r"\\u[dD][89abAB]")
+
+
+def cut_texts(blocks: Iterable[str], longest: int, *, is_table: bool = False) -> Iterator[str]:
+    """Yield the blocks without what texts in quotes have after `longest` characters, less up to twelve.
+
+    Quotes are those of JSON, or with `is_table` those of CSV. Text outside of quotes is not changed.
+    """
+    pattern, sound_end = (_TABLE_PART, _even_quotes) if is_table else (_JSON_PART, _whole_escapes)
+    is_inside, length, held = False, 0, ""
+    for block in blocks:
+        text, parts, place = held + block, [], 0
+        end = sound_end(text, len(text))
+        text, held = text[:end], text[end:]
+        if length + len(text) <= longest:  # nothing to cut: only find where the last text begins
+            plain = text.replace('""', "  ") if is_table else _JSON_ESCAPE.sub("  ", text)
+            n_quotes = plain.count('"')
+            is_inside ^= n_quotes % 2 == 1
+            length = len(text) - 1 - plain.rfind('"') if n_quotes else length + len(text)
+            yield text
+            continue
+        while place < len(text):
+            found = pattern.match(text, place)
+            stop = found.end() if found else len(text)
+            room = max(longest - length, 0)
+            cut = is_inside and stop - place > room
+            parts.append(text[place : sound_end(text, place + room) if cut else stop])
+            length += stop - place
+            if stop < len(text):
+                parts.append('"')
+                is_inside, length = not is_inside, 0
+            place = stop + 1
+        yield "".join(parts)
+    yield held
+
+
+def _even_quotes(text: str, end: int) -> int:
+    """Return `end`, or the place before it if a pair of quotes would be cut there."""
+    return end - (end - len(text[:end].rstrip('"'))) % 2
+
+
+def _whole_escapes(text: str, end: int) -> int:
+    """Return `end`, or the last place before it that is in no escape of JSON and between no two surrogates."""
+    start = text.rfind("\\", max(0, end - 6), end)
+    n_backslashes = start + 1 - len(text[: start + 1].rstrip("\\"))
+    if n_backslashes % 2 == 0:
+        return end
+    size = 6 if text[start + 1 : start + 2] == "u" else 2
+    if end - start >= size:
+        return start if _HIGH_SURROGATE.match(text, start) and end - start == 6 else end
+    return start - 6 if _HIGH_SURROGATE.match(text, max(0, start - 6)) else start

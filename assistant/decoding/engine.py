@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from assistant.decoding.continuations import score_continuations
 from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk, common_prefix_length
 from assistant.decoding.reply import StopReason, TokenLogprobs
 from assistant.decoding.sampling import RowState, new_row_state, sample, token_logprobs
@@ -26,6 +27,8 @@ from assistant.settings import DecodePrecision, GenerationSettings
 
 OnToken = Callable[[int, int], bool | None]
 """Called with (index of the prompt, new token id); returns True to end that row."""
+OnScored = Callable[[int, float], None]
+"""Called with (index of the prompt, log-probability of its given continuation in nats)."""
 PREFILL_CHUNK = 256
 """Maximum tokens of one prefill. Larger chunks are not faster and need more memory."""
 SINGLE_PROMPT_CHUNK = 96
@@ -110,13 +113,17 @@ class Engine:
         batch_size: int = 32,
         on_token: OnToken | None = None,
         should_stop: Callable[[], bool] | None = None,
+        continuations: Sequence[Sequence[int]] = (),
+        on_scored: OnScored | None = None,
     ) -> Generator[Generated]:
         """Continue every prompt (token ids, not empty), `batch_size` at a time, longest first; yield each as it ends.
 
         `on_token(index, token_id)` is called for every new token except EOS. If it returns True, the row ends with
         `stop` and keeps that token. Callers that know the text use this for `settings.stop`, which the engine ignores.
         `should_stop()` is called before every step; when it returns True, all unfinished rows end with `cancelled`. A
-        row ends with `length` at `max_new_tokens` or at the end of the context.
+        row ends with `length` at `max_new_tokens` or at the end of the context. `continuations` has a text (token ids,
+        not empty) for each prompt: before a row starts, `on_scored(index, log-probability)` says how likely the model
+        holds it there, unless the context is too short for both.
 
         Raises:
             ContextError: a prompt leaves no room for a new token. Raised before anything is decoded.
@@ -125,6 +132,8 @@ class Engine:
         for prompt in prompts:
             check_prompt_length(len(prompt), context_length)
         call = _GenerateCall(self, settings, on_token, should_stop or (lambda: False))
+        if on_scored is not None:
+            call.continuations, call.on_scored = continuations, on_scored
         if len(prompts) == 1:
             yield call.generate_one(prompts[0])
         else:
@@ -139,6 +148,8 @@ class _GenerateCall:
     ) -> None:
         self.engine, self.settings, self.decoder = engine, settings, engine.decoder
         self.on_token, self.should_stop = on_token, should_stop
+        self.continuations: Sequence[Sequence[int]] = ()
+        self.on_scored: OnScored | None = None
 
     def _start_row(self, index: int, prompt: Sequence[int]) -> _Row:
         return _Row(
@@ -177,15 +188,36 @@ class _GenerateCall:
                 row.stop_reason = "length"
         return next_ids
 
+    def _slots(self, index: int, prompt: Sequence[int]) -> int:
+        """Return the slots of the cache that a prompt needs with its reply, and with its continuation if that fits."""
+        context_length, n_given = self.decoder.config.context_length, 0
+        if self.on_scored is not None and len(prompt) + len(self.continuations[index]) - 1 <= context_length:
+            n_given = len(self.continuations[index]) - 1
+        return min(len(prompt) + max(self.settings.max_new_tokens, n_given), context_length)
+
+    def _score(self, rows: Sequence[_Row], logits: Tensor, cache: Cache, first_row: int) -> None:
+        """Report the log-probabilities of the given continuations of rows that stand in the cache from `first_row`."""
+        if self.on_scored is None:
+            return
+        given = [self.continuations[row.index] for row in rows]
+        room = self.decoder.config.context_length + 1
+        # A continuation that does not fit is cut to its first token, which needs no room, and not reported.
+        fitting = [ids if len(row.prompt) + len(ids) <= room else ids[:1] for row, ids in zip(rows, given, strict=True)]
+        sums = score_continuations(self.decoder, cache, first_row, logits, fitting)
+        for row, ids, cut, value in zip(rows, given, fitting, sums, strict=True):
+            if len(ids) == len(cut):
+                self.on_scored(row.index, value)
+
     # --- one prompt ---------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def generate_one(self, prompt: Sequence[int]) -> Generated:
         """Continue a prompt in the engine's prefix cache, so that the next prompt can reuse it."""
         row, prefix_cache = self._start_row(0, prompt), self.engine.prefix_cache
-        start = prefix_cache.reuse_prefix(prompt, len(prompt) + row.max_new_tokens)
+        start = prefix_cache.reuse_prefix(prompt, self._slots(0, prompt))
         logits = self._prefill_prompt(row, start)
         if logits is not None:
+            self._score([row], logits, prefix_cache.cache, 0)
             next_ids = self._sample([row], logits)
             speculation = self._new_speculation()
             while row.stop_reason is None:
@@ -244,8 +276,7 @@ class _GenerateCall:
         """Continue several prompts together, in a new cache."""
         if not prompts:
             return
-        max_new_tokens, context_length = self.settings.max_new_tokens, self.decoder.config.context_length
-        slots = max(min(len(prompt) + max_new_tokens, context_length) for prompt in prompts)
+        slots = max(self._slots(index, prompt) for index, prompt in enumerate(prompts))
         n_shared = self._prefill_shared_prefix(prompts)
         cache = Cache(self.decoder.config, rows=min(batch_size, len(prompts)), slots=slots, device=self.decoder.device)
         waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
@@ -259,6 +290,7 @@ class _GenerateCall:
             ]
             if new_rows:
                 logits = self._prefill_rows(new_rows, n_shared, len(rows), cache)
+                self._score(new_rows, logits, cache, len(rows))
                 rows += new_rows
                 next_ids += self._sample(new_rows, logits)
             else:

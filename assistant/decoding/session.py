@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from assistant.dataset.instructions import Example, Exchange
-from assistant.decoding.engine import Generated, build_engine, check_prompt_length
+from assistant.decoding.engine import Generated, OnScored, build_engine, check_prompt_length
 from assistant.decoding.reply import Reply, TokenLogprobs
 from assistant.decoding.stop_strings import ReplyText
 from assistant.device import pick_device
@@ -115,9 +115,17 @@ class Session:
         return reply.model_copy(update={"n_forgotten": n_forgotten})
 
     def replies(
-        self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
+        self,
+        examples: Sequence[Example],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 32,
+        on_reference: Callable[[int, float], None] | None = None,
     ) -> Generator[tuple[int, Reply | ContextError]]:
         """Answer many examples in batches; yield (index into `examples`, reply) as they finish.
+
+        Before an example's reply, `on_reference` gets its index and the log-probability (nats) of its output and EOS,
+        unless the context is too short for prompt and output.
 
         An example whose prompt leaves no room for a reply yields its ContextError instead. The session stays busy until
         the last reply is taken or the generator is closed.
@@ -132,7 +140,22 @@ class Session:
             except ContextError as error:
                 yield index, ContextError(f"{example.where}: {error}")
         example_indices = list(prompts)
-        for prompt_index, reply in self._generate(list(prompts.values()), settings, batch_size=batch_size):
+        references: list[list[int]] = []
+        if on_reference is not None:
+            encode, eos_id = self._tokenizer.encode, self._tokenizer.eos_id
+            references = [[*encode(examples[index].output), eos_id] for index in example_indices]
+
+        def on_scored(prompt_index: int, logprob: float) -> None:
+            assert on_reference is not None
+            on_reference(example_indices[prompt_index], logprob)
+
+        for prompt_index, reply in self._generate(
+            list(prompts.values()),
+            settings,
+            batch_size=batch_size,
+            references=references,
+            on_scored=on_scored if on_reference is not None else None,
+        ):
             yield example_indices[prompt_index], reply
 
     def _generate(
@@ -143,6 +166,8 @@ class Session:
         batch_size: int = 1,
         on_text: Callable[[str], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        references: Sequence[Sequence[int]] = (),
+        on_scored: OnScored | None = None,
     ) -> Iterator[tuple[int, Reply]]:
         """Yield (index into `prompts`, reply) as they finish. Use `on_text` with a single prompt only."""
         texts = [ReplyText(self._tokenizer, settings.stop) for _ in prompts]
@@ -160,6 +185,8 @@ class Session:
                 batch_size=batch_size,
                 on_token=on_token,
                 should_stop=should_stop,
+                continuations=references,
+                on_scored=on_scored,
             ):
                 index = generated.index
                 if (new_text := texts[index].finish()) and on_text is not None:

@@ -4,6 +4,7 @@
     vocab.json  merges.txt  tokenizer_config.json                byte-level BPE, and the chat template
     tokenizer.json  added_tokens.json  special_tokens_map.json   only if the base model has them, byte for byte
     assistant.json                                               how a fine-tuned model was made
+    trained_prompts.bin                                          hashes of the prompts that it was fine-tuned on
     adapter/                                                     LoRA matrices for PEFT, also merged into the weights
 
 A folder appears whole or not at all: it is written under a temporary name in the same parent folder and then renamed.
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
+from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
 from assistant.errors import CheckpointError, PrerequisiteError
 from assistant.hub_cache import recorded_name
 from assistant.model.config import ModelConfig, ModelInfo, TemplateRecord
@@ -56,6 +58,8 @@ class Checkpoint:
     name: str
     adapter: Adapter | None = None
     """The matrices that LoRA trained; `model` has them merged. They are written with the model but not read with it."""
+    trained_prompts: PromptHashes | None = None
+    """The prompts that the model was fine-tuned on. None if they are not known."""
 
     @property
     def config(self) -> ModelConfig:
@@ -87,7 +91,14 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
-    return Checkpoint(model=model, tokenizer=tokenizer, template=template, info=info, name=recorded_name(folder))
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        template=template,
+        info=info,
+        name=recorded_name(folder),
+        trained_prompts=read_hashes(folder),
+    )
 
 
 def _load_adapted(folder: Path, device: torch.device | str) -> Checkpoint:
@@ -310,6 +321,8 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
     write_json(folder / TOKENIZER_CONFIG_FILE, kept | {"chat_template": template.chat_template()})
     if checkpoint.info is not None:
         write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
+    if checkpoint.trained_prompts is not None:
+        (folder / PROMPTS_FILE).write_bytes(dump_hashes(checkpoint.trained_prompts))
     if checkpoint.adapter is not None:
         (folder / ADAPTER_FOLDER).mkdir()
         write_json(folder / ADAPTER_FOLDER / ADAPTER_CONFIG_FILE, adapter_config(checkpoint.adapter))

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from enum import IntEnum
+from functools import cached_property
 from importlib.metadata import version
 
 from assistant import __version__
 from assistant.dataset.encode import count_targets, sequences
+from assistant.dataset.trained_prompts import PromptHashes, prompt_hashes
 from assistant.errors import AssistantError
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, template_record
@@ -299,12 +301,20 @@ class _Run:
     def _described(self) -> Checkpoint:
         """The checkpoint with this run's history in its info, and LoRA merged."""
         state = self.state
-        checkpoint = replace(self.trainer.checkpoint, info=self._info())
+        checkpoint = replace(self.trainer.checkpoint, info=self._info(), trained_prompts=self._trained_prompts)
         if self.settings.lora is None:
             return checkpoint
         model = self.trainer.model
         adapter = take_adapter(model, self.settings.lora, base_model=state.base_model)
         return replace(checkpoint, model=merged(model), adapter=adapter)
+
+    @cached_property
+    def _trained_prompts(self) -> PromptHashes | None:
+        """The prompts of this run and of the model that it starts from. None if those are not known."""
+        before = self.trainer.checkpoint
+        if before.info is not None and before.trained_prompts is None:
+            return None
+        return prompt_hashes(self.trainer.splits.train) | (before.trained_prompts or frozenset())
 
     def _info(self) -> ModelInfo:
         state, splits = self.state, self.trainer.splits

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from assistant.dataset.encode import EncodedExample
 from assistant.decoding.engine import generate
+from assistant.loops import loops
 from assistant.model.checkpoint import Checkpoint
 from assistant.settings import GenerationSettings
 from assistant.training.events import Sample
 
 ANSWER_TOKENS = 64
 """Longest answer, in tokens. A longer reference cannot be matched."""
-LONGEST_PERIOD, REPEATS = 12, 4
-"""A loop is the same 1 to 12 tokens four times in a row, and at least 8 tokens in all."""
-SHORTEST_LOOP = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,17 +57,6 @@ def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count
         exact=_share([sample.response.strip() == sample.reference.strip() for sample in samples]),
         samples=tuple(samples[:n_samples]),
     )
-
-
-def loops(token_ids: Sequence[int]) -> bool:
-    """Whether the same few tokens repeat somewhere."""
-    for period in range(1, LONGEST_PERIOD + 1):
-        min_run, run = max(period * (REPEATS - 1), SHORTEST_LOOP - period), 0
-        for index in range(period, len(token_ids)):
-            run = run + 1 if token_ids[index] == token_ids[index - period] else 0
-            if run >= min_run:
-                return True
-    return False
 
 
 def _share(flags: Sequence[bool]) -> float:

@@ -71,7 +71,7 @@ def test_user_error_is_one_message_with_an_exit_code(arguments: list[str], code:
 
 def test_all_bad_rows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
-    path.write_text(json.dumps([{"instruction": "x", "output": "y"}] * 3))
+    path.write_text(json.dumps([{"output": "y", "model_response": "z"}] * 3))
     result = evaluation("score", path)
     assert result.code == 1
     assert [f"row {number}" in result.err for number in (1, 2, 3, 4)] == [True, True, True, False]

@@ -13,7 +13,7 @@ import pytest
 
 from assistant.errors import AssistantError, JudgeError, PrerequisiteError
 from evaluation.judge import Judge, was_truncated
-from evaluation.judgement import REASONS, TRANSIENT, Attempt, JudgeSettings
+from evaluation.judgement import REASONS, TRANSIENT, WITHOUT_JUDGE, Attempt, JudgeSettings
 from evaluation.rubric import SCHEMA, Material, rubric_hash
 from tests.support.ollama_double import (
     Answer,
@@ -248,7 +248,7 @@ def test_every_failure_gives_the_row_a_reason(double: OllamaDouble, behaviours: 
 
 
 def test_failures_cover_every_reason_of_a_judge() -> None:
-    assert {reason for _, reason in FAILURES.values()} == set(REASONS) - {"no_response", "not_judged"}
+    assert {reason for _, reason in FAILURES.values()} == set(REASONS) - WITHOUT_JUDGE - {"not_judged"}
 
 
 RECOVERIES: dict[str, list[Scripted]] = {

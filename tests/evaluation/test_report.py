@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.answer_files import import_answers
 from evaluation.answers_folder import RESPONSES_FILE, read_answers
 from evaluation.report import Report, make_report, write_report
-from evaluation.responses import import_answers
 from evaluation.scoring import ceiling_sample, write_metrics
 from tests.conftest import shared_file
 from tests.support.scored_answers import (

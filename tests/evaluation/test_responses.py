@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,17 @@ import pytest
 
 from assistant.dataset.instructions import Example, Exchange
 from assistant.dataset.splits import split_examples
-from assistant.errors import DataError, PrerequisiteError, SettingsError
+from assistant.dataset.tokenizer import Tokenizer
+from assistant.dataset.trained_prompts import PROMPTS_FILE, read_hashes
+from assistant.errors import PrerequisiteError, SettingsError
 from assistant.jsonl import AppendOnly
+from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import GenerationSettings
 from evaluation.answers_folder import RESPONSES_FILE, ResponseRecord, claim_folder, read_answers
-from evaluation.responses import answer, choose_part, describe_answers, import_answers, row_ids
+from evaluation.report import make_report
+from evaluation.responses import ChosenPart, answer, choose_part, describe_answers, row_ids, seen_in_training
+from evaluation.scoring import write_metrics
+from tests.support.runs import FAST, train
 from tests.support.uppercase_session import UppercaseSession, trained_on
 
 SETTINGS = GenerationSettings(max_new_tokens=8)
@@ -153,84 +158,51 @@ def test_second_process_is_refused(tmp_path: Path, examples: list[Example]) -> N
         answer_all(UppercaseSession(), examples, tmp_path)
 
 
-# --- answers from a file ------------------------------------------------------------------------------------------
-
-ROWS = [
-    {"instruction": "1 + 1?", "input": "", "output": "2", "model_response": "\n2"},
-    {"instruction": "2 + 2?", "output": "4", "model_response": "", "category": "sums"},
-]
+# --- rows of the training data ------------------------------------------------------------------------------------
 
 
-def write_rows(path: Path, rows: object) -> Path:
-    path.write_text(json.dumps(rows), encoding="utf-8")
-    return path
+def test_prompts_of_the_training_rows_are_known_by_their_hashes(
+    tmp_path: Path, examples: list[Example], byte_tokenizer: Tokenizer
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "model", FAST)
+    info = load_info(tmp_path / "model")
+    chosen = choose_part(examples, "all", info)
+    trained = {example.row for example in split_examples(examples).train}
+    expected = [example.row in trained for example in examples]
+    assert sum(expected) == 34
+    moved = [replace(example, output="other", row=example.row + 100) for example in examples]
+    assert seen_in_training(tmp_path / "model", info, moved, ChosenPart(tuple(moved), "all", "")) == expected
+    (tmp_path / "model" / PROMPTS_FILE).unlink()
+    assert seen_in_training(tmp_path / "model", info, examples, chosen) == expected
+    assert set(seen_in_training(tmp_path / "model", info, moved, chosen)) == {None}
+    assert set(seen_in_training(tmp_path / "model", None, examples, chosen)) == {None}
 
 
-def test_file_of_answers_becomes_an_answers_folder(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "answers.json", ROWS)
-    import_answers(path, tmp_path / "run")
-    answers = read_answers(tmp_path / "run")
-    assert [(record.response, record.reference, record.category) for record in answers.responses] == [
-        ("\n2", "2", None),
-        ("", "4", "sums"),
-    ]
-    assert (answers.info.kind, answers.info.name, answers.info.rows) == ("file", "answers.json", 2)
+def test_a_second_run_keeps_the_prompts_of_the_first(
+    tmp_path: Path, examples: list[Example], byte_tokenizer: Tokenizer
+) -> None:
+    train(byte_tokenizer, examples, tmp_path / "first", FAST)
+    first = read_hashes(tmp_path / "first")
+    other = [replace(example, instruction=f"Please {example.instruction}") for example in examples]
+    train(byte_tokenizer, other, tmp_path / "second", FAST, base=load_checkpoint(tmp_path / "first"))
+    second = read_hashes(tmp_path / "second")
+    assert first is not None
+    assert second is not None
+    assert first < second
+    assert len(second) == 68
+    (tmp_path / "first" / PROMPTS_FILE).unlink()
+    train(byte_tokenizer, other, tmp_path / "third", FAST, base=load_checkpoint(tmp_path / "first"))
+    assert read_hashes(tmp_path / "third") is None
 
 
-def test_jsonl_file_of_answers_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    import_answers(path, tmp_path / "run")
-    assert len(read_answers(tmp_path / "run").responses) == 2
-
-
-def test_import_accepts_the_same_answers_again_and_refuses_others(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "answers.json", ROWS)
-    import_answers(path, tmp_path / "run")
-    before = (tmp_path / "run" / RESPONSES_FILE).read_bytes()
-    import_answers(path, tmp_path / "run")
-    copy = write_rows(tmp_path / "copy.json", ROWS)
-    import_answers(copy, tmp_path / "run")
-    changed = write_rows(path, [ROWS[0], ROWS[1] | {"model_response": "5"}])
-    with pytest.raises(SettingsError, match=r"got other answers .*Choose another --run"):
-        import_answers(changed, tmp_path / "run")
-    assert (tmp_path / "run" / RESPONSES_FILE).read_bytes() == before
-
-
-def test_file_does_not_replace_a_models_answers(tmp_path: Path, examples: list[Example]) -> None:
-    answer_all(UppercaseSession(), examples, tmp_path / "run")
-    path = write_rows(tmp_path / "answers.json", ROWS)
-    with pytest.raises(SettingsError, match=r"got a file \(answers\.json; it holds the model fake\)"):
-        import_answers(path, tmp_path / "run")
-
-
-def test_every_bad_row_is_named_with_file_row_and_field(tmp_path: Path) -> None:
-    bad = [
-        ROWS[0],
-        {"instruction": "x", "output": "y"},
-        {"instruction": "", "output": "y", "model_response": "z"},
-        {"instruction": "x", "output": "y", "model_response": None},
-        {"instruction": "x", "output": "y", "model_response": [4]},
-        "text",
-    ]
-    path = write_rows(tmp_path / "answers.json", bad)
-    with pytest.raises(DataError) as caught:
-        import_answers(path, tmp_path / "run")
-    problems = caught.value.problems
-    assert len(problems) == 5
-    assert problems[0].startswith(f'{path}, row 2: "model_response" is missing')
-    assert [problem.split(": ")[1].split('"')[1] for problem in problems[1:]] == [
-        "instruction",
-        "model_response",
-        "model_response",
-        "row",
-    ]
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{", "\x00"])
-def test_file_without_answers_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "answers.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"answers\.json"):
-        import_answers(path, tmp_path / "run")
+def test_rows_seen_in_training_are_stored_and_noted(tmp_path: Path, examples: list[Example]) -> None:
+    chosen = choose_part(examples, "all", None)
+    claim_folder(tmp_path, describe_answers(UppercaseSession(), "no-folder", ["rows.json"], chosen, SETTINGS))
+    seen = [True] * 3 + [False] * 37
+    list(answer(UppercaseSession(), examples, tmp_path, SETTINGS, batch_size=4, seen=seen))
+    answers = read_answers(tmp_path)
+    assert [record.seen_in_training for record in answers.responses] == seen
+    write_metrics(answers)
+    report = make_report(tmp_path)
+    assert report.responses.seen_in_training == 3
+    assert any("fine-tuned on the prompts of 3 rows" in note for note in report.notes)

@@ -10,7 +10,7 @@ from typing import Any
 from assistant.dataset.instructions import Example
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.model.checkpoint import load_checkpoint
+from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.settings import FinetuneSettings
 from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, Plan, StepReport, ValidationReport
@@ -56,15 +56,16 @@ def train(
     *,
     stop_at: int | None = None,
     resume: bool = False,
+    base: Checkpoint | None = None,
 ) -> tuple[FinetuneResult, Watcher]:
-    """Fine-tune a tiny model, with DPO if the settings have a beta.
+    """Fine-tune a tiny model or `base`, with DPO if the settings have a beta.
 
     Stop after step `stop_at`; with `resume`, continue the run in `output`.
     """
     watcher = Watcher()
     state = RunFolder(output).read_state() if resume else None
     starts_from_last = resume and settings.lora is None
-    checkpoint = load_checkpoint(output / "last") if starts_from_last else tiny_checkpoint(tokenizer)
+    checkpoint = load_checkpoint(output / "last") if starts_from_last else base or tiny_checkpoint(tokenizer)
     precision = state.precision if state else None
     result = finetune(
         make_trainer(checkpoint, split_examples(examples), settings, precision=precision),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from assistant.jsonl import AppendOnly
+from evaluation.answer_files import import_answers
 from evaluation.answers_folder import AnswersFolder, read_answers
 from evaluation.judgement import JudgeIdentity
 from evaluation.ledger import JudgeLine, Judgement, now
-from evaluation.responses import import_answers
 from evaluation.scoring import LEDGER_FILE, write_metrics
 
 IDENTITY = JudgeIdentity(model="m", digest="d" * 64, server_version="1", client_version="2", options={}, rubric="r")

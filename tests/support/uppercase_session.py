@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,12 @@ class UppercaseSession:
     """The settings of each call."""
 
     def replies(
-        self, examples: Sequence[Example], settings: GenerationSettings, *, batch_size: int = 32
+        self,
+        examples: Sequence[Example],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 32,
+        on_reference: Callable[[int, float], None] | None = None,
     ) -> Iterator[tuple[int, Reply | ContextError]]:
         """Yield the replies."""
         self.batch_sizes.append(batch_size)
@@ -44,6 +49,8 @@ class UppercaseSession:
             if number == self.interrupt_after:
                 raise KeyboardInterrupt
             self.instructions.append(example.instruction)
+            if on_reference is not None:
+                on_reference(index, -float(len(example.output)))
             if example.instruction in self.too_long:
                 yield index, ContextError(f"{example.where}: prompt: expected fewer tokens.")
                 continue

@@ -35,7 +35,7 @@ def test_a_run_learns_and_leaves_a_model_with_its_records(
     assert result.best_validation_loss < 0.6 * result.first_validation_loss
     assert {path.name for path in output.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "vocab.json", "merges.txt",
-        "tokenizer_config.json", "assistant.json", "metrics.jsonl", "validation.jsonl", "last",
+        "tokenizer_config.json", "assistant.json", "trained_prompts.bin", "metrics.jsonl", "validation.jsonl", "last",
     }  # fmt: skip
     assert not (output / "last" / "training").exists()
     assert len(watcher.validations[-1].samples) == watcher.validations[-1].answered == 2

@@ -9,7 +9,8 @@ import pytest
 from assistant.dataset.encode import encode_examples
 from assistant.dataset.instructions import Example
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.training.validation import answer_rows, loops
+from assistant.loops import loops
+from assistant.training.validation import answer_rows
 from tests.support.models import tiny_checkpoint
 
 
