@@ -34,7 +34,7 @@ ROOMS: dict[str, str] = {
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "report render cli __main__"
+        "labels label_screen report render cli_people cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
@@ -48,12 +48,12 @@ ORDER = {
     for place, name in enumerate(names.split() or [""])
 }
 HOMES = {
-    "textual": ("assistant.tui",),
+    "textual": ("assistant.tui", "evaluation.label_screen"),
     "ollama": ("evaluation.ollama_client",),
     "pandas": ("evaluation.report",),
     "matplotlib": ("assistant.training.plots",),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
-    "typer": ("assistant.cli", "evaluation.cli"),
+    "typer": ("assistant.cli", "evaluation.cli", "evaluation.cli_people"),
 }
 
 
