@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 from assistant.cli.console import note, print_json
 from assistant.cli.options import Json
 from assistant.errors import DataError, PrerequisiteError, SettingsError
+from assistant.escape import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,6 +73,46 @@ def label(
         raise typer.Exit(code)
 
 
+def pairs(
+    folder: Annotated[Path, typer.Argument(help="Answers folder with several scored answers a row.", metavar="DIR")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the pairs.", metavar="FILE")],
+    margin: Annotated[
+        float, typer.Option(help="Least difference of the scores of a pair, in points.", min=1, max=100)
+    ] = 20.0,
+    per_row: Annotated[int, typer.Option(help="Largest number of pairs of a row.", min=1)] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make preference pairs for `assistant prefer` from a judge's scores of several answers a row.
+
+    The best answer of a row is chosen and the worst is rejected. Only answers to training rows are taken.
+    """
+    from assistant.files import write_atomic
+    from evaluation.answers_folder import read_answers
+    from evaluation.pairs import check_part, describe_counts, dump_pairs, make_pairs, newest_scores
+
+    if os.path.lexists(output) and not overwrite:  # a dangling link counts, too
+        raise SettingsError(f"{output}: expected a name for a new file, got one that exists. Add --overwrite.")
+    answers = read_answers(folder)
+    check_part(answers)
+    examples, counts = make_pairs(answers.responses, newest_scores(answers), margin=margin, per_row=per_row)
+    sentence = describe_counts(counts, output, margin)
+    if not examples:
+        raise DataError(
+            f"{sentence} Nothing was written. Ask for more different answers (respond --samples 4 --temperature 0.8), "
+            f"or lower --margin."
+        )
+    write_atomic(output, dump_pairs(examples))
+    if counts.unscored:
+        note(f"note: {counts.unscored} answers have no score. Run: evaluation score {folder} --judge MODEL")
+    if as_json:
+        print_json({"output": str(output), "margin": margin, **counts.model_dump()})
+        return
+    typer.echo(visible(sentence))
+    model = shlex.quote(answers.info.path)
+    typer.echo(visible(f"Next: assistant prefer {output} --model {model} --output runs/preferred"))
+
+
 def check_terminal(folder: Path) -> None:
     """Check that the person can see the screen and press keys.
 
@@ -90,8 +132,6 @@ def label_table(summary: LabelSummary) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
-
-    from assistant.escape import visible
 
     parts: list[RenderableType] = []
     if summary.tags:

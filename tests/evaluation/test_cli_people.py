@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import getpass
+import json
 from pathlib import Path
 
 import pytest
 
-from evaluation import cli_people, label_screen
-from evaluation.answers_folder import read_answers
+from evaluation import answers_folder, cli_people, label_screen
+from evaluation import pairs as evaluation_pairs
+from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answers
 from evaluation.labels import LABELS_FILE, LabelSession, read_labels
 from tests.support.evaluation_command import evaluation
-from tests.support.scored_answers import measured_answers
+from tests.support.scored_answers import add_judgements, measured_answers, score_fields
 
 pytestmark = pytest.mark.usefixtures("work_in_tmp_path")
 
@@ -128,3 +130,73 @@ def test_without_labels_the_table_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     answers = measured_answers(tmp_path, THREE_ROWS)
     press_keys(monkeypatch)
     assert "No row has a label yet." in evaluation("label", answers.folder).out
+
+
+# --- pairs --------------------------------------------------------------------------------------------------------
+
+
+class Sampled(ResponseRecord):
+    """An answer with its number among the answers to its row."""
+
+    sample: int = 0
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnswersFolder:
+    """A folder with two scored answers to each of two training rows: one pair, and one row with equal scores."""
+    answers = measured_answers(tmp_path, [("r", "good"), ("r", "bad"), ("s", "fair"), ("s", "also fair")])
+    add_judgements(answers, {0: score_fields(5), 1: score_fields(1), 2: score_fields(3), 3: score_fields(3)})
+    records = tuple(
+        Sampled.model_validate(record.model_dump() | {"id": answers.responses[n - n % 2].id, "sample": n % 2})
+        for n, record in enumerate(answers.responses)
+    )
+    info = answers.info.model_copy(update={"part": "train", "path": "runs/mine"})
+    folder = AnswersFolder(folder=answers.folder, info=info, responses=records)
+    scores = {record.response: points for record, points in zip(records, (100.0, 20.0, 60.0, 60.0), strict=True)}
+    monkeypatch.setattr(answers_folder, "read_answers", lambda _folder: folder)
+    monkeypatch.setattr(evaluation_pairs, "newest_scores", lambda _answers: lambda record: scores[record.response])
+    return folder
+
+
+@pytest.mark.usefixtures("samples")
+def test_pairs_are_written_counted_and_followed_by_the_next_command() -> None:
+    result = evaluation("pairs", "run", "--output", "out/pairs.json")
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "out/pairs.json: 1 pair of 2 rows and 4 answers. "
+        "Rows without a pair: 1 whose answers differ by less than 20 points.",
+        "Next: assistant prefer out/pairs.json --model runs/mine --output runs/preferred",
+    ]
+    (pair,) = json.loads(Path("out/pairs.json").read_text())
+    assert (pair["chosen"], pair["rejected"], pair["instruction"]) == ("good", "bad", "Task 1.")
+
+
+@pytest.mark.usefixtures("samples")
+def test_an_existing_file_stays_without_overwrite() -> None:
+    Path("pairs.json").write_text("mine")
+    result = evaluation("pairs", "run", "--output", "pairs.json")
+    assert result.code == 2
+    assert result.error.endswith("expected a name for a new file, got one that exists. Add --overwrite.")
+    assert Path("pairs.json").read_text() == "mine"
+    result = evaluation("pairs", "run", "--output", "pairs.json", "--overwrite", "--json")
+    assert result.json == {
+        **{"output": "pairs.json", "margin": 20.0, "rows": 2, "answers": 4, "pairs": 1, "paired_rows": 1},
+        **{"too_few": 0, "too_close": 1, "all_cut": 0, "unscored": 0},
+    }
+
+
+@pytest.mark.usefixtures("samples")
+def test_without_a_pair_nothing_is_written() -> None:
+    result = evaluation("pairs", "run", "--output", "pairs.json", "--margin", 100)
+    assert result.code == 1
+    assert "0 pairs of 2 rows and 4 answers" in result.error
+    assert "or lower --margin" in result.error
+    assert not Path("pairs.json").exists()
+
+
+def test_pairs_of_test_rows_are_refused(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, THREE_ROWS)
+    result = evaluation("pairs", answers.folder, "--output", "pairs.json")
+    assert result.code == 1
+    assert "--part train --samples 4 --temperature 0.8" in result.error
+    assert not Path("pairs.json").exists()
