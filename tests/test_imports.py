@@ -33,8 +33,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "labels label_screen pairs report render cli_people cli __main__"
+        "__init__ escape metrics rubric pairwise judgement ollama_client judge ledger answers_folder responses "
+        "scoring figures repeatability labels label_screen pairs report render cli_people cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
