@@ -89,7 +89,7 @@ def pairs(
     """
     from assistant.files import write_atomic
     from evaluation.answers_folder import read_answers
-    from evaluation.pairs import check_part, describe_counts, dump_pairs, make_pairs, newest_scores
+    from evaluation.pairs import check_part, describe_counts, dump_pairs, make_pairs, newest_scores, split_options
 
     if os.path.lexists(output) and not overwrite:  # a dangling link counts, too
         raise SettingsError(f"{output}: expected a name for a new file, got one that exists. Add --overwrite.")
@@ -109,8 +109,14 @@ def pairs(
         print_json({"output": str(output), "margin": margin, **counts.model_dump()})
         return
     typer.echo(visible(sentence))
-    model = shlex.quote(answers.info.path)
-    typer.echo(visible(f"Next: assistant prefer {output} --model {model} --output runs/preferred"))
+    options = split_options(Path(answers.info.path))
+    if options is None:
+        note(
+            "note: the model was trained on the book's split, which assistant prefer does not have. Write its test "
+            "rows to a file with assistant data split --split book, and test the new model on that file."
+        )
+    command = f"assistant prefer {shlex.quote(str(output))} --model {shlex.quote(answers.info.path)}"
+    typer.echo(visible(f"Next: {command} --output runs/preferred{options or ''}"))
 
 
 def check_terminal(folder: Path) -> None:

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from assistant.dataset.instructions import Example
 from assistant.dataset.rows import FilledText
 from assistant.errors import DataError
-from assistant.settings import Frozen
+from assistant.model.config import ModelInfo
+from assistant.settings import Frozen, SplitSettings
 from evaluation.answers_folder import AnswersFolder, ResponseRecord
 from evaluation.labels import sample_of
 from evaluation.ledger import read_ledger
@@ -133,6 +134,29 @@ def make_pairs(
         counts[_outcome(answers, pairs, margin)] += 1
     n_answers = sum(len(group) for group in rows.values())
     return examples, PairCounts(rows=len(rows), answers=n_answers, pairs=len(examples), **counts)
+
+
+def split_options(model: Path) -> str | None:
+    """Return the options with which `assistant prefer` keeps the test rows of this model's training run.
+
+    The new model's folder stores its own split. With another one, `respond --part test` would answer rows that the
+    pairs were made of. Empty if the defaults are right. None if the model was trained on the book's split, which
+    `prefer` does not have.
+    """
+    try:
+        info = ModelInfo.model_validate_json((model / "assistant.json").read_bytes())
+    except (OSError, ValidationError):  # a base model, or one that has moved
+        return ""
+    if info.split_method == "book":
+        return None
+    _train, test, validation = info.split_fractions
+    defaults = SplitSettings()
+    options = {
+        "--split-seed": (info.split_seed, defaults.split_seed),
+        "--test-share": (test, defaults.test_share),
+        "--validation-share": (validation, defaults.validation_share),
+    }
+    return "".join(f" {name} {value:g}" for name, (value, default) in options.items() if value != default)
 
 
 def dump_pairs(examples: Sequence[Example]) -> str:

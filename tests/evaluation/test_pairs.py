@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.dataset.examples import Exchange
-from assistant.dataset.instructions import read_examples
+from assistant.dataset.instructions import Example, read_examples
+from assistant.dataset.splits import split_examples
 from assistant.errors import DataError
 from evaluation.answers_folder import ResponseRecord
-from evaluation.pairs import check_part, describe_counts, dump_pairs, make_pairs, newest_scores
+from evaluation.pairs import check_part, describe_counts, dump_pairs, make_pairs, newest_scores, split_options
+from evaluation.responses import choose_part
 from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields
+from tests.support.uppercase_session import trained_on
 
 
 class Sampled(ResponseRecord):
@@ -185,3 +188,30 @@ def test_scores_are_those_of_the_judge_that_was_asked_last(tmp_path: Path) -> No
     add_judgements(folder, {1: score_fields(2)})
     score_of = newest_scores(folder)
     assert [score_of(record) for record in folder.responses] == [100, 40, None, None]
+
+
+# --- the split ----------------------------------------------------------------------------------------------------
+
+
+def test_prefer_is_given_the_split_of_the_model(tmp_path: Path) -> None:
+    """With another split, the test rows of the new model would be rows that it learnt from."""
+    assert split_options(tmp_path) == ""
+    cases: list[tuple[dict[str, Any], str | None]] = [
+        ({}, ""),
+        ({"split_seed": 7}, " --split-seed 7"),
+        ({"split_fractions": (0.7, 0.2, 0.1)}, " --test-share 0.2 --validation-share 0.1"),
+        ({"split_method": "book"}, None),
+    ]
+    for fields, options in cases:
+        (tmp_path / "assistant.json").write_text(trained_on([], **fields).model_dump_json())
+        assert split_options(tmp_path) == options
+
+
+def test_the_same_split_options_keep_the_same_test_rows(examples: list[Example]) -> None:
+    """The pairs come from training rows, and a model that learnt from them is tested on none of their rows."""
+    own = split_examples(examples, seed=7, fractions=(0.7, 0.2, 0.1))
+    train = {(row.instruction, row.input) for row in own.train}
+    info = trained_on(examples[:20], split_seed=7, split_fractions=(0.7, 0.2, 0.1))
+    chosen = choose_part(examples, "test", info)
+    assert chosen.examples == own.test
+    assert not train & {(row.instruction, row.input) for row in chosen.examples}
