@@ -39,21 +39,24 @@ _SCROLL_KEYS = {"up": -1, "down": 1, "k": -1, "j": 1}
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1, "b": -1, "space": 1}
 
 
+_NAMES = ("conversation", "instruction", "input", "reference", "questions", "response")
+
+
 class Material(VerticalScroll, can_focus=False):
     """The texts of one row, each under its name. Cannot take the focus, so keys always reach the tag's line."""
 
     def compose(self) -> ComposeResult:
-        for name in ("conversation", "instruction", "input", "reference", "response"):
+        for name in _NAMES:
             yield Static(name, classes="name", id=f"{name}-name")
             yield Static(classes="text", id=f"{name}-text", markup=False)
 
     def show(self, row: ResponseRecord | None) -> None:
         """Show a row from its top. None shows nothing."""
         texts = {} if row is None else _texts(row)
-        for name in ("conversation", "instruction", "input", "reference", "response"):
+        for name in _NAMES:
             text = texts.get(name, "")
-            for part in (f"#{name}-name", f"#{name}-text"):
-                self.query_one(part, Static).display = bool(text)
+            for part in ("name", "text"):
+                self.query_one(f"#{name}-{part}", Static).display = bool(text)
             self.query_one(f"#{name}-text", Static).update(_shown(text))
         self.scroll_home(animate=False, immediate=True, x_axis=False)
 
@@ -81,7 +84,7 @@ class TagLine(Input, inherit_bindings=False):
         Binding("t", "press('t')", "Tag", tooltip="Write a tag for the row, in your own words"),
         Binding("u", "press('u')", "Undo", tooltip="Go back to the row before and take its score back"),
         Binding("s", "press('s')", "Skip", tooltip="Leave the row for the next session"),
-        Binding("enter", "press('enter')", "Keep tag", tooltip="While you write a tag: keep it"),
+        Binding("enter", "press('enter')", "Keep tag", tooltip="While you write a tag: keep it", key_display="enter"),
         Binding("escape", "press('escape')", "Discard", tooltip="While you write a tag: discard it",
                 key_display="esc"),
         Binding("up,down", "press('down')", "Scroll", tooltip="Scroll by a line, also with k and j", show=False),
@@ -101,6 +104,10 @@ class TagLine(Input, inherit_bindings=False):
         )
         self._press = press
         self._can_press = can_press
+
+    def watch_writing(self, writing: bool) -> None:
+        """Show the cursor only while a tag is written."""
+        self.set_class(writing, "-writing")
 
     async def _on_key(self, event: events.Key) -> None:
         if self.writing and event.key not in {"enter", "escape"}:
@@ -306,7 +313,10 @@ class LabelApp(App[None]):
     #scale { height: auto; padding: 0 1; border-top: solid $panel; color: $text-muted; }
     #tag-row { height: 1; padding: 0 1; }
     #tag-name { width: auto; color: $text-muted; }
-    #tag { width: 1fr; background: $background; }
+    #tag, #tag:focus { width: 1fr; background: $background; background-tint: transparent; }
+    #tag.-writing { background-tint: $foreground 5%; }
+    #tag > .input--cursor { background: $background; color: $text-disabled; text-style: none; }
+    #tag.-writing > .input--cursor { background: $input-cursor-background; color: $input-cursor-foreground; }
     .-short #scale, .-narrow #scale { border-top: none; text-wrap: nowrap; text-overflow: ellipsis; }
     .-short #material .text { margin-bottom: 0; }
     """
@@ -367,6 +377,7 @@ def _texts(row: ResponseRecord) -> dict[str, str]:
         "instruction": row.instruction,
         "input": row.input if row.input.strip() else "",
         "reference": row.reference,
+        "questions": "\n".join(getattr(row, "rubric", ())),
         "response": row.response or "",
     }
 

@@ -110,9 +110,9 @@ def draw_rows(
     """Return the rows that are not settled, in a random order that depends only on their ids and the seed.
 
     So the first n are a random sample for every n, and a second session continues the first. A row with several answers
-    is drawn with its first one.
+    is drawn with its first one. Rows without a reference are left out: their scores are not in the mean of the others.
     """
-    rows = [record for record in records if sample_of(record) == 0 and not is_settled(record)]
+    rows = [record for record in records if sample_of(record) == 0 and record.reference and not is_settled(record)]
     return sorted(rows, key=lambda record: hashlib.sha256(f"{seed} {record.id}".encode()).hexdigest())
 
 

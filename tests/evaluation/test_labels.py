@@ -64,6 +64,8 @@ def test_settled_rows_are_not_drawn(tmp_path: Path) -> None:
     assert {row.reference for row in draw_rows(answers.responses)} == {"4", "A long answer."}
     unanswered = [record.model_copy(update={"response": None}) for record in answers.responses]
     assert draw_rows(unanswered) == []
+    without_reference = [record.model_copy(update={"reference": ""}) for record in answers.responses]
+    assert draw_rows(without_reference) == []
 
 
 def test_another_rule_of_what_is_settled_can_be_given(answers: AnswersFolder) -> None:
