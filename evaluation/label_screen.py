@@ -64,6 +64,11 @@ class Material(VerticalScroll, can_focus=False):
         """Scroll down by `rows`, or up if negative."""
         self.scroll_to(y=self.scroll_y + rows, animate=False, immediate=True)
 
+    def on_resize(self) -> None:
+        """Show whether the row still fits."""
+        if isinstance(self.screen, LabelScreen):
+            self.screen.call_after_refresh(self.screen.show_state)
+
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
         if isinstance(self.screen, LabelScreen):
@@ -216,7 +221,8 @@ class LabelScreen(Screen[None]):
             went_back = self._session.undo()
 
         self._act(go_back)
-        self._status.show_notice("Back to the row before." if went_back else "There is nothing to undo.")
+        notice = "Back to the row before." if went_back else "There is nothing to undo."
+        self.call_after_refresh(self._status.show_notice, notice)  # after the state that the row shows
 
     def _start_tag(self) -> None:
         if self._session.current is not None:
@@ -318,13 +324,14 @@ class LabelApp(App[None]):
     #tag > .input--cursor { background: $background; color: $text-disabled; text-style: none; }
     #tag.-writing > .input--cursor { background: $input-cursor-background; color: $input-cursor-foreground; }
     .-short #scale, .-narrow #scale { border-top: none; text-wrap: nowrap; text-overflow: ellipsis; }
-    .-short #material .text { margin-bottom: 0; }
+    .-short #material .text, .-flat #material .text { margin-bottom: 0; }
+    .-flat #scale { display: none; }
     """
     AUTO_FOCUS = "#tag"
     ENABLE_COMMAND_PALETTE = False
     # App declares these two as instance variables, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-normal")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (15, "-short"), (30, "-tall")]  # noqa: RUF012
     # A modal screen stops other bindings than these. Textual's own for ctrl+q is one, too.
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "help_quit", show=False, priority=True)]
 

@@ -50,6 +50,7 @@ class LabelDriver:
 
     app: LabelApp
     session: LabelSession
+    pilot: Pilot[None]
 
     @property
     def tag_line(self) -> TagLine:
@@ -77,6 +78,10 @@ class LabelDriver:
             await asyncio.sleep(0.005)
         await self.settle()
 
+    async def resize(self, width: int, height: int) -> None:
+        """Give the terminal another size."""
+        await self.pilot.resize_terminal(width, height)
+
     def text(self, selector: str) -> str:
         """The text of a widget of the screen with the rows."""
         return text_of(self.app.screen_stack[0].query_one(selector))
@@ -93,8 +98,7 @@ async def open_labels(
     with open_session(answers, count) as session:
         app = LabelApp(session, str(answers.folder.name))
         async with app.run_test(size=size) as pilot:
-            assert isinstance(pilot, Pilot)
-            driver = LabelDriver(app, session)
+            driver = LabelDriver(app, session, pilot)
             await driver.until(lambda: app.screen.query_one("#material").region.height > size[1] // 2 - 3)
             yield driver
 
@@ -170,12 +174,13 @@ async def test_ctrl_c_quits_from_the_help(answers: AnswersFolder) -> None:
 async def test_undo_shows_the_row_before(answers: AnswersFolder) -> None:
     async with open_labels(answers) as labels:
         await labels.press("u")
-        assert labels.text("#status") == "There is nothing to undo."
+        await labels.until(lambda: labels.text("#status") == "There is nothing to undo.")
         response = labels.text("#response-text")
         await labels.press("2")
         assert labels.text("#response-text") != response
         await labels.press("u")
         assert labels.text("#response-text") == response
+        await labels.until(lambda: labels.text("#status") == "Back to the row before.")
         assert labels.text("#title").startswith("label · 1 of 3")
     assert stored(answers) == [(None, None)]
 
@@ -287,6 +292,21 @@ def test_the_parts_fill_the_screen(answers: AnswersFolder, size: tuple[int, int]
                 assert f"{level}  " in labels.visible()
 
     scenario()
+
+
+@async_test
+async def test_a_resized_screen_shows_what_fits(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, rows("\n".join(f"line {number}" for number in range(20))))
+    async with open_labels(answers, size=(80, 50)) as labels:
+        await labels.until(lambda: labels.text("#status") == "score the response")
+        await labels.resize(80, 24)
+        await labels.until(lambda: labels.text("#status") == "more below ↓ · space scrolls")
+        await labels.resize(30, 8)
+        await labels.until(lambda: not labels.app.screen.query_one("#scale").display)
+        await labels.until(lambda: labels.app.screen.query_one("Footer").region.bottom == 8)
+        assert labels.app.screen.query_one("#material").region.height == 4
+        await labels.resize(80, 50)
+        await labels.until(lambda: labels.text("#status") == "score the response")
 
 
 def test_the_scale_shows_every_sentence_without_the_words_that_all_share() -> None:
