@@ -20,6 +20,7 @@ from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.files import shown_path
 from assistant.settings import DataSettings, EngineSettings, GenerationSettings, validate_settings
 from assistant.shipped import find_model
+from evaluation.cli_people import label, pairs
 
 if TYPE_CHECKING:
     from assistant.decoding.session import Session
@@ -166,6 +167,10 @@ def report(
 ) -> None:
     """Show the report of scored answers, and write it to report.json and report.md in their folder."""
     _show(_write_report(folder), folder, as_json)
+
+
+app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
+app.command(epilog="Example: evaluation pairs runs/samples --output pairs.json")(pairs)
 
 
 def load_session(model: str, precision: DecodePrecision) -> Session:

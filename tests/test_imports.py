@@ -36,7 +36,8 @@ ROOMS: dict[str, str] = {
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder settled bits records "
-        "answer_files responses scoring figures response_facts report render cli __main__"
+        "answer_files responses scoring figures response_facts report render labels label_screen pairs pairwise "
+        "repeatability cli_people cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
@@ -50,12 +51,12 @@ ORDER = {
     for place, name in enumerate(names.split() or [""])
 }
 HOMES = {
-    "textual": ("assistant.tui",),
+    "textual": ("assistant.tui", "evaluation.label_screen"),
     "ollama": ("evaluation.ollama_client",),
     "pandas": ("evaluation.report",),
     "matplotlib": ("assistant.training.plots",),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
-    "typer": ("assistant.cli", "evaluation.cli"),
+    "typer": ("assistant.cli", "evaluation.cli", "evaluation.cli_people"),
 }
 
 

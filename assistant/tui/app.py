@@ -104,7 +104,7 @@ def run_app(app: ChatApp) -> int:
     SIGTERM, SIGHUP and SIGINT (which ctrl+c does not send here) end the chat and give the terminal back. If the model
     is still loading when the chat ends, this function ends the process and does not return.
     """
-    with _terminal_given_back(app):
+    with terminal_given_back(app):
         app.run()
     code = app.return_code or 0
     if app.is_loading:
@@ -130,7 +130,7 @@ RESTORED = (
 
 
 @contextmanager
-def _terminal_given_back(app: ChatApp) -> Iterator[None]:
+def terminal_given_back(app: App[Any]) -> Iterator[None]:
     """Close the app on a signal, and restore the terminal by hand if that fails or an error ends the block."""
     attributes = _terminal_attributes()
 
