@@ -34,7 +34,7 @@ ROOMS: dict[str, str] = {
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "report render cli __main__"
+        "report_rows report advice gates render exports charts page cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
@@ -51,9 +51,10 @@ HOMES = {
     "textual": ("assistant.tui",),
     "ollama": ("evaluation.ollama_client",),
     "pandas": ("evaluation.report",),
+    "jinja2": ("evaluation.page",),
     "matplotlib": ("assistant.training.plots",),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
-    "typer": ("assistant.cli", "evaluation.cli"),
+    "typer": ("assistant.cli", "evaluation.cli", "evaluation.cli_report"),
 }
 
 

@@ -53,8 +53,10 @@ def test_file_is_scored_without_a_judge(answers: Path) -> None:
         "run.json",
         "responses.jsonl",
         "metrics.jsonl",
+        "report.html",
         "report.json",
         "report.md",
+        "row-scores.json",
     }
     assert json.loads(Path("runs/answers/report.json").read_text()) == result.json
     assert evaluation("report", "runs/answers", "--json").json == result.json
