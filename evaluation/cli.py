@@ -26,6 +26,7 @@ from evaluation.cli_report import (
     check_limits,
     enforce_limits,
     report,
+    runs,
     show,
     write_reports,
 )
@@ -150,6 +151,7 @@ def score(
 
 
 app.command(epilog="Example: evaluation report runs/answers --csv rows.csv")(report)
+app.command(epilog="Example: evaluation runs runs")(runs)
 
 
 def load_session(model: str, precision: DecodePrecision) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,10 @@ import typer
 from assistant.cli.console import note, print_json
 from assistant.cli.options import Json
 from assistant.errors import DataError
+from assistant.escape import displayable
 
 if TYPE_CHECKING:
+    from evaluation.index import Series
     from evaluation.report import Report
     from evaluation.report_rows import ReportRow
 
@@ -47,6 +50,40 @@ def report(
     show(result, folder, as_json)
     _write_exports(result, rows, page, html=html, csv=csv, junit=junit, pass_mark=pass_mark)
     enforce_limits(result, fail_under, max_unscored)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder with answers folders in it.", metavar="DIR")],
+    as_json: Json = False,
+) -> None:
+    """Show many runs: scores, trend, and the rows that each run fixed or broke.
+
+    Also writes index.html into DIR. Reports that are older than their answers are made again; no judge is asked.
+    """
+    from evaluation.exports import write_export
+    from evaluation.index import INDEX_FILE, as_html, as_values, read_index
+    from evaluation.page import MARK
+
+    series = read_index(folder, write_reports)
+    write_export(folder / INDEX_FILE, as_html(folder, series), MARK)
+    if as_json:
+        print_json({"runs": as_values(series)})
+    else:
+        _show_runs(series)
+    note(f"written: {folder / INDEX_FILE}")
+
+
+def _show_runs(series: Sequence[Series]) -> None:
+    """Show a table for each data set, oldest run first, and the next command."""
+    from rich.console import Console
+
+    from evaluation.index import next_command, runs_table
+
+    console = Console(highlight=False)
+    for one in series:
+        console.print(runs_table(one))
+    command, purpose = next_command(series)
+    typer.echo(f"Next, to {purpose}:\n  {displayable(command)}")
 
 
 def write_reports(folder: Path) -> tuple[Report, tuple[ReportRow, ...], str]:

@@ -185,6 +185,16 @@ def report_texts(report: Report) -> ReportTexts:
     )
 
 
+def number_text(value: float | None) -> str:
+    """Return a score with one decimal, or n/a."""
+    return _number(value)
+
+
+def interval_text(interval: Interval | None) -> str:
+    """Return the limits of an interval, or n/a."""
+    return _interval(interval)
+
+
 def metric_table(report: Report) -> list[tuple[str, ...]]:
     """Return the table of metrics with its header, as text."""
     return [METRIC_HEADER, *((METRIC_NAMES[name], *_mean_cells(mean)) for name, mean in report.metrics.items())]

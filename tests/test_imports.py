@@ -34,7 +34,7 @@ ROOMS: dict[str, str] = {
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "report_rows report advice gates render exports charts page cli_report cli __main__"
+        "report_rows report advice gates render exports charts page index cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
