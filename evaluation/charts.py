@@ -174,7 +174,7 @@ def _bubbles(
     for (x, y), count in sorted(cells.items(), key=lambda cell: -cell[1]):
         across, down = place(x, y)
         radius = max(LARGEST_RADIUS * math.sqrt(count / most), 2.0)
-        title = escape(tip(x, y, count))
+        title = escape(visible(tip(x, y, count)))
         parts.append(
             f'<circle class="dot" cx="{across:.1f}" cy="{down:.1f}" r="{radius:.1f}"><title>{title}</title></circle>'
         )
@@ -199,12 +199,14 @@ def trend(points: Sequence[tuple[str, float, Interval | None, str]]) -> str:
         parts += [_line(LEFT, y, WIDTH - RIGHT, y, "grid"), _text(LEFT - 5, y + 4, str(tick), anchor="end")]
     places = [place(index, mean) for index, (_, mean, _, _) in enumerate(points)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    radius = max(min(4.0, 90 / len(points)), 2.0) if points else 4.0
     parts.append(f'<polyline class="trend" points="{path}"/>')
     for (x, y), (name, mean, interval, verdict) in zip(places, points, strict=True):
         if interval:
             parts.append(_line(x, place(0, interval.low)[1], x, place(0, interval.high)[1], "whisker"))
         title = escape(visible(f"{name}: {mean:.1f}"))
-        parts.append(f'<circle class="point {verdict}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{title}</title></circle>')
+        circle = f'<circle class="point {verdict}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
+        parts.append(f"{circle}<title>{title}</title></circle>")
     parts.append(_text(LEFT + 6, height - 4, "oldest", anchor="start"))
     parts.append(_text(WIDTH - RIGHT, height - 4, "newest", anchor="end"))
     return _svg(parts, height, f"Scores of {len(points)} runs, oldest first")

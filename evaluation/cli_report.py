@@ -150,7 +150,7 @@ def _write_exports(
         write_export(csv, as_csv(rows), ",".join(COLUMNS))
         written.append(csv)
     if junit is not None:
-        write_export(junit, as_junit(result, rows, pass_mark), JUNIT_START)
+        write_export(junit, as_junit(result.name, rows, pass_mark), JUNIT_START)
         written.append(junit)
     if written:
         note(f"written: {', '.join(map(str, written))}")

@@ -19,7 +19,6 @@ from assistant.files import write_atomic
 from evaluation.escape import encodable, shorten
 from evaluation.judgement import Reason
 from evaluation.metrics import Metrics
-from evaluation.report import Report
 from evaluation.report_rows import ReportRow
 
 PASS_MARK = 80.0
@@ -46,7 +45,7 @@ _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def as_csv(rows: Sequence[ReportRow]) -> str:
     """Return all rows as CSV with a header. A missing value is an empty cell."""
     output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
+    writer = csv.writer(output)  # ends lines with CR LF, and so quotes a CR within a cell
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([_cell(value) for value in _values(row)])
@@ -77,16 +76,16 @@ def _cell(value: object) -> str:
 # --- JUnit --------------------------------------------------------------------------------------------------------
 
 
-def as_junit(report: Report, rows: Sequence[ReportRow], pass_mark: float = PASS_MARK) -> str:
-    """Return a test case for every row: a failure under the pass mark, an error without a score.
+def as_junit(name: str, rows: Sequence[ReportRow], pass_mark: float = PASS_MARK) -> str:
+    """Return a suite with a test case for every row: a failure under the pass mark, an error without a score.
 
     Rows that nobody was asked about yet are skipped.
     """
-    suite = ElementTree.Element("testsuite", name=_attribute(report.name))
+    suite = ElementTree.Element("testsuite", name=_attribute(name))
     counts = {"tests": len(rows), "failures": 0, "errors": 0, "skipped": 0}
     for row in rows:
-        name = f"row {row.row}: {shorten(visible(row.instruction), NAME_LENGTH)}"
-        attributes = {"name": _attribute(name), "classname": _attribute(row.category or row.source)}
+        title = f"row {row.row}: {shorten(visible(row.instruction), NAME_LENGTH)}"
+        attributes = {"name": _attribute(title), "classname": _attribute(row.category or row.source)}
         case = ElementTree.SubElement(suite, "testcase", attributes)
         if row.score is None:
             tag = "skipped" if row.unscored in NOT_ASKED else "error"

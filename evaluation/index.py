@@ -183,24 +183,16 @@ def _change(before: Run, run: Run) -> Change:
 
 # --- showing ------------------------------------------------------------------------------------------------------
 
-HEADER = ("run", "model", "answered", "score", "95 % interval", "judge", "fixed", "regressed")
+HEADER = ("run", "score", "95 % interval", "fixed", "regressed", "judge", "model", "answered")
 
 
 def cells(run: Run) -> tuple[str, ...]:
     """Return the line of a run in a table, as text that is not escaped yet."""
     report = run.report
-    if report is None:
-        return (run.name, run.info.name, _day(run), "n/a", "", "no report", "", "")
     change = (str(run.change.fixed), str(run.change.regressed)) if run.change else ("", "")
-    return (
-        run.name,
-        run.info.name,
-        _day(run),
-        number_text(report.mean),
-        interval_text(report.interval),
-        judge_text(report),
-        *change,
-    )
+    figures = (number_text(report.mean), interval_text(report.interval)) if report else ("n/a", "n/a")
+    judge = judge_text(report) if report else "no report"
+    return (run.name, *figures, *change, judge, run.info.name, f"{run.info.created:%Y-%m-%d %H:%M}")
 
 
 def judge_text(report: Report) -> str:
@@ -215,17 +207,16 @@ def runs_table(series: Series) -> RenderableType:
     """Return the runs on one data set as a table for a terminal of 80 columns, newest last."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("run", "model", "judge"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=7)
-    for name, width in (("answered", 10), ("score (interval)", 19), ("fixed", 5), ("broken", 6)):
+        table.add_column(name, overflow="fold", min_width=8)
+    for name, width in (("answered", 10), ("score (95 %)", 12), ("fixed", 5), ("regressed", 9)):
         table.add_column(name, no_wrap=True, justify="right", min_width=width)
     for run in series.runs:
-        name, model, day, score, interval, judge, fixed, regressed = map(visible, cells(run))
-        spread = f"{score} ({interval})" if interval else score
+        name, score, _, fixed, regressed, judge, model, day = map(visible, cells(run))
+        interval = run.report.interval if run.report else None
+        spread = f"{score} ({interval.low:.0f}–{interval.high:.0f})" if interval else score
         texts = (name, model, judge, day.partition(" ")[0], spread, fixed, regressed)
         table.add_row(*map(Text, texts))
-    faults = [
-        Text(f"Note: {visible(run.name)}: {visible(run.fault)}", style="yellow") for run in series.runs if run.fault
-    ]
+    faults = [Text(f"Note: {visible(name)}: {visible(fault)}", style="yellow") for name, fault in _faults(series)]
     return Group(Text(visible(series.data), style="bold"), table, *faults, Text())
 
 
@@ -291,7 +282,7 @@ def _trend(series: Series) -> str | None:
         if run.report is not None and run.report.mean is not None:
             verdict = run.report.judge_verdict.colour if run.report.judge_verdict else "none"
             points.append((f"{run.name}, {judge_text(run.report)}", run.report.mean, run.report.interval, verdict))
-    return charts.trend(points) if points else None
+    return charts.trend(points) if len(points) > 1 else None
 
 
 def _lines(folder: Path, series: Series) -> list[tuple[str | None, str, tuple[str, ...], str]]:
@@ -309,7 +300,3 @@ def _link(folder: Path, run: Run) -> str:
     """Return a relative link. "./" and the quoting keep a folder's name from being another scheme or address."""
     parts = (*run.folder.relative_to(folder).parts, HTML_FILE)
     return "./" + "/".join(quote(os.fsencode(part), safe="") for part in parts)
-
-
-def _day(run: Run) -> str:
-    return f"{run.info.created:%Y-%m-%d %H:%M}"
