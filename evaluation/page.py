@@ -139,17 +139,6 @@ def _charts(report: Report, rows: Sequence[ReportRow]) -> list[tuple[str, str, s
     """Return each chart as (title, explanation, SVG)."""
     scored = [(row, row.score) for row in rows if row.score is not None]
     shown = [("Scores", f"{len(scored)} rows with a score", charts.score_histogram([score for _, score in scored]))]
-    if report.categories:
-        bars = [
-            (
-                "(none)" if category.name is None else category.name,
-                category.mean,
-                category.interval,
-                "1 row" if category.n == 1 else f"{category.n} rows",
-            )
-            for category in report.categories
-        ]
-        shown.append(("Categories", "mean score and 95 % interval", charts.interval_bars(bars)))
     judged = [(row.metrics, score) for row, score in scored if row.metrics and row.origin == "judge"]
     if judged:
         for name in CHART_METRICS:
@@ -163,6 +152,17 @@ def _charts(report: Report, rows: Sequence[ReportRow]) -> list[tuple[str, str, s
         longer = sum(response > 2 * reference for reference, response in lengths)
         words = f"{longer} responses have more than twice the words of their reference"
         shown.append(("Length against reference", words, charts.bubbles_of_lengths(lengths)))
+    if report.categories:
+        bars = [
+            (
+                "(none)" if category.name is None else category.name,
+                category.mean,
+                category.interval,
+                "1 row" if category.n == 1 else f"{category.n} rows",
+            )
+            for category in report.categories
+        ]
+        shown.append(("Categories", "mean score and 95 % interval", charts.interval_bars(bars)))
     return shown
 
 
