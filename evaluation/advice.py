@@ -38,7 +38,7 @@ def next_step(report: Report) -> Advice:
             command=f"evaluation score {folder} --judge {shlex.quote(report.judge.model)}{host}",
             purpose="ask again about the rows without a score",
         )
-    if report.judge_verdict is not None and report.judge_verdict.colour == "red":
+    if report.judge_verdict is not None and report.judge_verdict.level == "red":
         return Advice(
             command=f"evaluation score {folder} --judge {DEFAULT_JUDGE}"
             if report.judge.model.partition(":")[0] != DEFAULT_JUDGE

@@ -199,7 +199,7 @@ def judge_text(report: Report) -> str:
     """Return who gave the scores, with the verdict on the judge."""
     if report.judge is None:
         return "exact matches"
-    verdict = report.judge_verdict.colour if report.judge_verdict else "untested"
+    verdict = report.judge_verdict.level if report.judge_verdict else "untested"
     return f"{report.judge.model} ({verdict})"
 
 
@@ -233,7 +233,7 @@ def as_values(series: Sequence[Series]) -> list[dict[str, object]]:
             "scored": run.report.scored if run.report else None,
             "n": run.info.rows,
             "judge": run.report.judge.model if run.report and run.report.judge else None,
-            "verdict": run.report.judge_verdict.colour if run.report and run.report.judge_verdict else None,
+            "verdict": run.report.judge_verdict.level if run.report and run.report.judge_verdict else None,
             "before": run.change.before if run.change else None,
             "fixed": run.change.fixed if run.change else None,
             "regressed": run.change.regressed if run.change else None,
@@ -280,7 +280,7 @@ def _trend(series: Series) -> str | None:
     points = []
     for run in series.runs:
         if run.report is not None and run.report.mean is not None:
-            verdict = run.report.judge_verdict.colour if run.report.judge_verdict else "none"
+            verdict = run.report.judge_verdict.level if run.report.judge_verdict else "none"
             points.append((f"{run.name}, {judge_text(run.report)}", run.report.mean, run.report.interval, verdict))
     return charts.trend(points) if len(points) > 1 else None
 
@@ -290,7 +290,7 @@ def _lines(folder: Path, series: Series) -> list[tuple[str | None, str, tuple[st
     lines: list[tuple[str | None, str, tuple[str, ...], str]] = []
     for run in reversed(series.runs):
         link = _link(folder, run) if run.report is not None else None
-        verdict = run.report.judge_verdict.colour if run.report and run.report.judge_verdict else "none"
+        verdict = run.report.judge_verdict.level if run.report and run.report.judge_verdict else "none"
         against = f"against {run.change.before}" if run.change else ""
         lines.append((link, verdict, cells(run), against))
     return lines

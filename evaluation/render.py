@@ -18,7 +18,7 @@ from assistant.statistics import Interval
 from evaluation.advice import next_step
 from evaluation.escape import markdown, shorten
 from evaluation.figures import Mean
-from evaluation.report import FEW_ROWS, Category, Colour, Report, ShownRow
+from evaluation.report import FEW_ROWS, Category, Level, Report, ShownRow
 
 N_WORST_ON_TERMINAL = 3
 CELL_LENGTH = 300
@@ -28,7 +28,7 @@ CATEGORY_LENGTH = 30
 
 METRIC_HEADER = ("metric, 0-100", "mean", "95 % interval", "rows")
 CATEGORY_HEADER = ("category", "score", "95 % interval", "rows", "exact", "chrF", "ended")
-VERDICT_STYLES: dict[Colour, str] = {"green": "green", "amber": "yellow", "red": "bold red", "untested": "yellow"}
+VERDICT_STYLES: dict[Level, str] = {"green": "green", "amber": "yellow", "red": "bold red", "untested": "yellow"}
 METRIC_NAMES = {
     "exact": "exact match",
     "normalised_exact": "exact, normalised",
@@ -209,7 +209,7 @@ def category_table(report: Report) -> list[tuple[str, ...]]:
 def _verdict(report: Report) -> str | None:
     """Return the verdict on the judge in one line."""
     verdict = report.judge_verdict
-    return None if verdict is None else " ".join([f"Judge: {verdict.colour}.", *verdict.sentences])
+    return None if verdict is None else " ".join([f"Judge: {verdict.level}.", *verdict.reasons])
 
 
 # --- the terminal -------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def terminal(report: Report) -> RenderableType:
     if difference := _difference(report):
         parts.append(Text(difference))
     if report.judge_verdict and (verdict := _verdict(report)):
-        parts.append(Text(visible(verdict), style=VERDICT_STYLES[report.judge_verdict.colour]))
+        parts.append(Text(visible(verdict), style=VERDICT_STYLES[report.judge_verdict.level]))
     parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
     step = next_step(report)
     parts += [Text(f"Next, to {step.purpose}:"), Text(f"  {visible(step.command)}")]

@@ -98,19 +98,19 @@ class JudgeSummary(JudgeIdentity):
     """Number of other judges in the ledger. Their scores are kept, but not included here."""
 
 
-Colour = Literal["green", "amber", "red", "untested"]
+Level = Literal["green", "amber", "red", "untested"]
 """How far to trust the judge. `untested` means that nobody knows."""
 
 
 class JudgeVerdict(Frozen):
     """The verdict on the judge, shown beside every score that it gave."""
 
-    colour: Colour
-    sentences: tuple[str, ...]
-    """The reasons for the colour, one sentence each."""
+    level: Level
+    reasons: tuple[str, ...]
+    """Sentences, the most important first."""
 
 
-UNTESTED = JudgeVerdict(colour="untested", sentences=("The judge was not tested on control items.",))
+UNTESTED = JudgeVerdict(level="untested", reasons=("The judge was not tested on control items.",))
 
 
 class Report(Frozen):

@@ -19,7 +19,7 @@ from assistant.files import write_atomic
 from assistant.settings import Frozen
 from evaluation.answers_folder import ResponseRecord
 from evaluation.judgement import Reason
-from evaluation.ledger import Judgement
+from evaluation.ledger import Judgement, Source
 from evaluation.metrics import Metrics
 
 ROW_SCORES_FILE = "row-scores.json"
@@ -28,8 +28,8 @@ REPEATS = 4
 SHORTEST_LOOP = 8
 """A response loops if its last words repeat: at most this period, at least this often, over at least so many words."""
 
-Origin = Literal["judge", "exact", "empty", "metric"]
-"""Where a score comes from: the judge, an exact match, an empty response, or the metric if there is no judge."""
+Origin = Source | Literal["metric"]
+"""Where a score comes from: as in the ledger, or the metric if there is no judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ def test_without_a_judge_it_is_a_judge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "colour", "words"),
+    ("fields", "level", "words"),
     [
         ({"unscored": "timeout"}, "green", ["score", "--judge", "m", "--host", "http://127.0.0.1:1"]),
         (score_fields(1), "green", ["label", "--count", "20"]),
@@ -32,10 +32,10 @@ def test_without_a_judge_it_is_a_judge(tmp_path: Path) -> None:
         ({"unscored": "unparsable"}, "untested", ["label", "--count", "20"]),
     ],
 )
-def test_what_is_missing_decides(tmp_path: Path, fields: dict[str, object], colour: str, words: list[str]) -> None:
+def test_what_is_missing_decides(tmp_path: Path, fields: dict[str, object], level: str, words: list[str]) -> None:
     answers = measured_answers(tmp_path, FOUR_ROWS)
     add_judgements(answers, {0: score_fields(5, "exact"), 1: fields, 2: score_fields(0, "empty"), 3: score_fields(4)})
-    verdict = JudgeVerdict.model_validate({"colour": colour, "sentences": ()})
+    verdict = JudgeVerdict.model_validate({"level": level, "reasons": ()})
     report = make_report(answers.folder).model_copy(update={"judge_verdict": verdict})
     parts = shlex.split(next_step(report).command)
     assert [part for part in parts[1:] if part != str(answers.folder)] == words

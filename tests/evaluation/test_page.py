@@ -80,7 +80,7 @@ def test_page_says_what_the_terminal_says(judged: AnswersFolder) -> None:
 
 
 def test_verdict_on_the_judge_is_beside_the_score(judged: AnswersFolder) -> None:
-    page = ReadPage(page_of(judged, JudgeVerdict(colour="red", sentences=("It obeys <injected> orders.",))))
+    page = ReadPage(page_of(judged, JudgeVerdict(level="red", reasons=("It obeys <injected> orders.",))))
     assert page.attributes("body") == [{"data-verdict": "red"}]
     assert {"class": "badge red"} in page.attributes("span")
     assert "It obeys <injected> orders." in " ".join(page.texts["p"])
