@@ -140,7 +140,7 @@ def test_light_rooms_import_no_torch(name: str) -> None:
         (["-m", "assistant", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "assistant", "finetune", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "assistant", "prefer", "--help"], "torch pandas matplotlib textual ollama transformers"),
-        (["-m", "evaluation", "--help"], "torch pandas matplotlib textual ollama transformers"),
+        (["-m", "evaluation", "--help"], "torch pandas matplotlib textual ollama transformers jinja2"),
         (["-c", "import assistant.tui.app"], "torch pandas matplotlib ollama transformers"),
     ],
 )
