@@ -18,6 +18,8 @@ def displayable(text: str) -> str:
     All line ends become `\\n`. Control characters become their pictures (`␛`). Other invisible characters become their
     code (`\\u202e`).
     """
+    if text.isprintable():  # nearly every text: nothing to escape, and fifty times as fast
+        return text
     for line_end in _LINE_ENDS:
         text = text.replace(line_end, "\n")
     return "".join(character if character in "\n\t" else _escape_character(character) for character in text)
@@ -30,6 +32,8 @@ def one_line(text: str) -> str:
 
 def visible(text: str) -> str:
     """Escape a text onto one line, with every character visible. A line end becomes `↵`, a tab a space."""
+    if text.isprintable():
+        return text
     return "".join({"\n": "↵", "\t": " "}.get(character) or _escape_character(character) for character in text)
 
 

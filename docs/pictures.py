@@ -1,4 +1,4 @@
-"""Make the pictures of the README from the real programs: the chat, and the loss plot of the demo's run.
+"""Make the pictures of the guide from the real programs: the chat, the loss plot and the report of the demo's run.
 
     python docs/pictures.py demo/model
 
@@ -12,17 +12,22 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 from assistant.decoding.session import Session
-from assistant.model.config import GenerationSettings
+from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.prompt import Prompt
 from assistant.tui.screen import ChatScreen
+from evaluation.cli_report import write_reports
 
 QUESTIONS = ("What is the opposite of brave?", 'Please put "The boy kicks the ball" into the passive.')
 SIZE = (80, 24)
 PATIENCE_SECONDS = 60.0
+REPORT_SIZE = (1100, 1480)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 async def take_picture(model: Path) -> str:
@@ -51,8 +56,23 @@ async def take_picture(model: Path) -> str:
     return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.S)  # they would be fetched from another server
 
 
+def take_report_picture(run: Path, picture: Path) -> bool:
+    """Photograph the page of a scored run with a headless browser. False if there is no run or no browser."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None or not (run / "run.json").exists():
+        return False
+    write_reports(run)
+    with tempfile.TemporaryDirectory() as profile:
+        width, height = REPORT_SIZE
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}")
+        what = (f"--window-size={width},{height}", f"--screenshot={picture}")
+        page = (run / "report.html").absolute().as_uri()
+        subprocess.run([browser, *options, *what, page], check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+    return True
+
+
 def main() -> None:
-    """Write `chat.svg` and copy `loss.png` into the output folder."""
+    """Write `chat.svg` and `report.png` and copy `loss.png` into the output folder."""
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
     parser.add_argument("model", type=Path, help="Folder of a fine-tuned model, with its loss.png.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures", help="Folder for them.")
@@ -63,7 +83,10 @@ def main() -> None:
     picture = asyncio.run(take_picture(options.model))
     (options.output / "chat.svg").write_text(picture, encoding="utf-8")
     shutil.copyfile(options.model / "loss.png", options.output / "loss.png")
-    print(f"Written to {options.output}: chat.svg, loss.png.")
+    has_report = take_report_picture(options.model.parent / "run", options.output.absolute() / "report.png")
+    print(f"Written to {options.output}: chat.svg, loss.png{', report.png' if has_report else ''}.")
+    if not has_report:
+        print("report.png needs Chromium and the demo's answers. Install chromium, and run: make demo")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,22 @@ from assistant.files import shown_path
 from assistant.settings import DataSettings, EngineSettings, GenerationSettings, validate_settings
 from assistant.shipped import find_model
 from evaluation.cli_people import label, pairs
+from evaluation.cli_report import (
+    FailUnder,
+    MaxUnscored,
+    check_limits,
+    enforce_limits,
+    report,
+    runs,
+    show,
+    write_reports,
+)
 
 if TYPE_CHECKING:
     from assistant.decoding.session import Session
     from assistant.settings import DecodePrecision
     from evaluation.answers_folder import AnswersFolder
     from evaluation.judgement import JudgeSettings
-    from evaluation.report import Report
 
 app = typer.Typer(
     cls=Commands,
@@ -121,6 +130,8 @@ def score(
     retry_unscored: Annotated[
         bool, typer.Option("--retry-unscored", help="Ask again about every row without a score.")
     ] = False,
+    fail_under: FailUnder = None,
+    max_unscored: MaxUnscored = None,
     as_json: Json = False,
 ) -> None:
     """Score answers and show the report.
@@ -133,6 +144,7 @@ def score(
     from evaluation.judgement import TRANSIENT
     from evaluation.scoring import write_metrics
 
+    check_limits(fail_under, max_unscored)
     settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
     if settings is None and (host is not None or retry_unscored):
         note("note: --host and --retry-unscored do nothing without --judge.")
@@ -148,8 +160,8 @@ def score(
             failure = error
         except KeyboardInterrupt as error:
             interrupted = error
-    result = _write_report(folder)
-    _show(result, folder, as_json)
+    result, _rows, _page = write_reports(folder)
+    show(result, folder, as_json)
     if interrupted is not None:
         note(f"interrupted: {folder} keeps what was judged. Give the same command again to continue.")
         raise typer.Exit(interrupt_exit_code(interrupted))
@@ -158,15 +170,11 @@ def score(
     if settings is not None and (transient := TRANSIENT & set(result.unscored)):
         reasons = ", ".join(sorted(transient))
         note(f"note: {reasons} may be temporary. The same command asks again about these rows only.")
+    enforce_limits(result, fail_under, max_unscored)
 
 
-@app.command(epilog="Example: evaluation report runs/answers")
-def report(
-    folder: Annotated[Path, typer.Argument(help="Answers folder that was scored.", metavar="DIR")],
-    as_json: Json = False,
-) -> None:
-    """Show the report of scored answers, and write it to report.json and report.md in their folder."""
-    _show(_write_report(folder), folder, as_json)
+app.command(epilog="Example: evaluation report runs/answers --csv rows.csv")(report)
+app.command(epilog="Example: evaluation runs runs")(runs)
 
 
 app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
@@ -239,28 +247,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, retry_unscored: 
                 show()
 
 
-def _write_report(folder: Path) -> Report:
-    from evaluation.render import as_markdown
-    from evaluation.report import make_report, write_report
-
-    report = make_report(folder)
-    write_report(folder, report, as_markdown(report))
-    return report
-
-
 # --- showing ------------------------------------------------------------------------------------------------------
-
-
-def _show(report: Report, folder: Path, as_json: bool) -> None:
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-        return
-    from rich.console import Console
-
-    from evaluation.render import terminal
-
-    Console(highlight=False).print(terminal(report))
-    note(f"written: {folder / 'report.md'}, {folder / 'report.json'}")
 
 
 def _show_answered(run: Path, before: int, as_json: bool) -> None:

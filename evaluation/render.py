@@ -6,6 +6,7 @@ Does not print and computes no figures. Terminal output consists of `rich` rende
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -14,9 +15,10 @@ from rich.text import Text
 
 from assistant.escape import visible
 from assistant.statistics import Interval
+from evaluation.advice import next_step
 from evaluation.escape import markdown, shorten
 from evaluation.figures import Mean
-from evaluation.report import FEW_ROWS, Category, Report, ShownRow
+from evaluation.report import FEW_ROWS, Category, Level, Report, ShownRow
 
 N_WORST_ON_TERMINAL = 3
 CELL_LENGTH = 300
@@ -26,6 +28,7 @@ CATEGORY_LENGTH = 30
 
 METRIC_HEADER = ("metric, 0-100", "mean", "95 % interval", "rows")
 CATEGORY_HEADER = ("category", "score", "95 % interval", "rows", "exact", "chrF", "ended")
+VERDICT_STYLES: dict[Level, str] = {"green": "green", "amber": "yellow", "red": "bold red", "untested": "yellow"}
 METRIC_NAMES = {
     "exact": "exact match",
     "normalised_exact": "exact, normalised",
@@ -173,6 +176,57 @@ def _method(report: Report) -> list[str]:
     return sentences
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportTexts:
+    """What every form of a report says in the same words. Nothing is escaped yet."""
+
+    title: str
+    headline: str
+    difference: str | None
+    facts: list[tuple[str, str]]
+    category_notes: list[str]
+    method: list[str]
+
+
+def report_texts(report: Report) -> ReportTexts:
+    """Return the sentences of a report, for the HTML pages."""
+    return ReportTexts(
+        title=_title(report),
+        headline=_headline(report),
+        difference=_difference(report),
+        facts=_facts(report),
+        category_notes=_category_notes(report),
+        method=_method(report),
+    )
+
+
+def number_text(value: float | None) -> str:
+    """Return a score with one decimal, or n/a."""
+    return _number(value)
+
+
+def interval_text(interval: Interval | None) -> str:
+    """Return the limits of an interval, or n/a."""
+    return _interval(interval)
+
+
+def metric_table(report: Report) -> list[tuple[str, ...]]:
+    """Return the table of metrics with its header, as text."""
+    return [METRIC_HEADER, *((METRIC_NAMES[name], *_mean_cells(mean)) for name, mean in report.metrics.items())]
+
+
+def category_table(report: Report) -> list[tuple[str, ...]]:
+    """Return the table of categories with its header, as text. Names are not escaped."""
+    rows = [(_category_name(category), *_category_cells(category)) for category in report.categories]
+    return [CATEGORY_HEADER, *rows] if rows else []
+
+
+def _verdict(report: Report) -> str | None:
+    """Return the verdict on the judge in one line."""
+    verdict = report.judge_verdict
+    return None if verdict is None else " ".join([f"Judge: {verdict.level}.", *verdict.reasons])
+
+
 # --- the terminal -------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +241,11 @@ def terminal(report: Report) -> RenderableType:
     parts += [Text(visible(_title(report)), style="bold"), Text(visible(_headline(report)), style="bold")]
     if difference := _difference(report):
         parts.append(Text(difference))
+    if report.judge_verdict and (verdict := _verdict(report)):
+        parts.append(Text(visible(verdict), style=VERDICT_STYLES[report.judge_verdict.level]))
     parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
+    step = next_step(report)
+    parts += [Text(f"Next, to {step.purpose}:"), Text(f"  {visible(step.command)}")]
     return Group(*parts)
 
 
@@ -244,7 +302,8 @@ def _worst_section(report: Report) -> list[RenderableType]:
 def as_markdown(report: Report) -> str:
     """Return the report as a Markdown page."""
     lines = [f"# {markdown(_title(report))}", "", f"**{markdown(_headline(report))}**", ""]
-    lines += [f"- {markdown(sentence)}" for sentence in [_difference(report), *report.notes] if sentence]
+    sentences = [_difference(report), _verdict(report), *report.notes]
+    lines += [f"- {markdown(sentence)}" for sentence in sentences if sentence]
     lines += ["", "## Metrics", "", *_markdown_metrics(report.metrics)]
     lines += ["", "## Facts", "", *_markdown_table(["", ""], _facts(report))]
     if report.categories:
@@ -254,6 +313,8 @@ def as_markdown(report: Report) -> str:
         lines += ["", f"## The {len(report.worst)} worst rows", "", *_markdown_worst(report.worst)]
     lines += ["", "## How it was computed", ""]
     lines += [f"- {markdown(sentence)}" for sentence in _method(report)]
+    step = next_step(report)
+    lines += ["", f"Next, to {markdown(step.purpose)}: {markdown(step.command)}"]
     return "\n".join(lines) + "\n"
 
 

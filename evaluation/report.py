@@ -33,6 +33,7 @@ from evaluation.judgement import REASONS, WITHOUT_JUDGE, JudgeIdentity, Reason
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Ledger, Source, read_ledger
 from evaluation.metrics import Metrics
 from evaluation.response_facts import ResponseFacts, fact_notes, response_facts
+from evaluation.report_rows import ReportRow, make_row, write_row_scores
 from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics
 from evaluation.settled import settle
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
+HTML_FILE = "report.html"
 N_WORST_ROWS = 10
 FEW_ROWS = 10
 """With fewer rows a bootstrap interval is far too narrow: a category gets no interval, and the report a note."""
@@ -98,6 +100,21 @@ class JudgeSummary(JudgeIdentity):
     """Number of other judges in the ledger. Their scores are kept, but not included here."""
 
 
+Level = Literal["green", "amber", "red", "untested"]
+"""How far to trust the judge. `untested` means that nobody knows."""
+
+
+class JudgeVerdict(Frozen):
+    """The verdict on the judge, shown beside every score that it gave."""
+
+    level: Level
+    reasons: tuple[str, ...]
+    """Sentences, the most important first."""
+
+
+UNTESTED = JudgeVerdict(level="untested", reasons=("The judge was not tested on control items.",))
+
+
 class Report(Frozen):
     """All results of an answers folder. Scores and metrics go from 0 to 100."""
 
@@ -133,6 +150,8 @@ class Report(Frozen):
     categories: tuple[Category, ...]
     ceiling: Ceiling | None
     judge: JudgeSummary | None
+    judge_verdict: JudgeVerdict | None = None
+    """None without a judge."""
     worst: tuple[ShownRow, ...]
     notes: tuple[str, ...]
 
@@ -154,6 +173,11 @@ def make_report(folder: Path) -> Report:
     Raises:
         DataError: the folder is not an answers folder, or has responses that were not scored yet.
     """
+    return make_report_with_rows(folder)[0]
+
+
+def make_report_with_rows(folder: Path) -> tuple[Report, tuple[ReportRow, ...]]:
+    """Return the report and all rows that have a line in the folder. See `make_report` for the errors."""
     answers = read_answers(folder)
     metrics = read_metrics(answers)
     ledger = read_ledger(answers.folder / LEDGER_FILE)
@@ -197,16 +221,24 @@ def make_report(folder: Path) -> Report:
         categories=_categories(headline, table),
         ceiling=_ceiling(answers, outcomes) if outcomes is not None else None,
         judge=_judge_summary(judge, ledger) if judge else None,
+        judge_verdict=UNTESTED if judge else None,
         worst=_worst(rows),
         notes=(),
     )
-    return report.model_copy(update={"notes": tuple(_notes(report, ledger))})
+    shown = tuple(make_row(row.record, row.metrics, row.score, row.unscored, row.outcome) for row in rows)
+    return report.model_copy(update={"notes": tuple(_notes(report, ledger))}), shown
 
 
 def write_report(folder: Path, report: Report, markdown: str) -> None:
     """Write `report.json` and `report.md` into the answers folder, each in one step."""
     write_atomic(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     write_atomic(folder / MARKDOWN_FILE, markdown)
+
+
+def write_pages(folder: Path, rows: Sequence[ReportRow], page: str) -> None:
+    """Write `report.html` and the scores of all rows into the answers folder, each in one step."""
+    write_row_scores(folder, rows)
+    write_atomic(folder / HTML_FILE, page)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ ROOMS: dict[str, str] = {
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder settled bits records "
-        "answer_files responses scoring figures response_facts report render labels label_screen pairs pairwise "
-        "repeatability cli_people cli __main__"
+        "answer_files responses scoring figures response_facts labels label_screen pairs pairwise repeatability "
+        "charts report_rows report advice render exports gates page index cli_people cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
@@ -54,9 +54,10 @@ HOMES = {
     "textual": ("assistant.tui", "evaluation.label_screen"),
     "ollama": ("evaluation.ollama_client",),
     "pandas": ("evaluation.report",),
+    "jinja2": ("evaluation.page",),
     "matplotlib": ("assistant.training.plots",),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
-    "typer": ("assistant.cli", "evaluation.cli", "evaluation.cli_people"),
+    "typer": ("assistant.cli", "evaluation.cli", "evaluation.cli_people", "evaluation.cli_report"),
 }
 
 
@@ -142,7 +143,7 @@ def test_light_rooms_import_no_torch(name: str) -> None:
         (["-m", "assistant", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "assistant", "finetune", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "assistant", "prefer", "--help"], "torch pandas matplotlib textual ollama transformers"),
-        (["-m", "evaluation", "--help"], "torch pandas matplotlib textual ollama transformers"),
+        (["-m", "evaluation", "--help"], "torch pandas matplotlib textual ollama transformers jinja2"),
         (["-c", "import assistant.tui.app"], "torch pandas matplotlib ollama transformers"),
     ],
 )

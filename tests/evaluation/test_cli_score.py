@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -53,8 +55,10 @@ def test_file_is_scored_without_a_judge(answers: Path) -> None:
         "run.json",
         "responses.jsonl",
         "metrics.jsonl",
+        "report.html",
         "report.json",
         "report.md",
+        "row-scores.json",
     }
     assert json.loads(Path("runs/answers/report.json").read_text()) == result.json
     assert evaluation("report", "runs/answers", "--json").json == result.json
@@ -75,6 +79,28 @@ def test_report_is_shown_without_colours_in_80_columns(answers: Path) -> None:
     assert "\x1b" not in result.out
     assert max(map(len, result.out.splitlines())) <= 80
     assert "report.md" in result.err
+
+
+def test_limits_end_the_command_with_status_1_after_the_report_was_written(answers: Path) -> None:
+    assert evaluation("score", answers, "--fail-under", "16.6", "--max-unscored", "0").code == 0
+    result = evaluation("score", answers, "--fail-under", "60")
+    assert result.code == 1
+    assert result.error == "error: --fail-under: expected a score of at least 60, got 16.67."
+    assert "Score 16.7 of 100" in result.out
+    assert evaluation("report", "runs/answers", "--fail-under", "60").code == 1
+    assert evaluation("report", "runs/answers", "--max-unscored", "many").code == 2
+
+
+def test_report_writes_the_same_rows_for_other_programs(answers: Path) -> None:
+    evaluation("score", answers)
+    result = evaluation("report", "runs/answers", "--csv", "rows.csv", "--junit", "rows.xml", "--html", "page.html")
+    assert result.code == 0
+    with Path("rows.csv").open(newline="") as file:
+        assert [row["score"] for row in csv.DictReader(file)] == ["100", "100", *["0"] * 10]
+    assert ElementTree.parse("rows.xml").getroot()[0].attrib["failures"] == "10"
+    assert Path("page.html").read_bytes() == Path("runs/answers/report.html").read_bytes()
+    Path("rows.csv").write_text("mine\n")
+    assert "expected a name for a new file" in evaluation("report", "runs/answers", "--csv", "rows.csv").error
 
 
 def test_scores_of_a_judged_file_add_up(answers: Path, double: OllamaDouble) -> None:
