@@ -32,8 +32,8 @@ from evaluation.figures import (
 from evaluation.judgement import REASONS, WITHOUT_JUDGE, JudgeIdentity, Reason
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Ledger, Source, read_ledger
 from evaluation.metrics import Metrics
-from evaluation.response_facts import ResponseFacts, fact_notes, response_facts
 from evaluation.report_rows import ReportRow, make_row, write_row_scores
+from evaluation.response_facts import ResponseFacts, fact_notes, response_facts
 from evaluation.scoring import LEDGER_FILE, ceiling_sample, outcome_of, read_metrics
 from evaluation.settled import settle
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from assistant.errors import DataError
+from evaluation.answer_files import import_answers
 from evaluation.answers_folder import RUN_FILE, AnswersFolder, read_answers
 from evaluation.cli_report import write_reports
 from evaluation.index import INDEX_FILE, Change, Series, as_html, next_command, read_index
 from evaluation.judgement import JudgeIdentity
-from evaluation.responses import import_answers
 from evaluation.scoring import METRICS_FILE, write_metrics
 from tests.support.evaluation_command import evaluation
 from tests.support.hostile import HOSTILE, check_is_inert
