@@ -20,13 +20,14 @@ import re
 # Tokenizers that normalise a text first turn the full-width and small forms of brackets into the common ones.
 _LESS, _GREATER, _OPEN, _CLOSE, _BAR = "<＜﹤", ">＞﹥", r"\[［", r"\]］", "|｜"
 
-HTML = frozenset(
+_HTML_NAMES = (
     "a abbr address article aside b blockquote body br button canvas caption center cite code col colgroup dd del "
     "details dfn dialog div dl dt em fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html "
     "i iframe img input ins kbd label legend li link main map mark meta meter nav ol optgroup option p param picture "
     "pre progress q samp script section select small span strike strong style sub sup svg table tbody td template "
-    "textarea tfoot th thead time title tr tt u ul var wbr".split()
+    "textarea tfoot th thead time title tr tt u ul var wbr"
 )
+HTML = frozenset(_HTML_NAMES.split())
 """Elements that keep their form. `s`, `image`, `mask`, `audio`, `video`, `summary` and `object` are tokens of some
 model, and so they are not in the list."""
 

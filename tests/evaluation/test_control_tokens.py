@@ -25,8 +25,10 @@ FAMILIES = {
     "[PREFIX] [MODEL_SETTINGS]",
     "Gemma": "<bos> <eos> <start_of_turn> <end_of_turn> <unused99> <start_of_image> <mask> <2mass> [multimodal_1] "
     "<|turn> <turn|> <|channel> <channel|>",
-    "Qwen, ChatML": "<|im_start|> <|im_end|> <think> </think> <tool_call> </tool_call> <tool_response> <|vision_start|>",
-    "DeepSeek": "<｜begin▁of▁sentence｜> <｜User｜> <｜Assistant｜> <｜end▁of▁sentence｜> <｜tool▁calls▁begin｜> <|EOT|>",
+    "Qwen, ChatML": "<|im_start|> <|im_end|> <think> </think> <tool_call> </tool_call> <tool_response>"
+    " <|vision_start|>",
+    "DeepSeek": "<｜begin▁of▁sentence｜> <｜User｜> <｜Assistant｜> <｜end▁of▁sentence｜> <|EOT|>"
+    " <｜tool▁calls▁begin｜>",
     "Phi": "<|system|> <|user|> <|assistant|> <|end|> <|im_sep|> <|placeholder1|>",
     "GLM": "[gMASK] [sMASK] [MASK] <sop> <eop> <|observation|> <arg_key> </arg_key>",
     "EXAONE": "[|system|] [|user|] [|assistant|] [|endofturn|] [BOS] [PAD]",
