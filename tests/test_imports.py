@@ -33,8 +33,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics control_tokens verdict rubric rubric_files judgement ollama_client judge ledger "
-        "answers_folder responses scoring figures report render cli __main__"
+        "__init__ escape metrics control_tokens verdict rubric rubric_files controls trust judgement ollama_client "
+        "judge ledger answers_folder responses scoring figures report render cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
