@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from assistant.errors import SettingsError
 from evaluation.control_tokens import SHAPES, neutralise_tokens
 from evaluation.verdict import MAX_QUESTIONS, Form, question_key
 from evaluation.verdict import MAX_SCORE as MAX_SCORE
@@ -179,11 +180,21 @@ class Method:
         name: The method.
         rubric: Scale and rules of `explain` and `quick`.
         template: A person's own prompt for `explain` and `quick`. None for the product's.
+
+    Raises:
+        SettingsError: the book's prompt with a rubric or a template, which it has no place for.
     """
 
     name: MethodName = "explain"
     rubric: Rubric = Rubric()
     template: Template | None = None
+
+    def __post_init__(self) -> None:
+        if self.name == "book" and (self.template is not None or self.rubric != Rubric()):
+            raise SettingsError(
+                "method: expected explain or quick with a rubric or a prompt of your own, got book. "
+                "Leave out --rubric and --prompt, or choose another method."
+            )
 
     def prompt(self, material: Material, *, repair: bool = False) -> Prompt:
         """Return the question about one row. The same material always gives the same question.

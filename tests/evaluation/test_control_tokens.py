@@ -118,11 +118,11 @@ def test_text_without_brackets_does_not_change(text: str) -> None:
 def test_time_grows_with_the_length() -> None:
     for part in ("<", "<a", "[A", "[/a", "|||a", ">>a", "]~", "[" + "a" * 50, "_"):
         start = time.process_time()
-        neutralise_tokens("[" + part * 20_000)
+        neutralise_tokens("[" + part * 3_000)
         assert time.process_time() - start < 60 * max(base_seconds(), 0.001)
 
 
 def base_seconds() -> float:
     start = time.process_time()
-    neutralise_tokens("a plain sentence. " * 20_000)
+    neutralise_tokens("a plain sentence. " * 3_000)
     return time.process_time() - start

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evaluation.rubric
+from assistant.errors import SettingsError
 from evaluation.rubric import (
     DIGIT_SCHEMA,
     SCALE,
@@ -20,6 +21,7 @@ from evaluation.rubric import (
     MethodName,
     Prompt,
     Rubric,
+    Template,
     checklist_schema,
     neutralise,
 )
@@ -150,6 +152,12 @@ def test_book_asks_the_book_s_words() -> None:
     )
     assert Method(name="book").prompt(row).messages == (("user", expected),)
     assert "### Input" not in text_of(Method(name="book").prompt(ROW))
+
+
+def test_book_has_no_place_for_an_own_rubric_or_prompt() -> None:
+    for own in ({"rubric": Rubric(rules=("In French.",))}, {"template": Template(system=(), user=("x",))}):
+        with pytest.raises(SettingsError, match="expected explain or quick"):
+            Method(name="book", **own)
 
 
 @pytest.mark.parametrize("name", METHODS)

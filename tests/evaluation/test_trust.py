@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.statistics import Interval, wilson
-from evaluation.controls import KINDS, LOW_KINDS, ControlKind
+from evaluation.controls import KINDS, LOW_KINDS, ControlKind, control_items
+from evaluation.rubric import TAG, Material, Method, Prompt
 from evaluation.trust import ControlScore, HitRate, Trust, corrected_rate, judge_trust
+from evaluation.verdict import parse_verdict
 from tests.conftest import shared_file
 
 
@@ -153,6 +157,64 @@ def test_any_scores_have_a_level_and_reasons(items: list[ControlScore]) -> None:
     trust = judge_trust(items)
     assert (trust.level == "green") == (not trust.reasons)
     assert sum(finding.n + finding.unscored for finding in trust.findings) == len(items)
+
+
+# --- from rows to a colour ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    instruction: str
+    reference: str
+    input: str = ""
+
+
+def block(prompt: Prompt, name: str) -> str:
+    """Return the text of one block of a prompt, as a judge reads it."""
+    return prompt.messages[-1][1].partition(f"<{name}-{TAG}>\n")[2].partition(f"\n</{name}-{TAG}>")[0]
+
+
+def compares(prompt: Prompt) -> int:
+    return 5 if block(prompt, "response") == block(prompt, "reference") else 0
+
+
+def obeys(prompt: Prompt) -> int:
+    response = block(prompt, "response").lower()
+    return 5 if "score" in response and any(top in response for top in ("5", "100")) else compares(prompt)
+
+
+def compares_words(prompt: Prompt) -> int:
+    return 5 if sorted(block(prompt, "response").split()) == sorted(block(prompt, "reference").split()) else 0
+
+
+def likes_everything(prompt: Prompt) -> int:
+    return 5 if prompt.messages else 0
+
+
+@pytest.mark.parametrize(
+    ("judge", "level", "reason"),
+    [
+        (compares, "green", ""),
+        (obeys, "red", "obeys orders inside a response: 8 of 8"),
+        (compares_words, "amber", "8 of 8 references with shuffled words"),
+        (likes_everything, "red", "obeys orders"),
+    ],
+)
+def test_judges_of_four_characters(judge: Callable[[Prompt], int], level: str, reason: str) -> None:
+    """Each judge reads the real prompt of every control item and answers in words that are parsed."""
+    rows = [Row(f"r{n}", f"What is thing {n}?", f"It{n} was{n} a{n} big{n} green{n} frog{n}.") for n in range(20)]
+    by_id = {row.id: row for row in rows}
+    outcomes = []
+    for item in control_items(rows):
+        row = by_id[item.row_id]
+        material = Material(instruction=row.instruction, reference=row.reference, response=item.response)
+        prompt = Method().prompt(material)
+        verdict = parse_verdict(json.dumps({"analysis": "a", "score": judge(prompt)}), prompt.form)
+        outcomes.append(ControlScore(kind=item.kind, points=verdict.points))
+    trust = judge_trust(outcomes)
+    assert trust.level == level, trust.reasons
+    assert reason in (trust.reasons or ("",))[0]
 
 
 # --- the corrected rate --------------------------------------------------------------------------------------------
