@@ -35,9 +35,10 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder settled bits records "
-        "answer_files responses scoring figures response_facts labels label_screen pairs pairwise repeatability "
-        "charts report_rows report advice render exports gates page index cli_people cli_report cli __main__"
+        "__init__ escape metrics answers_folder bits records figures response_facts repeatability charts "
+        "control_tokens verdict rubric judgement ollama_client judge ledger settled answer_files responses "
+        "scoring labels label_screen pairs pairwise report_rows report advice render exports gates page index "
+        "controls rubric_files trust cli_people cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
