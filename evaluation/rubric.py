@@ -34,7 +34,7 @@ SCALE = (
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "analysis": {"type": "string"},
+        "analysis": {"type": "string", "maxLength": 300},
         "score": {"type": "integer", "minimum": 0, "maximum": MAX_SCORE},
     },
     "required": ["analysis", "score"],

@@ -33,8 +33,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "report render cli __main__"
+        "__init__ escape metrics rubric judgement calls transport ollama_client openai_client judge hosts verdicts "
+        "ledger answers_folder responses judging scoring figures report render cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",

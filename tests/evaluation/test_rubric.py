@@ -77,7 +77,7 @@ def test_schema_has_the_analysis_before_the_score_in_written_and_alphabetical_or
 
 def test_rubric_hash_is_recorded() -> None:
     """A change of the prompt changes the hash, and then old and new scores are not comparable."""
-    assert rubric_hash() == "99be009d7713db3d"
+    assert rubric_hash() == "53fb1082a16cc534"
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------
