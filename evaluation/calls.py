@@ -23,6 +23,9 @@ from evaluation.judgement import JudgeSettings, Reason, full_name
 MAX_MESSAGE_LENGTH = 500
 """Longest part of a server's message that is kept, in characters. It can be an error page."""
 
+BUSY_RETRIES = 3
+"""How often a question is asked again that the server was too busy for."""
+
 sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 """The pause between tries. Tests replace it."""
 
@@ -43,6 +46,11 @@ class CallFailure(Exception):
         self.reason: Reason = reason
         self.retries = retries
         self.context = context
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether the server gave no answer, or was too busy for one."""
+        return self.reason in {"unreachable", "timeout"} or self.retries >= BUSY_RETRIES
 
 
 class TokenLogprobs(NamedTuple):

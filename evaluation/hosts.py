@@ -22,7 +22,7 @@ SIGNS_OF_LIFE = 6
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 MAX_FAILURES = 12
-"""New questions that fail in a row, with growing pauses, after which a server counts as one that answers nobody."""
+"""New questions in a row without any answer, with growing pauses, after which the server answers nobody."""
 
 Task = TypeVar("Task")
 
@@ -51,14 +51,14 @@ class Reply:
     Args:
         again: Whether the question goes to the back of the queue.
         unreachable: Whether the server gave no answer at all.
-        failed: Whether the server failed in a way that may pass. The next question then waits.
+        answered: Whether the server gave an answer, good or bad. If not, the next question waits.
         first: Whether the question was asked for the first time. At the end of a run only those are left that failed
             before, so their failures say nothing about the server.
     """
 
     again: bool = False
     unreachable: bool = False
-    failed: bool = False
+    answered: bool = True
     first: bool = True
 
 
@@ -152,8 +152,8 @@ async def _work(
             await queue.put_back(task, first=True)
             return
         await (queue.put_back(task) if reply.again else queue.finish())
-        n_failures = n_failures + 1 if reply.failed else 0
-        n_first = n_first + reply.first if reply.failed else 0
+        n_failures = 0 if reply.answered else n_failures + 1
+        n_first = 0 if reply.answered else n_first + reply.first
         is_gone = reply.unreachable and not await _wait_for_life(host)
         if is_gone or n_first >= MAX_FAILURES:
             host.fault = host.fault or no_answer(host)

@@ -22,11 +22,13 @@ from evaluation.rubric import SCHEMA, Material, VerdictError, build_prompt, pars
 class Try(NamedTuple):
     """One try at a row: its attempts, and how often a failure of this kind may be tried again.
 
-    The last attempt is the outcome. `retries` is 0 if the outcome does not change when it is asked again.
+    The last attempt is the outcome. `retries` is 0 if the outcome does not change when it is asked again. `answered` is
+    False if the server gave no answer, or was too busy for one.
     """
 
     attempts: tuple[Attempt, ...]
-    retries: int
+    retries: int = 0
+    answered: bool = True
 
 
 class Judge:
@@ -88,18 +90,19 @@ class Judge:
         estimate = len(_text(question).encode()) // 3 + question.num_predict
         if estimate >= context:
             detail = f"about {estimate} tokens with the verdict; the judge's context has {context}."
-            return Try((Attempt(unscored="too_long", detail=f"{detail} {self._advice(context)}", **common),), 0)
-        attempt, retries = await self._ask(client, question, context, is_last=False)
+            return Try((Attempt(unscored="too_long", detail=f"{detail} {self._advice(context)}", **common),))
+        attempt, failure = await self._ask(client, question, context, is_last=False)
         attempts = [attempt]
         if attempt.unscored == "unparsable":
-            attempt, retries = await self._ask(client, self.question(material, repair=True), context, is_last=True)
+            attempt, failure = await self._ask(client, self.question(material, repair=True), context, is_last=True)
             attempts.append(attempt)
-        return Try(tuple(attempt.model_copy(update=common) for attempt in attempts), retries)
+        stored = tuple(attempt.model_copy(update=common) for attempt in attempts)
+        return Try(stored, failure.retries, not failure.is_silence) if failure else Try(stored)
 
     async def _ask(
         self, client: JudgeClient, question: Question, context: int, *, is_last: bool
-    ) -> tuple[Attempt, int]:
-        """Ask one question once. Returns the attempt, and how often it may be tried again."""
+    ) -> tuple[Attempt, CallFailure | None]:
+        """Ask one question once. Returns the attempt, and the failure if there is no complete answer."""
         start = time.monotonic()
         try:
             answer = await client.ask(question)
@@ -114,7 +117,7 @@ class Judge:
                 seed=question.seed,
                 seconds=round(time.monotonic() - start, 3),
             )
-            return attempt, failure.retries
+            return attempt, failure
         attempt = Attempt(
             content=answer.content,
             seed=question.seed,
@@ -123,7 +126,7 @@ class Judge:
             seconds=round(time.monotonic() - start, 3),
         )
         outcome = self._outcome(answer, question, context, is_last=is_last)
-        return attempt.model_copy(update=outcome), 0
+        return attempt.model_copy(update=outcome), None
 
     def _outcome(self, answer: CompleteAnswer, question: Question, context: int, *, is_last: bool) -> dict[str, object]:
         """Return the outcome of a complete answer, as fields of an Attempt."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -91,26 +92,37 @@ def material_of(record: ResponseRecord) -> Material:
 # --- servers ------------------------------------------------------------------------------------------------------
 
 
-async def connect(judge: Judge) -> tuple[list[Host], list[str]]:
-    """Connect to all servers. Returns those that can be asked, and a sentence about each other one.
+@asynccontextmanager
+async def connected(judge: Judge) -> AsyncIterator[tuple[list[Host], list[str]]]:
+    """Connect to all servers, and close the connections at the end.
+
+    Yields the servers that can be asked, and a sentence about each other one.
 
     Raises:
         AssistantError: no server can be asked, or two servers have different models under the judge's name.
     """
     clients = [judge.make_client(url) for url in judge.settings.urls]
-    results = await asyncio.gather(*(client.connect() for client in clients), return_exceptions=True)
-    hosts = []
-    faults: list[AssistantError] = []
-    for client, result in zip(clients, results, strict=True):
-        if isinstance(result, ServerFacts):
-            hosts.append(Host(client=client, facts=result))
-            continue
-        await client.close()
-        if not isinstance(result, AssistantError):
-            raise result
-        faults.append(result)
-    if not hosts:
-        raise faults[0]
+    try:
+        results = await asyncio.gather(*(client.connect() for client in clients), return_exceptions=True)
+        hosts = []
+        faults: list[AssistantError] = []
+        for client, result in zip(clients, results, strict=True):
+            if isinstance(result, ServerFacts):
+                hosts.append(Host(client=client, facts=result))
+            elif isinstance(result, AssistantError):
+                faults.append(result)
+            else:
+                raise result
+        if not hosts:
+            raise faults[0]
+        _check_same_model(judge, hosts)
+        yield hosts, [f"{fault} The other servers go on." for fault in faults]
+    finally:
+        for client in clients:
+            await client.close()
+
+
+def _check_same_model(judge: Judge, hosts: Sequence[Host]) -> None:
     for host in hosts[1:]:
         if host.facts.digest != hosts[0].facts.digest:
             raise JudgeError(
@@ -118,7 +130,6 @@ async def connect(judge: Judge) -> tuple[list[Host], list[str]]:
                 f"at {hosts[0].client.url} and {host.facts.digest[:12]} at {host.client.url}. "
                 f"Pull the same version, or leave out one --host."
             )
-    return hosts, [f"{fault} The other servers go on." for fault in faults]
 
 
 # --- the work -----------------------------------------------------------------------------------------------------
@@ -196,15 +207,15 @@ class JudgeWork:
         attempts.append(outcome.model_copy(update={"final": False}) if again else outcome)
         self._store(task, attempts)
         first = not task.n_failures
-        failed = outcome.unscored in TRANSIENT
-        task.n_failures += failed
+        task.n_failures += outcome.unscored in TRANSIENT
         if outcome.seconds:
             self.seconds.append(sum(attempt.seconds for attempt in attempts))
         if not again:
             self._n_unreachable += len(task.rows) * (outcome.unscored == "unreachable")
             self._step(task, attempts[-1])
         self._check_first_rows(task, outcome)
-        return Reply(again=again, unreachable=outcome.unscored == "unreachable", failed=failed, first=first)
+        unreachable = outcome.unscored == "unreachable"
+        return Reply(again=again, unreachable=unreachable, answered=tried.answered, first=first)
 
     def _store(self, task: Task, attempts: Sequence[Attempt]) -> None:
         self._ledger.append(judgements_of(task, self.identity, attempts))
@@ -254,16 +265,6 @@ class JudgeWork:
             f"{n_rows} {'row' if n_rows == 1 else 'rows'}. {start} and give the same command again; "
             f"it asks only for the missing rows."
         )
-
-
-async def with_judge(judge: Judge, work: Callable[[list[Host], list[str]], Awaitable[None]]) -> None:
-    """Connect to the judge's servers, work, and close all connections. `work` also gets what `connect` noted."""
-    hosts, notes = await connect(judge)
-    try:
-        await work(hosts, notes)
-    finally:
-        for host in hosts:
-            await host.client.close()
 
 
 # --- lines of the ledger ------------------------------------------------------------------------------------------

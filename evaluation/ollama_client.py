@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant.errors import JudgeError, PrerequisiteError
 from evaluation.calls import (
+    BUSY_RETRIES,
     CallFailure,
     CompleteAnswer,
     Question,
@@ -190,7 +191,7 @@ class OllamaClient:
         if status == IN_STREAM:
             return CallFailure("server_error", shown, retries=1)
         if status == 503:
-            return CallFailure("server_error", f"HTTP 503: {shown}", retries=3)
+            return CallFailure("server_error", f"HTTP 503: {shown}", retries=BUSY_RETRIES)
         died = status == 500 and ("unexpectedly stopped" in message or "error was encountered while running" in message)
         return CallFailure("server_error", f"HTTP {status}: {shown}", retries=int(died))
 

@@ -17,6 +17,7 @@ from typing import Any
 from assistant.errors import JudgeError, PrerequisiteError
 from evaluation import calls
 from evaluation.calls import (
+    BUSY_RETRIES,
     CallFailure,
     CompleteAnswer,
     Question,
@@ -209,7 +210,9 @@ class OpenAIClient:
         shown = message or "no reason given"
         if status == -1:  # an error inside a stream
             return CallFailure("server_error", shown, retries=1)
-        return CallFailure("server_error", f"HTTP {status}: {shown}", retries=3 if status in {429, 503} else 0)
+        return CallFailure(
+            "server_error", f"HTTP {status}: {shown}", retries=BUSY_RETRIES if status in {429, 503} else 0
+        )
 
 
 class _Answer:

@@ -27,7 +27,7 @@ from evaluation.answers_folder import AnswersFolder, ResponseRecord
 from evaluation.hosts import Host
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, JudgeSettings, Reason
-from evaluation.judging import JudgeStep, JudgeWork, Row, Task, judgement_of, judgements_of, make_tasks, with_judge
+from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Source, now, read_ledger
 from evaluation.metrics import Metrics, is_exact, measure
 from evaluation.rubric import MAX_SCORE
@@ -136,48 +136,61 @@ def judge_answers(
     judge, run, asking = Judge(settings), JudgeRun(), asking or Asking()
     shared = verdicts or Verdicts()
 
-    async def work(hosts: list[Host], notes: list[str]) -> None:
-        run.notes += notes
-        run.servers = len(hosts)
-        path = answers.folder / LEDGER_FILE
-        with AppendOnly[JudgeLine | Judgement](path) as ledger:
-            stored = read_ledger(path)
-            identity = judge.identity(hosts[0].facts)
-            outcomes = stored.outcomes(identity.fingerprint)
-            newest = stored.newest_judge
-            if newest is None or (newest.fingerprint, newest.identity) != (identity.fingerprint, identity):
-                url = ", ".join(host.client.url for host in hosts)
-                line = JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())
-                ledger.append([line])
-            part = chosen_rows(answers, asking.limit)
-            ledger.append(_new_judgements_without_judge(part, identity, outcomes))
-            versions = {host.facts.version for host in hosts}
-            run.notes += _version_notes(outcomes, versions, asking)
+    async def work() -> None:
+        async with connected(judge) as (hosts, notes):
+            run.notes += notes
+            run.servers = len(hosts)
+            with AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE) as ledger:
+                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, on_step)
+                on_start(run)
+                run.seconds = judging.seconds
+                await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
 
-            def needs_asking(row: Row) -> bool:
-                return _needs_asking(outcomes.get(_key(row)), settings, versions, asking)
-
-            rows = [row for row in _questions(part, answers) if needs_asking(row)]
-            # Rows that failed before go to the back, so that they never block the others.
-            rows.sort(key=lambda row: _key(row) in outcomes)
-            tasks = make_tasks(judge, rows)
-            known = shared.find(identity.fingerprint, {task.hash for task in tasks})
-            if asking.rejudge:
-                known = {hash: attempt for hash, attempt in known.items() if attempt.server_version in versions}
-            for task in tasks:
-                if task.hash in known:
-                    ledger.append(judgements_of(task, identity, [known[task.hash]]))
-            run.reused = sum(len(task.rows) for task in tasks if task.hash in known)
-            tasks = [task for task in tasks if task.hash not in known]
-            run.questions = len(tasks)
-            on_start(run)
-            n_scored = run.reused + sum(outcome.source == "judge" for outcome in outcomes.values())
-            judging = JudgeWork(judge, hosts, ledger, shared, n_scored=n_scored, on_step=on_step)
-            run.seconds = judging.seconds
-            await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
-
-    asyncio.run(with_judge(judge, work))
+    asyncio.run(work())
     return run
+
+
+def _prepare(
+    answers: AnswersFolder,
+    judge: Judge,
+    hosts: Sequence[Host],
+    ledger: AppendOnly[JudgeLine | Judgement],
+    shared: Verdicts,
+    asking: Asking,
+    run: JudgeRun,
+    on_step: Callable[[JudgeStep], None],
+) -> tuple[JudgeWork, list[Task]]:
+    """Store what needs no question, and return the questions that are left and who asks them."""
+    stored = read_ledger(answers.folder / LEDGER_FILE)
+    identity = judge.identity(hosts[0].facts)
+    outcomes = stored.outcomes(identity.fingerprint)
+    newest = stored.newest_judge
+    if newest is None or (newest.fingerprint, newest.identity) != (identity.fingerprint, identity):
+        url = ", ".join(host.client.url for host in hosts)
+        ledger.append([JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())])
+    part = chosen_rows(answers, asking.limit)
+    ledger.append(_new_judgements_without_judge(part, identity, outcomes))
+    versions = {host.facts.version for host in hosts}
+    run.notes += _version_notes(outcomes, versions, asking)
+
+    def needs_asking(row: Row) -> bool:
+        return _needs_asking(outcomes.get(_key(row)), judge.settings, versions, asking)
+
+    rows = [row for row in _questions(part, answers) if needs_asking(row)]
+    # Rows that failed before go to the back, so that they never block the others.
+    rows.sort(key=lambda row: _key(row) in outcomes)
+    tasks = make_tasks(judge, rows)
+    known = shared.find(identity.fingerprint, {task.hash for task in tasks})
+    if asking.rejudge:
+        known = {question: attempt for question, attempt in known.items() if attempt.server_version in versions}
+    for task in tasks:
+        if task.hash in known:
+            ledger.append(judgements_of(task, identity, [known[task.hash]]))
+            run.reused += len(task.rows)
+    tasks = [task for task in tasks if task.hash not in known]
+    run.questions = len(tasks)
+    n_scored = run.reused + sum(outcome.source == "judge" for outcome in outcomes.values())
+    return JudgeWork(judge, hosts, ledger, shared, n_scored=n_scored, on_step=on_step), tasks
 
 
 def chosen_rows(answers: AnswersFolder, limit: int | None) -> AnswersFolder:

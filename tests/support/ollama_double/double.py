@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.ollama_double.behaviours import Answer, Behaviour, Scripted
-from tests.support.ollama_double.http_server import POLL_SECONDS, Server, client_disconnected
+from tests.support.ollama_double.http_server import POLL_SECONDS, VERSION, Server, client_disconnected
 from tests.support.ollama_double.records import InstalledModel, RecordedRequest
 from tests.support.ollama_double.wire import JsonObject, full_name, nanoseconds, rfc3339
 
@@ -72,6 +72,7 @@ class OllamaDouble:
         registry: Names of the models that can be pulled.
         load_seconds: Duration of a cold load. Changed runner options cause one, too.
         num_parallel: Number of requests that a model runs at once.
+        version: The version that the server reports.
         alphabetical_keys: Whether to sort the keys of structured answers, as the native chat path does.
 
     Attributes:
@@ -91,6 +92,7 @@ class OllamaDouble:
         load_seconds: float = 0.0,
         num_parallel: int = 1,
         alphabetical_keys: bool = False,
+        version: str = VERSION,
     ) -> None:
         self.default: Scripted = Answer("OK") if default is None else default
         self.requests: list[RecordedRequest] = []
@@ -103,6 +105,7 @@ class OllamaDouble:
         self.load_seconds = load_seconds
         self.num_parallel = num_parallel
         self.alphabetical_keys = alphabetical_keys
+        self.version = version
         self.lock = threading.Lock()
         self._port = port
         self._queue: deque[Scripted] = deque()

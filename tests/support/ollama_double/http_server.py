@@ -252,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _routes(self) -> dict[str, dict[str, Callable[[bytes], HttpReply | None]]]:
         return {
             "/": {"GET": lambda _: HttpReply([b"Ollama is running"], content_type=TEXT_TYPE)},
-            "/api/version": {"GET": lambda _: json_reply({"version": VERSION})},
+            "/api/version": {"GET": lambda _: json_reply({"version": self.double.version})},
             "/api/tags": {"GET": partial(model_routes.tags, self.double)},
             "/api/ps": {"GET": partial(model_routes.ps, self.double)},
             "/api/show": {"POST": partial(model_routes.show, self.double)},
