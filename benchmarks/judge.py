@@ -64,9 +64,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         f"{options.rows} rows, {in_flight} in flight at {options.hosts} hosts: {seconds:.2f} s, at best {ideal:.2f} s"
     )
     print(f"overhead {1000 * (seconds - ideal) / options.rows:.2f} ms a row; this process used {cpu:.2f} s of CPU")
-    print(
-        f"memory after a tenth {memory[0]} MiB, at the end {memory[-1]} MiB, peak {peak_mib()} MiB; {os.cpu_count()} CPUs"
-    )
+    print(f"memory after a tenth {memory[0]} MiB, at the end {memory[-1]} MiB, peak {peak_mib()} MiB")
+    print(f"{os.cpu_count()} CPUs")
 
 
 def resident_mib() -> int:

@@ -6,17 +6,20 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 
-from assistant.errors import JudgeError
+from assistant.errors import AssistantError, JudgeError
 from evaluation.calls import CallFailure, CompleteAnswer, Question, TokenLogprobs
 from evaluation.judgement import UNVERIFIED, JudgeSettings, full_name
 from evaluation.ollama_client import CONSTANT_DIGESTS, OllamaClient
 from tests.conftest import REPOSITORY
 from tests.support.ollama_double import Answer, OllamaDouble, Stream, token
+from tests.support.recordings import Exchange, exchanges
+from tests.support.scripted_server import ScriptedServer
 
 Result = TypeVar("Result")
 QUESTION = Question(messages=[("user", "Score this answer.")], schema=None, seed=7, num_predict=64)
@@ -130,6 +133,37 @@ def test_what_only_looks_like_an_answer_is_refused(double: OllamaDouble, lines: 
     with pytest.raises(CallFailure) as caught:
         with_client(double, lambda client: client.ask(QUESTION))
     assert (caught.value.reason, caught.value.retries) == ("incomplete", 0)
+
+
+# --- what real servers answered -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ollama-0.32.15.jsonl", "ollama-0.24.0.jsonl", "llama-server-b10488.jsonl"])
+def test_no_recorded_body_makes_a_client_fail_in_another_way(name: str) -> None:
+    """Every body, of any call, is given to a question: it is an answer, or a failure with a reason."""
+    outcomes = Counter(asyncio.run(_ask_all(exchanges(name))))
+    others = set() if name.startswith("llama") else {"answer", "incomplete", "concerns every row"}
+    assert set(outcomes) == {"server_error", "too_long"} | others
+
+
+async def _ask_all(recorded: list[Exchange]) -> list[str]:
+    return [await _outcome(exchange) for exchange in recorded]
+
+
+async def _outcome(exchange: Exchange) -> str:
+    body = exchange.text.encode()
+    head = f"HTTP/1.1 {exchange.status} X\r\nContent-Type: {exchange.content_type or 'text/plain'}\r\n"
+    with ScriptedServer([f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body]) as server:
+        client = OllamaClient(JudgeSettings(model="m", urls=(server.url,)), server.url)
+        try:
+            await client.ask(QUESTION)
+        except CallFailure as failure:
+            return failure.reason
+        except AssistantError:
+            return "concerns every row"
+        finally:
+            await client.close()
+    return "answer"
 
 
 # --- models -------------------------------------------------------------------------------------------------------

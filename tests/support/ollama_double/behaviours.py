@@ -59,8 +59,9 @@ class Answer:
     load_seconds: float = 0.0
     """Seconds before `delay`, reported as `load_duration`."""
     prompt_cut: bool = False
-    """Report the prompt as cut by the rendered path: `num_ctx`/2 + 2 tokens. Without `prompt_eval_count`, this also
-    applies to a prompt that is longer than `num_ctx`, estimated at four bytes per token."""
+    """Report the prompt as cut by the rendered path: `num_ctx`/2 + 2 tokens, and `num_ctx` before 0.30. Without
+    `prompt_eval_count`, this also applies to a prompt that is longer than `num_ctx`, estimated at four bytes per
+    token."""
     split_bytes: bool = False
     """Put the boundaries of the HTTP chunks anywhere, even inside UTF-8 characters."""
 
@@ -89,7 +90,7 @@ class Answer:
         estimate = len(call.prompt.encode("utf-8", "replace")) // 4 + 8
         prompt = estimate if self.prompt_eval_count is None else self.prompt_eval_count
         if self.prompt_cut or (self.prompt_eval_count is None and estimate > call.num_ctx):
-            prompt = call.num_ctx // 2 + 2
+            prompt = call.num_ctx if call.is_old else call.num_ctx // 2 + 2
         tokens = chunks + 1 if self.eval_count is None else self.eval_count
         load = nanoseconds(call.load_seconds + self.load_seconds) + 2_000_000
         waits = nanoseconds(self.delay + self.between * chunks) + 500_000

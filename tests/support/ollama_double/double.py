@@ -72,11 +72,12 @@ class OllamaDouble:
         registry: Names of the models that can be pulled.
         load_seconds: Duration of a cold load. Changed runner options cause one, too.
         num_parallel: Number of requests that a model runs at once.
-        version: The version that the server reports.
+        version: The version that the server reports. Before 0.30, it behaves as 0.24 does.
         alphabetical_keys: Whether to sort the keys of structured answers, as the native chat path does.
 
     Attributes:
         requests: The journal.
+        registry_error: Why a model that the registry lacks cannot be pulled.
         loads: The name of the model of every cold load.
         max_in_flight: The largest number of chat and generate requests that were unanswered at once.
         errors: Exceptions in the double's own threads; `__exit__` raises if there are any.
@@ -102,6 +103,7 @@ class OllamaDouble:
         self.models: dict[str, InstalledModel] = {}
         self.blobs: dict[str, bytes] = {}
         self.registry = {full_name(name) for name in registry}
+        self.registry_error = "file does not exist"
         self.load_seconds = load_seconds
         self.num_parallel = num_parallel
         self.alphabetical_keys = alphabetical_keys
@@ -124,6 +126,11 @@ class OllamaDouble:
     def url(self) -> str:
         """The base URL; the port stays the same after a restart."""
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the version is before 0.30, whose engine was built in."""
+        return tuple(int(part) for part in self.version.split(".")[:2]) < (0, 30)
 
     @property
     def max_running(self) -> int:

@@ -20,7 +20,8 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from tests.support.ollama_double import model_routes
+from tests.support.ollama_double import model_routes, v1_routes
+from tests.support.ollama_double.behaviours import too_long_nested
 from tests.support.ollama_double.records import InstalledModel, RecordedRequest
 from tests.support.ollama_double.validation import (
     Refused,
@@ -31,10 +32,12 @@ from tests.support.ollama_double.validation import (
     parse_keep_alive,
 )
 from tests.support.ollama_double.wire import (
+    PLAIN_JSON_TYPE,
     TEXT_TYPE,
     Call,
     HttpReply,
     JsonObject,
+    error_reply,
     full_name,
     go_quote,
     json_reply,
@@ -261,6 +264,10 @@ class _Handler(BaseHTTPRequestHandler):
             "/api/pull": {"POST": partial(model_routes.pull, self.double)},
             "/api/create": {"POST": partial(model_routes.create, self.double)},
             "/api/delete": {"DELETE": partial(model_routes.delete, self.double)},
+            "/v1/models": {"GET": partial(v1_routes.models, self.double)},
+            "/v1/chat/completions": {"POST": partial(v1_routes.chat, self.double)},
+            "/api/copy": {"POST": partial(model_routes.copy, self.double)},
+            "/api/embed": {"POST": partial(model_routes.embed, self.double)},
         }
 
     # --- chat and generate ----------------------------------------------------------------------------------------
@@ -297,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         options = {**model.parameters, **(body.get("options") or {})}
         check_options(options)
         if not load_only:
-            check_format(body.get("format"))
+            check_format(body.get("format"), is_old=self.double.is_old)
         call = Call(
             body=body,
             chat=chat,
@@ -306,11 +313,27 @@ class _Handler(BaseHTTPRequestHandler):
             num_ctx=min(int(options.get("num_ctx") or DEFAULT_NUM_CTX), model.context_length),
             prompt=prompt_of(body),
             alphabetical=self.double.alphabetical_keys and isinstance(body.get("format"), dict),
+            is_old=self.double.is_old,
         )
+        if not load_only and (reply := self._does_not_fit(call, model)) is not None:
+            self._send(reply)
+            return
         if body.get("_debug_render_only") and chat and not load_only:
             self._send_rendered(call, model)
             return
         self._run(call, options, keep_alive, load_only=load_only)
+
+    def _does_not_fit(self, call: Call, model: InstalledModel) -> HttpReply | None:
+        """Return the error for a prompt that is too long, where it is not cut: asked so, or in the native path."""
+        estimate = len(call.prompt.encode("utf-8", "replace")) // 4 + 8
+        is_native = call.chat and not model.template and not self.double.is_old
+        if estimate <= call.num_ctx or not (is_native or call.body.get("truncate") is False):
+            return None
+        if self.double.is_old:
+            reply = error_reply(400, "the input length exceeds the context length")
+        else:
+            reply = too_long_nested(estimate, call.num_ctx).reply(call)
+        return replace(reply, content_type=PLAIN_JSON_TYPE) if call.stream else reply
 
     def _send_rendered(self, call: Call, model: InstalledModel) -> None:
         """Answer a chat request for the rendered prompt only."""
@@ -363,7 +386,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _has_blob(self, _: bytes) -> HttpReply:
         known = self._blob_digest().replace("-", ":") in self.double.blobs
-        return HttpReply([b""], 200 if known else 404, "")
+        return HttpReply([b""], 200, "") if known else HttpReply([b""], 404)
 
     def _put_blob(self, _: bytes) -> HttpReply:
         digest = self._blob_digest()

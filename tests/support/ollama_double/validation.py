@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.ollama_double.wire import JsonObject, error_reply, go_quote
+from tests.support.ollama_double.wire import JsonObject, error_reply, go_json, go_quote
 
 INTEGER_OPTIONS = (
     *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"),
@@ -30,6 +30,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
 }
 _GO_KINDS = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
+_SCHEMA_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -54,7 +55,8 @@ def parse_body(raw: bytes, kind: str, fields: Mapping[str, type]) -> JsonObject:
     except ValueError as error:
         position = getattr(error, "pos", 0)
         rest = raw.decode("utf-8", "replace")[position : position + 1]
-        text = f"invalid character '{rest}' looking for beginning of value" if rest else "unexpected EOF"
+        place = "object key string" if "property name" in str(error) else "value"
+        text = f"invalid character '{rest}' looking for beginning of {place}" if rest else "unexpected EOF"
         raise Refused(400, text) from None
     if not isinstance(body, dict):
         name = _GO_KINDS.get(type(body), "null")
@@ -108,8 +110,14 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise Refused(500, f"option {go_quote(key)} must be of an array of strings")
 
 
-def check_format(value: Any) -> None:
-    """Refuse a `format` that is neither "json" nor a schema object."""
+def check_format(value: Any, *, is_old: bool) -> None:
+    """Refuse a `format` that is neither "json" nor a schema object. `is_old` means a version before 0.30."""
+    if isinstance(value, dict) and value.get("type", "object") not in _SCHEMA_TYPES:
+        if is_old:
+            raise Refused(500, "invalid JSON schema in format")
+        reason = f"JSON schema conversion failed:\nUnrecognized schema: {json.dumps(value, separators=(',', ':'))}"
+        inner = {"code": 400, "message": f"Field 'json_schema': \"json_schema\": {reason}"}
+        raise Refused(400, go_json({"error": inner | {"type": "invalid_request_error"}}).decode())
     if value in (None, "", "json") or isinstance(value, dict):
         return
     quoted = go_quote(json.dumps(value, ensure_ascii=False))
