@@ -258,7 +258,10 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking) 
             elif step.total:
                 show = stack.enter_context(_progress("judged", step.total))
 
-        return judge_answers(answers, settings, asking, on_start=start, on_step=step)
+        run = judge_answers(answers, settings, asking, on_start=start, on_step=step)
+    for fault in run.faults:
+        note(f"note: {fault} The other servers did the rest.")
+    return run
 
 
 def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:

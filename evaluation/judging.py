@@ -187,7 +187,7 @@ class JudgeWork:
                 start=self._load,
                 ask=self._ask,
                 parallel=self.judge.settings.parallel,
-                no_answer=lambda host: NoAnswerError(host.client.url),
+                no_answer=lambda host: NoAnswerError(f"judge: {host.client.url} does not answer any more."),
             )
         except BaseExceptionGroup as group:
             raise _first_leaf(group) from None

@@ -31,7 +31,16 @@ from assistant.errors import ContextError, DataError, SettingsError
 from assistant.files import shown_path, write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
-from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord, claim_folder
+from evaluation.answers_folder import (
+    RECORD,
+    RESPONSES_FILE,
+    RUN_FILE,
+    AnswersInfo,
+    Part,
+    ResponseRecord,
+    claim_folder,
+    is_correction,
+)
 from evaluation.ledger import now
 
 if TYPE_CHECKING:
@@ -232,7 +241,7 @@ class _FileRow(BaseModel):
 
 
 def import_answers(path: Path, folder: Path) -> None:
-    """Make an answers folder from a file of answers.
+    """Make an answers folder from a file of answers, or take corrected tasks and references into the one it has made.
 
     The file is a JSON list or JSONL. Its rows have the fields of an instruction file and `model_response`.
 
@@ -252,11 +261,15 @@ def import_answers(path: Path, folder: Path) -> None:
         versions=_versions(),
         created=now(),
     )
-    claim_folder(folder, info)
-    if not (folder / RESPONSES_FILE).exists():
+    is_corrected = is_correction(folder, info)
+    if not is_corrected:
+        claim_folder(folder, info)
+    if is_corrected or not (folder / RESPONSES_FILE).exists():
         rows = zip(row_ids(examples), examples, responses, strict=True)
         lines = [_record(*row).model_dump_json() + "\n" for row in rows]
         write_atomic(folder / RESPONSES_FILE, "".join(lines))
+    if is_corrected:
+        write_atomic(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
 
 
 def _read_file(path: Path) -> tuple[list[Example], list[str]]:

@@ -114,6 +114,8 @@ class JudgeRun:
     servers: int = 0
     seconds: list[float] = field(default_factory=list)
     """Seconds of every question that was asked now."""
+    faults: list[str] = field(default_factory=list)
+    """What happened to servers that were lost on the way, if others did the rest."""
 
 
 def judge_answers(
@@ -145,6 +147,7 @@ def judge_answers(
                 on_start(run)
                 run.seconds = judging.seconds
                 await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
+                run.faults = [str(host.fault) for host in hosts if host.fault is not None]
 
     asyncio.run(work())
     return run

@@ -20,6 +20,7 @@ from evaluation.verdicts import VERDICTS_FILE
 from tests.evaluation.test_judge import FAILURES
 from tests.support.evaluation_command import CommandResult, evaluation, score
 from tests.support.guesses import outcomes_by_row, row_of, write_guesses
+from tests.support.ollama_calls import wait_until
 from tests.support.ollama_double import (
     Answer,
     Behaviour,
@@ -182,9 +183,13 @@ def test_rows_are_spread_and_none_is_asked_twice(tmp_path: Path, two: tuple[Olla
 def test_parallel_is_the_number_in_flight_at_each_server(
     tmp_path: Path, two: tuple[OllamaDouble, OllamaDouble]
 ) -> None:
+    def answer(_body: JsonObject) -> Behaviour:
+        wait_until(lambda: len(asked(*two)) >= 6)  # the first six are in flight at once
+        return verdict(4, delay=0.01)
+
     for double in two:
         double.num_parallel = 8
-        double.default = lambda _body: verdict(4, delay=0.03)
+        double.default = answer
     assert score_at(write_guesses(tmp_path, 24), two, "--parallel", 3).json["scored"] == 24
     assert [double.max_in_flight for double in two] == [3, 3]
 
@@ -203,6 +208,7 @@ def test_other_server_takes_over_when_one_dies(tmp_path: Path, two: tuple[Ollama
     second.default = lambda _body: verdict(4, delay=0.01)
     result = score_at(write_guesses(tmp_path, 20), two)
     assert (result.code, result.json["scored"], result.json["unscored"]) == (0, 20, {})
+    assert f"{first.url} does not answer any more. The other servers did the rest." in result.err
     lines = [line for line in read_ledger(RUN / LEDGER_FILE).judgements if line.source == "judge"]
     assert len({line.id for line in lines}) == len(lines) == 20
 
@@ -263,6 +269,22 @@ def test_verdicts_are_shared_between_runs(tmp_path: Path, double: OllamaDouble) 
     assert "5 verdicts are known from other runs" in second.err
     assert (first.json["mean"], second.json["scored"]) == (60, 7)
     assert second.json["mean"] == pytest.approx(5 * 60 / 7, abs=1e-3)
+
+
+def test_corrected_reference_in_the_same_file_asks_about_that_row_only(tmp_path: Path, double: OllamaDouble) -> None:
+    path = write_guesses(tmp_path, 6)
+    score(path, double)
+    rows = json.loads(path.read_text())
+    rows[4]["output"] = "A corrected reference."
+    path.write_text(json.dumps(rows))
+    double.requests.clear()
+    double.default = verdict(5)
+    result = score(path, double)
+    assert (result.code, asked(double), result.json["scored"]) == (0, [4], 6)
+    assert result.json["mean"] == pytest.approx((5 * 60 + 100) / 6, abs=1e-3)
+    rows[4]["model_response"] = "Another answer."
+    path.write_text(json.dumps(rows))
+    assert "expected the model, rows and settings of the stored answers" in score(path, double).error
 
 
 def test_verdicts_of_another_judge_are_not_shared(tmp_path: Path, double: OllamaDouble) -> None:

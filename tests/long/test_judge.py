@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     assert outcomes_by_row(tmp_path / "killed") == [None] * N_ROWS
     judged = [line for line in read_ledger(tmp_path / "killed/judgements.jsonl").judgements if line.source == "judge"]
     assert len({line.id for line in judged}) == len(judged) == N_ROWS
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_run_reports_what_was_judged(tmp_path: Path, number: signal.Signals) -> None:
+    path = write_guesses(tmp_path, N_ROWS)
+    with running_doubles(2, "--answer-seconds", "0.05", "--parallel", "2") as urls:
+        process = _start(path, tmp_path / "run", urls)
+        ledger = tmp_path / "run/judgements.jsonl"
+        while not ledger.exists() or ledger.read_bytes().count(b"\n") < 20:
+            time.sleep(0.02)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert "Give the same command again to continue" in errors
+    report = json.loads(output)
+    judged = [line for line in read_ledger(ledger).judgements if line.source == "judge"]
+    assert report["scored"] == len(judged) >= 19
+    assert report["unscored"] == {"not_judged": N_ROWS - len(judged)}
 
 
 def _start(path: Path, run: Path, urls: list[str]) -> subprocess.Popen[str]:
