@@ -246,7 +246,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking) 
             if run.reused:
                 note(f"judge {settings.model}: {run.reused} verdicts are known from other runs.")
             if run.questions:
-                where = ", ".join(settings.urls)
+                where = ", ".join(run.urls)
                 note(f"judge {settings.model} at {where}: {run.questions} to ask. The server loads the model first.")
             else:
                 note(f"judge {settings.model}: no questions left.")
@@ -260,14 +260,14 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking) 
 
         run = judge_answers(answers, settings, asking, on_start=start, on_step=step)
     for fault in run.faults:
-        note(f"note: {fault} The other servers did the rest.")
+        note(f"note: the other servers did the rest. {fault}")
     return run
 
 
 def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
     left = run.questions - len(run.seconds)
     each = sum(run.seconds) / len(run.seconds) if run.seconds else None
-    seconds = None if each is None else each * left / (run.servers * settings.parallel)
+    seconds = None if each is None else each * left / (len(run.urls) * settings.parallel)
     if as_json:
         print_json({"questions": run.questions, "asked": len(run.seconds), "seconds_each": each, "seconds": seconds})
         return
@@ -275,7 +275,7 @@ def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
         f"{run.questions} questions to {settings.model}; {len(run.seconds)} are asked now and their scores kept."
     )
     if each is not None and seconds is not None:
-        in_flight = run.servers * settings.parallel
+        in_flight = len(run.urls) * settings.parallel
         typer.echo(
             f"A question takes {each:.1f} s; {left} are left: about {_duration(seconds)}, {in_flight} at a time."
         )

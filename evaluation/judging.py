@@ -116,7 +116,7 @@ async def connected(judge: Judge) -> AsyncIterator[tuple[list[Host], list[str]]]
         if not hosts:
             raise faults[0]
         _check_same_model(judge, hosts)
-        yield hosts, [f"{fault} The other servers go on." for fault in faults]
+        yield hosts, [f"one server is left out. {fault}" for fault in faults]
     finally:
         for client in clients:
             await client.close()

@@ -24,6 +24,7 @@ from evaluation.calls import (
     ServerFacts,
     TokenLogprobs,
     cannot_load,
+    has_name,
     missing_model,
     on_one_line,
     refused,
@@ -60,7 +61,7 @@ class OpenAIClient:
         entries = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
         for entry in entries:
             aliases = entry.get("aliases")
-            if self.settings.model in [entry["id"], *(aliases if isinstance(aliases, list) else ())]:
+            if has_name(self.settings.model, [entry["id"], *(aliases if isinstance(aliases, list) else ())]):
                 self._context = _context(entry)
                 return ServerFacts(version=await self._version(), digest=UNVERIFIED)
         raise missing_model(self.url, self.settings, sorted(on_one_line(entry["id"]) for entry in entries))

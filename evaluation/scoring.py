@@ -111,7 +111,8 @@ class JudgeRun:
     """Questions that no run has asked before."""
     reused: int = 0
     """Rows with verdicts of other runs."""
-    servers: int = 0
+    urls: tuple[str, ...] = ()
+    """The servers that are asked."""
     seconds: list[float] = field(default_factory=list)
     """Seconds of every question that was asked now."""
     faults: list[str] = field(default_factory=list)
@@ -141,7 +142,7 @@ def judge_answers(
     async def work() -> None:
         async with connected(judge) as (hosts, notes):
             run.notes += notes
-            run.servers = len(hosts)
+            run.urls = tuple(host.client.url for host in hosts)
             with AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE) as ledger:
                 judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, on_step)
                 on_start(run)

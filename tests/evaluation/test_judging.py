@@ -208,7 +208,7 @@ def test_other_server_takes_over_when_one_dies(tmp_path: Path, two: tuple[Ollama
     second.default = lambda _body: verdict(4, delay=0.01)
     result = score_at(write_guesses(tmp_path, 20), two)
     assert (result.code, result.json["scored"], result.json["unscored"]) == (0, 20, {})
-    assert f"{first.url} does not answer any more. The other servers did the rest." in result.err
+    assert f"the other servers did the rest. judge: {first.url} does not answer any more." in result.err
     lines = [line for line in read_ledger(RUN / LEDGER_FILE).judgements if line.source == "judge"]
     assert len({line.id for line in lines}) == len(lines) == 20
 
