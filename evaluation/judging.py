@@ -169,6 +169,8 @@ class JudgeWork:
         self._unusable: dict[Task, Attempt] = {}
         self._n_unreachable = 0
         self._done = self._total = 0
+        self._n_written = self._n_synced = 0
+        self._sync = asyncio.Lock()
 
     async def ask_all(self, tasks: Sequence[Task]) -> None:
         """Ask all questions.
@@ -205,7 +207,7 @@ class JudgeWork:
         again = tried.retries > task.n_failures
         attempts = [attempt.model_copy(update={"final": False}) for attempt in tried.attempts[:-1]]
         attempts.append(outcome.model_copy(update={"final": False}) if again else outcome)
-        self._store(task, attempts)
+        await self._store(task, attempts)
         first = not task.n_failures
         task.n_failures += outcome.unscored in TRANSIENT
         if outcome.seconds:
@@ -217,9 +219,17 @@ class JudgeWork:
         unreachable = outcome.unscored == "unreachable"
         return Reply(again=again, unreachable=unreachable, answered=tried.answered, first=first)
 
-    def _store(self, task: Task, attempts: Sequence[Attempt]) -> None:
-        self._ledger.append(judgements_of(task, self.identity, attempts))
+    async def _store(self, task: Task, attempts: Sequence[Attempt]) -> None:
+        self._ledger.append(judgements_of(task, self.identity, attempts), sync=False)
         self._verdicts.add(self.identity.fingerprint, attempts[-1:])
+        self._n_written += 1
+        written = self._n_written
+        # A disk takes milliseconds. Other questions go on meanwhile, and those that wait share the next sync.
+        async with self._sync:
+            if written > self._n_synced:
+                n_written = self._n_written
+                await asyncio.to_thread(self._ledger.sync)
+                self._n_synced = n_written
 
     def _step(self, task: Task, outcome: Attempt) -> None:
         for row in task.rows:
