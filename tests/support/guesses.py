@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from evaluation.answers_folder import read_answers
 from evaluation.ledger import read_ledger
 from evaluation.scoring import LEDGER_FILE
+from tests.support.ollama_double import Behaviour, JsonObject, OllamaDouble, Scripted, prompt_of
 
 
 def write_guesses(folder: Path, number: int, name: str = "guesses.json") -> Path:
@@ -36,3 +38,18 @@ def outcomes_by_row(folder: Path) -> list[str | None]:
     outcomes = ledger.outcomes(ledger.newest_judge.fingerprint)
     records = read_answers(folder).responses
     return [outcomes["score", record.id, record.response_hash].unscored for record in records]
+
+
+def by_row(behave: Callable[[int], Scripted]) -> Callable[[JsonObject], Behaviour]:
+    """Return a behaviour that depends on the row in question."""
+
+    def answer(body: JsonObject) -> Behaviour:
+        behaviour = behave(row_of(prompt_of(body)))
+        return behaviour(body) if callable(behaviour) else behaviour
+
+    return answer
+
+
+def asked(*doubles: OllamaDouble) -> list[int]:
+    """Return the rows of all questions in order."""
+    return [row_of(prompt_of(body)) for double in doubles for body in double.chat() if body["messages"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,6 +13,7 @@ from tests.support.ollama_double.wire import (
     HTML_TYPE,
     JSON_TYPE,
     NDJSON_TYPE,
+    PLAIN_JSON_TYPE,
     TEXT_TYPE,
     Call,
     HttpReply,
@@ -297,6 +298,19 @@ def too_long() -> Failure:
         "the prompt is longer than the context length currently available to the model; shorten the prompt, "
         "adjust the context length in settings, or use a model with a longer context length",
     )
+
+
+def does_not_fit(call: Call, *, is_native: bool) -> HttpReply | None:
+    """Return the error for a prompt that is too long, where it is not cut: asked so, or in the native path."""
+    estimate = len(call.prompt.encode("utf-8", "replace")) // 4 + 8
+    must_fit = call.body.get("truncate") is False or (call.chat and is_native and not call.is_old)
+    if estimate <= call.num_ctx or not must_fit:
+        return None
+    if call.is_old:
+        reply = error_reply(400, "the input length exceeds the context length")
+    else:
+        reply = too_long_nested(estimate, call.num_ctx).reply(call)
+    return replace(reply, content_type=PLAIN_JSON_TYPE) if call.stream else reply
 
 
 def unauthorized() -> Failure:

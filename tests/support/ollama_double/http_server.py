@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import json
 import re
 import select
@@ -21,10 +20,11 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from tests.support.ollama_double import model_routes, v1_routes
-from tests.support.ollama_double.behaviours import too_long_nested
+from tests.support.ollama_double.behaviours import does_not_fit
 from tests.support.ollama_double.records import InstalledModel, RecordedRequest
 from tests.support.ollama_double.validation import (
     Refused,
+    allowed_host,
     check_format,
     check_options,
     check_think,
@@ -32,12 +32,10 @@ from tests.support.ollama_double.validation import (
     parse_keep_alive,
 )
 from tests.support.ollama_double.wire import (
-    PLAIN_JSON_TYPE,
     TEXT_TYPE,
     Call,
     HttpReply,
     JsonObject,
-    error_reply,
     full_name,
     go_quote,
     json_reply,
@@ -236,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(0.1)
 
     def _route(self, raw: bytes) -> HttpReply | None:
-        if not _allowed_host(self.headers.get("Host", "")):
+        if not allowed_host(self.headers.get("Host", "")):
             return HttpReply([b""], 403, "")
         if re.fullmatch(r"/api/blobs/[^/]+", self.path):
             verbs: dict[str, Callable[[bytes], HttpReply | None]] = {"HEAD": self._has_blob, "POST": self._put_blob}
@@ -315,25 +313,13 @@ class _Handler(BaseHTTPRequestHandler):
             alphabetical=self.double.alphabetical_keys and isinstance(body.get("format"), dict),
             is_old=self.double.is_old,
         )
-        if not load_only and (reply := self._does_not_fit(call, model)) is not None:
+        if not load_only and (reply := does_not_fit(call, is_native=not model.template)) is not None:
             self._send(reply)
             return
         if body.get("_debug_render_only") and chat and not load_only:
             self._send_rendered(call, model)
             return
         self._run(call, options, keep_alive, load_only=load_only)
-
-    def _does_not_fit(self, call: Call, model: InstalledModel) -> HttpReply | None:
-        """Return the error for a prompt that is too long, where it is not cut: asked so, or in the native path."""
-        estimate = len(call.prompt.encode("utf-8", "replace")) // 4 + 8
-        is_native = call.chat and not model.template and not self.double.is_old
-        if estimate <= call.num_ctx or not (is_native or call.body.get("truncate") is False):
-            return None
-        if self.double.is_old:
-            reply = error_reply(400, "the input length exceeds the context length")
-        else:
-            reply = too_long_nested(estimate, call.num_ctx).reply(call)
-        return replace(reply, content_type=PLAIN_JSON_TYPE) if call.stream else reply
 
     def _send_rendered(self, call: Call, model: InstalledModel) -> None:
         """Answer a chat request for the rendered prompt only."""
@@ -408,16 +394,3 @@ class _Handler(BaseHTTPRequestHandler):
 def _chunk(data: bytes, *, last: bool) -> bytes:
     framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
     return framed + b"0\r\n\r\n" if last else framed
-
-
-def _allowed_host(header: str) -> bool:
-    """Return whether a server on loopback accepts a Host header. It refuses foreign names (DNS rebinding)."""
-    host = header.rsplit(":", 1)[0] if re.search(r":\d+$", header) else header
-    host = host.strip("[]").lower()
-    if host in ("", "localhost", socket.gethostname().lower()) or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_private or address.is_unspecified

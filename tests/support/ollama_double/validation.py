@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,3 +124,16 @@ def check_format(value: Any, *, is_old: bool) -> None:
         return
     quoted = go_quote(json.dumps(value, ensure_ascii=False))
     raise Refused(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
+
+
+def allowed_host(header: str) -> bool:
+    """Return whether a server on loopback accepts a Host header. It refuses foreign names (DNS rebinding)."""
+    host = header.rsplit(":", 1)[0] if re.search(r":\d+$", header) else header
+    host = host.strip("[]").lower()
+    if host in ("", "localhost", socket.gethostname().lower()) or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private or address.is_unspecified
