@@ -1,7 +1,7 @@
 # make demo          run the whole job on the shipped model
 # make chat          chat with the demo's model
 # make test          linter, type checker, tests: what CI runs
-# make test-long     slow proofs (PART=kills, fuzz or demo runs one of them)
+# make test-long     slow proofs (PART=kills, judge, fuzz or demo runs one of them)
 # make test-oracles  install and run comparisons with packages that are too large for every day
 # make setup         make the virtual environment only
 # make pictures      draw the pictures in docs/pictures again, from the demo's model

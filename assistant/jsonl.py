@@ -93,10 +93,18 @@ class AppendOnly(Generic[Record]):
         self._file.close()
         self._lock.close()  # This releases the lock.
 
-    def append(self, records: Iterable[Record]) -> None:
-        """Write the records and wait until they are on the disk. Without records, do nothing."""
+    def append(self, records: Iterable[Record], *, sync: bool = True) -> None:
+        """Write the records and wait until they are on the disk. Without records, do nothing.
+
+        Without `sync`, they survive the end of this process, and a power cut only after `sync()`.
+        """
         lines = "".join(record.model_dump_json() + "\n" for record in records)
         if lines:
             self._file.write(lines.encode())
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if sync:
+                self.sync()
+
+    def sync(self) -> None:
+        """Wait until everything written is on the disk. May run in another thread."""
+        os.fsync(self._file.fileno())

@@ -29,7 +29,7 @@ from assistant.dataset.splits import data_fingerprint
 from assistant.errors import DataError
 from assistant.files import shown_path, write_atomic
 from assistant.settings import DataSettings
-from evaluation.answers_folder import RESPONSES_FILE, AnswersInfo, claim_folder
+from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, claim_folder, is_correction
 from evaluation.ledger import now
 from evaluation.records import make_record, package_versions, row_ids, with_response
 
@@ -57,7 +57,9 @@ class _Answers:
 
 
 def import_answers(path: Path, folder: Path, reading: DataSettings | None = None) -> tuple[str, ...]:
-    """Make an answers folder from a file of answers. Returns sentences on what of the file is not used.
+    """Make an answers folder from a file of answers, or take corrected tasks and references into the one it has made.
+
+    Returns sentences on what of the file is not used.
 
     Raises:
         DataError: rows are not valid; the message names file, row and field of each. Or no row has an answer.
@@ -76,11 +78,15 @@ def import_answers(path: Path, folder: Path, reading: DataSettings | None = None
         versions=package_versions(),
         created=now(),
     )
-    claim_folder(folder, info)
-    if not (folder / RESPONSES_FILE).exists():
+    is_corrected = is_correction(folder, info)
+    if not is_corrected:
+        claim_folder(folder, info)
+    if is_corrected or not (folder / RESPONSES_FILE).exists():
         rows = zip(row_ids(answers.examples), answers.examples, answers.responses, strict=True)
         records = (with_response(make_record(row_id, example), response) for row_id, example, response in rows)
         write_atomic(folder / RESPONSES_FILE, "".join(record.model_dump_json() + "\n" for record in records))
+    if is_corrected:
+        write_atomic(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
     return _notes(shown_path(path), answers)
 
 

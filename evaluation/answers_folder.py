@@ -201,6 +201,17 @@ def claim_folder(folder: Path, info: AnswersInfo) -> None:
         )
 
 
+def is_correction(folder: Path, info: AnswersInfo) -> bool:
+    """Return whether a file holds the responses of this folder beside other tasks or references.
+
+    Then the folder takes the new rows: the responses are the same, and verdicts on changed rows are not lost either.
+    """
+    stored = _read_info(folder)
+    if stored is None or stored.kind != "file" or info.kind != "file":
+        return False
+    return (stored.digest, stored.rows) == (info.digest, info.rows) and stored.data_fingerprint != info.data_fingerprint
+
+
 def _differences(stored: AnswersInfo, requested: AnswersInfo) -> list[str]:
     """Describe what differs. Times, versions and paths may differ, and batch sizes are not stored."""
     if stored.kind == "file" and requested.kind == "file":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,7 +16,7 @@ import typer
 from assistant.cli.console import Commands, interrupt_exit_code, note, print_json, run_program
 from assistant.cli.datasets import read_data
 from assistant.cli.options import A_MODEL, Json, derive_options
-from assistant.errors import AssistantError, DataError, SettingsError
+from assistant.errors import AssistantError, DataError, JudgeError, SettingsError
 from assistant.files import shown_path
 from assistant.settings import DataSettings, EngineSettings, GenerationSettings, validate_settings
 from assistant.shipped import find_model
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from assistant.settings import DecodePrecision
     from evaluation.answers_folder import AnswersFolder
     from evaluation.judgement import JudgeSettings
+    from evaluation.judging import JudgeStep
+    from evaluation.scoring import Asking, JudgeRun
 
 app = typer.Typer(
     cls=Commands,
@@ -121,14 +123,33 @@ def score(
         Path | None,
         typer.Option("--run", help="Answers folder for a file; by default runs/<its name>.", metavar="DIR"),
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="Ollama model that judges the answers.", metavar="MODEL")] = None,
+    judge: Annotated[str | None, typer.Option(help="Model that judges the answers.", metavar="MODEL")] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.", metavar="URL")
+        list[str] | None,
+        typer.Option(
+            help="Address of the judge's server; may be repeated. By default OLLAMA_HOST, or this machine.",
+            metavar="URL",
+        ),
     ] = None,
+    api: Annotated[
+        Literal["ollama", "openai"],
+        typer.Option(help="API of the server; openai for llama.cpp's server, LM Studio and vLLM."),
+    ] = "ollama",
+    parallel: Annotated[int, typer.Option(help="Questions in flight at each server.", min=1)] = 1,
     num_ctx: Annotated[int, typer.Option(help="Context length of the judge, in tokens.", min=512)] = 4096,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece of a verdict.", min=0.1)] = 300.0,
     retry_unscored: Annotated[
         bool, typer.Option("--retry-unscored", help="Ask again about every row without a score.")
+    ] = False,
+    rejudge: Annotated[
+        bool, typer.Option("--rejudge", help="Ask again about rows judged by another version of the server.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Score this many rows only, drawn at random from each category in proportion.", min=1),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Ask three questions, and show how many are left and how long they take.")
     ] = False,
     fail_under: FailUnder = None,
     max_unscored: MaxUnscored = None,
@@ -142,12 +163,15 @@ def score(
     """
     from evaluation.answers_folder import read_answers
     from evaluation.judgement import TRANSIENT
-    from evaluation.scoring import write_metrics
+    from evaluation.scoring import PLAN_QUESTIONS, Asking, write_metrics
 
     check_limits(fail_under, max_unscored)
-    settings = _judge_settings(judge, host, num_ctx, timeout) if judge is not None else None
-    if settings is None and (host is not None or retry_unscored):
-        note("note: --host and --retry-unscored do nothing without --judge.")
+    settings = _judge_settings(judge, host, api, parallel, num_ctx, timeout) if judge is not None else None
+    if settings is None and (host or retry_unscored or rejudge or limit is not None or plan):
+        note("note: --host, --retry-unscored, --rejudge, --limit and --plan do nothing without --judge.")
+    asking = Asking(
+        retry_unscored=retry_unscored, rejudge=rejudge, limit=limit, n_questions=PLAN_QUESTIONS if plan else None
+    )
     folder = _answers_folder(path, run, reading)
     answers = read_answers(folder)
     write_metrics(answers)
@@ -155,7 +179,10 @@ def score(
     interrupted: KeyboardInterrupt | None = None
     if settings is not None:
         try:
-            _ask_judge(answers, settings, retry_unscored)
+            done = _ask_judge(answers, settings, asking)
+            if plan:
+                _show_plan(done, settings, as_json)
+                return
         except AssistantError as error:
             failure = error
         except KeyboardInterrupt as error:
@@ -167,6 +194,11 @@ def score(
         raise typer.Exit(interrupt_exit_code(interrupted))
     if failure is not None:
         raise failure
+    if settings is not None and result.judge_failed:
+        raise JudgeError(
+            f"judge: expected a verdict from {settings.model!r}, got none for any row. "
+            f"The reasons are in {shown_path(folder / 'judgements.jsonl')}. Try another judge."
+        )
     if settings is not None and (transient := TRANSIENT & set(result.unscored)):
         reasons = ", ".join(sorted(transient))
         note(f"note: {reasons} may be temporary. The same command asks again about these rows only.")
@@ -191,19 +223,26 @@ def load_session(model: str, precision: DecodePrecision) -> Session:
 # --- parts of the commands ----------------------------------------------------------------------------------------
 
 
-def _judge_settings(model: str, host: str | None, num_ctx: int, timeout: float) -> JudgeSettings:
+def _judge_settings(
+    model: str, hosts: list[str] | None, api: str, parallel: int, num_ctx: int, timeout: float
+) -> JudgeSettings:
     from assistant.ollama_server import find_host
     from evaluation.judgement import JudgeSettings
 
     if not model.strip():
-        raise SettingsError(f"--judge: expected the name of an Ollama model, got {model!r}. Try: --judge llama3.1")
-    url = find_host(host)
+        raise SettingsError(f"--judge: expected the name of a model, got {model!r}. Try: --judge llama3.1")
+    if api == "openai" and not hosts:
+        raise SettingsError("--api: expected --host with openai, got none. Add the server's address: --host URL")
+    urls = list(dict.fromkeys(map(find_host, hosts))) if hosts else [find_host()]
     return validate_settings(
         JudgeSettings,
         {
             "model": model.strip(),
-            "url": url,
+            "urls": urls,
+            "api": api,
+            "parallel": parallel,
             "num_ctx": num_ctx,
+            "first_byte_timeout_s": timeout,
             "silence_timeout_s": timeout,
             "deadline_s": 3 * timeout,
         },
@@ -231,20 +270,59 @@ def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path
     return folder
 
 
-def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, retry_unscored: bool) -> None:
-    from evaluation.judge import Judge
+def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking) -> JudgeRun:
     from evaluation.scoring import judge_answers
 
-    with Judge(settings) as judge:
-        steps = judge_answers(answers, judge, retry_unscored=retry_unscored)
-        total = next(steps).total
-        if total == 0:
-            note(f"judge {settings.model}: no questions left.")
-            return
-        note(f"judge {settings.model} at {settings.url}: {total} to ask. The server loads the model first.")
-        with _progress("judged", total) as show:
-            for _step in steps:
+    with ExitStack() as stack:
+        show: Callable[[], None] | None = None
+
+        def start(run: JudgeRun) -> None:
+            for sentence in run.notes:
+                note(f"note: {sentence}")
+            if run.reused:
+                note(f"judge {settings.model}: {run.reused} verdicts are known from other runs.")
+            if run.questions:
+                where = ", ".join(run.urls)
+                note(f"judge {settings.model} at {where}: {run.questions} to ask. The server loads the model first.")
+            else:
+                note(f"judge {settings.model}: no questions left.")
+
+        def step(step: JudgeStep) -> None:
+            nonlocal show
+            if show is not None:
                 show()
+            elif step.total:
+                show = stack.enter_context(_progress("judged", step.total))
+
+        run = judge_answers(answers, settings, asking, on_start=start, on_step=step)
+    for fault in run.faults:
+        note(f"note: the other servers did the rest. {fault}")
+    return run
+
+
+def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
+    left = run.questions - len(run.seconds)
+    each = sum(run.seconds) / len(run.seconds) if run.seconds else None
+    seconds = None if each is None else each * left / (len(run.urls) * settings.parallel)
+    if as_json:
+        print_json({"questions": run.questions, "asked": len(run.seconds), "seconds_each": each, "seconds": seconds})
+        return
+    typer.echo(
+        f"{run.questions} questions to {settings.model}; {len(run.seconds)} are asked now and their scores kept."
+    )
+    if each is not None and seconds is not None:
+        in_flight = len(run.urls) * settings.parallel
+        typer.echo(
+            f"A question takes {each:.1f} s; {left} are left: about {_duration(seconds)}, {in_flight} at a time."
+        )
+    typer.echo("Next: the same command without --plan")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 # --- showing ------------------------------------------------------------------------------------------------------

@@ -1,164 +1,151 @@
-"""The judge: a model on an Ollama server that scores one row at a time.
+"""The judge: asks a model about one row, and turns its answer into a score or a `Reason`.
 
-`Judge.attempts` raises nothing for a single row: the row gets a score, or one of the `Reason`s. Failures that concern
-every row (no server, no such model, a model that cannot be loaded) are raised. Does not know where attempts are stored.
+Failures that concern every row (no such model, no access) are raised. Does not know which server is asked, when a row
+is asked again, or where attempts are stored.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from types import TracebackType
+from typing import Any, NamedTuple
 
-from assistant.errors import JudgeError
+from evaluation.calls import CallFailure, CompleteAnswer, JudgeClient, Question, ServerFacts
 from evaluation.escape import encodable
 from evaluation.judgement import MIN_CONTEXT, TRANSIENT, Attempt, JudgeIdentity, JudgeSettings
-from evaluation.ollama_client import CallFailure, CompleteAnswer, OllamaClient, full_name
-from evaluation.rubric import Material, VerdictError, build_prompt, parse_verdict, rubric_hash
+from evaluation.ollama_client import OllamaClient
+from evaluation.openai_client import OpenAIClient
+from evaluation.rubric import SCHEMA, Material, VerdictError, build_prompt, parse_verdict, rubric_hash
+
+
+class Try(NamedTuple):
+    """One try at a row: its attempts, and how often a failure of this kind may be tried again.
+
+    The last attempt is the outcome. `retries` is 0 if the outcome does not change when it is asked again. `answered` is
+    False if the server gave no answer, or was too busy for one.
+    """
+
+    attempts: tuple[Attempt, ...]
+    retries: int = 0
+    answered: bool = True
 
 
 class Judge:
-    """One judge. Use it as a context manager, and call `connect` before `attempts`.
+    """How one judge is asked. It holds no connection; the clients do."""
 
-    Args:
-        settings: Which judge, where, and how to ask it.
-        sleep: Replaces `time.sleep` between retries.
-    """
-
-    def __init__(self, settings: JudgeSettings, *, sleep: Callable[[float], None] | None = None) -> None:
+    def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
-        self._num_ctx = settings.num_ctx
-        self._client = OllamaClient(settings, sleep=sleep)
 
-    def __enter__(self) -> Judge:
-        return self
+    def make_client(self, url: str) -> JudgeClient:
+        """Return a client for one of the servers."""
+        client = OpenAIClient if self.settings.api == "openai" else OllamaClient
+        return client(self.settings, url)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def connect(self) -> JudgeIdentity:
-        """Ask the server for its version and for the model's digest.
-
-        Raises:
-            PrerequisiteError: no server answers, or it does not have the model; the message names the command.
-            JudgeError: the server is not an Ollama server.
-        """
-        server_version = self._client.get("/api/version").get("version")
-        listed = self._client.get("/api/tags").get("models")
-        if not isinstance(server_version, str) or not isinstance(listed, list):
-            raise JudgeError(
-                f"judge: expected an Ollama server at {self.settings.url}, got another server. Check --host."
-            )
-        digests = {str(entry.get("name")): str(entry.get("digest")) for entry in listed if isinstance(entry, dict)}
-        name = full_name(self.settings.model)
-        if name not in digests:
-            raise self._client.missing_model(sorted(digests))
+    def identity(self, facts: ServerFacts) -> JudgeIdentity:
+        """Return what a score by this judge depends on."""
+        options = self.settings.options | {"truncate": False, "think": False}
+        if self.settings.api == "openai":
+            del options["truncate"]  # OpenAI's API has no such field
         return JudgeIdentity(
             model=self.settings.model,
-            digest=digests[name],
-            server_version=server_version,
+            digest=facts.digest,
+            server_version=facts.version,
             client_version=version("ollama"),
-            options=self.settings.options,
+            options=options,
             rubric=rubric_hash(),
+            api=self.settings.api,
         )
 
-    def load(self) -> None:
-        """Load the model, which may take minutes, and read the context length that it really has.
+    def question(self, material: Material, *, repair: bool = False) -> Question:
+        """Return the question about one row. `repair` asks again after an answer that could not be read."""
+        return Question(
+            messages=[("user", build_prompt(material, repair=repair))],
+            schema=SCHEMA,
+            # At temperature 0, another seed by itself would give the same answer. So the prompt changes, too.
+            seed=self.settings.seed + repair,
+            num_predict=self.settings.num_predict,
+        )
 
-        Raises:
-            PrerequisiteError, JudgeError: as `connect`, or the model cannot be loaded.
-        """
-        try:
-            self._client.chat([])
-        except CallFailure as failure:
-            if failure.reason == "unreachable":
-                raise self._client.unreachable() from failure
-            if failure.reason != "incomplete":  # A load has no content, so an odd end does not concern the rows.
-                raise JudgeError(
-                    f"judge: expected {self.settings.url} to load {self.settings.model!r}, got: {failure}. "
-                    f"Try it by hand: ollama run {self.settings.model}"
-                ) from failure
-        with contextlib.suppress(JudgeError):
-            for entry in self._client.get("/api/ps").get("models") or []:
-                self._limit_context(entry)
+    def context(self, reported: int | None) -> int:
+        """Return the context that a row must fit into. `reported` is the model's own, if the server reports it."""
+        if self.settings.api == "openai":
+            return reported or self.settings.num_ctx
+        return min(self.settings.num_ctx, reported or self.settings.num_ctx)
 
-    def _limit_context(self, entry: object) -> None:
-        """Note the context if it is shorter than requested.
-
-        The server uses at most the context that the model was trained with, and reports it only in `/api/ps`.
-        """
-        if isinstance(entry, dict) and entry.get("name") == full_name(self.settings.model):
-            context = entry.get("context_length")
-            if isinstance(context, int) and context > 0:
-                self._num_ctx = min(self.settings.num_ctx, context)
-
-    def attempts(self, material: Material) -> Iterator[Attempt]:
-        """Ask about one row. The last attempt is the row's outcome.
+    async def ask(self, client: JudgeClient, material: Material, *, context: int, server_version: str) -> Try:
+        """Ask about one row.
 
         An answer that is not a valid verdict is asked for once more, with a sentence that it could not be read.
 
         Raises:
-            PrerequisiteError, JudgeError: a failure that concerns every row: the model is gone, or access is refused.
+            PrerequisiteError, JudgeError: a failure that concerns every row at this server.
         """
-        prompt = build_prompt(material)
-        estimate = len(prompt.encode()) // 3 + self.settings.num_predict
-        if estimate >= self._num_ctx:
-            detail = (
-                f"about {estimate} tokens with the verdict; the judge's context has {self._num_ctx}. Raise --num-ctx."
-            )
-            yield Attempt(unscored="too_long", detail=detail)
-            return
-        attempts = self._ask(prompt, self.settings.seed, is_last=False)
-        yield from attempts
-        if attempts[-1].unscored == "unparsable":
-            # At temperature 0, another seed by itself would give the same answer. So the prompt changes, too.
-            yield from self._ask(build_prompt(material, repair=True), self.settings.seed + 1, is_last=True)
+        question = self.question(material)
+        common: dict[str, Any] = {
+            "num_ctx": self.settings.num_ctx,
+            "server_version": server_version,
+            "question": question.hash,
+        }
+        estimate = len(_text(question).encode()) // 3 + question.num_predict
+        if estimate >= context:
+            detail = f"about {estimate} tokens with the verdict; the judge's context has {context}."
+            return Try((Attempt(unscored="too_long", detail=f"{detail} {self._advice(context)}", **common),))
+        attempt, failure = await self._ask(client, question, context, is_last=False)
+        attempts = [attempt]
+        if attempt.unscored == "unparsable":
+            attempt, failure = await self._ask(client, self.question(material, repair=True), context, is_last=True)
+            attempts.append(attempt)
+        stored = tuple(attempt.model_copy(update=common) for attempt in attempts)
+        return Try(stored, failure.retries, not failure.is_silence) if failure else Try(stored)
 
-    def _ask(self, prompt: str, seed: int, *, is_last: bool) -> list[Attempt]:
-        """Ask one question. Returns one attempt per try, and the outcome last."""
-        attempts: list[Attempt] = []
+    async def _ask(
+        self, client: JudgeClient, question: Question, context: int, *, is_last: bool
+    ) -> tuple[Attempt, CallFailure | None]:
+        """Ask one question once. Returns the attempt, and the failure if there is no complete answer."""
         start = time.monotonic()
-
-        def record_failure(failure: CallFailure) -> None:
-            attempts.append(
-                Attempt(
-                    unscored=failure.reason,
-                    detail=str(failure),
-                    final=failure.reason not in TRANSIENT,
-                    seed=seed,
-                    seconds=round(time.monotonic() - start, 3),
-                )
-            )
-
         try:
-            answer = self._client.chat([{"role": "user", "content": prompt}], seed=seed, on_retry=record_failure)
+            answer = await client.ask(question)
         except CallFailure as failure:
-            record_failure(failure)
-            return attempts
-        answered = Attempt(
+            detail = str(failure)
+            if failure.reason == "too_long":
+                detail = f"{detail.rstrip('.')}. {self._advice(failure.context or context)}"
+            attempt = Attempt(
+                unscored=failure.reason,
+                detail=detail,
+                final=failure.reason not in TRANSIENT,
+                seed=question.seed,
+                seconds=round(time.monotonic() - start, 3),
+            )
+            return attempt, failure
+        attempt = Attempt(
             content=answer.content,
-            seed=seed,
+            seed=question.seed,
             prompt_tokens=answer.prompt_tokens,
             response_tokens=answer.response_tokens,
             seconds=round(time.monotonic() - start, 3),
         )
-        return [*attempts, answered.model_copy(update=self._outcome(answer, prompt, is_last=is_last))]
+        outcome = self._outcome(answer, question, context, is_last=is_last)
+        return attempt.model_copy(update=outcome), None
 
-    def _outcome(self, answer: CompleteAnswer, prompt: str, *, is_last: bool) -> dict[str, object]:
+    def _outcome(self, answer: CompleteAnswer, question: Question, context: int, *, is_last: bool) -> dict[str, object]:
         """Return the outcome of a complete answer, as fields of an Attempt."""
-        if was_truncated(prompt, answer.prompt_tokens, self._num_ctx):
-            detail = f"the server read {answer.prompt_tokens} tokens of a longer prompt. Raise --num-ctx."
+        if was_truncated(_text(question), answer.prompt_tokens, context):
+            detail = f"the server read {answer.prompt_tokens} tokens of a longer prompt. {self._advice(context)}"
             return {"unscored": "truncated", "detail": detail}
         try:
             verdict = parse_verdict(answer.content)
         except VerdictError as error:
             return {"unscored": "unparsable", "detail": encodable(str(error)), "final": is_last}
         return {"score": verdict.score, "analysis": encodable(verdict.analysis)}
+
+    def _advice(self, context: int) -> str:
+        """Return what to do about a row that does not fit into a context of this length."""
+        if self.settings.api == "openai":
+            return f"Start the server with a context of more than {context} tokens."
+        if context < self.settings.num_ctx:
+            return f"The judge itself reads at most {context} tokens: choose a judge with a longer context."
+        return "Raise --num-ctx."
 
 
 def was_truncated(prompt: str, prompt_tokens: int | None, num_ctx: int) -> bool:
@@ -175,3 +162,7 @@ def was_truncated(prompt: str, prompt_tokens: int | None, num_ctx: int) -> bool:
     if half + 2 <= prompt_tokens <= half + 3 or prompt_tokens >= num_ctx - 1:
         return True
     return MIN_CONTEXT // 2 < prompt_tokens < len(re.findall(r"\w+", prompt))
+
+
+def _text(question: Question) -> str:
+    return "\n".join(text for _, text in question.messages)

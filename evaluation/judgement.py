@@ -54,43 +54,80 @@ MIN_CONTEXT = 512
 """Smallest context of a judge, in tokens. No model that can judge has a shorter one."""
 
 
+Api = Literal["ollama", "openai"]
+"""How a judge's server is spoken to: Ollama's own calls, or OpenAI's (llama.cpp's server, LM Studio, vLLM)."""
+
+UNVERIFIED = "unverified"
+"""The digest of a model whose server names none, or the same one for every model."""
+
+
 class JudgeSettings(Frozen):
     """Which judge to ask, where, and how. `options` contains every setting that can change a score."""
 
     model: Annotated[str, Field(min_length=1)]
-    url: str
+    urls: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The servers. Each has the same model; questions are spread over them."""
+    api: Api = "ollama"
+    parallel: Annotated[int, Field(ge=1)] = 1
+    """Questions in flight at each server. Ollama answers one after the other unless it is set up otherwise."""
     num_ctx: Annotated[int, Field(ge=MIN_CONTEXT)] = 4096
     """Tokens of prompt and verdict together. Always sent, because Ollama's own default depends on the GPU's memory."""
     num_predict: Annotated[int, Field(ge=16)] = 512
     seed: int = 123
     keep_alive: str = "10m"
     connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 300.0
+    """Longest wait for the first byte of an answer. The server may have to load the model again before it."""
     silence_timeout_s: float = 300.0
-    """Longest wait for the next part of an answer. Before the first part, the server may load the model."""
+    """Longest wait for the next byte of an answer."""
     deadline_s: float = 900.0
     """Longest time for a whole answer."""
+    load_timeout_s: float = 900.0
+    """Longest time for the first load of the model."""
 
     @property
-    def options(self) -> dict[str, int | float]:
-        """The `options` of every call."""
-        return {"temperature": 0, "seed": self.seed, "num_ctx": self.num_ctx, "num_predict": self.num_predict}
+    def options(self) -> dict[str, bool | int | float]:
+        """The sampling options of every call: defaults differ between servers and change scores, so all are sent."""
+        return {
+            "temperature": 0,
+            "seed": self.seed,
+            "num_ctx": self.num_ctx,
+            "num_predict": self.num_predict,
+            "repeat_penalty": 1.0,
+            "presence_penalty": 0,
+            "frequency_penalty": 0,
+            "top_k": 40,
+            "top_p": 1.0,
+            "min_p": 0.0,
+        }
 
 
 class JudgeIdentity(Frozen):
-    """Everything that two scores must share to be comparable."""
+    """What two scores must share to be comparable, and what else is known about the judge."""
 
     model: str
     digest: str
+    """Digest of the model's manifest, or `UNVERIFIED`."""
     server_version: str
-    client_version: str
-    options: dict[str, int | float]
+    """Does not count in the fingerprint: whether to ask again after an update is a person's choice."""
+    client_version: str = ""
+    options: dict[str, bool | int | float]
+    """What is sent with every question. `num_ctx` does not count: a row that fits gets the same verdict."""
     rubric: str
+    api: Api = "ollama"
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of all fields except the model's name. The digest identifies the model."""
-        values = self.model_dump(exclude={"model"})
+        """16 hex digits of what a verdict depends on, besides the question itself."""
+        options = {name: value for name, value in self.options.items() if name != "num_ctx"}
+        values = {"digest": self.digest, "options": options, "rubric": self.rubric, "api": self.api}
+        values["model"] = full_name(self.model)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def full_name(model: str) -> str:
+    """Return a model's name with its tag: `llama3.1` means `llama3.1:latest`."""
+    return model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
 
 
 class Attempt(Frozen):
@@ -108,4 +145,12 @@ class Attempt(Frozen):
     seed: int | None = None
     prompt_tokens: int | None = None
     response_tokens: int | None = None
+    num_ctx: int | None = None
+    """The context that the row had to fit into, in tokens. None in ledgers of older versions."""
+    server_version: str | None = None
+    """Version of the server that was asked. None in ledgers of older versions."""
+    question: str | None = None
+    """16 hex digits of the question as sent; see `evaluation.calls.Question`. None in ledgers of older versions."""
+    reused: bool = False
+    """Whether the verdict was given in another run; `evaluation.verdicts` has it."""
     seconds: float = 0.0

@@ -1,270 +1,252 @@
-"""One call at a time to an Ollama server: a complete answer, or a `CallFailure` with its `Reason`.
+"""Questions to one Ollama server: a complete answer, or a `CallFailure` with its `Reason`.
 
-Failures that concern every row (no server, no such model, no access) are raised as errors of `assistant.errors`.
-Failures that may not occur again are retried. This module does not know what the judge is asked.
+Keeps the types of the `ollama` package, but sends its own requests: the package can neither send
+"truncate": false nor stop a server that drips. This module does not know what the judge is asked.
 
 Facts about Ollama that shape it:
 
 - An answer counts only with `done` and `done_reason: stop`, because errors and cut answers arrive within HTTP 200.
-- Every call has identical options except the seed, because other runner options reload the model.
-- Only one request runs at a time, because the server's queue has no bound.
+- Every question has identical options except the seed, because other runner options reload the model.
+- Defaults of the sampling options differ between versions and change scores, so all of them are sent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from functools import cache
+import re
 from typing import TYPE_CHECKING, Any
 
 from assistant.errors import JudgeError, PrerequisiteError
-from assistant.ollama_server import is_loopback
-from assistant.settings import Frozen
+from evaluation.calls import (
+    BUSY_RETRIES,
+    CallFailure,
+    CompleteAnswer,
+    Question,
+    ServerFacts,
+    TokenLogprobs,
+    cannot_load,
+    has_name,
+    missing_model,
+    on_one_line,
+    refused,
+    too_long,
+    unreachable,
+)
 from evaluation.escape import encodable
-from evaluation.judgement import JudgeSettings, Reason
-from evaluation.rubric import SCHEMA
+from evaluation.judgement import UNVERIFIED, JudgeSettings
+from evaluation.transport import SHORT, Incoming, Limits, Transport, chat_limits, load_limits
 
 if TYPE_CHECKING:
-    import ssl
-
-    import httpx
     import ollama
 
-
-class CallFailure(Exception):
-    """A call gave no complete answer. `retries` is the number of retries that a failure of this kind gets."""
-
-    def __init__(self, reason: Reason, detail: str, *, retries: int = 0) -> None:
-        super().__init__(encodable(detail))
-        self.reason: Reason = reason
-        self.retries = retries
-
-
-class CompleteAnswer(Frozen):
-    """An answer that ended with `done` and `stop`. The token counts are the server's; None if it did not send them."""
-
-    content: str
-    prompt_tokens: int | None
-    response_tokens: int | None
+CONSTANT_DIGESTS = frozenset({"b5dc5e784f2a3ee1582373093acf69a2f4e2ac1710b253a001712b86a61f88bb"})
+"""Digests that other servers with Ollama's API give to every model (KoboldCpp)."""
+IN_STREAM = -1
+"""Takes the place of the HTTP status for an error inside a stream, as in the `ollama` package."""
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 
 class OllamaClient:
-    """A connection to one Ollama server, for one model. Call `close` at the end."""
+    """A connection to one Ollama server, for one model."""
 
-    def __init__(self, settings: JudgeSettings, *, sleep: Callable[[float], None] | None = None) -> None:
+    def __init__(self, settings: JudgeSettings, url: str) -> None:
         self.settings = settings
-        self._sleep = sleep or time.sleep
-        self._ollama = _import_ollama(settings.url)
-        import httpx
+        self.url = url
+        self._ollama = _import_ollama(url)
+        self._transport = Transport(url, connect_timeout_s=settings.connect_timeout_s)
 
-        timeout = httpx.Timeout(settings.silence_timeout_s, connect=settings.connect_timeout_s)
-        # httpx would use a proxy from the environment even for this machine.
-        trust_env = not is_loopback(settings.url)
-        self._client: ollama.Client = self._ollama.Client(
-            settings.url, timeout=timeout, trust_env=trust_env, verify=_tls_context()
-        )
-        # The ollama package has no call for the server's version.
-        short_timeout = httpx.Timeout(30.0, connect=settings.connect_timeout_s)
-        self._http: httpx.Client = httpx.Client(timeout=short_timeout, trust_env=trust_env, verify=_tls_context())
-
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close all connections."""
-        self._client.close()  # type: ignore[no-untyped-call]  # the package does not annotate this method
-        self._http.close()
+        await self._transport.close()
+
+    async def connect(self) -> ServerFacts:
+        """Ask for the server's version and for the model's digest."""
+        version = (await self._get("/api/version")).get("version")
+        listed = (await self._get("/api/tags")).get("models")
+        if not isinstance(version, str) or not isinstance(listed, list):
+            raise JudgeError(f"judge: expected an Ollama server at {self.url}, got another server. Check --host.")
+        entries = [entry for entry in listed if isinstance(entry, dict)]
+        for entry in entries:
+            if has_name(self.settings.model, _names(entry)):
+                return ServerFacts(version=encodable(version), digest=_digest(entry))
+        names = sorted({on_one_line(name) for entry in entries for name in _names(entry)[:1]})
+        raise missing_model(self.url, self.settings, names)
+
+    async def load(self) -> int | None:
+        """Load the model, and return the context length that it has, if the server reports it."""
+        try:
+            await self._chat([], load_limits(self.settings), None)
+        except CallFailure as failure:
+            if failure.reason == "unreachable":
+                raise unreachable(self.url, self.settings) from failure
+            if failure.reason != "incomplete":  # A load has no content, so an odd end does not concern the rows.
+                raise cannot_load(self.url, self.settings, failure) from failure
+        try:
+            running = (await self._get("/api/ps")).get("models")
+        except (JudgeError, PrerequisiteError):
+            return None  # Servers with Ollama's API need not have this call.
+        for entry in running if isinstance(running, list) else ():
+            if isinstance(entry, dict) and has_name(self.settings.model, _names(entry)):
+                context = entry.get("context_length")
+                return context if type(context) is int and context > 0 else None
+        return None
+
+    async def is_alive(self) -> bool:
+        """Return whether the server answers at all."""
+        try:
+            async with self._transport.call("GET", "/api/version", SHORT) as incoming:
+                return incoming.status < 500
+        except (CallFailure, JudgeError):
+            return False
+
+    async def ask(self, question: Question) -> CompleteAnswer:
+        """Ask once."""
+        messages = [{"role": role, "content": text} for role, text in question.messages]
+        return await self._chat(messages, chat_limits(self.settings), question)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
-    def get(self, path: str) -> dict[str, Any]:
-        """Get a JSON object. A JSON value of another type gives an empty dict.
-
-        Raises:
-            PrerequisiteError: no server answers.
-            JudgeError: access is refused, or the server is not an Ollama server.
-        """
-        import httpx
-
-        url = self.settings.url
+    async def _get(self, path: str) -> dict[str, Any]:
+        """Get a JSON object. A JSON value of another type gives an empty dict."""
         try:
-            response = self._http.get(url + path)
-        except httpx.TransportError as error:
-            raise self.unreachable() from error
-        if response.status_code in {401, 403}:
-            raise JudgeError(f"judge: expected access to {url}, got HTTP {response.status_code} on {path}.")
-        try:
-            value = response.raise_for_status().json()
-        except (httpx.HTTPStatusError, ValueError) as error:
-            raise JudgeError(
-                f"judge: expected an Ollama server at {url}, got HTTP {response.status_code} on {path}. Check --host."
-            ) from error
+            async with self._transport.call("GET", path, SHORT) as incoming:
+                body = await incoming.read()
+                if incoming.status in {401, 403}:
+                    raise refused(self.url, incoming.status, f"on {path}")
+                value = json.loads(body) if incoming.status == 200 else None
+        except CallFailure as failure:
+            if failure.reason in {"unreachable", "timeout"}:
+                raise unreachable(self.url, self.settings) from failure
+            raise self._no_ollama(path, str(failure)) from failure
+        except (ValueError, RecursionError) as error:
+            raise self._no_ollama(path, "no JSON") from error
+        if value is None:
+            raise self._no_ollama(path, f"HTTP {incoming.status}")
         return value if isinstance(value, dict) else {}
 
-    def chat(
-        self,
-        messages: list[dict[str, str]],
-        *,
-        seed: int | None = None,
-        on_retry: Callable[[CallFailure], None] = lambda _failure: None,
-    ) -> CompleteAnswer:
-        """Send messages and return the complete answer. Empty `messages` only load the model.
-
-        Retries as often as each kind of failure allows, with growing, jittered pauses. `on_retry` gets every failure
-        except the last one.
-
-        Raises:
-            CallFailure: the last failure.
-            PrerequisiteError, JudgeError: a failure that concerns every row.
-        """
-        from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
-
-        def failure_of(state: RetryCallState) -> CallFailure:
-            error = state.outcome.exception() if state.outcome else None
-            assert isinstance(error, CallFailure)
-            return error
-
-        retrying = Retrying(
-            retry=retry_if_exception_type(CallFailure),
-            stop=lambda state: state.attempt_number > failure_of(state).retries,
-            wait=wait_exponential(multiplier=0.5, max=8) + wait_random(0, 0.5),
-            before_sleep=lambda state: on_retry(failure_of(state)),
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return retrying(lambda: self._collect(self._stream(messages, seed)))
-
-    def _stream(self, messages: list[dict[str, str]], seed: int | None) -> Iterator[ollama.ChatResponse]:
-        options = self.settings.options | ({} if seed is None else {"seed": seed})
-        return self._client.chat(
-            model=self.settings.model,
-            messages=messages,
-            stream=True,
-            format=SCHEMA,
-            options=options,
-            think=False,
-            keep_alive=self.settings.keep_alive,
+    def _no_ollama(self, path: str, actual: str) -> JudgeError:
+        return JudgeError(
+            f"judge: expected an Ollama server at {self.url}, got {actual} on {path}. Check --host and --api."
         )
 
-    def _collect(self, stream: Iterator[ollama.ChatResponse]) -> CompleteAnswer:
-        """Read a stream to its end. Raises CallFailure if the answer is not complete."""
-        start = time.monotonic()
-        pieces: list[str] = []
-        last: ollama.ChatResponse | None = None
-        try:
-            with contextlib.closing(stream):  # type: ignore[type-var]  # the package returns a generator
-                for last in stream:
-                    pieces.append(last.message.content or "")
-                    if time.monotonic() - start > self.settings.deadline_s:
-                        raise CallFailure(
-                            "timeout", f"no end of the answer after {self.settings.deadline_s:g} s", retries=1
-                        )
-        except CallFailure:
-            raise
-        except Exception as error:  # The client raises six families of errors. Unknown errors are raised again.
-            raise self._classify(error, started=bool(pieces)) from error
-        if last is None or last.done is not True:
-            raise CallFailure("incomplete", "the answer ended without `done`")
-        if last.done_reason not in {"stop", "load"}:
-            raise CallFailure("incomplete", f"the answer ended for the reason {last.done_reason!r}, not 'stop'")
-        return CompleteAnswer(
-            content=encodable("".join(pieces)), prompt_tokens=last.prompt_eval_count, response_tokens=last.eval_count
-        )
+    async def _chat(self, messages: list[dict[str, str]], limits: Limits, question: Question | None) -> CompleteAnswer:
+        """Send messages and read the answer to its end. Without a question, the model is only loaded."""
+        body = self._body(messages, question)
+        async with self._transport.call("POST", "/api/chat", limits, body=body) as incoming:
+            if incoming.status != 200:
+                raise self._classify(incoming.status, _error_text(await incoming.read()))
+            parts: list[ollama.ChatResponse] = []
+            while (line := await incoming.next_line()) is not None:
+                if not line.strip():
+                    continue
+                if parts and parts[-1].done:
+                    raise CallFailure("incomplete", f"the server sent more after `done`: {_quoted(line)}")
+                parts.append(self._part(line, incoming))
+        return _complete(parts, question)
 
-    # --- failures -------------------------------------------------------------------------------------------------
+    def _body(self, messages: list[dict[str, str]], question: Question | None) -> dict[str, Any]:
+        options = self.settings.options
+        body: dict[str, Any] = {"model": self.settings.model, "messages": messages, "stream": True}
+        if question is not None:
+            options |= {"seed": question.seed, "num_predict": question.num_predict}
+            if question.schema is not None:
+                body["format"] = question.schema
+            if question.top_logprobs:
+                body |= {"logprobs": True, "top_logprobs": question.top_logprobs}
+        return body | {
+            "options": options,
+            "think": False,
+            "truncate": False,
+            "keep_alive": self.settings.keep_alive,
+        }
 
-    def _classify(self, error: Exception, *, started: bool) -> CallFailure:
-        """Return what an error of the client means for this row. Raises errors that concern every row.
-
-        `started` means that a part of the answer has arrived.
-        """
-        import httpx
+    def _part(self, line: bytes, incoming: Incoming) -> ollama.ChatResponse:
+        """Parse a line of the stream."""
         from pydantic import ValidationError
 
-        message = str(error) or type(error).__name__
-        match error:
-            case self._ollama.ResponseError():
-                return self._classify_response(error)
-            case httpx.ConnectTimeout() | httpx.ConnectError() | ConnectionError():
-                return CallFailure("unreachable", message, retries=3)
-            case httpx.TimeoutException():
-                return CallFailure("timeout", f"silent for {self.settings.silence_timeout_s:g} s", retries=1)
-            case httpx.TransportError() if not started:
-                return CallFailure("unreachable", message, retries=3)
-            case httpx.TransportError():
-                return CallFailure("incomplete", f"the connection broke: {message}", retries=1)
-            case json.JSONDecodeError() | UnicodeDecodeError() if started:
-                return CallFailure("incomplete", f"the stream broke: {message}", retries=1)
-            case json.JSONDecodeError() | UnicodeDecodeError() | AttributeError() | TypeError() | ValidationError():
-                # The package raises these for a body that is not a JSON object, or an object of another form.
-                return CallFailure("server_error", f"the server's answer is not Ollama's: {message}")
-            case httpx.HTTPError() | httpx.StreamError():
-                return CallFailure("server_error", message)
-        raise error
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if incoming.content_type == "application/x-ndjson":
+                raise CallFailure("incomplete", f"the stream broke: {_quoted(line)}", retries=1) from error
+            raise CallFailure("server_error", f"the server's answer is not Ollama's: {_quoted(line)}") from error
+        if isinstance(value, dict) and value.get("error"):
+            raise self._classify(IN_STREAM, _error_text(line))
+        try:
+            part: ollama.ChatResponse = self._ollama.ChatResponse.model_validate(value)
+        except ValidationError as error:
+            raise CallFailure("server_error", f"the server's answer is not Ollama's: {_quoted(line)}") from error
+        return part
 
-    def _classify_response(self, error: ollama.ResponseError) -> CallFailure:
-        status, message = error.status_code, _server_message(error)
+    def _classify(self, status: int, message: str) -> CallFailure:
+        """Return what an error of the server means for this row. Raises errors that concern every row."""
         if status == 404 and "not found" in message and "page" not in message:
-            raise self.missing_model(None) from error
+            raise missing_model(self.url, self.settings, None)
         if status in {401, 403}:
-            raise JudgeError(f"judge: expected access to {self.settings.url}, got HTTP {status}: {message}.") from error
-        if context_message := _context_message(message):
-            return CallFailure("too_long", context_message)
+            raise refused(self.url, status, on_one_line(message))
+        if failure := too_long(message):
+            return failure
+        shown = on_one_line(message) or "no reason given"
+        if status == IN_STREAM:
+            return CallFailure("server_error", shown, retries=1)
         if status == 503:
-            return CallFailure("server_error", message, retries=3)
-        # The package uses status -1 for an error line inside a stream.
-        retry_once = status == -1 or (status == 500 and "unexpectedly stopped" in message)
-        detail = message if status == -1 else f"HTTP {status}: {message}"
-        return CallFailure("server_error", detail, retries=int(retry_once))
-
-    def unreachable(self) -> PrerequisiteError:
-        """Return the error for a server that does not answer."""
-        return PrerequisiteError(
-            f"judge: expected an Ollama server at {self.settings.url}, got no answer. Start it: ollama serve"
-        )
-
-    def missing_model(self, installed: list[str] | None) -> PrerequisiteError:
-        """Return the error for a model that is not installed. `installed` is None if the list is not known."""
-        if installed is None:
-            actual = "no such model"
-        else:
-            actual = f"only {', '.join(installed)}" if installed else "no models at all"
-        return PrerequisiteError(
-            f"judge: expected the model {self.settings.model!r} at {self.settings.url}, got {actual}. "
-            f"Fetch it: ollama pull {self.settings.model}"
-        )
+            return CallFailure("server_error", f"HTTP 503: {shown}", retries=BUSY_RETRIES)
+        died = status == 500 and ("unexpectedly stopped" in message or "error was encountered while running" in message)
+        return CallFailure("server_error", f"HTTP {status}: {shown}", retries=int(died))
 
 
-def full_name(model: str) -> str:
-    """Return a model's name with its tag: `llama3.1` means `llama3.1:latest`."""
-    return model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
+def _complete(parts: list[ollama.ChatResponse], question: Question | None) -> CompleteAnswer:
+    """Join the parts of a stream. Raises CallFailure if the answer is not complete."""
+    last = parts[-1] if parts else None
+    if last is None or last.done is not True:
+        raise CallFailure("incomplete", "the answer ended without `done`")
+    expected = {"load"} if question is None else {"stop", "length"} if question.may_be_cut else {"stop"}
+    if last.done_reason not in expected:
+        reason = on_one_line(repr(last.done_reason))
+        raise CallFailure("incomplete", f"the answer ended for the reason {reason}, not {sorted(expected)[-1]!r}")
+    logprobs = [entry for part in parts for entry in part.logprobs or ()]
+    return CompleteAnswer(
+        content=encodable("".join(part.message.content or "" for part in parts)),
+        prompt_tokens=last.prompt_eval_count,
+        response_tokens=last.eval_count,
+        logprobs=tuple(
+            TokenLogprobs(
+                encodable(entry.token),
+                entry.logprob,
+                tuple((encodable(other.token), other.logprob) for other in entry.top_logprobs or ()),
+            )
+            for entry in logprobs
+        ),
+    )
 
 
-@cache
-def _tls_context() -> ssl.SSLContext:
-    """Return one context for all clients: reading the certificates takes longer than everything else here."""
-    import httpx
-
-    return httpx.create_ssl_context()
+def _names(entry: dict[str, Any]) -> list[object]:
+    return [entry[key] for key in ("name", "model") if isinstance(entry.get(key), str)]
 
 
-def _server_message(error: ollama.ResponseError) -> str:
-    """Return the server's message on one line, cut to 500 characters because it can be an error page."""
-    words = " ".join(str(error.error).split())
-    return (words or "no reason given")[:500]
+def _digest(entry: dict[str, Any]) -> str:
+    """Return a model's digest, or `UNVERIFIED` if it does not identify the model."""
+    match = _DIGEST.fullmatch(str(entry.get("digest")))
+    if match is None or match[1] in CONSTANT_DIGESTS or len(set(match[1])) == 1:
+        return UNVERIFIED
+    return match[1]
 
 
-def _context_message(message: str) -> str | None:
-    """Return a sentence if the server reports that the prompt does not fit, in one of Ollama's two forms."""
-    with contextlib.suppress(ValueError):
-        nested = json.loads(message)
-        detail = nested.get("error") if isinstance(nested, dict) else None
-        if isinstance(detail, dict) and detail.get("type") == "exceed_context_size_error":
-            needed, context = detail.get("n_prompt_tokens"), detail.get("n_ctx")
-            return f"{needed} tokens; the judge's context has {context}. Raise --num-ctx."
-    if "exceeds the available context size" in message or "longer than the context length" in message:
-        return message
-    return None
+def _error_text(body: bytes) -> str:
+    """Return the text of an error body, of any form."""
+    text = body.decode("utf-8", "replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return on_one_line(text)
+    error = value.get("error", value) if isinstance(value, dict) else value
+    return error if isinstance(error, str) else on_one_line(json.dumps(error))
+
+
+def _quoted(line: bytes) -> str:
+    text = line.decode("utf-8", "replace")
+    return repr(text if len(text) <= 80 else text[:79] + "…")
 
 
 def _import_ollama(url: str) -> Any:

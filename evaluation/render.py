@@ -59,6 +59,9 @@ def _title(report: Report) -> str:
 
 
 def _headline(report: Report) -> str:
+    if report.judge_failed and report.judge:
+        failed = _counts((reason, count) for reason, count in report.unscored.items() if reason != "no_response")
+        return f"No score: the judge {report.judge.model} failed on every row that needed it ({failed})."
     origin = f"judge {report.judge.model}" if report.judge else "exact matches"
     rows = _rows(report.n) if report.scored == report.n else f"{report.scored} of {_rows(report.n)}"
     return f"Score {_number(report.mean)} of 100 (95 % interval {_interval(report.interval)}): {origin}, {rows}."
@@ -75,7 +78,7 @@ def _rows(n: int) -> str:
     return "1 row" if n == 1 else f"{n} rows"
 
 
-def _settings(options: dict[str, int | float]) -> str:
+def _settings(options: dict[str, bool | int | float]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
@@ -100,7 +103,9 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("judge on exact matches", f"mean {_number(ceiling.mean)}{lowest} ({judged}, not in the score)"))
     if report.judge is not None:
         judge = report.judge
-        facts.append(("judge", f"{judge.model}, digest {judge.digest[:12]}, Ollama {judge.server_version}"))
+        server = "Ollama" if judge.api == "ollama" else "server"
+        version = judge.server_version or "of unknown version"
+        facts.append(("judge", f"{judge.model}, digest {judge.digest[:12]}, {server} {version}"))
         facts.append(("judge fingerprint", judge.judge_fingerprint))
     return facts
 

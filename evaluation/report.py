@@ -29,7 +29,7 @@ from evaluation.figures import (
     plain_mean,
     smallest_difference,
 )
-from evaluation.judgement import REASONS, WITHOUT_JUDGE, JudgeIdentity, Reason
+from evaluation.judgement import REASONS, UNVERIFIED, WITHOUT_JUDGE, JudgeIdentity, Reason
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Ledger, Source, read_ledger
 from evaluation.metrics import Metrics
 from evaluation.report_rows import ReportRow, make_row, write_row_scores
@@ -98,6 +98,8 @@ class JudgeSummary(JudgeIdentity):
     judge_fingerprint: str
     other_judges: int
     """Number of other judges in the ledger. Their scores are kept, but not included here."""
+    other_versions: dict[str, int]
+    """Number of verdicts by each other version of the server that are included."""
 
 
 Level = Literal["green", "amber", "red", "untested"]
@@ -152,6 +154,8 @@ class Report(Frozen):
     judge: JudgeSummary | None
     judge_verdict: JudgeVerdict | None = None
     """None without a judge."""
+    judge_failed: bool = False
+    """Whether the judge was asked and gave no usable verdict at all. Then there is no mean."""
     worst: tuple[ShownRow, ...]
     notes: tuple[str, ...]
 
@@ -183,6 +187,7 @@ def make_report_with_rows(folder: Path) -> tuple[Report, tuple[ReportRow, ...]]:
     ledger = read_ledger(answers.folder / LEDGER_FILE)
     judge = _judge_with_scores(answers, ledger)
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
+    judge_failed = judge is not None and not _has_scored(answers, ledger, judge) and _is_needed(answers, ledger, judge)
     all_rows = [_scored_row(record, metrics.get(record.key), outcomes) for record in answers.responses]
     free_table = _table([row for row in all_rows if row.record.is_reference_free])
     rows = [row for row in all_rows if not row.record.is_reference_free]
@@ -204,8 +209,8 @@ def make_report_with_rows(folder: Path) -> tuple[Report, tuple[ReportRow, ...]]:
         score=headline,
         n=n_rows,
         scored=summary.n,
-        mean=summary.mean,
-        interval=summary.interval,
+        mean=None if judge_failed else summary.mean,
+        interval=None if judge_failed else summary.interval,
         interval_method=BOOTSTRAP_METHOD if judge else WILSON_METHOD,
         standard_deviation=None if std is None else round(std, 4),
         smallest_difference=smallest_difference(std, summary.n),
@@ -220,7 +225,8 @@ def make_report_with_rows(folder: Path) -> tuple[Report, tuple[ReportRow, ...]]:
         stop_reasons=dict(Counter(row.record.stop_reason for row in rows if row.record.stop_reason)),
         categories=_categories(headline, table),
         ceiling=_ceiling(answers, outcomes) if outcomes is not None else None,
-        judge=_judge_summary(judge, ledger) if judge else None,
+        judge=_judge_summary(judge, ledger, outcomes or {}) if judge else None,
+        judge_failed=judge_failed,
         judge_verdict=UNTESTED if judge else None,
         worst=_worst(rows),
         notes=(),
@@ -245,17 +251,32 @@ def write_pages(folder: Path, rows: Sequence[ReportRow], page: str) -> None:
 
 
 def _judge_with_scores(answers: AnswersFolder, ledger: Ledger) -> JudgeLine | None:
-    """Return the judge that was asked last, if it scored a row or if no row needed it.
+    """Return the judge that was asked last, unless it was needed and has not been asked about any row yet.
 
-    Exact matches score 100 without the judge. If the judge never answered, the mean over them would always be 100.
+    Exact matches score 100 without the judge. If no row was judged, the mean over them would always be 100.
     """
-    if ledger.newest_judge is None:
+    judge = ledger.newest_judge
+    if judge is None:
         return None
-    outcomes = ledger.outcomes(ledger.newest_judge.fingerprint)
-    row_outcomes = [outcomes.get(("score", record.id, record.response_hash)) for record in answers.responses]
-    has_scored = any(outcome is not None and outcome.source == "judge" for outcome in row_outcomes)
-    is_needed = any(outcome is None or outcome.unscored not in {None, *WITHOUT_JUDGE} for outcome in row_outcomes)
-    return ledger.newest_judge if has_scored or not is_needed else None
+    was_asked = any(
+        outcome is not None and (outcome.source == "judge" or outcome.unscored not in {None, *WITHOUT_JUDGE})
+        for outcome in _row_outcomes(answers, ledger, judge)
+    )
+    return judge if was_asked or not _is_needed(answers, ledger, judge) else None
+
+
+def _has_scored(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> bool:
+    return any(outcome and outcome.source == "judge" for outcome in _row_outcomes(answers, ledger, judge))
+
+
+def _is_needed(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> bool:
+    outcomes = _row_outcomes(answers, ledger, judge)
+    return any(outcome is None or outcome.unscored not in {None, *WITHOUT_JUDGE} for outcome in outcomes)
+
+
+def _row_outcomes(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> list[Judgement | None]:
+    outcomes = ledger.outcomes(judge.fingerprint)
+    return [outcomes.get(("score", record.id, record.response_hash)) for record in answers.responses]
 
 
 def _scored_row(
@@ -374,10 +395,20 @@ def _ceiling(answers: AnswersFolder, outcomes: Mapping[JudgementKey, Judgement])
     return Ceiling(rows=len(sample), judged=len(points), mean=mean, lowest=min(points, default=None))
 
 
-def _judge_summary(judge: JudgeLine, ledger: Ledger) -> JudgeSummary:
+def _judge_summary(judge: JudgeLine, ledger: Ledger, outcomes: Mapping[JudgementKey, Judgement]) -> JudgeSummary:
+    versions = Counter(
+        outcome.server_version
+        for outcome in outcomes.values()
+        if outcome.source == "judge" and outcome.server_version is not None
+    )
+    del versions[judge.identity.server_version]
     others = {line.fingerprint for line in ledger.judges} - {judge.fingerprint}
     return JudgeSummary(
-        **judge.identity.model_dump(), url=judge.url, judge_fingerprint=judge.fingerprint, other_judges=len(others)
+        **judge.identity.model_dump(),
+        url=judge.url,
+        judge_fingerprint=judge.fingerprint,
+        other_judges=len(others),
+        other_versions=dict(versions),
     )
 
 
@@ -388,6 +419,18 @@ def _notes(report: Report, ledger: Ledger) -> list[str]:
     if ledger.newest_judge is not None and report.judge is None:
         model = ledger.newest_judge.identity.model
         notes.append(f"The judge {model} scored no row, so the score is the rate of exact matches.")
+    if report.judge_failed:
+        notes.append("The judge gave no usable verdict, so there is no score. Exact matches alone do not make one.")
+    if report.judge and report.judge.other_versions:
+        counts = ", ".join(
+            f"{count} of {version or 'unknown'}" for version, count in report.judge.other_versions.items()
+        )
+        notes.append(
+            f"Not all verdicts are of the server's version {report.judge.server_version or 'unknown'}: {counts}. "
+            f"evaluation score with --rejudge asks about them again."
+        )
+    if report.judge and report.judge.digest == UNVERIFIED:
+        notes.append("The server names no digest of the judge, so nobody can check that it stayed the same model.")
     if report.judge is None and ledger.newest_judge is None:
         notes.append("No judge was asked, so correct paraphrases count as wrong.")
     if report.unanswered:

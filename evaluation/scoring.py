@@ -10,27 +10,35 @@ tenth of the exact matches is put to the judge as well, to show how high its sco
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from assistant.errors import DataError, JudgeError
+from assistant.errors import DataError
 from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from evaluation.answers_folder import AnswersFolder, ResponseRecord
+from evaluation.hosts import Host
 from evaluation.judge import Judge
-from evaluation.judgement import Attempt, JudgeIdentity, Reason
-from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Purpose, Source, now, read_ledger
+from evaluation.judgement import Attempt, JudgeIdentity, JudgeSettings, Reason
+from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
+from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Source, now, read_ledger
 from evaluation.metrics import Metrics, measure
-from evaluation.rubric import POINTS_PER_SCORE, Material
+from evaluation.rubric import POINTS_PER_SCORE
 from evaluation.settled import judged_all_the_same, settle
+from evaluation.verdicts import Verdicts
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "judgements.jsonl"
-MAX_UNREACHABLE = 3
-"""Consecutive rows without any answer after which the judge is not asked any more."""
+PLAN_QUESTIONS = 3
+"""How many questions `--plan` times."""
+PART_SEED = 123
+"""Seed of the part that `--limit` scores."""
 
 
 class MetricsRecord(Metrics):
@@ -41,15 +49,6 @@ class MetricsRecord(Metrics):
 
 
 _METRICS = TypeAdapter(MetricsRecord)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeStep:
-    """Progress of the judge. The first step comes before the model is loaded and has no outcome."""
-
-    done: int
-    total: int
-    outcome: Judgement | None
 
 
 def write_metrics(answers: AnswersFolder) -> None:
@@ -83,78 +82,188 @@ def read_metrics(answers: AnswersFolder) -> dict[str, Metrics]:
 # --- the judge ----------------------------------------------------------------------------------------------------
 
 
-def judge_answers(answers: AnswersFolder, judge: Judge, *, retry_unscored: bool = False) -> Iterator[JudgeStep]:
-    """Ask the judge about every row that it has not scored yet. Yields one step per row.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """Which rows to ask about.
 
-    Every attempt is on the disk before the next question. A row with a transient failure is asked about again; with
-    `retry_unscored`, so is every row without a score.
+    Args:
+        retry_unscored: Ask again about every row without a score, also if the failure will not pass.
+        rejudge: Ask again about rows whose verdict is of another version of the server.
+        limit: Score only this many rows of the folder: a seeded part, stratified by category. None means all.
+        n_questions: Ask only this many questions. None means all.
+    """
+
+    retry_unscored: bool = False
+    rejudge: bool = False
+    limit: int | None = None
+    n_questions: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class JudgeRun:
+    """What a run of the judge found and did."""
+
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the user: servers left out, verdicts of another version."""
+    questions: int = 0
+    """Questions that no run has asked before."""
+    reused: int = 0
+    """Rows with verdicts of other runs."""
+    urls: tuple[str, ...] = ()
+    """The servers that are asked."""
+    seconds: list[float] = field(default_factory=list)
+    """Seconds of every question that was asked now."""
+    faults: list[str] = field(default_factory=list)
+    """What happened to servers that were lost on the way, if others did the rest."""
+
+
+def judge_answers(
+    answers: AnswersFolder,
+    settings: JudgeSettings,
+    asking: Asking | None = None,
+    *,
+    on_start: Callable[[JudgeRun], None] = lambda _run: None,
+    on_step: Callable[[JudgeStep], None] = lambda _step: None,
+    verdicts: Verdicts | None = None,
+) -> JudgeRun:
+    """Ask the judge about every row that it has not scored yet. `on_step` is called at the start and after each row.
+
+    Every attempt is on the disk before the next question. A row with a transient failure is asked about again, after
+    all others. Verdicts of other runs on the same questions are taken over.
 
     Raises:
         PrerequisiteError, JudgeError: a failure that concerns every row; the next run asks about the remaining rows.
     """
-    identity = judge.connect()
-    path = answers.folder / LEDGER_FILE
-    with AppendOnly[JudgeLine | Judgement](path) as ledger:
-        stored = read_ledger(path)
-        outcomes = stored.outcomes(identity.fingerprint)
-        if stored.newest_judge is None or stored.newest_judge.fingerprint != identity.fingerprint:
-            ledger.append([_judge_line(identity, judge)])
-        ledger.append(_new_judgements_without_judge(answers, identity, outcomes))
-        questions = [
-            (purpose, record)
-            for purpose, record in _questions(answers)
-            if _needs_asking(outcomes.get((purpose, record.id, record.response_hash)), retry_unscored)
-        ]
-        yield JudgeStep(done=0, total=len(questions), outcome=None)
-        if questions:
-            judge.load()
-            yield from _ask_all(judge, identity, ledger, questions)
+    judge, run, asking = Judge(settings), JudgeRun(), asking or Asking()
+    shared = verdicts or Verdicts()
+
+    async def work() -> None:
+        async with connected(judge) as (hosts, notes):
+            run.notes += notes
+            run.urls = tuple(host.client.url for host in hosts)
+            with AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE) as ledger:
+                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, on_step)
+                on_start(run)
+                run.seconds = judging.seconds
+                await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
+                run.faults = [str(host.fault) for host in hosts if host.fault is not None]
+
+    asyncio.run(work())
+    return run
 
 
-def _ask_all(
+def _prepare(
+    answers: AnswersFolder,
     judge: Judge,
-    identity: JudgeIdentity,
+    hosts: Sequence[Host],
     ledger: AppendOnly[JudgeLine | Judgement],
-    questions: list[tuple[Purpose, ResponseRecord]],
-) -> Iterator[JudgeStep]:
-    """Ask the questions one after the other. Stops when the server does not answer any more."""
-    n_unreachable = 0
-    for done, (purpose, record) in enumerate(questions, start=1):
-        outcome = None
-        for attempt in judge.attempts(_material(record)):
-            source: Source | None = None if attempt.score is None else "judge"
-            outcome = _judgement(record, identity, attempt, purpose=purpose, source=source)
-            ledger.append([outcome])
-        yield JudgeStep(done=done, total=len(questions), outcome=outcome)
-        n_unreachable = n_unreachable + 1 if outcome is not None and outcome.unscored == "unreachable" else 0
-        if n_unreachable >= MAX_UNREACHABLE:
-            not_asked = Attempt(unscored="unreachable", detail="not asked: the server was unreachable", final=False)
-            remaining = questions[done:]
-            ledger.append(_judgement(record, identity, not_asked, purpose=purpose) for purpose, record in remaining)
-            n_unreachable += len(remaining)
-            break
-    if n_unreachable:
-        raise JudgeError(
-            f"judge: expected answers from {judge.settings.url}, got none for the last {n_unreachable} "
-            f"{'row' if n_unreachable == 1 else 'rows'}. Start the server (ollama serve) and give the same command "
-            f"again; it asks only for the missing rows."
+    shared: Verdicts,
+    asking: Asking,
+    run: JudgeRun,
+    on_step: Callable[[JudgeStep], None],
+) -> tuple[JudgeWork, list[Task]]:
+    """Store what needs no question, and return the questions that are left and who asks them."""
+    stored = read_ledger(answers.folder / LEDGER_FILE)
+    identity = judge.identity(hosts[0].facts)
+    outcomes = stored.outcomes(identity.fingerprint)
+    newest = stored.newest_judge
+    if newest is None or (newest.fingerprint, newest.identity) != (identity.fingerprint, identity):
+        url = ", ".join(host.client.url for host in hosts)
+        ledger.append([JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())])
+    part = chosen_rows(answers, asking.limit)
+    ledger.append(_new_judgements_without_judge(part, identity, outcomes))
+    versions = {host.facts.version for host in hosts}
+    run.notes += _version_notes(outcomes, versions, asking)
+
+    def needs_asking(row: Row) -> bool:
+        return _needs_asking(outcomes.get(_key(row)), judge.settings, versions, asking)
+
+    rows = [row for row in _questions(part, answers) if needs_asking(row)]
+    # Rows that failed before go to the back, so that they never block the others.
+    rows.sort(key=lambda row: _key(row) in outcomes)
+    tasks = make_tasks(judge, rows)
+    known = shared.find(identity.fingerprint, {task.hash for task in tasks})
+    if asking.rejudge:
+        known = {question: attempt for question, attempt in known.items() if attempt.server_version in versions}
+    for task in tasks:
+        if task.hash in known:
+            ledger.append(judgements_of(task, identity, [known[task.hash]]))
+            run.reused += len(task.rows)
+    tasks = [task for task in tasks if task.hash not in known]
+    run.questions = len(tasks)
+    n_scored = run.reused + sum(outcome.source == "judge" for outcome in outcomes.values())
+    return JudgeWork(judge, hosts, ledger, shared, n_scored=n_scored, on_step=on_step), tasks
+
+
+def chosen_rows(answers: AnswersFolder, limit: int | None) -> AnswersFolder:
+    """Return a part of the rows: seeded, and stratified by category. A larger limit gives a part that holds it."""
+    if limit is None or limit >= len(answers.responses):
+        return answers
+    by_category: dict[str | None, list[ResponseRecord]] = {}
+    for record in sorted(answers.responses, key=lambda record: _order(record.id)):
+        by_category.setdefault(record.category, []).append(record)
+    # The k-th of n rows of a category stands at (k - 1/2) / n, so every prefix has each category in proportion.
+    places = [
+        ((index + 0.5) / len(records), _order(record.id), record.id)
+        for records in by_category.values()
+        for index, record in enumerate(records)
+    ]
+    chosen = {row_id for _, _, row_id in sorted(places)[:limit]}
+    return replace(answers, responses=tuple(record for record in answers.responses if record.id in chosen))
+
+
+def _order(text: str) -> str:
+    """Return a key that puts rows into a seeded order."""
+    return hashlib.sha256(f"{PART_SEED} {text}".encode()).hexdigest()
+
+
+def _sample(tasks: Sequence[Task], n_questions: int) -> list[Task]:
+    return sorted(tasks, key=lambda task: _order(task.hash))[:n_questions]
+
+
+def _version_notes(
+    outcomes: Mapping[JudgementKey, Judgement], versions: Collection[str], asking: Asking
+) -> Iterator[str]:
+    """Yield a sentence if the server's version has changed since some verdicts."""
+    old = Counter(
+        outcome.server_version
+        for outcome in outcomes.values()
+        if outcome.source == "judge" and outcome.server_version is not None and outcome.server_version not in versions
+    )
+    for version, count in sorted(old.items()):
+        what = "They are asked again." if asking.rejudge else "--rejudge asks about them again."
+        yield (
+            f"the server's version is now {', '.join(sorted(versions)) or 'unknown'}; {count} "
+            f"{'verdict is' if count == 1 else 'verdicts are'} of version {version or 'unknown'}. {what}"
         )
 
 
-def _questions(answers: AnswersFolder) -> Iterator[tuple[Purpose, ResponseRecord]]:
-    """Yield the responses that need a judge, then the exact matches that the judge gets as a check."""
-    for record in answers.responses:
-        # A prompt for rows with a rubric and no reference does not exist yet: they stay `not_judged`.
-        if record.reference and _settle_without_judge(record) is None:
-            yield "score", record
+def _key(row: Row) -> JudgementKey:
+    return row.purpose, row.record.id, row.record.response_hash
+
+
+def _questions(part: AnswersFolder, answers: AnswersFolder) -> Iterator[Row]:
+    """Yield the responses of a part that need a judge, then its settled rows that the judge gets as a check."""
+    for record in part.responses:
+        if _settle_without_judge(record) is None:
+            yield Row("score", record)
+    in_part = {record.id for record in part.responses}
     for record in ceiling_sample(answers):
-        yield "ceiling", record
+        if record.id in in_part:
+            yield Row("ceiling", record)
 
 
-def _needs_asking(outcome: Judgement | None, retry_unscored: bool) -> bool:
+def _needs_asking(
+    outcome: Judgement | None, settings: JudgeSettings, versions: Collection[str], asking: Asking
+) -> bool:
+    """Return whether a row has no verdict yet that counts."""
     if outcome is None:
         return True
-    return outcome.score is None and (retry_unscored or not outcome.final)
+    if outcome.score is not None:
+        return asking.rejudge and outcome.server_version not in versions
+    # Another context may hold a row that did not fit.
+    fits_now = outcome.unscored in {"too_long", "truncated"} and outcome.num_ctx != settings.num_ctx
+    return asking.retry_unscored or not outcome.final or fits_now
 
 
 def ceiling_sample(answers: AnswersFolder) -> list[ResponseRecord]:
@@ -180,7 +289,7 @@ def _new_judgements_without_judge(
         settled = _settle_without_judge(record)
         if settled is not None and ("score", record.id, record.response_hash) not in outcomes:
             source, attempt = settled
-            yield _judgement(record, identity, attempt, source=source)
+            yield judgement_of(Row("score", record), identity, attempt, source=source)
 
 
 def outcome_of(
@@ -191,36 +300,3 @@ def outcome_of(
     if outcome is None:
         return None, "not_judged" if record.response is not None else "no_response"
     return outcome.points, outcome.unscored
-
-
-def _judgement(
-    record: ResponseRecord,
-    identity: JudgeIdentity,
-    attempt: Attempt,
-    *,
-    purpose: Purpose = "score",
-    source: Source | None = None,
-) -> Judgement:
-    return Judgement(
-        **attempt.model_dump(),
-        id=record.id,
-        response_hash=record.response_hash,
-        fingerprint=identity.fingerprint,
-        purpose=purpose,
-        source=source,
-        created=now(),
-    )
-
-
-def _judge_line(identity: JudgeIdentity, judge: Judge) -> JudgeLine:
-    return JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=judge.settings.url, created=now())
-
-
-def _material(record: ResponseRecord) -> Material:
-    return Material(
-        instruction=record.instruction,
-        input=record.input,
-        reference=record.reference,
-        response=record.response or "",
-        history=record.history,
-    )

@@ -36,9 +36,10 @@ ROOMS: dict[str, str] = {
     "assistant.__main__": "",
     "evaluation": (
         "__init__ escape metrics answers_folder bits records figures response_facts repeatability charts "
-        "control_tokens verdict rubric judgement ollama_client judge ledger settled answer_files responses "
-        "scoring labels label_screen pairs pairwise report_rows report advice render exports gates page index "
-        "controls rubric_files trust cli_people cli_report cli __main__"
+        "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
+        "pairwise report_rows exports controls rubric_files trust calls hosts transport ollama_client "
+        "openai_client judge verdicts judging scoring pairs report advice render gates page index cli_people "
+        "cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from evaluation import calls
 from tests.support.ollama_double import OllamaDouble, verdict
+
+
+async def do_not_wait(_seconds: float) -> None:
+    """Take the place of the pause between tries."""
 
 
 @pytest.fixture
 def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put default folders under the test's own folder, and do not wait between retries."""
+    """Put default folders under the test's own folder, and do not wait between tries."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(calls, "sleep", do_not_wait)
 
 
 @pytest.fixture

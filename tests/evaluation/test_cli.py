@@ -52,7 +52,7 @@ def test_option_without_effect_gets_a_note(answers: Path) -> None:
         (["score", "empty"], 1, "empty: expected an answers folder, got no run.json there"),
         (["report", "empty"], 1, "empty: expected an answers folder"),
         (["report", "none"], 1, "none: expected an answers folder"),
-        (["score", "answers.json", "--judge", " "], 2, "--judge: expected the name of an Ollama model"),
+        (["score", "answers.json", "--judge", " "], 2, "--judge: expected the name of a model"),
         (
             ["score", "empty", "--run", "other"],
             2,

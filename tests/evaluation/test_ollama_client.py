@@ -1,22 +1,28 @@
-"""The Ollama client: import, proxies, retries and the deadline of one call."""
+"""The Ollama client: import, proxies, what is sent, names and digests of models."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
-from evaluation.judgement import JudgeSettings
-from evaluation.ollama_client import CallFailure, CompleteAnswer, OllamaClient, full_name
+from assistant.errors import AssistantError, JudgeError
+from evaluation.calls import CallFailure, CompleteAnswer, Question, TokenLogprobs
+from evaluation.judgement import UNVERIFIED, JudgeSettings, full_name
+from evaluation.ollama_client import CONSTANT_DIGESTS, OllamaClient
 from tests.conftest import REPOSITORY
-from tests.support.ollama_double import Answer, OllamaDouble, busy
+from tests.support.ollama_double import Answer, OllamaDouble, Stream, token
+from tests.support.recordings import Exchange, exchanges
+from tests.support.scripted_server import ScriptedServer
 
-QUESTION = [{"role": "user", "content": "Score this answer."}]
+Result = TypeVar("Result")
+QUESTION = Question(messages=[("user", "Score this answer.")], schema=None, seed=7, num_predict=64)
 
 
 @pytest.fixture
@@ -25,15 +31,19 @@ def double() -> Iterator[OllamaDouble]:
         yield running
 
 
-@contextmanager
-def client_of(
-    double: OllamaDouble, *, sleep: Callable[[float], None] = lambda _seconds: None, **settings: Any
-) -> Iterator[OllamaClient]:
-    client = OllamaClient(JudgeSettings(model="llama3.1", url=double.url, **settings), sleep=sleep)
-    try:
-        yield client
-    finally:
-        client.close()
+def with_client(
+    double: OllamaDouble, use: Callable[[OllamaClient], Awaitable[Result]], *, model: str = "llama3.1", **settings: Any
+) -> Result:
+    """Use a client in an event loop of its own."""
+
+    async def run() -> Result:
+        client = OllamaClient(JudgeSettings(model=model, urls=(double.url,), **settings), double.url)
+        try:
+            return await use(client)
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
 
 
 def test_malformed_ollama_host_does_not_stop_the_import() -> None:
@@ -41,7 +51,7 @@ def test_malformed_ollama_host_does_not_stop_the_import() -> None:
         "from evaluation.judgement import JudgeSettings\n"
         "from evaluation.ollama_client import OllamaClient\n"
         "import os\n"
-        "OllamaClient(JudgeSettings(model='m', url='http://127.0.0.1:1'))\n"
+        "OllamaClient(JudgeSettings(model='m', urls=('http://127.0.0.1:1',)), 'http://127.0.0.1:1')\n"
         "assert os.environ['OLLAMA_HOST'] == 'abc:99999'\n"
     )
     environment = os.environ | {"OLLAMA_HOST": "abc:99999"}
@@ -57,57 +67,153 @@ def test_proxy_of_the_environment_is_not_used_for_this_machine(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with client_of(double) as client:
-        assert "version" in client.get("/api/version")
-        assert client.chat(QUESTION).content == "OK"
+
+    async def use(client: OllamaClient) -> None:
+        assert (await client.connect()).version
+        assert (await client.ask(QUESTION)).content == "OK"
+
+    with_client(double, use)
 
 
 def test_answer_has_the_token_counts_of_the_server(double: OllamaDouble) -> None:
     double.enqueue(Answer("four", prompt_eval_count=7, eval_count=2))
-    with client_of(double) as client:
-        assert client.chat(QUESTION) == CompleteAnswer(content="four", prompt_tokens=7, response_tokens=2)
+    answer = with_client(double, lambda client: client.ask(QUESTION))
+    assert answer == CompleteAnswer(content="four", prompt_tokens=7, response_tokens=2)
 
 
-def test_pauses_between_retries_grow_and_are_bounded(double: OllamaDouble) -> None:
-    pauses: list[float] = []
-    failures: list[CallFailure] = []
-    double.enqueue(busy(), busy(), busy(), Answer("4"))
-    with client_of(double, sleep=pauses.append) as client:
-        assert client.chat(QUESTION, on_retry=failures.append).content == "4"
-    assert [failure.reason for failure in failures] == ["server_error"] * 3
-    assert len(pauses) == 3
-    assert all(0 < pause <= 8 for pause in pauses)
-    assert pauses[2] > pauses[0]
+def test_request_has_every_option_and_refuses_a_cut_prompt(double: OllamaDouble) -> None:
+    with_client(double, lambda client: client.ask(QUESTION), num_ctx=2048)
+    (body,) = double.chat()
+    assert body == {
+        "model": "llama3.1",
+        "messages": [{"role": "user", "content": "Score this answer."}],
+        "stream": True,
+        "options": {
+            "temperature": 0,
+            "seed": 7,
+            "num_ctx": 2048,
+            "num_predict": 64,
+            "repeat_penalty": 1.0,
+            "presence_penalty": 0,
+            "frequency_penalty": 0,
+            "top_k": 40,
+            "top_p": 1.0,
+            "min_p": 0.0,
+        },
+        "think": False,
+        "truncate": False,
+        "keep_alive": "10m",
+    }
 
 
-def test_refused_connection_is_retried(double: OllamaDouble) -> None:
-    pauses: list[float] = []
-    failures: list[CallFailure] = []
-
-    def restart_at_second_pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            double.start()
-
-    with client_of(double, sleep=restart_at_second_pause) as client:
-        client.get("/api/version")
-        double.stop()
-        double.enqueue(Answer("2"))
-        assert client.chat(QUESTION, on_retry=failures.append).content == "2"
-    assert [failure.reason for failure in failures] == ["unreachable", "unreachable"]
+def test_log_probabilities_are_returned(double: OllamaDouble) -> None:
+    question = Question(
+        messages=QUESTION.messages, schema=None, seed=7, num_predict=1, top_logprobs=20, may_be_cut=True
+    )
+    double.enqueue(Answer("4", logprobs=[token("4", -0.5, {"4": -0.5, "3": -1.5})], done_reason="length"))
+    answer = with_client(double, lambda client: client.ask(question))
+    assert answer.logprobs == (TokenLogprobs("4", -0.5, (("4", -0.5), ("3", -1.5))),)
+    (body,) = double.chat()
+    assert (body["logprobs"], body["top_logprobs"], body["options"]["num_predict"]) == (True, 20, 1)
 
 
-def test_slow_answer_ends_at_the_deadline(double: OllamaDouble) -> None:
-    slow = Answer("x" * 200, chunk=1, between=0.02)
-    double.enqueue(slow, slow)
-    failures: list[CallFailure] = []
-    with (
-        client_of(double, silence_timeout_s=5, deadline_s=0.2) as client,
-        pytest.raises(CallFailure, match=r"no end of the answer after 0\.2 s") as caught,
-    ):
-        client.chat(QUESTION, on_retry=failures.append)
-    assert [failure.reason for failure in [*failures, caught.value]] == ["timeout", "timeout"]
-    assert double.pending == 0
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"message": {"role": "assistant", "content": "4"}, "done": True, "done_reason": "load"}],
+        [
+            {"message": {"role": "assistant", "content": "4"}, "done": True, "done_reason": "stop"},
+            {"message": {"role": "assistant", "content": " or 5"}, "done": True, "done_reason": "stop"},
+        ],
+    ],
+    ids=["load", "content after done"],
+)
+def test_what_only_looks_like_an_answer_is_refused(double: OllamaDouble, lines: list[Any]) -> None:
+    double.enqueue(Stream(*lines))
+    with pytest.raises(CallFailure) as caught:
+        with_client(double, lambda client: client.ask(QUESTION))
+    assert (caught.value.reason, caught.value.retries) == ("incomplete", 0)
+
+
+# --- what real servers answered -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ollama-0.32.15.jsonl", "ollama-0.24.0.jsonl", "llama-server-b10488.jsonl"])
+def test_no_recorded_body_makes_a_client_fail_in_another_way(name: str) -> None:
+    """Every body, of any call, is given to a question: it is an answer, or a failure with a reason."""
+    outcomes = Counter(asyncio.run(_ask_all(exchanges(name))))
+    others = set() if name.startswith("llama") else {"answer", "incomplete", "concerns every row"}
+    assert set(outcomes) == {"server_error", "too_long"} | others
+
+
+async def _ask_all(recorded: list[Exchange]) -> list[str]:
+    return [await _outcome(exchange) for exchange in recorded]
+
+
+async def _outcome(exchange: Exchange) -> str:
+    body = exchange.text.encode()
+    head = f"HTTP/1.1 {exchange.status} X\r\nContent-Type: {exchange.content_type or 'text/plain'}\r\n"
+    with ScriptedServer([f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body]) as server:
+        client = OllamaClient(JudgeSettings(model="m", urls=(server.url,)), server.url)
+        try:
+            await client.ask(QUESTION)
+        except CallFailure as failure:
+            return failure.reason
+        except AssistantError:
+            return "concerns every row"
+        finally:
+            await client.close()
+    return "answer"
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def test_digest_and_version_are_the_servers(double: OllamaDouble) -> None:
+    double.install("judge", digest="ab" * 32)
+    facts = with_client(double, lambda client: client.connect(), model="judge")
+    assert facts == ("0.32.15", "ab" * 32)
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "abc", next(iter(CONSTANT_DIGESTS))])
+def test_digest_that_identifies_nothing_is_unverified(double: OllamaDouble, digest: str) -> None:
+    double.install("judge", digest=digest)
+    assert with_client(double, lambda client: client.connect(), model="judge").digest == UNVERIFIED
+
+
+def test_list_of_names_without_a_tag_is_understood(double: OllamaDouble) -> None:
+    """KoboldCpp lists names without a tag, and the model's own name under `model`."""
+    model = double.install("some-model")
+    model.name = "koboldcpp"
+    double.models = {"koboldcpp": model}
+    assert with_client(double, lambda client: client.connect(), model="koboldcpp").digest == model.digest
+    assert with_client(double, lambda client: client.connect(), model="koboldcpp:latest").digest == model.digest
+
+
+def test_load_returns_the_context_that_the_model_has(double: OllamaDouble) -> None:
+    double.install("small", context_length=1024)
+    assert with_client(double, lambda client: client.load(), model="small") == 1024
+    assert with_client(double, lambda client: client.load(), num_ctx=2048) == 2048
+
+
+def test_server_that_is_not_alive(double: OllamaDouble) -> None:
+    assert with_client(double, lambda client: client.is_alive())
+    double.stop()
+    assert not with_client(double, lambda client: client.is_alive())
+
+
+def test_page_instead_of_the_version_is_refused(double: OllamaDouble) -> None:
+    with pytest.raises(JudgeError, match=r"got HTTP 404 on /nowhere/api/version|HTTP 404"):
+        asyncio.run(_connect_below(double))
+
+
+async def _connect_below(double: OllamaDouble) -> None:
+    url = f"{double.url}/nowhere"
+    client = OllamaClient(JudgeSettings(model="m", urls=(url,)), url)
+    try:
+        await client.connect()
+    finally:
+        await client.close()
 
 
 @pytest.mark.parametrize(

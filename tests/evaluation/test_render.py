@@ -51,6 +51,16 @@ def test_missing_score_is_shown_as_not_available(tmp_path: Path) -> None:
     assert "**Score n/a of 100" in as_markdown(report)
 
 
+def test_headline_names_the_judge_that_failed(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS)
+    add_judgements(answers, {0: score_fields(5, "exact"), 1: {"unscored": "unparsable"}, 3: {"unscored": "timeout"}})
+    report = make_report(answers.folder)
+    headline = "No score: the judge m failed on every row that needed it"
+    assert headline in " ".join(on_screen(report).split())
+    assert headline in as_markdown(report)
+    assert "Score 2" not in on_screen(report)
+
+
 def test_categories_are_shown_with_a_name_for_rows_without_one(tmp_path: Path) -> None:
     report = make_report(measured_answers(tmp_path, ROWS_WITH_CATEGORIES).folder)
     for text in (on_screen(report), as_markdown(report)):

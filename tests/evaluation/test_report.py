@@ -79,12 +79,32 @@ def test_row_without_a_score_is_left_out_of_the_mean_and_counted(tmp_path: Path)
     assert any("likely too high" in note for note in report.notes)
 
 
-def test_judge_that_scored_nothing_is_not_the_source_of_the_score(tmp_path: Path) -> None:
+def test_judge_that_failed_on_every_row_gives_no_score_and_all_rows_are_counted(tmp_path: Path) -> None:
     answers = measured_answers(tmp_path, FOUR_ROWS)
-    add_judgements(answers, {0: score_fields(5, "exact"), 1: {"unscored": "unreachable", "final": False}})
+    add_judgements(answers, {0: score_fields(5, "exact"), 1: {"unscored": "unparsable"}, 3: {"unscored": "unparsable"}})
     report = make_report(answers.folder)
-    assert (report.score, report.mean) == ("exact", 25.0)
+    assert (report.score, report.mean, report.interval, report.judge_failed) == ("judge", None, None, True)
+    assert report.unscored == {"not_judged": 1, "unparsable": 2}
+    assert report.scored + sum(report.unscored.values()) == report.n == 4
+    assert report.judge is not None
+    assert any("gave no usable verdict" in note for note in report.notes)
+
+
+def test_judge_that_was_asked_about_no_row_is_not_the_source_of_the_score(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS)
+    add_judgements(answers, {0: score_fields(5, "exact")})
+    report = make_report(answers.folder)
+    assert (report.score, report.mean, report.judge_failed) == ("exact", 25.0, False)
     assert any("The judge m scored no row" in note for note in report.notes)
+
+
+def test_verdicts_of_another_version_are_counted(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS[:2])
+    add_judgements(answers, {0: score_fields(5, "exact"), 1: score_fields(5, server_version="0.24.0")})
+    report = make_report(answers.folder)
+    assert report.judge is not None
+    assert report.judge.other_versions == {"0.24.0": 1}
+    assert any("1 of 0.24.0" in note and "--rejudge" in note for note in report.notes)
 
 
 def test_scores_of_two_judges_are_not_mixed(tmp_path: Path) -> None:

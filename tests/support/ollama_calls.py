@@ -49,7 +49,7 @@ def chat_body(**extra: Any) -> dict[str, Any]:
 
 def error_text(response: httpx.Response) -> str:
     """Return the error of a JSON error response."""
-    assert response.headers["content-type"] == "application/json; charset=utf-8"
+    assert response.headers["content-type"].partition(";")[0] == "application/json"
     text = response.json()["error"]
     assert isinstance(text, str)
     return text

@@ -40,7 +40,7 @@ from tests.support.ollama_double.behaviours import (
 )
 from tests.support.ollama_double.double import OllamaDouble
 from tests.support.ollama_double.records import InstalledModel, RecordedRequest
-from tests.support.ollama_double.wire import JsonObject
+from tests.support.ollama_double.wire import JsonObject, prompt_of
 
 __all__ = [
     "Answer",
@@ -63,6 +63,7 @@ __all__ = [
     "html",
     "load_failed",
     "missing_model",
+    "prompt_of",
     "runner_died",
     "token",
     "too_long",

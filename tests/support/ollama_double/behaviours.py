@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,6 +13,7 @@ from tests.support.ollama_double.wire import (
     HTML_TYPE,
     JSON_TYPE,
     NDJSON_TYPE,
+    PLAIN_JSON_TYPE,
     TEXT_TYPE,
     Call,
     HttpReply,
@@ -59,8 +60,9 @@ class Answer:
     load_seconds: float = 0.0
     """Seconds before `delay`, reported as `load_duration`."""
     prompt_cut: bool = False
-    """Report the prompt as cut by the rendered path: `num_ctx`/2 + 2 tokens. Without `prompt_eval_count`, this also
-    applies to a prompt that is longer than `num_ctx`, estimated at four bytes per token."""
+    """Report the prompt as cut by the rendered path: `num_ctx`/2 + 2 tokens, and `num_ctx` before 0.30. Without
+    `prompt_eval_count`, this also applies to a prompt that is longer than `num_ctx`, estimated at four bytes per
+    token."""
     split_bytes: bool = False
     """Put the boundaries of the HTTP chunks anywhere, even inside UTF-8 characters."""
 
@@ -89,7 +91,7 @@ class Answer:
         estimate = len(call.prompt.encode("utf-8", "replace")) // 4 + 8
         prompt = estimate if self.prompt_eval_count is None else self.prompt_eval_count
         if self.prompt_cut or (self.prompt_eval_count is None and estimate > call.num_ctx):
-            prompt = call.num_ctx // 2 + 2
+            prompt = call.num_ctx if call.is_old else call.num_ctx // 2 + 2
         tokens = chunks + 1 if self.eval_count is None else self.eval_count
         load = nanoseconds(call.load_seconds + self.load_seconds) + 2_000_000
         waits = nanoseconds(self.delay + self.between * chunks) + 500_000
@@ -296,6 +298,19 @@ def too_long() -> Failure:
         "the prompt is longer than the context length currently available to the model; shorten the prompt, "
         "adjust the context length in settings, or use a model with a longer context length",
     )
+
+
+def does_not_fit(call: Call, *, is_native: bool) -> HttpReply | None:
+    """Return the error for a prompt that is too long, where it is not cut: asked so, or in the native path."""
+    estimate = len(call.prompt.encode("utf-8", "replace")) // 4 + 8
+    must_fit = call.body.get("truncate") is False or (call.chat and is_native and not call.is_old)
+    if estimate <= call.num_ctx or not must_fit:
+        return None
+    if call.is_old:
+        reply = error_reply(400, "the input length exceeds the context length")
+    else:
+        reply = too_long_nested(estimate, call.num_ctx).reply(call)
+    return replace(reply, content_type=PLAIN_JSON_TYPE) if call.stream else reply
 
 
 def unauthorized() -> Failure:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.ollama_double.behaviours import Answer, Behaviour, Scripted
-from tests.support.ollama_double.http_server import POLL_SECONDS, Server, client_disconnected
+from tests.support.ollama_double.http_server import POLL_SECONDS, VERSION, Server, client_disconnected
 from tests.support.ollama_double.records import InstalledModel, RecordedRequest
 from tests.support.ollama_double.wire import JsonObject, full_name, nanoseconds, rfc3339
 
@@ -72,10 +72,12 @@ class OllamaDouble:
         registry: Names of the models that can be pulled.
         load_seconds: Duration of a cold load. Changed runner options cause one, too.
         num_parallel: Number of requests that a model runs at once.
+        version: The version that the server reports. Before 0.30, it behaves as 0.24 does.
         alphabetical_keys: Whether to sort the keys of structured answers, as the native chat path does.
 
     Attributes:
         requests: The journal.
+        registry_error: Why a model that the registry lacks cannot be pulled.
         loads: The name of the model of every cold load.
         max_in_flight: The largest number of chat and generate requests that were unanswered at once.
         errors: Exceptions in the double's own threads; `__exit__` raises if there are any.
@@ -91,6 +93,7 @@ class OllamaDouble:
         load_seconds: float = 0.0,
         num_parallel: int = 1,
         alphabetical_keys: bool = False,
+        version: str = VERSION,
     ) -> None:
         self.default: Scripted = Answer("OK") if default is None else default
         self.requests: list[RecordedRequest] = []
@@ -100,9 +103,11 @@ class OllamaDouble:
         self.models: dict[str, InstalledModel] = {}
         self.blobs: dict[str, bytes] = {}
         self.registry = {full_name(name) for name in registry}
+        self.registry_error = "file does not exist"
         self.load_seconds = load_seconds
         self.num_parallel = num_parallel
         self.alphabetical_keys = alphabetical_keys
+        self.version = version
         self.lock = threading.Lock()
         self._port = port
         self._queue: deque[Scripted] = deque()
@@ -121,6 +126,11 @@ class OllamaDouble:
     def url(self) -> str:
         """The base URL; the port stays the same after a restart."""
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the version is before 0.30, whose engine was built in."""
+        return tuple(int(part) for part in self.version.split(".")[:2]) < (0, 30)
 
     @property
     def max_running(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import json
 import re
 import select
@@ -20,10 +19,12 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from tests.support.ollama_double import model_routes
+from tests.support.ollama_double import model_routes, v1_routes
+from tests.support.ollama_double.behaviours import does_not_fit
 from tests.support.ollama_double.records import InstalledModel, RecordedRequest
 from tests.support.ollama_double.validation import (
     Refused,
+    allowed_host,
     check_format,
     check_options,
     check_think,
@@ -233,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(0.1)
 
     def _route(self, raw: bytes) -> HttpReply | None:
-        if not _allowed_host(self.headers.get("Host", "")):
+        if not allowed_host(self.headers.get("Host", "")):
             return HttpReply([b""], 403, "")
         if re.fullmatch(r"/api/blobs/[^/]+", self.path):
             verbs: dict[str, Callable[[bytes], HttpReply | None]] = {"HEAD": self._has_blob, "POST": self._put_blob}
@@ -252,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _routes(self) -> dict[str, dict[str, Callable[[bytes], HttpReply | None]]]:
         return {
             "/": {"GET": lambda _: HttpReply([b"Ollama is running"], content_type=TEXT_TYPE)},
-            "/api/version": {"GET": lambda _: json_reply({"version": VERSION})},
+            "/api/version": {"GET": lambda _: json_reply({"version": self.double.version})},
             "/api/tags": {"GET": partial(model_routes.tags, self.double)},
             "/api/ps": {"GET": partial(model_routes.ps, self.double)},
             "/api/show": {"POST": partial(model_routes.show, self.double)},
@@ -261,6 +262,10 @@ class _Handler(BaseHTTPRequestHandler):
             "/api/pull": {"POST": partial(model_routes.pull, self.double)},
             "/api/create": {"POST": partial(model_routes.create, self.double)},
             "/api/delete": {"DELETE": partial(model_routes.delete, self.double)},
+            "/v1/models": {"GET": partial(v1_routes.models, self.double)},
+            "/v1/chat/completions": {"POST": partial(v1_routes.chat, self.double)},
+            "/api/copy": {"POST": partial(model_routes.copy, self.double)},
+            "/api/embed": {"POST": partial(model_routes.embed, self.double)},
         }
 
     # --- chat and generate ----------------------------------------------------------------------------------------
@@ -297,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
         options = {**model.parameters, **(body.get("options") or {})}
         check_options(options)
         if not load_only:
-            check_format(body.get("format"))
+            check_format(body.get("format"), is_old=self.double.is_old)
         call = Call(
             body=body,
             chat=chat,
@@ -306,7 +311,11 @@ class _Handler(BaseHTTPRequestHandler):
             num_ctx=min(int(options.get("num_ctx") or DEFAULT_NUM_CTX), model.context_length),
             prompt=prompt_of(body),
             alphabetical=self.double.alphabetical_keys and isinstance(body.get("format"), dict),
+            is_old=self.double.is_old,
         )
+        if not load_only and (reply := does_not_fit(call, is_native=not model.template)) is not None:
+            self._send(reply)
+            return
         if body.get("_debug_render_only") and chat and not load_only:
             self._send_rendered(call, model)
             return
@@ -363,7 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _has_blob(self, _: bytes) -> HttpReply:
         known = self._blob_digest().replace("-", ":") in self.double.blobs
-        return HttpReply([b""], 200 if known else 404, "")
+        return HttpReply([b""], 200, "") if known else HttpReply([b""], 404)
 
     def _put_blob(self, _: bytes) -> HttpReply:
         digest = self._blob_digest()
@@ -385,16 +394,3 @@ class _Handler(BaseHTTPRequestHandler):
 def _chunk(data: bytes, *, last: bool) -> bytes:
     framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
     return framed + b"0\r\n\r\n" if last else framed
-
-
-def _allowed_host(header: str) -> bool:
-    """Return whether a server on loopback accepts a Host header. It refuses foreign names (DNS rebinding)."""
-    host = header.rsplit(":", 1)[0] if re.search(r":\d+$", header) else header
-    host = host.strip("[]").lower()
-    if host in ("", "localhost", socket.gethostname().lower()) or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_private or address.is_unspecified

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tests.support.ollama_double.validation import Refused, parse_body
 from tests.support.ollama_double.wire import (
+    PLAIN_JSON_TYPE,
     HttpReply,
     JsonObject,
     error_reply,
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tests.support.ollama_double.double import OllamaDouble
 
 MODIFIED_AT = "2026-08-21T10:00:00.123456789Z"
-NO_MANIFEST = (500, "pull model manifest: file does not exist")
+CUT_MARK = b"<cut>"
+"""At the end of a GGUF file, it takes the place of half of the file's bytes."""
 
 
 def tags(double: OllamaDouble, _raw: bytes) -> HttpReply:
@@ -57,7 +59,7 @@ def show(double: OllamaDouble, raw: bytes) -> HttpReply:
         raise Refused(400, "model is required")
     model = double.models.get(full_name(name))
     if model is None:
-        raise Refused(404, f"model '{full_name(name)}' not found")
+        raise Refused(404, f"model '{name if double.is_old else full_name(name)}' not found")
     parameters = "\n".join(f"{key:<30} {json.dumps(value)}" for key, value in model.parameters.items())
     optional = {
         "modelfile": f"FROM {model.name}\n",
@@ -73,6 +75,7 @@ def show(double: OllamaDouble, raw: bytes) -> HttpReply:
                 "general.architecture": model.family,
                 f"{model.family}.context_length": model.context_length,
             },
+            "tensors": [{"name": "output_norm.weight", "type": "F32", "shape": [256]}],
             "capabilities": list(model.capabilities),
             "modified_at": MODIFIED_AT,
         }
@@ -89,6 +92,26 @@ def delete(double: OllamaDouble, raw: bytes) -> HttpReply:
     return HttpReply([b""], content_type="")
 
 
+def copy(double: OllamaDouble, raw: bytes) -> HttpReply:
+    """POST /api/copy: install a model under a second name."""
+    body = parse_body(raw, "CopyRequest", {"source": str, "destination": str})
+    model = double.models.get(full_name(body.get("source") or ""))
+    if model is None:
+        raise Refused(404, f"model '{body.get('source')}' not found")
+    name = full_name(body["destination"])
+    double.models[name] = replace(model, name=name)
+    return HttpReply([b""], content_type="")
+
+
+def embed(double: OllamaDouble, raw: bytes) -> HttpReply:
+    """POST /api/embed: the embedding of a text by a text model, where the version gives one."""
+    body = parse_body(raw, "EmbedRequest", {"model": str})
+    if not double.is_old:
+        raise Refused(501, "This server does not support embeddings. Start it with `--embeddings`")
+    counts = {"total_duration": 3862618, "load_duration": 1705683, "prompt_eval_count": 2}
+    return json_reply({"model": body.get("model"), "embeddings": [[-0.5, 0.25]], **counts})
+
+
 # --- pull and create ----------------------------------------------------------------------------------------------
 
 
@@ -98,8 +121,13 @@ def _progress_reply(body: JsonObject, lines: list[JsonObject], error: tuple[int,
     The error has a status of its own only if no line comes before it.
     """
     if body.get("stream") is False or not lines:
-        return error_reply(*error) if error else json_reply(lines[-1])
+        reply = error_reply(*error) if error else json_reply(lines[-1])
+        return replace(reply, content_type=PLAIN_JSON_TYPE)
     return ndjson_reply([*lines, {"error": error[1]}] if error else lines)
+
+
+def _no_manifest(double: OllamaDouble) -> tuple[int, str]:
+    return 500, f"pull model manifest: {double.registry_error}"
 
 
 def pull(double: OllamaDouble, raw: bytes) -> HttpReply:
@@ -111,7 +139,7 @@ def pull(double: OllamaDouble, raw: bytes) -> HttpReply:
     lines: list[JsonObject] = [{"status": "pulling manifest"}]
     name = full_name(name)
     if name not in double.models and name not in double.registry:
-        return _progress_reply(body, lines, NO_MANIFEST)
+        return _progress_reply(body, lines, _no_manifest(double))
     model = double.models.get(name) or double.install(name)
     layer = hashlib.sha256(model.digest.encode()).hexdigest()
     for completed in (0, model.size // 2, model.size):
@@ -137,12 +165,13 @@ class _NewModel:
     fields: JsonObject = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
     layers: list[str] = field(default_factory=list)
+    is_quantized: bool = False
 
     def copy_model(self, double: OllamaDouble, name: str) -> None:
         base = double.models.get(full_name(name))
         if base is None:
             self.lines.append({"status": "pulling manifest"})
-            raise _CreationFailed(*NO_MANIFEST)
+            raise _CreationFailed(*_no_manifest(double))
         self.capabilities = base.capabilities
         self.fields = {"context_length": base.context_length, "family": base.family}
         self.fields |= {"template": base.template, "system": base.system, "parameters": dict(base.parameters)}
@@ -161,11 +190,16 @@ class _NewModel:
             raise _CreationFailed(500, f"open /models/blobs/{digest.replace(':', '-')}: no such file or directory")
         if not data.startswith(b"GGUF"):
             raise _CreationFailed(400, "supplied file was not in GGUF format")
+        if data.endswith(CUT_MARK):
+            text = 'tensor "blk.1.attn_qkv.weight" offset+size (4467520) exceeds file size (4416416)'
+            raise _CreationFailed(500, text)
         self.fields = {"context_length": 1024, "family": "gpt2", "template": ""}
         self.layers.append(f"sha256:{hashlib.sha256(data + b'copy').hexdigest()}")
         step = {"status": "validating GGUF model", "digest": "0000000000000000000", "total": len(data)}
         self.lines += [{**step, "completed": done} for done in (len(data) // 2, len(data)) if done]
-        self.lines += [{"status": "verifying conversion"}, {"status": f"creating new layer {self.layers[0]}"}]
+        if not double.is_old or self.is_quantized:
+            self.lines.append({"status": "verifying conversion"})
+        self.lines.append({"status": f"creating new layer {self.layers[0]}"})
 
     def override_fields(self, body: JsonObject) -> None:
         template = body.get("template") or ""
@@ -193,7 +227,7 @@ def create(double: OllamaDouble, raw: bytes) -> HttpReply:
             raise Refused(400, "file path must be relative")
         if not digest:
             raise Refused(400, "invalid digest format")
-    new_model = _NewModel()
+    new_model = _NewModel(is_quantized=bool(body.get("quantize")))
     try:
         if body.get("from"):
             new_model.copy_model(double, body["from"])

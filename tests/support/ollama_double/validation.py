@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.ollama_double.wire import JsonObject, error_reply, go_quote
+from tests.support.ollama_double.wire import JsonObject, error_reply, go_json, go_quote
 
 INTEGER_OPTIONS = (
     *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"),
@@ -30,6 +32,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
 }
 _GO_KINDS = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
+_SCHEMA_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -54,7 +57,8 @@ def parse_body(raw: bytes, kind: str, fields: Mapping[str, type]) -> JsonObject:
     except ValueError as error:
         position = getattr(error, "pos", 0)
         rest = raw.decode("utf-8", "replace")[position : position + 1]
-        text = f"invalid character '{rest}' looking for beginning of value" if rest else "unexpected EOF"
+        place = "object key string" if "property name" in str(error) else "value"
+        text = f"invalid character '{rest}' looking for beginning of {place}" if rest else "unexpected EOF"
         raise Refused(400, text) from None
     if not isinstance(body, dict):
         name = _GO_KINDS.get(type(body), "null")
@@ -108,9 +112,28 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise Refused(500, f"option {go_quote(key)} must be of an array of strings")
 
 
-def check_format(value: Any) -> None:
-    """Refuse a `format` that is neither "json" nor a schema object."""
+def check_format(value: Any, *, is_old: bool) -> None:
+    """Refuse a `format` that is neither "json" nor a schema object. `is_old` means a version before 0.30."""
+    if isinstance(value, dict) and value.get("type", "object") not in _SCHEMA_TYPES:
+        if is_old:
+            raise Refused(500, "invalid JSON schema in format")
+        reason = f"JSON schema conversion failed:\nUnrecognized schema: {json.dumps(value, separators=(',', ':'))}"
+        inner = {"code": 400, "message": f"Field 'json_schema': \"json_schema\": {reason}"}
+        raise Refused(400, go_json({"error": inner | {"type": "invalid_request_error"}}).decode())
     if value in (None, "", "json") or isinstance(value, dict):
         return
     quoted = go_quote(json.dumps(value, ensure_ascii=False))
     raise Refused(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
+
+
+def allowed_host(header: str) -> bool:
+    """Return whether a server on loopback accepts a Host header. It refuses foreign names (DNS rebinding)."""
+    host = header.rsplit(":", 1)[0] if re.search(r":\d+$", header) else header
+    host = host.strip("[]").lower()
+    if host in ("", "localhost", socket.gethostname().lower()) or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private or address.is_unspecified

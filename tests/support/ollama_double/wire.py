@@ -12,8 +12,11 @@ from typing import Any, Literal, TypeAlias
 JsonObject: TypeAlias = dict[str, Any]
 
 JSON_TYPE = "application/json; charset=utf-8"
+PLAIN_JSON_TYPE = "application/json"
+"""Of an answer that could have been a stream."""
 NDJSON_TYPE = "application/x-ndjson"
 TEXT_TYPE = "text/plain; charset=utf-8"
+EVENTS_TYPE = "text/event-stream"
 HTML_TYPE = "text/html"
 
 
@@ -109,6 +112,8 @@ class Call:
     """Whether to sort the keys of a structured answer."""
     load_seconds: float = 0.0
     """Duration of the load that this request has caused."""
+    is_old: bool = False
+    """Whether the server is older than 0.30."""
 
     def line(self, content: str, *, thinking: str = "", done: bool = False, **extra: Any) -> JsonObject:
         """Return one response object. Empty values of `extra` are left out (Go's omitempty)."""
@@ -122,6 +127,8 @@ class Call:
             if thinking:
                 line["thinking"] = thinking
         line["done"] = done
+        if reason := extra.pop("done_reason", None):
+            line["done_reason"] = reason
         line.update((key, value) for key, value in extra.items() if value)
         return line
 
