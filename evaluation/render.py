@@ -16,7 +16,7 @@ from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.escape import markdown, shorten
 from evaluation.figures import Mean
-from evaluation.report import FEW_ROWS, Category, Report, ShownRow
+from evaluation.report import Category, Report, ShownRow
 
 N_WORST_ON_TERMINAL = 3
 CELL_LENGTH = 300
@@ -121,11 +121,6 @@ def _category_cells(category: Category) -> tuple[str, ...]:
     )
 
 
-def _category_notes(report: Report) -> list[str]:
-    has_small_category = any(category.interval is None and category.n for category in report.categories)
-    return [f"Categories with fewer than {FEW_ROWS} scored rows have no interval."] if has_small_category else []
-
-
 def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
     fields = [
         (f"row {row.row}", f"score {row.score:g}, chrF {row.chrf:.0f}"),
@@ -141,7 +136,7 @@ def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
 def _method(report: Report) -> list[str]:
     """Return how the figures were computed, one sentence each."""
     sentences = [
-        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means a bootstrap."
+        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means the beta interval."
     ]
     if report.smallest_difference is not None:
         correlation = report.smallest_difference.assumed_correlation
@@ -205,7 +200,7 @@ def _categories_section(report: Report) -> list[RenderableType]:
     for category in report.categories:
         name = Text(shorten(visible(_category_name(category)), CATEGORY_LENGTH))
         table.add_row(name, *_category_cells(category))
-    return [table, *(Text(sentence, style="dim") for sentence in _category_notes(report))]
+    return [table]
 
 
 def _worst_section(report: Report) -> list[RenderableType]:
@@ -234,7 +229,6 @@ def as_markdown(report: Report) -> str:
     lines += ["", "## Facts", "", *_markdown_table(["", ""], _facts(report))]
     if report.categories:
         lines += ["", "## Categories", "", *_markdown_categories(report.categories)]
-        lines += [text for sentence in _category_notes(report) for text in ("", sentence)]
     if report.worst:
         lines += ["", f"## The {len(report.worst)} worst rows", "", *_markdown_worst(report.worst)]
     lines += ["", "## How it was computed", ""]

@@ -18,7 +18,7 @@ from assistant.settings import Frozen
 from assistant.statistics import Interval, standard_deviation
 from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answers
 from evaluation.figures import (
-    BOOTSTRAP_METHOD,
+    SCORES_METHOD,
     WILSON_METHOD,
     Bounds,
     Mean,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 N_WORST_ROWS = 10
-FEW_ROWS = 10
-"""With fewer rows a bootstrap interval is far too narrow: a category gets no interval, and the report a note."""
 
 RATES = ("exact", "normalised_exact")
 """Metrics that are 0 or 100 for each row."""
@@ -151,7 +149,7 @@ def make_report(folder: Path) -> Report:
     answers = read_answers(folder)
     metrics = read_metrics(answers)
     ledger = read_ledger(answers.folder / LEDGER_FILE)
-    judge = _judge_with_scores(answers, ledger)
+    judge = judge_with_scores(answers, ledger)
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
     rows = [_scored_row(record, metrics.get(record.id), outcomes) for record in answers.responses]
     table = _table(rows)
@@ -173,7 +171,7 @@ def make_report(folder: Path) -> Report:
         scored=summary.n,
         mean=summary.mean,
         interval=summary.interval,
-        interval_method=BOOTSTRAP_METHOD if judge else WILSON_METHOD,
+        interval_method=SCORES_METHOD if judge else WILSON_METHOD,
         standard_deviation=None if std is None else round(std, 4),
         smallest_difference=smallest_difference(std, summary.n),
         bounds=bounds(scores, answers.info.rows),
@@ -201,7 +199,7 @@ def write_report(folder: Path, report: Report, markdown: str) -> None:
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _judge_with_scores(answers: AnswersFolder, ledger: Ledger) -> JudgeLine | None:
+def judge_with_scores(answers: AnswersFolder, ledger: Ledger) -> JudgeLine | None:
     """Return the judge that was asked last, if it scored a row or if no row needed it.
 
     Exact matches score 100 without the judge. If the judge never answered, the mean over them would always be 100.
@@ -286,7 +284,7 @@ def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...
     categories = []
     for name, group in table.groupby("category", dropna=False, sort=True):
         scores = group["score"].dropna().tolist()
-        mean = mean_of_rate(scores) if headline == "exact" else mean_of_scores(scores, min_rows=FEW_ROWS)
+        mean = mean_of_rate(scores) if headline == "exact" else mean_of_scores(scores)
         categories.append(
             Category(
                 **dict(mean),
@@ -341,10 +339,6 @@ def _notes(report: Report, ledger: Ledger) -> list[str]:
     if report.ceiling and report.ceiling.mean is not None and report.ceiling.mean < 90:
         matches = f"{report.ceiling.judged} exact {'match' if report.ceiling.judged == 1 else 'matches'}"
         notes.append(f"The judge gave {matches} {report.ceiling.mean:.0f} on average: its scores may be too low.")
-    if report.interval and report.interval.low == report.interval.high:
-        notes.append("All rows have the same score, so the interval has no meaning.")
-    elif report.interval and report.judge and report.scored < FEW_ROWS:
-        notes.append(f"Only {report.scored} rows have a score, so the interval is too narrow.")
     if n_cut := report.stop_reasons.get("length"):
         notes.append(f"{n_cut} {'response was' if n_cut == 1 else 'responses were'} cut at the token limit.")
     if report.judge and (n_others := report.judge.other_judges):

@@ -15,7 +15,10 @@ from tests.conftest import REPOSITORY
 # Rooms, lowest first, and the modules of each, lowest first. A module imports only from rooms below its own, or from a
 # module named before it in its room.
 ROOMS: dict[str, str] = {
-    "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl statistics ollama_server",
+    "assistant": (
+        "__init__ errors escape files device settings hub_cache shipped jsonl statistics paired_statistics "
+        "label_statistics ollama_server"
+    ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats examples conversations forms instructions convert "
         "splits check prompts added_tokens tokenizer encode"
@@ -33,8 +36,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
-        "report render cli __main__"
+        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures agreement "
+        "report compare render comparison_view cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
