@@ -146,6 +146,30 @@ def report(
     _show(_write_report(folder), folder, as_json)
 
 
+@app.command(epilog="Example: evaluation compare runs/one-epoch runs/two-epochs")
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Scored answers folders; the first is the baseline.", metavar="DIR...")
+    ],
+    different_judges: Annotated[
+        bool, typer.Option("--different-judges", help="Compare scores of different judges all the same.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same rows: is it better, or is that noise?"""
+    from evaluation.compare import compare_runs
+
+    comparison = compare_runs(runs, different_judges=different_judges)
+    if as_json:
+        print_json(comparison.model_dump(mode="json"))
+        return
+    from rich.console import Console
+
+    from evaluation.comparison_view import terminal
+
+    Console(highlight=False).print(terminal(comparison))
+
+
 def load_session(model: str, precision: DecodePrecision) -> Session:
     """Load the model. Nothing before this call imports torch."""
     from assistant.decoding.session import Session

@@ -36,8 +36,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.__main__": "",
     "evaluation": (
-        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures agreement "
-        "report compare render comparison_view cli __main__"
+        "__init__ escape metrics rubric judgement ollama_client judge ledger answers_folder responses scoring figures "
+        "agreement report compare render comparison_view cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",

@@ -18,9 +18,7 @@ from evaluation.scoring import write_metrics
 from tests.support.scored_answers import (
     FOUR_ROWS,
     ROWS_WITH_CATEGORIES,
-    add_judgements,
     measured_answers,
-    score_fields,
 )
 
 

@@ -50,7 +50,9 @@ def test_interval_of_a_mean_covers_it(kind: str) -> None:
     rng = np.random.default_rng(11)
     for n in N_ROWS:
         intervals = [bounded_mean_interval(rng.choice(scores, n).tolist()) for _ in range(RUNS)]
-        coverage = np.mean([i is not None and i.low <= scores.mean() + 1e-9 and scores.mean() <= i.high + 1e-9 for i in intervals])
+        coverage = np.mean(
+            [i is not None and i.low <= scores.mean() + 1e-9 and scores.mean() <= i.high + 1e-9 for i in intervals]
+        )
         print(f"interval {kind} n={n}: {coverage:.3f}")
         assert coverage >= 0.93, (kind, n)
         if kind == "hybrid" and n >= 20:
@@ -59,7 +61,7 @@ def test_interval_of_a_mean_covers_it(kind: str) -> None:
 
 @pytest.mark.parametrize("n", N_ROWS)
 def test_paired_test_calls_noise_a_difference_in_3_to_7_of_100_runs(n: int) -> None:
-    gpt4, llama, hybrid, exact = published()
+    _, _, hybrid, _ = published()
     rng = np.random.default_rng(7)
     alarms = covered = 0
     for run in range(RUNS):
