@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from assistant.label_statistics import Stratum, corrected_mean
-from assistant.paired_statistics import paired_bootstrap_interval, sign_flip_p_value
+from assistant.paired_statistics import sign_flip_p_value
 from assistant.statistics import bounded_mean_interval
 from tests.conftest import shared_file
 
@@ -71,11 +71,26 @@ def test_paired_test_calls_noise_a_difference_in_3_to_7_of_100_runs(n: int) -> N
         second = np.where(rng.random(n) < 0.4, hybrid[rows], hybrid[rng.integers(0, 100, n)])
         differences = (second - first).tolist()
         alarms += sign_flip_p_value(differences, seed=run, resamples=2000) < 0.05
-        interval = paired_bootstrap_interval(differences, seed=run, resamples=2000)
+        interval = bounded_mean_interval(differences, low=-100, high=100)
         covered += interval is not None and interval.low <= 0 <= interval.high
     print(f"paired n={n}: false alarms {alarms / RUNS:.3f}, interval covers {covered / RUNS:.3f}")
-    assert 0.03 <= alarms / RUNS <= 0.07
-    assert 0.93 <= covered / RUNS <= 0.98
+    assert alarms / RUNS <= 0.07
+    if n > 10:  # of 10 rows about 5 differ, and so few sign patterns do not allow a rate near 5 %
+        assert alarms / RUNS >= 0.03
+    assert covered / RUNS >= 0.93
+
+
+def test_interval_of_a_difference_covers_it_where_few_rows_differ() -> None:
+    rng = np.random.default_rng(9)
+    values, shares = np.array([0.0, 20.0, 100.0, -60.0]), [0.85, 0.08, 0.04, 0.03]
+    mean = float(values @ shares)
+    for n in N_ROWS:
+        intervals = [
+            bounded_mean_interval(rng.choice(values, n, p=shares).tolist(), low=-100, high=100) for _ in range(RUNS)
+        ]
+        coverage = np.mean([interval is not None and interval.low <= mean <= interval.high for interval in intervals])
+        print(f"difference of few rows n={n}: {coverage:.3f}")
+        assert coverage >= 0.93, n
 
 
 @pytest.mark.parametrize("n_labels", [15, 20, 30])
