@@ -330,7 +330,7 @@ def _sentence(first: str, second: str, score: Difference, bits: Difference | Non
         change = f"{score.mean:+.1f} points"
         if score.interval is not None:
             change += f", 95 % interval {score.interval.low:+.1f} to {score.interval.high:+.1f}"
-        change += f", p = {_p_value(score.adjusted_p_value)}, {rows}"
+        change += f", p {p_value_text(score.adjusted_p_value)}, {rows}"
         if score.verdict == "noise":
             answer = f"The difference of {second} to {first} may be noise ({change})"
             if score.smallest_difference is not None:
@@ -347,10 +347,11 @@ def _sentence(first: str, second: str, score: Difference, bits: Difference | Non
         holds = "more" if bits.verdict == "better" else "less"
         return (
             f"{answer}, but it holds the references {holds} likely, which is more than noise "
-            f"({bits.mean:+.3f} bits per byte, p = {_p_value(bits.adjusted_p_value)})."
+            f"({bits.mean:+.3f} bits per byte, p {p_value_text(bits.adjusted_p_value)})."
         )
     return answer + "; the likelihood of the references shows no difference either."
 
 
-def _p_value(value: float) -> str:
-    return "0.001 or less" if value <= 0.001 else f"{value:.3f}"
+def p_value_text(value: float) -> str:
+    """Return a p-value with its sign of comparison, for example `= 0.031`."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from assistant.escape import visible
 from assistant.statistics import Interval
-from evaluation.compare import ChangedRow, Comparison, Difference, RunComparison
+from evaluation.compare import ChangedRow, Comparison, Difference, RunComparison, p_value_text
 
 N_CHANGED = 5
 """Most fixed rows, and most regressed rows, on the terminal. `--json` has all."""
@@ -52,14 +52,18 @@ def _difference(name: str, difference: Difference, *, digits: int) -> list[tuple
     facts = [
         (name, f"{means}, difference {difference.mean:+.{digits}f}{_interval(difference.interval, digits)}"),
         ("  wins, ties, losses", f"{difference.wins}, {difference.ties}, {difference.losses}"),
-        ("  p-values", f"{difference.p_value:.4f} sign flips, {difference.sign_test_p_value:.4f} sign test"),
+        ("  p-values", f"{_p(difference.p_value)} by sign flips, {_p(difference.sign_test_p_value)} by the sign test"),
     ]
     if difference.adjusted_p_value != difference.p_value:
-        facts.append(("  p after Holm", f"{difference.adjusted_p_value:.4f}"))
+        facts.append(("  p after Holm", _p(difference.adjusted_p_value)))
     if difference.smallest_difference is not None:
         correlation = "" if difference.correlation is None else f" (correlation {difference.correlation:.2f})"
         facts.append(("  smallest to be seen", f"{difference.smallest_difference:.{digits}f}{correlation}"))
     return facts
+
+
+def _p(value: float) -> str:
+    return p_value_text(value).removeprefix("= ")
 
 
 def _interval(interval: Interval | None, digits: int) -> str:
