@@ -1,7 +1,8 @@
 """Confidence intervals, and the smallest difference that a test set can detect.
 
-A mean gets a seeded percentile bootstrap, a rate gets a Wilson interval. With a few hundred rows, mean +- 1.96 standard
+A mean of scores gets a beta interval, a rate gets a Wilson interval. With a few hundred rows, mean +- 1.96 standard
 errors is too narrow, and for a rate it can leave 0..1 (Bowyer et al., arXiv:2503.01747; Miller, arXiv:2411.00640).
+A percentile bootstrap is too narrow too if nearly all values are equal: it cannot see the rare bad row.
 Functions import numpy and scipy only when they need them, so that commands start fast.
 """
 
@@ -33,11 +34,42 @@ def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interva
     return Interval(float(low), float(high))
 
 
+def bounded_mean_interval(
+    values: Sequence[float], *, low: float = 0.0, high: float = 100.0, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Interval of the mean of values that all lie in `low..high`. None if there are no values.
+
+    This is Clopper and Pearson's interval with an effective number of rows. Values between the ends vary less than
+    values that are only 0 or 1, so they count as more rows: n times the ratio of the two variances. Half a row at each
+    end joins the values before the variances are taken, so equal values do not count as infinitely many rows. For
+    values that are all at one of the ends, the result is exactly Clopper and Pearson's.
+    """
+    if not values:
+        return None
+    from scipy.special import betaincinv
+
+    n, width = len(values), high - low
+    shares = [(value - low) / width for value in values]
+    total = math.fsum(shares)
+    padded_mean = (total + 0.5) / (n + 1)
+    padded_variance = (math.fsum(share * share for share in shares) + 0.5) / (n + 1) - padded_mean**2
+    ratio = min(1.0, padded_variance / (padded_mean * (1 - padded_mean)))
+    n_effective = n / ratio
+    successes = min(max(total / ratio, 0.0), n_effective)
+    failures = n_effective - successes
+    tail = (1 - confidence) / 2
+    # Less than a thousand-millionth of a row is rounding: the mean is at the end itself.
+    bottom = float(betaincinv(successes, failures + 1, tail)) if successes > 1e-9 else 0.0
+    top = float(betaincinv(successes + 1, failures, 1 - tail)) if failures > 1e-9 else 1.0
+    return Interval(low + width * bottom, low + width * top)
+
+
 def bootstrap_mean_interval(
     values: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Percentile bootstrap interval of the mean. The same values, in the same order, and seed give the same interval.
 
+    It covers far less than 95 % if n is small or nearly all values are equal; `bounded_mean_interval` does not.
     Returns None for fewer than two values. If all values are equal, the interval has no width; this does not mean that
     the next row has the same value.
     """

@@ -19,7 +19,7 @@ from evaluation.answers_folder import read_answers
 from evaluation.judgement import JudgeSettings
 from evaluation.judging import JudgeStep
 from evaluation.responses import import_answers
-from evaluation.scoring import judge_answers
+from evaluation.scoring import Asking, judge_answers
 from evaluation.verdicts import Verdicts
 from tests.support.double_processes import running_doubles
 
@@ -56,7 +56,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     with running_doubles(options.hosts, *arguments) as urls:
         settings = JudgeSettings(model="llama3.1", urls=tuple(urls), parallel=options.parallel)
         start, cpu = time.perf_counter(), time.process_time()
-        judge_answers(answers, settings, on_step=note_memory, verdicts=Verdicts(folder / "verdicts.jsonl"))
+        judge_answers(
+            answers, settings, Asking(controls=0), on_step=note_memory, verdicts=Verdicts(folder / "verdicts.jsonl")
+        )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     in_flight = options.hosts * options.parallel
     ideal = options.rows * options.answer_seconds / in_flight

@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 
 from evaluation.judgement import TRANSIENT
-from evaluation.report import Report
+from evaluation.report_values import Report
 
 OLLAMA_URL = "http://127.0.0.1:11434"
 DEFAULT_JUDGE = "llama3.1"

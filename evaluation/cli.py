@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from evaluation.answers_folder import AnswersFolder
     from evaluation.judgement import JudgeSettings
     from evaluation.judging import JudgeStep
+    from evaluation.rubric import Method, MethodName
     from evaluation.scoring import Asking, JudgeRun
 
 app = typer.Typer(
@@ -136,6 +137,20 @@ def score(
         typer.Option(help="API of the server; openai for llama.cpp's server, LM Studio and vLLM."),
     ] = "ollama",
     parallel: Annotated[int, typer.Option(help="Questions in flight at each server.", min=1)] = 1,
+    method: Annotated[
+        Literal["explain", "quick", "book"],
+        typer.Option(
+            help="explain: an analysis, then a score from 0 to 5; quick: the expected digit, one token; "
+            "book: the book's prompt, 0 to 100."
+        ),
+    ] = "explain",
+    rubric: Annotated[
+        Path | None, typer.Option(help="File with your own scale and rules for the judge.", metavar="FILE")
+    ] = None,
+    prompt: Annotated[Path | None, typer.Option(help="File with your own prompt to the judge", metavar="FILE")] = None,
+    controls: Annotated[
+        int, typer.Option(help="Control items of each kind, which test the judge; 0 leaves it untested.", min=0)
+    ] = 8,
     num_ctx: Annotated[int, typer.Option(help="Context length of the judge, in tokens.", min=512)] = 4096,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece of a verdict.", min=0.1)] = 300.0,
     retry_unscored: Annotated[
@@ -170,8 +185,13 @@ def score(
     if settings is None and (host or retry_unscored or rejudge or limit is not None or plan):
         note("note: --host, --retry-unscored, --rejudge, --limit and --plan do nothing without --judge.")
     asking = Asking(
-        retry_unscored=retry_unscored, rejudge=rejudge, limit=limit, n_questions=PLAN_QUESTIONS if plan else None
+        retry_unscored=retry_unscored,
+        rejudge=rejudge,
+        limit=limit,
+        n_questions=PLAN_QUESTIONS if plan else None,
+        controls=controls,
     )
+    judge_method = _method(method, rubric, prompt)
     folder = _answers_folder(path, run, reading)
     answers = read_answers(folder)
     write_metrics(answers)
@@ -179,7 +199,7 @@ def score(
     interrupted: KeyboardInterrupt | None = None
     if settings is not None:
         try:
-            done = _ask_judge(answers, settings, asking)
+            done = _ask_judge(answers, settings, asking, judge_method)
             if plan:
                 _show_plan(done, settings, as_json)
                 return
@@ -211,6 +231,30 @@ app.command(epilog="Example: evaluation runs runs")(runs)
 
 app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
 app.command(epilog="Example: evaluation pairs runs/samples --output pairs.json")(pairs)
+
+
+@app.command(epilog="Example: evaluation compare runs/one-epoch runs/two-epochs")
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Scored answers folders; the first is the baseline.", metavar="DIR...")
+    ],
+    different_judges: Annotated[
+        bool, typer.Option("--different-judges", help="Compare scores of different judges all the same.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same rows: is it better, or is that noise?"""
+    from evaluation.compare import compare_runs
+
+    comparison = compare_runs(runs, different_judges=different_judges)
+    if as_json:
+        print_json(comparison.model_dump(mode="json"))
+        return
+    from rich.console import Console
+
+    from evaluation.comparison_view import terminal
+
+    Console(highlight=False).print(terminal(comparison))
 
 
 def load_session(model: str, precision: DecodePrecision) -> Session:
@@ -270,7 +314,18 @@ def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path
     return folder
 
 
-def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking) -> JudgeRun:
+def _method(name: MethodName, rubric: Path | None, prompt: Path | None) -> Method:
+    from evaluation.rubric import Method, Rubric
+    from evaluation.rubric_files import read_rubric, read_template
+
+    return Method(
+        name=name,
+        rubric=Rubric() if rubric is None else read_rubric(rubric),
+        template=None if prompt is None else read_template(prompt),
+    )
+
+
+def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, method: Method) -> JudgeRun:
     from evaluation.scoring import judge_answers
 
     with ExitStack() as stack:
@@ -294,7 +349,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking) 
             elif step.total:
                 show = stack.enter_context(_progress("judged", step.total))
 
-        run = judge_answers(answers, settings, asking, on_start=start, on_step=step)
+        run = judge_answers(answers, settings, asking, method=method, on_start=start, on_step=step)
     for fault in run.faults:
         note(f"note: the other servers did the rest. {fault}")
     return run

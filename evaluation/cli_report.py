@@ -15,8 +15,8 @@ from assistant.escape import displayable
 
 if TYPE_CHECKING:
     from evaluation.index import Series
-    from evaluation.report import Report
     from evaluation.report_rows import ReportRow
+    from evaluation.report_values import Report
 
 FailUnder = Annotated[
     float | None, typer.Option(help="Exit with status 1 if the score is lower.", min=0, max=100, metavar="SCORE")

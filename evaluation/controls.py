@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Literal, Protocol, get_args
 
+from evaluation.ledger import Purpose
 from evaluation.rubric import TAG, MethodName
 from evaluation.verdict import MAX_SCORE
 
@@ -32,7 +33,15 @@ ControlKind = Literal["reference", "other_reference", "colon", "echo", "shuffled
 
 KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 LOW_KINDS: tuple[ControlKind, ...] = tuple(kind for kind in KINDS if kind != "reference")
-PURPOSES: tuple[str, ...] = tuple("control:" + kind for kind in KINDS)
+PURPOSES: dict[ControlKind, Purpose] = {
+    "reference": "control:reference",
+    "other_reference": "control:other_reference",
+    "colon": "control:colon",
+    "echo": "control:echo",
+    "shuffled": "control:shuffled",
+    "empty": "control:empty",
+    "order": "control:order",
+}
 """The purposes of control items in the ledger."""
 
 ITEMS_PER_KIND = 8
@@ -71,9 +80,9 @@ class ControlItem:
         return "high" if self.kind == "reference" else "low"
 
     @property
-    def purpose(self) -> str:
+    def purpose(self) -> Purpose:
         """The purpose of the question in the ledger."""
-        return "control:" + self.kind
+        return PURPOSES[self.kind]
 
 
 def control_items(

@@ -17,12 +17,11 @@ from assistant.errors import SettingsError
 from assistant.escape import visible
 from assistant.files import write_atomic
 from evaluation.escape import encodable, shorten
+from evaluation.figures import PASS_MARK
 from evaluation.judgement import Reason
 from evaluation.metrics import Metrics
 from evaluation.report_rows import ReportRow
 
-PASS_MARK = 80.0
-"""The lowest score of a row that counts as right."""
 COLUMNS = (
     *("id", "source", "row", "category", "instruction", "input", "reference", "response"),
     *("score", "unscored", "scored_by", "reason", "detail", "stop_reason", "tokens", "looping"),

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 from assistant.settings import Frozen
 from assistant.statistics import (
-    RESAMPLES,
     Interval,
-    bootstrap_mean_interval,
+    bounded_mean_interval,
     smallest_detectable_difference,
     wilson,
 )
 
-BOOTSTRAP_SEED = 123
+PASS_MARK = 80.0
+"""A response is right from this number of points."""
 CORRELATION_OF_RUNS = 0.35
 """Correlation of two models' scores over the rows, as measured with Llama-3-8B as the judge and n = 99."""
 
 WILSON_METHOD = "Wilson, 95 %"
-BOOTSTRAP_METHOD = f"percentile bootstrap of the rows, 95 %, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
+SCORES_METHOD = "beta interval (Clopper-Pearson with the effective number of rows), 95 %"
 
 
 class Mean(Frozen):
@@ -54,9 +54,9 @@ def mean_of_rate(values: Sequence[float]) -> Mean:
     return _mean(values, interval and Interval(100 * interval.low, 100 * interval.high))
 
 
-def mean_of_scores(values: Sequence[float], *, min_rows: int = 2) -> Mean:
-    """Return the mean and a bootstrap interval. With fewer than `min_rows` values there is no interval."""
-    return _mean(values, bootstrap_mean_interval(values, seed=BOOTSTRAP_SEED) if len(values) >= min_rows else None)
+def mean_of_scores(values: Sequence[float]) -> Mean:
+    """Return the mean and the interval of values from 0 to 100. The interval is honest for few rows too."""
+    return _mean(values, bounded_mean_interval(values))
 
 
 def plain_mean(values: Sequence[float]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from assistant.errors import SettingsError
-from evaluation.report import Report
+from evaluation.report_values import Report
 
 
 def parse_limit(text: str) -> tuple[float, bool]:

@@ -26,8 +26,9 @@ from evaluation import charts
 from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE, AnswersInfo
 from evaluation.page import render_page
 from evaluation.render import interval_text, number_text
-from evaluation.report import HTML_FILE, REPORT_FILE, Report
+from evaluation.report import HTML_FILE, REPORT_FILE
 from evaluation.report_rows import ROW_SCORES_FILE, read_row_scores
+from evaluation.report_values import Report
 from evaluation.scoring import LEDGER_FILE, METRICS_FILE
 
 INDEX_FILE = "index.html"

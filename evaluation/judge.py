@@ -16,7 +16,8 @@ from evaluation.escape import encodable
 from evaluation.judgement import MIN_CONTEXT, TRANSIENT, Attempt, JudgeIdentity, JudgeSettings
 from evaluation.ollama_client import OllamaClient
 from evaluation.openai_client import OpenAIClient
-from evaluation.rubric import SCHEMA, Material, VerdictError, build_prompt, parse_verdict, rubric_hash
+from evaluation.rubric import Material, Method
+from evaluation.verdict import VerdictError, parse_verdict
 
 
 class Try(NamedTuple):
@@ -34,8 +35,9 @@ class Try(NamedTuple):
 class Judge:
     """How one judge is asked. It holds no connection; the clients do."""
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeSettings, method: Method | None = None) -> None:
         self.settings = settings
+        self.method = method or Method()
 
     def make_client(self, url: str) -> JudgeClient:
         """Return a client for one of the servers."""
@@ -53,18 +55,21 @@ class Judge:
             server_version=facts.version,
             client_version=version("ollama"),
             options=options,
-            rubric=rubric_hash(),
+            rubric=self.method.hash,
             api=self.settings.api,
         )
 
     def question(self, material: Material, *, repair: bool = False) -> Question:
         """Return the question about one row. `repair` asks again after an answer that could not be read."""
+        prompt = self.method.prompt(material, repair=repair)
         return Question(
-            messages=[("user", build_prompt(material, repair=repair))],
-            schema=SCHEMA,
+            messages=prompt.messages,
+            schema=prompt.schema,
             # At temperature 0, another seed by itself would give the same answer. So the prompt changes, too.
             seed=self.settings.seed + repair,
-            num_predict=self.settings.num_predict,
+            num_predict=prompt.num_predict or self.settings.num_predict,
+            top_logprobs=prompt.top_logprobs,
+            may_be_cut=prompt.may_be_cut,
         )
 
     def context(self, reported: int | None) -> int:
@@ -91,19 +96,19 @@ class Judge:
         if estimate >= context:
             detail = f"about {estimate} tokens with the verdict; the judge's context has {context}."
             return Try((Attempt(unscored="too_long", detail=f"{detail} {self._advice(context)}", **common),))
-        attempt, failure = await self._ask(client, question, context, is_last=False)
+        attempt, failure = await self._ask(client, material, context, repair=False)
         attempts = [attempt]
         if attempt.unscored == "unparsable":
-            attempt, failure = await self._ask(client, self.question(material, repair=True), context, is_last=True)
+            attempt, failure = await self._ask(client, material, context, repair=True)
             attempts.append(attempt)
         stored = tuple(attempt.model_copy(update=common) for attempt in attempts)
         return Try(stored, failure.retries, not failure.is_silence) if failure else Try(stored)
 
     async def _ask(
-        self, client: JudgeClient, question: Question, context: int, *, is_last: bool
+        self, client: JudgeClient, material: Material, context: int, *, repair: bool
     ) -> tuple[Attempt, CallFailure | None]:
         """Ask one question once. Returns the attempt, and the failure if there is no complete answer."""
-        start = time.monotonic()
+        question, start = self.question(material, repair=repair), time.monotonic()
         try:
             answer = await client.ask(question)
         except CallFailure as failure:
@@ -125,19 +130,26 @@ class Judge:
             response_tokens=answer.response_tokens,
             seconds=round(time.monotonic() - start, 3),
         )
-        outcome = self._outcome(answer, question, context, is_last=is_last)
-        return attempt.model_copy(update=outcome), None
-
-    def _outcome(self, answer: CompleteAnswer, question: Question, context: int, *, is_last: bool) -> dict[str, object]:
-        """Return the outcome of a complete answer, as fields of an Attempt."""
         if was_truncated(_text(question), answer.prompt_tokens, context):
             detail = f"the server read {answer.prompt_tokens} tokens of a longer prompt. {self._advice(context)}"
-            return {"unscored": "truncated", "detail": detail}
+            return attempt.model_copy(update={"unscored": "truncated", "detail": detail}), None
+        return attempt.model_copy(update=self._outcome(answer, material, is_last=repair)), None
+
+    def _outcome(self, answer: CompleteAnswer, material: Material, *, is_last: bool) -> dict[str, object]:
+        """Return the outcome of a complete answer, as fields of an Attempt."""
+        prompt = self.method.prompt(material)
+        top = answer.logprobs[0].top if answer.logprobs else ()
         try:
-            verdict = parse_verdict(answer.content)
+            verdict = parse_verdict(answer.content, prompt.form, n_questions=prompt.n_questions, top=top)
         except VerdictError as error:
             return {"unscored": "unparsable", "detail": encodable(str(error)), "final": is_last}
-        return {"score": verdict.score, "analysis": encodable(verdict.analysis)}
+        return {
+            "score": verdict.score,
+            "points": verdict.points,
+            "analysis": encodable(verdict.analysis) or None,
+            "doubt": verdict.doubt,
+            "answers": verdict.answers,
+        }
 
     def _advice(self, context: int) -> str:
         """Return what to do about a row that does not fit into a context of this length."""

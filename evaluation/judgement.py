@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assistant.settings import Frozen
-from evaluation.rubric import MAX_SCORE
+from evaluation.verdict import POINTS_PER_SCORE
 
 Reason = Literal[
     "no_response",
@@ -133,8 +133,15 @@ def full_name(model: str) -> str:
 class Attempt(Frozen):
     """One question to the judge and its outcome: a score, or the reason why there is none."""
 
-    score: Annotated[int, Field(ge=0, le=MAX_SCORE)] | None = None
+    score: Annotated[float, Field(ge=0, le=100)] | None = None
+    """On the scale that the judge was asked for: 0 to 5, 0 to 100, or the share of yes."""
+    points: Annotated[float, Field(ge=0, le=100)] | None = None
+    """The score from 0 to 100. Ledgers of older versions have only a score from 0 to 5."""
     analysis: str | None = None
+    doubt: str | None = None
+    """A sentence on why this score may mean little."""
+    answers: tuple[bool, ...] = ()
+    """The judge's answers to the questions of the row's rubric."""
     unscored: Reason | None = None
     detail: str | None = None
     """The message of the server or of the parser."""
@@ -154,3 +161,10 @@ class Attempt(Frozen):
     reused: bool = False
     """Whether the verdict was given in another run; `evaluation.verdicts` has it."""
     seconds: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_points(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("points") is None and isinstance(values.get("score"), int):
+            return values | {"points": float(values["score"] * POINTS_PER_SCORE)}
+        return values

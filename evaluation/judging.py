@@ -86,6 +86,7 @@ def material_of(record: ResponseRecord) -> Material:
         reference=record.reference,
         response=record.response or "",
         history=record.history,
+        questions=() if record.reference else record.rubric,
     )
 
 

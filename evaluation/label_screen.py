@@ -384,7 +384,7 @@ def _texts(row: ResponseRecord) -> dict[str, str]:
         "instruction": row.instruction,
         "input": row.input if row.input.strip() else "",
         "reference": row.reference,
-        "questions": "\n".join(getattr(row, "rubric", ())),
+        "questions": "\n".join(row.rubric),
         "response": row.response or "",
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -21,8 +21,8 @@ from assistant.settings import Frozen
 from evaluation.answers_folder import AnswersFolder, ResponseRecord
 from evaluation.escape import encodable, shorten
 from evaluation.ledger import now
-from evaluation.metrics import is_exact
-from evaluation.rubric import POINTS_PER_SCORE
+from evaluation.settled import settle
+from evaluation.verdict import POINTS_PER_SCORE
 
 LABELS_FILE = "labels.jsonl"
 DEFAULT_SEED = 123
@@ -55,11 +55,6 @@ class Label(Frozen):
 _LABEL = TypeAdapter(Label)
 
 
-def sample_of(record: ResponseRecord) -> int:
-    """Return the number of an answer among the answers to its row, from 0."""
-    return int(getattr(record, "sample", 0))
-
-
 def clean_tag(text: str) -> str | None:
     """Return a tag on one line and without control characters. None if nothing is left."""
     return shorten(one_line(encodable(text)), TAG_LENGTH) or None
@@ -75,7 +70,7 @@ def read_labels(answers: AnswersFolder) -> dict[LabelKey, Label]:
     Raises:
         DataError: a complete line is not a label.
     """
-    current = {(record.id, sample_of(record), record.response_hash) for record in answers.responses}
+    current = {(record.id, record.sample, record.response_hash) for record in answers.responses}
     labels: dict[LabelKey, Label] = {}
     for line in read_lines(answers.folder / LABELS_FILE, _LABEL):
         if line.key[:3] in current:
@@ -96,23 +91,13 @@ def label_scores(labels: Iterable[Label]) -> dict[tuple[str, int], float]:
 # --- which rows ---------------------------------------------------------------------------------------------------
 
 
-def is_settled(record: ResponseRecord) -> bool:
-    """Return whether a row needs neither a judge nor a person: no response, an empty one, or an exact match."""
-    return not (record.response or "").strip() or is_exact(record.response or "", record.reference)
-
-
-def draw_rows(
-    records: Iterable[ResponseRecord],
-    *,
-    seed: int = DEFAULT_SEED,
-    is_settled: Callable[[ResponseRecord], bool] = is_settled,
-) -> list[ResponseRecord]:
+def draw_rows(records: Iterable[ResponseRecord], *, seed: int = DEFAULT_SEED) -> list[ResponseRecord]:
     """Return the rows that are not settled, in a random order that depends only on their ids and the seed.
 
     So the first n are a random sample for every n, and a second session continues the first. A row with several answers
     is drawn with its first one. Rows without a reference are left out: their scores are not in the mean of the others.
     """
-    rows = [record for record in records if sample_of(record) == 0 and record.reference and not is_settled(record)]
+    rows = [record for record in records if record.sample == 0 and record.reference and settle(record) is None]
     return sorted(rows, key=lambda record: hashlib.sha256(f"{seed} {record.id}".encode()).hexdigest())
 
 
@@ -227,7 +212,7 @@ class LabelSession:
         return label is not None and label.score is not None
 
     def _key(self, row: ResponseRecord) -> LabelKey:
-        return row.id, sample_of(row), row.response_hash, self.labeller
+        return row.id, row.sample, row.response_hash, self.labeller
 
     def _write(self, key: LabelKey, *, score: int | None, tag: str | None) -> None:
         row_id, sample, response_hash, labeller = key
@@ -273,7 +258,7 @@ def summarise(answers: AnswersFolder, labels: Iterable[Label], *, open_rows: int
     """Count scores and tags. `open_rows` is the number of rows that are not settled."""
     labels = list(labels)
     scores = label_scores(labels)
-    categories = {(record.id, sample_of(record)): record.category for record in answers.responses}
+    categories = {(record.id, record.sample): record.category for record in answers.responses}
     tagged: dict[tuple[str, str | None], list[Label]] = {}
     for label in labels:
         if label.tag is not None:

@@ -15,10 +15,20 @@ from pydantic import Field, TypeAdapter
 from assistant.jsonl import read_lines
 from assistant.settings import Frozen
 from evaluation.judgement import Attempt, JudgeIdentity
-from evaluation.rubric import POINTS_PER_SCORE
 
-Purpose = Literal["score", "ceiling"]
-"""`score` counts in the mean. `ceiling` is an exact match that the judge was asked about as a check; it does not."""
+Purpose = Literal[
+    "score",
+    "ceiling",
+    "control:reference",
+    "control:other_reference",
+    "control:colon",
+    "control:echo",
+    "control:shuffled",
+    "control:empty",
+    "control:order",
+]
+"""`score` counts in the mean. The others do not: `ceiling` is a settled row that the judge was asked about as a check,
+and a control item is a response whose right score is known (`evaluation.controls`)."""
 Source = Literal["judge", "exact", "accept", "check", "empty"]
 """Where a score comes from: the judge, an exact match or an accepted answer (100), a check (0 or 100), or an empty
 response (0)."""
@@ -52,11 +62,6 @@ class Judgement(Attempt):
     def key(self) -> JudgementKey:
         """What was judged: purpose, row id and response hash."""
         return self.purpose, self.id, self.response_hash
-
-    @property
-    def points(self) -> float | None:
-        """The score from 0 to 100."""
-        return None if self.score is None else float(self.score * POINTS_PER_SCORE)
 
 
 JudgementKey = tuple[Purpose, str, str]

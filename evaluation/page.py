@@ -19,8 +19,8 @@ from evaluation import charts
 from evaluation.advice import next_step
 from evaluation.metrics import Metrics
 from evaluation.render import METRIC_NAMES, category_table, metric_table, report_texts
-from evaluation.report import Report
 from evaluation.report_rows import ReportRow
+from evaluation.report_values import Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -20,7 +20,6 @@ from assistant.errors import DataError
 from assistant.model.config import ModelInfo
 from assistant.settings import Frozen, SplitSettings
 from evaluation.answers_folder import AnswersFolder, ResponseRecord
-from evaluation.labels import sample_of
 from evaluation.ledger import read_ledger
 from evaluation.scoring import LEDGER_FILE, outcome_of
 
@@ -127,7 +126,7 @@ def make_pairs(
     examples: list[Example] = []
     counts = dict.fromkeys(("paired_rows", "too_few", "too_close", "all_cut", "unscored"), 0)
     for group in rows.values():
-        answers, n_unscored = _usable(sorted(group, key=sample_of), score_of)
+        answers, n_unscored = _usable(sorted(group, key=lambda record: record.sample), score_of)
         counts["unscored"] += n_unscored
         pairs = _pairs_of(answers, margin, per_row)
         examples += [_example(group[0], better, worse) for better, worse in pairs]
@@ -219,7 +218,7 @@ def _example(record: ResponseRecord, better: _Answer, worse: _Answer) -> Example
         rejected=worse.text,
         history=record.history,
         category=record.category,
-        group=getattr(record, "group", None),
+        group=record.group,
         source=record.source,
         row=record.row,
     )

@@ -20,7 +20,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from assistant.settings import Frozen
 from assistant.statistics import CONFIDENCE, Interval, wilson
-from evaluation.rubric import VerdictError, neutralise
+from evaluation.rubric import TAG, neutralise
+from evaluation.verdict import VerdictError
 
 Winner = Literal["A", "B", "tie"]
 """The better response by its name in the prompt."""
@@ -28,8 +29,6 @@ Result = Literal["first", "second", "tie"]
 """The better response by the run that it comes from."""
 
 WINNERS: tuple[Winner, ...] = get_args(Winner)
-TAG = "7c1e9ab3"
-"""Ends the name of every tag. It is taken out of the texts, so that no text can close its block."""
 
 # Ollama's native path sorts the keys of a schema. The analysis must come before the winner in both orders.
 SCHEMA: dict[str, Any] = {
@@ -171,7 +170,7 @@ def pairwise_hash() -> str:
 
 
 def _block(name: str, text: str) -> str:
-    return f"<{name}-{TAG}>\n" + neutralise(text, TAG) + f"\n</{name}-{TAG}>"
+    return f"<{name}-{TAG}>\n" + neutralise(text) + f"\n</{name}-{TAG}>"
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from assistant.statistics import Interval
 from evaluation.advice import next_step
 from evaluation.escape import markdown, shorten
 from evaluation.figures import Mean
-from evaluation.report import FEW_ROWS, Category, Level, Report, ShownRow
+from evaluation.report_values import Category, Report, ShownRow
+from evaluation.trust import Level
 
 N_WORST_ON_TERMINAL = 3
 CELL_LENGTH = 300
@@ -107,6 +108,45 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         version = judge.server_version or "of unknown version"
         facts.append(("judge", f"{judge.model}, digest {judge.digest[:12]}, {server} {version}"))
         facts.append(("judge fingerprint", judge.judge_fingerprint))
+    return facts + _trust_facts(report) + _label_facts(report)
+
+
+def _trust_facts(report: Report) -> list[tuple[str, str]]:
+    """Return what the control items say, and the corrected rate."""
+    trust, rate, facts = report.judge_verdict, report.corrected_rate, []
+    if trust is not None and trust.findings:
+        hits = f"{trust.tpr.right} of {trust.tpr.n} references and {trust.tnr.n - trust.tnr.right} of {trust.tnr.n}"
+        facts.append(("control items called right", f"{hits} wrong responses, from {trust.pass_mark:g} of 100"))
+    if rate is not None and rate.raw is not None:
+        words = f"{100 * rate.raw:.0f} %"
+        if rate.corrected is not None and rate.interval is not None:
+            low, high = 100 * rate.interval.low, 100 * rate.interval.high
+            words += f"; {100 * rate.corrected:.0f} % corrected for the judge's errors"
+            words += f" (95 % interval {low:.0f} to {high:.0f})"
+        elif rate.refused:
+            words += f"; not corrected: {rate.refused}"
+        facts.append(("right rows", words))
+    return facts
+
+
+def _label_facts(report: Report) -> list[tuple[str, str]]:
+    """Return how people's labels agree with the scores, and the mean that they correct."""
+    if report.agreement is None:
+        return []
+    agreement = report.agreement
+    figures = (
+        ("kappa", agreement.kappa, ".2f"),
+        ("Spearman", agreement.spearman, ".2f"),
+        ("mean error", agreement.mean_absolute_error, ".0f"),
+    )
+    words = [f"{agreement.labels} labels"] + [
+        f"{name} {figure.value:{form}}" for name, figure, form in figures if figure is not None
+    ]
+    facts = [("people and scores", ", ".join(words))]
+    if agreement.corrected is not None:
+        mean = agreement.corrected
+        interval = f"95 % interval {_interval(mean.interval)}; without labels {_number(mean.raw_mean)}"
+        facts.append(("mean corrected by people", f"{_number(mean.mean)} ({interval})"))
     return facts
 
 
@@ -144,11 +184,6 @@ def _category_cells(category: Category) -> tuple[str, ...]:
     )
 
 
-def _category_notes(report: Report) -> list[str]:
-    has_small_category = any(category.interval is None and category.n for category in report.categories)
-    return [f"Categories with fewer than {FEW_ROWS} scored rows have no interval."] if has_small_category else []
-
-
 def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
     fields = [
         (f"row {row.row}", f"score {row.score:g}, chrF {row.chrf:.0f}"),
@@ -164,7 +199,7 @@ def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
 def _method(report: Report) -> list[str]:
     """Return how the figures were computed, one sentence each."""
     sentences = [
-        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means a bootstrap."
+        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means the beta interval."
     ]
     if report.smallest_difference is not None:
         correlation = report.smallest_difference.assumed_correlation
@@ -189,7 +224,6 @@ class ReportTexts:
     headline: str
     difference: str | None
     facts: list[tuple[str, str]]
-    category_notes: list[str]
     method: list[str]
 
 
@@ -200,7 +234,6 @@ def report_texts(report: Report) -> ReportTexts:
         headline=_headline(report),
         difference=_difference(report),
         facts=_facts(report),
-        category_notes=_category_notes(report),
         method=_method(report),
     )
 
@@ -283,7 +316,7 @@ def _categories_section(report: Report) -> list[RenderableType]:
     for category in report.categories:
         name = Text(shorten(visible(_category_name(category)), CATEGORY_LENGTH))
         table.add_row(name, *_category_cells(category))
-    return [table, *(Text(sentence, style="dim") for sentence in _category_notes(report))]
+    return [table]
 
 
 def _worst_section(report: Report) -> list[RenderableType]:
@@ -313,7 +346,6 @@ def as_markdown(report: Report) -> str:
     lines += ["", "## Facts", "", *_markdown_table(["", ""], _facts(report))]
     if report.categories:
         lines += ["", "## Categories", "", *_markdown_categories(report.categories)]
-        lines += [text for sentence in _category_notes(report) for text in ("", sentence)]
     if report.worst:
         lines += ["", f"## The {len(report.worst)} worst rows", "", *_markdown_worst(report.worst)]
     lines += ["", "## How it was computed", ""]

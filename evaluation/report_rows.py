@@ -99,7 +99,7 @@ def make_row(
         score=score,
         unscored=unscored,
         origin=origin,
-        analysis=outcome.analysis if outcome else None,
+        analysis=(" ".join(filter(None, (outcome.analysis, outcome.doubt))) or None) if outcome else None,
         detail=(outcome.detail if outcome else None) or record.error,
         metrics=metrics,
         stop_reason=record.stop_reason,

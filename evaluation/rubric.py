@@ -22,11 +22,7 @@ from typing import Any, Literal
 
 from assistant.errors import SettingsError
 from evaluation.control_tokens import SHAPES, neutralise_tokens
-from evaluation.verdict import MAX_QUESTIONS, Form, question_key
-from evaluation.verdict import MAX_SCORE as MAX_SCORE
-from evaluation.verdict import POINTS_PER_SCORE as POINTS_PER_SCORE
-from evaluation.verdict import VerdictError as VerdictError
-from evaluation.verdict import parse_verdict as parse_verdict
+from evaluation.verdict import MAX_QUESTIONS, MAX_SCORE, Form, question_key
 
 MethodName = Literal["explain", "quick", "book"]
 """How a judge is asked:
@@ -323,13 +319,3 @@ def _book_text(material: Material) -> str:
         "` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number only.",
     ]
     return "".join(parts)
-
-
-def build_prompt(material: Material, *, repair: bool = False) -> str:
-    """Return the default method's prompt as one text, for a caller that sends one message."""
-    return "\n\n".join(text for _, text in Method().prompt(material, repair=repair).messages)
-
-
-def rubric_hash() -> str:
-    """Return the hash of the default method."""
-    return Method().hash

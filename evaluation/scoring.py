@@ -23,14 +23,16 @@ from assistant.errors import DataError
 from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from evaluation.answers_folder import AnswersFolder, ResponseRecord
+from evaluation.controls import ITEMS_PER_KIND, control_items
 from evaluation.hosts import Host
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, JudgeSettings, Reason
 from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Source, now, read_ledger
 from evaluation.metrics import Metrics, measure
-from evaluation.rubric import POINTS_PER_SCORE
+from evaluation.rubric import Method
 from evaluation.settled import judged_all_the_same, settle
+from evaluation.verdict import POINTS_PER_SCORE
 from evaluation.verdicts import Verdicts
 
 METRICS_FILE = "metrics.jsonl"
@@ -91,12 +93,14 @@ class Asking:
         rejudge: Ask again about rows whose verdict is of another version of the server.
         limit: Score only this many rows of the folder: a seeded part, stratified by category. None means all.
         n_questions: Ask only this many questions. None means all.
+        controls: How many control items of each kind the judge gets. 0 leaves the judge untested.
     """
 
     retry_unscored: bool = False
     rejudge: bool = False
     limit: int | None = None
     n_questions: int | None = None
+    controls: int = ITEMS_PER_KIND
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,6 +126,7 @@ def judge_answers(
     settings: JudgeSettings,
     asking: Asking | None = None,
     *,
+    method: Method | None = None,
     on_start: Callable[[JudgeRun], None] = lambda _run: None,
     on_step: Callable[[JudgeStep], None] = lambda _step: None,
     verdicts: Verdicts | None = None,
@@ -134,7 +139,7 @@ def judge_answers(
     Raises:
         PrerequisiteError, JudgeError: a failure that concerns every row; the next run asks about the remaining rows.
     """
-    judge, run, asking = Judge(settings), JudgeRun(), asking or Asking()
+    judge, run, asking = Judge(settings, method), JudgeRun(), asking or Asking()
     shared = verdicts or Verdicts()
 
     async def work() -> None:
@@ -178,7 +183,7 @@ def _prepare(
     def needs_asking(row: Row) -> bool:
         return _needs_asking(outcomes.get(_key(row)), judge.settings, versions, asking)
 
-    rows = [row for row in _questions(part, answers) if needs_asking(row)]
+    rows = [row for row in _questions(part, answers, judge.method, asking.controls) if needs_asking(row)]
     # Rows that failed before go to the back, so that they never block the others.
     rows.sort(key=lambda row: _key(row) in outcomes)
     tasks = make_tasks(judge, rows)
@@ -242,8 +247,8 @@ def _key(row: Row) -> JudgementKey:
     return row.purpose, row.record.id, row.record.response_hash
 
 
-def _questions(part: AnswersFolder, answers: AnswersFolder) -> Iterator[Row]:
-    """Yield the responses of a part that need a judge, then its settled rows that the judge gets as a check."""
+def _questions(part: AnswersFolder, answers: AnswersFolder, method: Method, controls: int) -> Iterator[Row]:
+    """Yield the responses of a part that need a judge, the settled rows that it gets as a check, and control items."""
     for record in part.responses:
         if _settle_without_judge(record) is None:
             yield Row("score", record)
@@ -251,6 +256,9 @@ def _questions(part: AnswersFolder, answers: AnswersFolder) -> Iterator[Row]:
     for record in ceiling_sample(answers):
         if record.id in in_part:
             yield Row("ceiling", record)
+    by_id = {record.id: record for record in answers.responses if record.reference}
+    for item in control_items(list(by_id.values()), per_kind=controls, method=method.name):
+        yield Row(item.purpose, by_id[item.row_id].model_copy(update={"response": item.response}))
 
 
 def _needs_asking(
@@ -278,7 +286,7 @@ def _settle_without_judge(record: ResponseRecord) -> tuple[Source | None, Attemp
         return None
     if settled.points is None:
         return None, Attempt(unscored=settled.unscored, detail=settled.detail)
-    return settled.source, Attempt(score=settled.points // POINTS_PER_SCORE)
+    return settled.source, Attempt(score=settled.points // POINTS_PER_SCORE, points=settled.points)
 
 
 def _new_judgements_without_judge(

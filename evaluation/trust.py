@@ -17,9 +17,8 @@ from typing import Literal
 from assistant.settings import Frozen
 from assistant.statistics import CONFIDENCE, Interval, wilson
 from evaluation.controls import KINDS, LOW_KINDS, ControlKind
+from evaluation.figures import PASS_MARK
 
-PASS_MARK = 80.0
-"""A response is right from this number of points."""
 MIN_YOUDEN = 0.3
 """Smallest TPR + TNR - 1 with which a rate is corrected. Below it, the judge knows little more than chance."""
 SAME_SHARE = 0.9

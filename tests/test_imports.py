@@ -15,7 +15,10 @@ from tests.conftest import REPOSITORY
 # Rooms, lowest first, and the modules of each, lowest first. A module imports only from rooms below its own, or from a
 # module named before it in its room.
 ROOMS: dict[str, str] = {
-    "assistant": "__init__ errors escape files device settings hub_cache shipped jsonl loops statistics ollama_server",
+    "assistant": (
+        "__init__ errors escape files device settings hub_cache shipped jsonl loops statistics paired_statistics "
+        "label_statistics ollama_server"
+    ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
         "convert splits trained_prompts check prompts added_tokens tokenizer encode"
@@ -38,8 +41,8 @@ ROOMS: dict[str, str] = {
         "__init__ escape metrics answers_folder bits records figures response_facts repeatability charts "
         "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
         "pairwise report_rows exports controls rubric_files trust calls hosts transport ollama_client "
-        "openai_client judge verdicts judging scoring pairs report advice render gates page index cli_people "
-        "cli_report cli __main__"
+        "openai_client judge verdicts judging scoring pairs agreement report_values advice render gates page "
+        "judge_findings compare comparison_view report_notes report index cli_people cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",

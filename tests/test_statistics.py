@@ -14,6 +14,7 @@ from scipy import stats
 from assistant.statistics import (
     Interval,
     bootstrap_mean_interval,
+    bounded_mean_interval,
     smallest_detectable_difference,
     standard_deviation,
     wilson,
@@ -45,7 +46,30 @@ def test_wilson_of_the_book_exact_matches() -> None:
     assert (round(interval.low, 4), round(interval.high, 4)) == (0.0988, 0.2336)
 
 
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_interval_of_zeros_and_hundreds_is_that_of_clopper_and_pearson(trial: tuple[int, int]) -> None:
+    k, n = trial
+    low, high = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
+    assert bounded_mean_interval([100.0] * k + [0.0] * (n - k)) == pytest.approx((100 * low, 100 * high), abs=1e-6)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60))
+def test_interval_of_a_bounded_mean_contains_the_mean_and_stays_within_the_bounds(values: list[float]) -> None:
+    interval = bounded_mean_interval(values)
+    assert interval is not None
+    assert 0 <= interval.low <= math.fsum(values) / len(values) + 1e-6
+    assert math.fsum(values) / len(values) - 1e-6 <= interval.high <= 100
+    assert interval.low < interval.high
+
+
+def test_interval_of_a_bounded_mean_agrees_with_the_t_interval_for_many_rows() -> None:
+    values = np.random.default_rng(0).normal(50, 10, 5000)
+    expected = stats.t.interval(0.95, 4999, values.mean(), stats.sem(values))
+    assert bounded_mean_interval(values.tolist()) == pytest.approx(expected, abs=0.03)
+
+
 def test_too_few_values_have_no_interval() -> None:
+    assert bounded_mean_interval([]) is None
     assert wilson(0, 0) is None
     assert bootstrap_mean_interval([], seed=1) is None
     assert bootstrap_mean_interval([50], seed=1) is None

@@ -10,8 +10,9 @@ import typer.main
 
 import evaluation.cli
 from evaluation.advice import next_step
-from evaluation.report import JudgeVerdict, make_report
-from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields
+from evaluation.report import make_report
+from evaluation.trust import Level
+from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
 
 
 def test_without_a_judge_it_is_a_judge(tmp_path: Path) -> None:
@@ -32,10 +33,10 @@ def test_without_a_judge_it_is_a_judge(tmp_path: Path) -> None:
         ({"unscored": "unparsable"}, "untested", ["label", "--count", "20"]),
     ],
 )
-def test_what_is_missing_decides(tmp_path: Path, fields: dict[str, object], level: str, words: list[str]) -> None:
+def test_what_is_missing_decides(tmp_path: Path, fields: dict[str, object], level: Level, words: list[str]) -> None:
     answers = measured_answers(tmp_path, FOUR_ROWS)
     add_judgements(answers, {0: score_fields(5, "exact"), 1: fields, 2: score_fields(0, "empty"), 3: score_fields(4)})
-    verdict = JudgeVerdict.model_validate({"level": level, "reasons": ()})
+    verdict = trust_of(level)
     report = make_report(answers.folder).model_copy(update={"judge_verdict": verdict})
     parts = shlex.split(next_step(report).command)
     assert [part for part in parts[1:] if part != str(answers.folder)] == words

@@ -284,7 +284,7 @@ def test_another_judge_scores_all_rows_and_the_old_scores_stay(answers: Path, do
     score(answers, double)
     double.install("other")
     double.requests.clear()
-    result = evaluation("score", answers, "--judge", "other", "--host", double.url, "--json")
+    result = evaluation("score", answers, "--judge", "other", "--host", double.url, "--json", "--controls", 0)
     assert len(questions(double)) == 10
     assert (result.json["judge"]["model"], result.json["judge"]["other_judges"]) == ("other", 1)
     double.requests.clear()

@@ -48,7 +48,7 @@ def test_every_kind_has_eight_items_and_one_expectation() -> None:
     items = control_items(rows)
     assert {kind: len(of_kind(items, kind)) for kind in KINDS} == dict.fromkeys(KINDS, 8)
     assert {item.kind for item in items if item.expected == "high"} == {"reference"}
-    assert {item.purpose for item in items} == set(PURPOSES)
+    assert {item.purpose for item in items} == set(PURPOSES.values())
     by_id = {row.id: row for row in rows}
     for item in items:
         row = by_id[item.row_id]

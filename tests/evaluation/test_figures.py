@@ -28,14 +28,22 @@ def test_rate_has_wilsons_interval() -> None:
     assert mean.interval == pytest.approx((4.56, 69.94), abs=0.01)
 
 
-def test_scores_have_a_bootstrap_interval_only_with_enough_rows() -> None:
+def test_scores_have_an_interval_with_any_number_of_rows() -> None:
     scores = [0.0, 20.0, 40.0, 100.0]
     mean = mean_of_scores(scores)
     assert mean.interval is not None
     assert mean.interval.low < 40 < mean.interval.high
     assert mean_of_scores(scores) == mean
-    assert mean_of_scores(scores, min_rows=5) == Mean(n=4, mean=40, interval=None)
-    assert mean_of_scores([40.0]) == Mean(n=1, mean=40, interval=None)
+    one = mean_of_scores([40.0]).interval
+    assert one is not None
+    assert one.high - one.low > 80
+
+
+def test_category_of_twelve_rows_at_100_is_not_said_to_be_perfect() -> None:
+    interval = mean_of_scores([100.0] * 12).interval
+    assert interval is not None
+    assert interval.low == pytest.approx(100 * 0.025 ** (1 / 12), abs=1e-3)  # Clopper and Pearson's: 73.5
+    assert interval.high == 100
 
 
 def test_bounds_are_the_means_with_0_and_with_100_for_missing_scores() -> None:

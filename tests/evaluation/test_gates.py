@@ -8,7 +8,8 @@ import pytest
 
 from assistant.errors import SettingsError
 from evaluation.gates import broken_limits, parse_limit
-from evaluation.report import Report, make_report
+from evaluation.report import make_report
+from evaluation.report_values import Report
 from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields
 
 

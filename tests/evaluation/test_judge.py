@@ -16,7 +16,7 @@ from assistant.errors import AssistantError, JudgeError, PrerequisiteError
 from evaluation.calls import JudgeClient
 from evaluation.judge import Judge, Try, was_truncated
 from evaluation.judgement import REASONS, TRANSIENT, WITHOUT_JUDGE, Attempt, JudgeIdentity, JudgeSettings
-from evaluation.rubric import SCHEMA, Material, rubric_hash
+from evaluation.rubric import SCHEMA, Material, Method
 from tests.support.ollama_double import (
     Answer,
     Cut,
@@ -155,7 +155,7 @@ def test_judges_with_other_settings_or_models_have_other_fingerprints(double: Ol
         other = judge.connect()
     assert first.fingerprint == again.fingerprint
     assert larger.fingerprint == first.fingerprint != other.fingerprint
-    assert first.rubric == rubric_hash()
+    assert first.rubric == Method().hash
 
 
 def test_model_that_cannot_be_loaded_raises(double: OllamaDouble) -> None:
@@ -330,8 +330,8 @@ def test_second_question_has_another_seed_and_a_repair_sentence(double: OllamaDo
     first, second = double.chat()
     assert (first["options"].pop("seed"), second["options"].pop("seed")) == (123, 124)
     assert first["options"] == second["options"]
-    assert second["messages"][0]["content"].startswith(first["messages"][0]["content"])
-    assert "could not be read" in second["messages"][0]["content"]
+    assert second["messages"][1]["content"].startswith(first["messages"][1]["content"])
+    assert "could not be read" in second["messages"][1]["content"]
 
 
 def test_row_that_does_not_fit_is_not_sent(double: OllamaDouble) -> None:

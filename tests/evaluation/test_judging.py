@@ -47,7 +47,7 @@ def two(double: OllamaDouble) -> Iterator[tuple[OllamaDouble, OllamaDouble]]:
 
 def score_at(path: Path, doubles: tuple[OllamaDouble, ...], *options: object) -> CommandResult:
     hosts = [text for double in doubles for text in ("--host", double.url)]
-    return evaluation("score", path, "--judge", "llama3.1", *hosts, "--json", *options)
+    return evaluation("score", path, "--judge", "llama3.1", *hosts, "--json", "--controls", 0, *options)
 
 
 # --- rows that fail -----------------------------------------------------------------------------------------------

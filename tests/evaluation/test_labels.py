@@ -68,11 +68,6 @@ def test_settled_rows_are_not_drawn(tmp_path: Path) -> None:
     assert draw_rows(without_reference) == []
 
 
-def test_another_rule_of_what_is_settled_can_be_given(answers: AnswersFolder) -> None:
-    drawn = draw_rows(answers.responses, is_settled=lambda row: row.category == "odd")
-    assert {row.category for row in drawn} == {"even"}
-
-
 def test_every_row_is_equally_likely_to_be_first(answers: AnswersFolder) -> None:
     first = Counter(draw_rows(answers.responses, seed=seed)[0].id for seed in range(800))
     assert len(first) == 8

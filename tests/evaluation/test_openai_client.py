@@ -248,7 +248,7 @@ def test_recorded_list_of_models_has_name_and_context() -> None:
 
 
 def score(path: Path, double: OpenAIDouble, *options: object) -> CommandResult:
-    where = ("--judge", "judge", "--api", "openai", "--host", double.url)
+    where = ("--judge", "judge", "--api", "openai", "--host", double.url, "--controls", "0")
     return evaluation("score", path, *where, "--json", *options)
 
 

@@ -16,12 +16,13 @@ from rich.console import Console
 from evaluation.answers_folder import AnswersFolder
 from evaluation.page import as_html, safe_json
 from evaluation.render import terminal
-from evaluation.report import JudgeVerdict, make_report_with_rows
+from evaluation.report import make_report_with_rows
+from evaluation.trust import Trust
 from tests.support.hostile import HOSTILE, ReadPage, check_is_inert
-from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields
+from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
 
 
-def page_of(answers: AnswersFolder, verdict: JudgeVerdict | None = None) -> str:
+def page_of(answers: AnswersFolder, verdict: Trust | None = None) -> str:
     report, rows = make_report_with_rows(answers.folder)
     if verdict:
         report = report.model_copy(update={"judge_verdict": verdict})
@@ -80,7 +81,7 @@ def test_page_says_what_the_terminal_says(judged: AnswersFolder) -> None:
 
 
 def test_verdict_on_the_judge_is_beside_the_score(judged: AnswersFolder) -> None:
-    page = ReadPage(page_of(judged, JudgeVerdict(level="red", reasons=("It obeys <injected> orders.",))))
+    page = ReadPage(page_of(judged, trust_of("red", "It obeys <injected> orders.")))
     assert page.attributes("body") == [{"data-verdict": "red"}]
     assert {"class": "badge red"} in page.attributes("span")
     assert "It obeys <injected> orders." in " ".join(page.texts["p"])

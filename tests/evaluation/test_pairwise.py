@@ -12,7 +12,6 @@ from assistant.statistics import wilson
 from evaluation.pairwise import (
     SCHEMA,
     SYSTEM,
-    TAG,
     WINNERS,
     Pairing,
     PairOutcome,
@@ -25,7 +24,8 @@ from evaluation.pairwise import (
     wilson_of_share,
     win_rate,
 )
-from evaluation.rubric import VerdictError
+from evaluation.rubric import TAG
+from evaluation.verdict import VerdictError
 
 PAIRING = Pairing(instruction="Name a colour.", first="Red.", second="Seven.", reference="Blue.", input="sky")
 

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from evaluation.answers_folder import RESPONSES_FILE, read_answers
 from evaluation.render import as_markdown, terminal
-from evaluation.report import Report, make_report
+from evaluation.report import make_report
+from evaluation.report_values import Report
 from evaluation.scoring import write_metrics
 from tests.support.scored_answers import (
     FOUR_ROWS,
@@ -66,15 +67,6 @@ def test_categories_are_shown_with_a_name_for_rows_without_one(tmp_path: Path) -
     for text in (on_screen(report), as_markdown(report)):
         assert "letters" in text
         assert "(none)" in text
-
-
-def test_note_explains_categories_without_an_interval(tmp_path: Path) -> None:
-    rows = [("x", f"y{number}", "small" if number < 3 else "large") for number in range(14)]
-    answers = measured_answers(tmp_path, rows)
-    add_judgements(answers, {number: score_fields(number % 6) for number in range(14)})
-    report = make_report(answers.folder)
-    assert "Categories with fewer than 10 scored rows have no interval." in on_screen(report)
-    assert "Categories with fewer than 10 scored rows have no interval." in as_markdown(report)
 
 
 # --- escaping -----------------------------------------------------------------------------------------------------

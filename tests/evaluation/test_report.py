@@ -10,7 +10,9 @@ import pytest
 
 from evaluation.answer_files import import_answers
 from evaluation.answers_folder import RESPONSES_FILE, read_answers
-from evaluation.report import Report, make_report, write_report
+from evaluation.figures import SCORES_METHOD
+from evaluation.report import make_report, write_report
+from evaluation.report_values import Report
 from evaluation.scoring import ceiling_sample, write_metrics
 from tests.conftest import shared_file
 from tests.support.scored_answers import (
@@ -161,17 +163,16 @@ def test_each_category_has_its_own_mean_and_interval(tmp_path: Path) -> None:
     assert make_report(measured_answers(tmp_path / "run", FOUR_ROWS).folder).categories == ()
 
 
-def test_small_category_has_no_interval_and_small_report_has_a_note(tmp_path: Path) -> None:
+def test_small_category_has_a_wide_interval_and_the_report_says_which_interval_it_is(tmp_path: Path) -> None:
     rows = [("x", f"y{number}", "small" if number < 3 else "large") for number in range(14)]
     answers = measured_answers(tmp_path, rows)
-    add_judgements(answers, {number: score_fields(number % 6) for number in range(14)})
+    add_judgements(answers, {number: score_fields(5) for number in range(14)})
     report = make_report(answers.folder)
-    has_interval = {category.name: category.interval is not None for category in report.categories}
-    assert has_interval == {"large": True, "small": False}
-    assert not any("too narrow" in note for note in report.notes)
-    few = measured_answers(tmp_path / "run", FOUR_ROWS)
-    add_judgements(few, JUDGED_FOUR_ROWS)
-    assert any("Only 4 rows have a score" in note for note in make_report(few.folder).notes)
+    intervals = {category.name: category.interval for category in report.categories}
+    assert intervals["small"] == pytest.approx((100 * 0.025 ** (1 / 3), 100), abs=1e-3)
+    assert intervals["large"] == pytest.approx((100 * 0.025 ** (1 / 11), 100), abs=1e-3)
+    assert report.interval_method == SCORES_METHOD
+    assert report.notes == ()
 
 
 def test_ceiling_check_does_not_count_in_the_mean(tmp_path: Path) -> None:

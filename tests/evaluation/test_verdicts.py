@@ -139,7 +139,7 @@ def test_plan_times_three_questions_and_keeps_their_verdicts(tmp_path: Path, dou
     assert plan.code == 0
     assert (plan.json["questions"], plan.json["asked"], len(asked(double))) == (10, 3, 3)
     assert plan.json["seconds"] == pytest.approx(7 * plan.json["seconds_each"])
-    words = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan").out
+    words = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan", "--controls", 0).out
     assert "7 questions to llama3.1; 3 are asked now" in words
     assert "4 are left" in words
     double.requests.clear()

@@ -79,7 +79,20 @@ def test_stopped_run_reports_what_was_judged(tmp_path: Path, number: signal.Sign
 
 def _start(path: Path, run: Path, urls: list[str]) -> subprocess.Popen[str]:
     hosts = [word for url in urls for word in ("--host", url)]
-    command = [sys.executable, "-m", "evaluation", "score", str(path), "--run", str(run), "--judge", "llama3.1", *hosts]
+    command = [
+        sys.executable,
+        "-m",
+        "evaluation",
+        "score",
+        str(path),
+        "--run",
+        str(run),
+        "--judge",
+        "llama3.1",
+        "--controls",
+        "0",
+        *hosts,
+    ]
     return subprocess.Popen(
         [*command, "--parallel", "2", "--json"],
         # Each run has verdicts of its own, so that the second one asks too.

@@ -44,5 +44,5 @@ def evaluation(*arguments: object) -> CommandResult:
 
 
 def score(path: Path, double: OllamaDouble, *options: object) -> CommandResult:
-    """Score answers with the judge of the double."""
-    return evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--json", *options)
+    """Score answers with the judge of the double, without control items unless `options` ask for them."""
+    return evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--json", "--controls", 0, *options)

@@ -13,6 +13,7 @@ from evaluation.answers_folder import AnswersFolder, read_answers
 from evaluation.judgement import JudgeIdentity
 from evaluation.ledger import JudgeLine, Judgement, now
 from evaluation.scoring import LEDGER_FILE, write_metrics
+from evaluation.trust import HitRate, Level, Trust
 
 IDENTITY = JudgeIdentity(model="m", digest="d" * 64, server_version="1", client_version="2", options={}, rubric="r")
 FOUR_ROWS = [("Paris.", "\nParis."), ("4", "five"), ("Blue.", ""), ("A long answer.", "A long answer, nearly.")]
@@ -61,3 +62,9 @@ def judgement(identity: JudgeIdentity = IDENTITY, **fields: Any) -> Judgement:
 def score_fields(score: int, source: str = "judge", **fields: Any) -> dict[str, Any]:
     """Return the fields of a judgement with a score."""
     return {"score": score, "source": source} | fields
+
+
+def trust_of(level: Level, *reasons: str) -> Trust:
+    """Return a verdict on a judge, without findings."""
+    nothing = HitRate(right=0, n=0, interval=None)
+    return Trust(level=level, reasons=reasons, tpr=nothing, tnr=nothing)

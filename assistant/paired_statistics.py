@@ -1,0 +1,110 @@
+"""Two runs on the same rows: is their difference more than chance?
+
+Every function takes differences, one per row: the second run's value minus the first's. The sign-flip test decides. It
+is exact whatever the values are, if two runs of equal quality could have swapped their values on every row. The
+bootstrap interval says how large the difference may be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from assistant.statistics import CONFIDENCE, RESAMPLES, Interval, smallest_detectable_difference, standard_deviation
+
+EXACT_SIGN_FLIPS = 13
+"""Up to this many rows that differ, all sign patterns (8,192) are counted. Beyond it, `RESAMPLES` are drawn."""
+
+
+def paired_bootstrap_interval(
+    differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Bootstrap interval of the mean difference, in the unit of the differences.
+
+    The percentiles are wider than `confidence` by the ratio of Student's to the normal quantile, and by
+    sqrt(n / (n - 1)), because a plain percentile interval is too narrow for few rows (Hesterberg, arXiv:1411.5279,
+    section 5.2). None if fewer than two rows differ: such data cannot say how large a difference may be.
+    """
+    n = len(differences)
+    if n < 2 or sum(difference != 0 for difference in differences) < 2:
+        return None
+    import numpy as np
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    step = max(1, 2_000_000 // n)  # at most 16 MB of indices at once
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        means[start : start + size] = values[rng.integers(0, n, size=(size, n))].mean(axis=1)
+    quantile = math.sqrt(n / (n - 1)) * float(t.ppf((1 + confidence) / 2, n - 1))
+    tail = NormalDist().cdf(-quantile)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def sign_flip_p_value(differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> float:
+    """Two-sided p-value of the mean difference, by flipping the signs of the differences.
+
+    It is the share of sign patterns whose mean is at least as far from 0 as the measured one. 1 if no row differs.
+    """
+    import numpy as np
+
+    values = np.asarray([difference for difference in differences if difference != 0], dtype=float)
+    n = len(values)
+    if n == 0:
+        return 1.0
+    measured = abs(values.sum()) * (1 - 1e-12)  # sums of the same values in another order are rounded otherwise
+    if n <= EXACT_SIGN_FLIPS:
+        patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float(np.mean(np.abs((2 * patterns - 1) @ values) >= measured))
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    step = max(1, 2_000_000 // n)
+    for start in range(0, resamples, step):
+        signs = rng.integers(0, 2, size=(min(step, resamples - start), n), dtype=np.int8)
+        extreme += int(np.count_nonzero(np.abs((2 * signs - 1) @ values) >= measured))
+    return (extreme + 1) / (resamples + 1)
+
+
+def sign_test_p_value(wins: int, losses: int) -> float:
+    """Two-sided p-value of the exact sign test. Ties do not count. 1 if there are neither wins nor losses."""
+    if wins + losses == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, wins + losses).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted by Holm, in the given order. They keep the error rate of all tests together."""
+    count = len(p_values)
+    adjusted = [0.0] * count
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(count), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Pearson's correlation over the rows. None for fewer than two rows, or if one run's values are all equal."""
+    std_first, std_second = standard_deviation(first), standard_deviation(second)
+    if not std_first or not std_second:
+        return None
+    mean_first, mean_second = math.fsum(first) / len(first), math.fsum(second) / len(second)
+    products = ((a - mean_first) * (b - mean_second) for a, b in zip(first, second, strict=True))
+    return math.fsum(products) / (len(first) - 1) / (std_first * std_second)
+
+
+def detectable_difference(differences: Sequence[float], *, power: float = 0.8) -> float | None:
+    """Smallest true difference that these rows show with `power`, from the measured spread of the differences.
+
+    The spread contains the runs' measured correlation. None for fewer than two rows, or if all differences are equal.
+    """
+    std = standard_deviation(differences)
+    if not std:
+        return None
+    return smallest_detectable_difference(std / math.sqrt(2), len(differences), correlation=0.0, power=power)

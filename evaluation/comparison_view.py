@@ -1,0 +1,87 @@
+"""A comparison as text for the terminal. Texts from models and files are escaped. Does not print."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from assistant.escape import visible
+from assistant.statistics import Interval
+from evaluation.compare import ChangedRow, Comparison, Difference, RunComparison, p_value_text
+
+N_CHANGED = 5
+"""Most fixed rows, and most regressed rows, on the terminal. `--json` has all."""
+
+
+def terminal(comparison: Comparison) -> RenderableType:
+    """Return the comparison for a terminal. The answer comes last, where it stays visible."""
+    parts: list[RenderableType] = []
+    for pair in comparison.comparisons:
+        parts += [Text(visible(f"{pair.second} against {pair.first}"), style="bold"), _facts(pair), Text()]
+        parts += _changed(f"regressed: {len(pair.regressed)}", pair.regressed)
+        parts += _changed(f"fixed: {len(pair.fixed)}", pair.fixed)
+    parts += [Text(f"Note: {visible(note)}", style="yellow") for note in comparison.notes]
+    parts += [Text(visible(pair.sentence), style="bold") for pair in comparison.comparisons]
+    return Group(*parts)
+
+
+def _facts(pair: RunComparison) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _fact_texts(pair):
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _fact_texts(pair: RunComparison) -> list[tuple[str, str]]:
+    facts = [("rows in both", str(pair.shared))]
+    if pair.only_first or pair.only_second:
+        facts.append(("not in both", f"{pair.only_first} only in the first, {pair.only_second} only in the second"))
+    if pair.unscored:
+        facts.append(("without a score", f"{pair.unscored} of the rows in both; they are left out"))
+    facts += _difference("score", pair.score, digits=1)
+    if pair.bits_per_byte is not None:
+        facts += _difference("bits per byte", pair.bits_per_byte, digits=3)
+    return facts
+
+
+def _difference(name: str, difference: Difference, *, digits: int) -> list[tuple[str, str]]:
+    means = f"{difference.first_mean:.{digits}f} -> {difference.second_mean:.{digits}f}"
+    facts = [
+        (name, f"{means}, difference {difference.mean:+.{digits}f}{_interval(difference.interval, digits)}"),
+        ("  wins, ties, losses", f"{difference.wins}, {difference.ties}, {difference.losses}"),
+        ("  p-values", f"{_p(difference.p_value)} by sign flips, {_p(difference.sign_test_p_value)} by the sign test"),
+    ]
+    if difference.adjusted_p_value != difference.p_value:
+        facts.append(("  p after Holm", _p(difference.adjusted_p_value)))
+    if difference.smallest_difference is not None:
+        correlation = "" if difference.correlation is None else f" (correlation {difference.correlation:.2f})"
+        facts.append(("  smallest to be seen", f"{difference.smallest_difference:.{digits}f}{correlation}"))
+    return facts
+
+
+def _p(value: float) -> str:
+    return p_value_text(value).removeprefix("= ")
+
+
+def _interval(interval: Interval | None, digits: int) -> str:
+    if interval is None:
+        return ""
+    return f" (95 % interval {interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
+
+
+def _changed(title: str, rows: tuple[ChangedRow, ...]) -> list[RenderableType]:
+    if not rows:
+        return []
+    hidden = f" ({len(rows) - N_CHANGED} more with --json)" if len(rows) > N_CHANGED else ""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for row in rows[:N_CHANGED]:
+        scores = f"{row.first_score:.0f} -> {row.second_score:.0f}"
+        instruction = " ".join(visible(row.instruction[:200]).split())
+        table.add_row(Text(f"  row {row.row}"), Text(scores), Text(instruction))
+    return [Text(title + hidden, style="bold"), table, Text()]

@@ -1,0 +1,77 @@
+"""Tests and intervals of paired differences, against scipy and enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from assistant.paired_statistics import (
+    correlation,
+    detectable_difference,
+    holm,
+    paired_bootstrap_interval,
+    sign_flip_p_value,
+    sign_test_p_value,
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=9))
+def test_sign_flip_test_of_few_rows_counts_all_patterns(differences: list[int]) -> None:
+    patterns = itertools.product([-1, 1], repeat=len(differences))
+    sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
+    expected = np.mean([value >= abs(sum(differences)) for value in sums])
+    assert sign_flip_p_value(differences, seed=1) == pytest.approx(expected)
+
+
+def test_sign_flip_test_of_many_rows_agrees_with_scipys_permutation_test() -> None:
+    differences = np.random.default_rng(4).choice([-20, 0, 20, 60], size=80, p=[0.3, 0.4, 0.2, 0.1])
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=10_000, rng=np.random.default_rng(1)
+    ).pvalue
+    assert sign_flip_p_value(differences.tolist(), seed=1) == pytest.approx(expected, abs=0.01)
+
+
+def test_rows_that_are_all_equal_show_no_difference() -> None:
+    assert sign_flip_p_value([0.0] * 20, seed=1) == 1
+    assert sign_test_p_value(0, 0) == 1
+    assert paired_bootstrap_interval([0.0] * 20, seed=1) is None
+    assert paired_bootstrap_interval([0.0] * 19 + [20.0], seed=1) is None
+    assert detectable_difference([5.0] * 20) is None
+    assert correlation([1.0, 1.0], [1.0, 2.0]) is None
+
+
+def test_bootstrap_interval_agrees_with_the_t_interval_on_normal_differences() -> None:
+    for n, tolerance in ((12, 0.1), (300, 0.03)):
+        values = np.random.default_rng(2).normal(1, 3, n)
+        interval = paired_bootstrap_interval(values.tolist(), seed=1)
+        low, high = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+        assert interval == pytest.approx((low, high), abs=tolerance * (high - low))
+        assert paired_bootstrap_interval(values.tolist(), seed=1) == interval
+
+
+def test_sign_test_is_the_exact_binomial_test() -> None:
+    assert sign_test_p_value(9, 1) == pytest.approx(22 / 1024)
+    assert sign_test_p_value(1, 9) == pytest.approx(22 / 1024)
+    assert sign_test_p_value(5, 5) == 1
+
+
+def test_holm_on_a_worked_example() -> None:
+    # Holm 1979 with four tests: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 takes the 0.06 before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.7, 0.9]) == [1, 1]
+
+
+def test_smallest_difference_contains_the_measured_correlation() -> None:
+    rng = np.random.default_rng(3)
+    first = rng.normal(50, 20, 200)
+    second = first + rng.normal(0, 5, 200)
+    assert correlation(first.tolist(), second.tolist()) == pytest.approx(np.corrcoef(first, second)[0, 1])
+    expected = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * np.std(second - first, ddof=1) / np.sqrt(200)
+    assert detectable_difference((second - first).tolist()) == pytest.approx(expected)
