@@ -1,15 +1,17 @@
 """The judge: asks a model about one row, and turns its answer into a score or a `Reason`.
 
 Failures that concern every row (no such model, no access) are raised. Does not know which server is asked, when a row
-is asked again, or where attempts are stored.
+is asked again, or where attempts are stored. `BaseJudge` asks; a judge of another kind of question gives the question
+and reads the answer (`evaluation.pair_judge`).
 """
 
 from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from evaluation.calls import CallFailure, CompleteAnswer, JudgeClient, Question, ServerFacts
 from evaluation.escape import encodable
@@ -18,6 +20,9 @@ from evaluation.ollama_client import OllamaClient
 from evaluation.openai_client import OpenAIClient
 from evaluation.rubric import Material, Method
 from evaluation.verdict import VerdictError, parse_verdict
+
+Asked = TypeVar("Asked")
+"""What one question is about."""
 
 
 class Try(NamedTuple):
@@ -32,12 +37,28 @@ class Try(NamedTuple):
     answered: bool = True
 
 
-class Judge:
+class BaseJudge(ABC, Generic[Asked]):
     """How one judge is asked. It holds no connection; the clients do."""
 
-    def __init__(self, settings: JudgeSettings, method: Method | None = None) -> None:
+    def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
-        self.method = method or Method()
+
+    @property
+    @abstractmethod
+    def prompt_hash(self) -> str:
+        """16 hex digits of all texts of the prompt that do not come from a row."""
+
+    @abstractmethod
+    def question(self, asked: Asked, *, repair: bool = False) -> Question:
+        """Return one question. `repair` asks again after an answer that could not be read."""
+
+    @abstractmethod
+    def read(self, answer: CompleteAnswer, asked: Asked) -> dict[str, object]:
+        """Return what a complete answer says, as fields of an Attempt with a score.
+
+        Raises:
+            VerdictError: the answer is not a valid verdict.
+        """
 
     def make_client(self, url: str) -> JudgeClient:
         """Return a client for one of the servers."""
@@ -55,21 +76,8 @@ class Judge:
             server_version=facts.version,
             client_version=version("ollama"),
             options=options,
-            rubric=self.method.hash,
+            rubric=self.prompt_hash,
             api=self.settings.api,
-        )
-
-    def question(self, material: Material, *, repair: bool = False) -> Question:
-        """Return the question about one row. `repair` asks again after an answer that could not be read."""
-        prompt = self.method.prompt(material, repair=repair)
-        return Question(
-            messages=prompt.messages,
-            schema=prompt.schema,
-            # At temperature 0, another seed by itself would give the same answer. So the prompt changes, too.
-            seed=self.settings.seed + repair,
-            num_predict=prompt.num_predict or self.settings.num_predict,
-            top_logprobs=prompt.top_logprobs,
-            may_be_cut=prompt.may_be_cut,
         )
 
     def context(self, reported: int | None) -> int:
@@ -78,7 +86,7 @@ class Judge:
             return reported or self.settings.num_ctx
         return min(self.settings.num_ctx, reported or self.settings.num_ctx)
 
-    async def ask(self, client: JudgeClient, material: Material, *, context: int, server_version: str) -> Try:
+    async def ask(self, client: JudgeClient, asked: Asked, *, context: int, server_version: str) -> Try:
         """Ask about one row.
 
         An answer that is not a valid verdict is asked for once more, with a sentence that it could not be read.
@@ -86,7 +94,7 @@ class Judge:
         Raises:
             PrerequisiteError, JudgeError: a failure that concerns every row at this server.
         """
-        question = self.question(material)
+        question = self.question(asked)
         common: dict[str, Any] = {
             "num_ctx": self.settings.num_ctx,
             "server_version": server_version,
@@ -96,19 +104,19 @@ class Judge:
         if estimate >= context:
             detail = f"about {estimate} tokens with the verdict; the judge's context has {context}."
             return Try((Attempt(unscored="too_long", detail=f"{detail} {self._advice(context)}", **common),))
-        attempt, failure = await self._ask(client, material, context, repair=False)
+        attempt, failure = await self._ask(client, asked, context, repair=False)
         attempts = [attempt]
         if attempt.unscored == "unparsable":
-            attempt, failure = await self._ask(client, material, context, repair=True)
+            attempt, failure = await self._ask(client, asked, context, repair=True)
             attempts.append(attempt)
         stored = tuple(attempt.model_copy(update=common) for attempt in attempts)
         return Try(stored, failure.retries, not failure.is_silence) if failure else Try(stored)
 
     async def _ask(
-        self, client: JudgeClient, material: Material, context: int, *, repair: bool
+        self, client: JudgeClient, asked: Asked, context: int, *, repair: bool
     ) -> tuple[Attempt, CallFailure | None]:
         """Ask one question once. Returns the attempt, and the failure if there is no complete answer."""
-        question, start = self.question(material, repair=repair), time.monotonic()
+        question, start = self.question(asked, repair=repair), time.monotonic()
         try:
             answer = await client.ask(question)
         except CallFailure as failure:
@@ -133,23 +141,14 @@ class Judge:
         if was_truncated(_text(question), answer.prompt_tokens, context):
             detail = f"the server read {answer.prompt_tokens} tokens of a longer prompt. {self._advice(context)}"
             return attempt.model_copy(update={"unscored": "truncated", "detail": detail}), None
-        return attempt.model_copy(update=self._outcome(answer, material, is_last=repair)), None
+        return attempt.model_copy(update=self._outcome(answer, asked, is_last=repair)), None
 
-    def _outcome(self, answer: CompleteAnswer, material: Material, *, is_last: bool) -> dict[str, object]:
+    def _outcome(self, answer: CompleteAnswer, asked: Asked, *, is_last: bool) -> dict[str, object]:
         """Return the outcome of a complete answer, as fields of an Attempt."""
-        prompt = self.method.prompt(material)
-        top = answer.logprobs[0].top if answer.logprobs else ()
         try:
-            verdict = parse_verdict(answer.content, prompt.form, n_questions=prompt.n_questions, top=top)
+            return self.read(answer, asked)
         except VerdictError as error:
             return {"unscored": "unparsable", "detail": encodable(str(error)), "final": is_last}
-        return {
-            "score": verdict.score,
-            "points": verdict.points,
-            "analysis": encodable(verdict.analysis) or None,
-            "doubt": verdict.doubt,
-            "answers": verdict.answers,
-        }
 
     def _advice(self, context: int) -> str:
         """Return what to do about a row that does not fit into a context of this length."""
@@ -158,6 +157,45 @@ class Judge:
         if context < self.settings.num_ctx:
             return f"The judge itself reads at most {context} tokens: choose a judge with a longer context."
         return "Raise --num-ctx."
+
+
+class Judge(BaseJudge[Material]):
+    """A judge that scores one response to a row."""
+
+    def __init__(self, settings: JudgeSettings, method: Method | None = None) -> None:
+        super().__init__(settings)
+        self.method = method or Method()
+
+    @property
+    def prompt_hash(self) -> str:
+        """16 hex digits of the method's texts."""
+        return self.method.hash
+
+    def question(self, asked: Material, *, repair: bool = False) -> Question:
+        """Return the question about one row. `repair` asks again after an answer that could not be read."""
+        prompt = self.method.prompt(asked, repair=repair)
+        return Question(
+            messages=prompt.messages,
+            schema=prompt.schema,
+            # At temperature 0, another seed by itself would give the same answer. So the prompt changes, too.
+            seed=self.settings.seed + repair,
+            num_predict=prompt.num_predict or self.settings.num_predict,
+            top_logprobs=prompt.top_logprobs,
+            may_be_cut=prompt.may_be_cut,
+        )
+
+    def read(self, answer: CompleteAnswer, asked: Material) -> dict[str, object]:
+        """Return the score that a complete answer gives."""
+        prompt = self.method.prompt(asked)
+        top = answer.logprobs[0].top if answer.logprobs else ()
+        verdict = parse_verdict(answer.content, prompt.form, n_questions=prompt.n_questions, top=top)
+        return {
+            "score": verdict.score,
+            "points": verdict.points,
+            "analysis": encodable(verdict.analysis) or None,
+            "doubt": verdict.doubt,
+            "answers": verdict.answers,
+        }
 
 
 def was_truncated(prompt: str, prompt_tokens: int | None, num_ctx: int) -> bool:

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
 from assistant.errors import AssistantError, JudgeError
-from assistant.jsonl import AppendOnly
 from evaluation.answers_folder import ResponseRecord
 from evaluation.calls import ServerFacts, on_one_line
 from evaluation.hosts import Host, Reply, spread
-from evaluation.judge import Judge
+from evaluation.judge import Asked, BaseJudge, Judge
 from evaluation.judgement import TRANSIENT, Attempt, JudgeIdentity, Reason
 from evaluation.ledger import JudgeLine, Judgement, Purpose, Source, now
 from evaluation.rubric import Material
@@ -28,7 +27,13 @@ from evaluation.verdicts import Verdicts
 FIRST_ROWS = 5
 """If the judge gives nothing usable for this many rows at first, it is not asked about the others."""
 
-Ledger = AppendOnly[JudgeLine | Judgement]
+
+class Ledger(Protocol):
+    """What gets every attempt: `assistant.jsonl.AppendOnly`, or an object that keeps none."""
+
+    def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None: ...
+    def sync(self) -> None: ...
+
 
 ADVICE: dict[Reason, str] = {
     "unparsable": "Try a larger judge, or one that follows instructions better.",
@@ -59,18 +64,18 @@ class NoAnswerError(JudgeError):
 
 
 @dataclass(eq=False, slots=True)
-class Task:
+class Task(Generic[Asked]):
     """One question, and all rows that it answers."""
 
     hash: str
-    material: Material
+    asked: Asked
     rows: list[Row] = field(default_factory=list)
     n_failures: int = 0
 
 
-def make_tasks(judge: Judge, rows: Iterable[Row]) -> list[Task]:
+def make_tasks(judge: Judge, rows: Iterable[Row]) -> list[Task[Material]]:
     """Return the questions about these rows, in order. Rows with equal questions share one."""
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, Task[Material]] = {}
     for row in rows:
         material = material_of(row.record)
         question = judge.question(material).hash
@@ -94,7 +99,7 @@ def material_of(record: ResponseRecord) -> Material:
 
 
 @asynccontextmanager
-async def connected(judge: Judge) -> AsyncIterator[tuple[list[Host], list[str]]]:
+async def connected(judge: BaseJudge[Any]) -> AsyncIterator[tuple[list[Host], list[str]]]:
     """Connect to all servers, and close the connections at the end.
 
     Yields the servers that can be asked, and a sentence about each other one.
@@ -123,7 +128,7 @@ async def connected(judge: Judge) -> AsyncIterator[tuple[list[Host], list[str]]]
             await client.close()
 
 
-def _check_same_model(judge: Judge, hosts: Sequence[Host]) -> None:
+def _check_same_model(judge: BaseJudge[Any], hosts: Sequence[Host]) -> None:
     for host in hosts[1:]:
         if host.facts.digest != hosts[0].facts.digest:
             raise JudgeError(
@@ -136,24 +141,24 @@ def _check_same_model(judge: Judge, hosts: Sequence[Host]) -> None:
 # --- the work -----------------------------------------------------------------------------------------------------
 
 
-class JudgeWork:
+class JudgeWork(Generic[Asked]):
     """The questions of one run, and what became of them.
 
     Args:
         judge: The judge.
         hosts: Its servers, connected.
         ledger: Gets every attempt at once.
-        verdicts: Gets every score, for other runs.
+        verdicts: Gets every score, for other runs. None if they must not replace those that it has.
         n_scored: How many rows this judge has scored before.
         on_step: Called after each row.
     """
 
     def __init__(
         self,
-        judge: Judge,
+        judge: BaseJudge[Asked],
         hosts: Sequence[Host],
         ledger: Ledger,
-        verdicts: Verdicts,
+        verdicts: Verdicts | None,
         *,
         n_scored: int,
         on_step: Callable[[JudgeStep], None],
@@ -167,13 +172,13 @@ class JudgeWork:
         self._verdicts = verdicts
         self._n_scored = n_scored
         self._on_step = on_step
-        self._unusable: dict[Task, Attempt] = {}
+        self._unusable: dict[Task[Asked], Attempt] = {}
         self._n_unreachable = 0
         self._done = self._total = 0
         self._n_written = self._n_synced = 0
         self._sync = asyncio.Lock()
 
-    async def ask_all(self, tasks: Sequence[Task]) -> None:
+    async def ask_all(self, tasks: Sequence[Task[Asked]]) -> None:
         """Ask all questions.
 
         Raises:
@@ -200,10 +205,10 @@ class JudgeWork:
     async def _load(self, host: Host) -> None:
         host.context = self.judge.context(await host.client.load())
 
-    async def _ask(self, host: Host, task: Task) -> Reply:
+    async def _ask(self, host: Host, task: Task[Asked]) -> Reply:
         """Ask one question once, and store what came of it."""
         version = host.facts.version
-        tried = await self.judge.ask(host.client, task.material, context=host.context, server_version=version)
+        tried = await self.judge.ask(host.client, task.asked, context=host.context, server_version=version)
         outcome = tried.attempts[-1]
         again = tried.retries > task.n_failures
         attempts = [attempt.model_copy(update={"final": False}) for attempt in tried.attempts[:-1]]
@@ -220,9 +225,10 @@ class JudgeWork:
         unreachable = outcome.unscored == "unreachable"
         return Reply(again=again, unreachable=unreachable, answered=tried.answered, first=first)
 
-    async def _store(self, task: Task, attempts: Sequence[Attempt]) -> None:
+    async def _store(self, task: Task[Asked], attempts: Sequence[Attempt]) -> None:
         self._ledger.append(judgements_of(task, self.identity, attempts), sync=False)
-        self._verdicts.add(self.identity.fingerprint, attempts[-1:])
+        if self._verdicts is not None:
+            self._verdicts.add(self.identity.fingerprint, attempts[-1:])
         self._n_written += 1
         written = self._n_written
         # A disk takes milliseconds. Other questions go on meanwhile, and those that wait share the next sync.
@@ -232,13 +238,13 @@ class JudgeWork:
                 await asyncio.to_thread(self._ledger.sync)
                 self._n_synced = n_written
 
-    def _step(self, task: Task, outcome: Attempt) -> None:
+    def _step(self, task: Task[Asked], outcome: Attempt) -> None:
         for row in task.rows:
             self._done += 1
             judgement = judgement_of(row, self.identity, outcome)
             self._on_step(JudgeStep(done=self._done, total=self._total, outcome=judgement))
 
-    def _check_first_rows(self, task: Task, outcome: Attempt) -> None:
+    def _check_first_rows(self, task: Task[Asked], outcome: Attempt) -> None:
         """Raise JudgeError if the judge gave nothing usable for its first rows."""
         if outcome.score is not None:
             self._n_scored += 1
@@ -256,7 +262,7 @@ class JudgeWork:
             f"{on_one_line(words).rstrip('.')}. {advice}"
         )
 
-    def _give_up(self, remaining: Sequence[Task]) -> None:
+    def _give_up(self, remaining: Sequence[Task[Asked]]) -> None:
         """Raise the error of a run whose servers have all failed."""
         faults = [host.fault for host in self.hosts if host.fault is not None]
         for fault in faults:
@@ -281,7 +287,7 @@ class JudgeWork:
 # --- lines of the ledger ------------------------------------------------------------------------------------------
 
 
-def judgements_of(task: Task, identity: JudgeIdentity, attempts: Iterable[Attempt]) -> Iterator[Judgement]:
+def judgements_of(task: Task[Any], identity: JudgeIdentity, attempts: Iterable[Attempt]) -> Iterator[Judgement]:
     """Yield the ledger lines of all rows of a question."""
     for attempt in attempts:
         for row in task.rows:

@@ -26,9 +26,12 @@ Purpose = Literal[
     "control:shuffled",
     "control:empty",
     "control:order",
+    "pair:forward",
+    "pair:backward",
 ]
 """`score` counts in the mean. The others do not: `ceiling` is a settled row that the judge was asked about as a check,
-and a control item is a response whose right score is known (`evaluation.controls`)."""
+and a control item is a response whose right score is known (`evaluation.controls`). A pair is two responses in one of
+two orders (`evaluation.pair_judge`)."""
 Source = Literal["judge", "exact", "accept", "check", "empty"]
 """Where a score comes from: the judge, an exact match or an accepted answer (100), a check (0 or 100), or an empty
 response (0)."""

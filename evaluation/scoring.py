@@ -30,7 +30,7 @@ from evaluation.judgement import Attempt, JudgeIdentity, JudgeSettings, Reason
 from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
 from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Source, now, read_ledger
 from evaluation.metrics import Metrics, measure
-from evaluation.rubric import Method
+from evaluation.rubric import Material, Method
 from evaluation.settled import judged_all_the_same, settle
 from evaluation.verdict import POINTS_PER_SCORE
 from evaluation.verdicts import Verdicts
@@ -166,7 +166,7 @@ def _prepare(
     asking: Asking,
     run: JudgeRun,
     on_step: Callable[[JudgeStep], None],
-) -> tuple[JudgeWork, list[Task]]:
+) -> tuple[JudgeWork[Material], list[Task[Material]]]:
     """Store what needs no question, and return the questions that are left and who asks them."""
     stored = read_ledger(answers.folder / LEDGER_FILE)
     identity = judge.identity(hosts[0].facts)
@@ -222,7 +222,7 @@ def _order(text: str) -> str:
     return hashlib.sha256(f"{PART_SEED} {text}".encode()).hexdigest()
 
 
-def _sample(tasks: Sequence[Task], n_questions: int) -> list[Task]:
+def _sample(tasks: Sequence[Task[Material]], n_questions: int) -> list[Task[Material]]:
     return sorted(tasks, key=lambda task: _order(task.hash))[:n_questions]
 
 
