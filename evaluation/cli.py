@@ -5,9 +5,8 @@ Heavy packages are imported by the command that needs them, so `--help` answers 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,9 +17,11 @@ from assistant.cli.datasets import read_data
 from assistant.cli.options import A_MODEL, Json, derive_options
 from assistant.errors import AssistantError, DataError, JudgeError, SettingsError
 from assistant.files import shown_path
-from assistant.settings import DataSettings, EngineSettings, GenerationSettings, validate_settings
+from assistant.settings import DataSettings, EngineSettings, GenerationSettings
 from assistant.shipped import find_model
+from evaluation.cli_judge import check_judge
 from evaluation.cli_people import label, pairs
+from evaluation.cli_progress import progress
 from evaluation.cli_report import (
     FailUnder,
     MaxUnscored,
@@ -31,6 +32,7 @@ from evaluation.cli_report import (
     show,
     write_reports,
 )
+from evaluation.judge_options import JudgeOptions
 
 if TYPE_CHECKING:
     from assistant.decoding.session import Session
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from evaluation.answers_folder import AnswersFolder
     from evaluation.judgement import JudgeSettings
     from evaluation.judging import JudgeStep
-    from evaluation.rubric import Method, MethodName
+    from evaluation.rubric import Method
     from evaluation.scoring import Asking, JudgeRun
 
 app = typer.Typer(
@@ -104,7 +106,7 @@ def respond(
         reference_bits=reference_bits,
     )
     try:
-        with _progress("answered", total, start=before) as show:
+        with progress("answered", total, start=before) as show:
             for _record in answers:
                 show()
     except KeyboardInterrupt as error:
@@ -120,39 +122,11 @@ def score(
         Path, typer.Argument(help="Answers folder, or a file of answers (JSON, JSONL, CSV, TSV).", metavar="PATH")
     ],
     reading: DataSettings,
+    asked: JudgeOptions,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Answers folder for a file; by default runs/<its name>.", metavar="DIR"),
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="Model that judges the answers.", metavar="MODEL")] = None,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Address of the judge's server; may be repeated. By default OLLAMA_HOST, or this machine.",
-            metavar="URL",
-        ),
-    ] = None,
-    api: Annotated[
-        Literal["ollama", "openai"],
-        typer.Option(help="API of the server; openai for llama.cpp's server, LM Studio and vLLM."),
-    ] = "ollama",
-    parallel: Annotated[int, typer.Option(help="Questions in flight at each server.", min=1)] = 1,
-    method: Annotated[
-        Literal["explain", "quick", "book"],
-        typer.Option(
-            help="explain: an analysis, then a score from 0 to 5; quick: the expected digit, one token; "
-            "book: the book's prompt, 0 to 100."
-        ),
-    ] = "explain",
-    rubric: Annotated[
-        Path | None, typer.Option(help="File with your own scale and rules for the judge.", metavar="FILE")
-    ] = None,
-    prompt: Annotated[Path | None, typer.Option(help="File with your own prompt to the judge", metavar="FILE")] = None,
-    controls: Annotated[
-        int, typer.Option(help="Control items of each kind, which test the judge; 0 leaves it untested.", min=0)
-    ] = 8,
-    num_ctx: Annotated[int, typer.Option(help="Context length of the judge, in tokens.", min=512)] = 4096,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the next piece of a verdict.", min=0.1)] = 300.0,
     retry_unscored: Annotated[
         bool, typer.Option("--retry-unscored", help="Ask again about every row without a score.")
     ] = False,
@@ -181,17 +155,17 @@ def score(
     from evaluation.scoring import PLAN_QUESTIONS, Asking, write_metrics
 
     check_limits(fail_under, max_unscored)
-    settings = _judge_settings(judge, host, api, parallel, num_ctx, timeout) if judge is not None else None
-    if settings is None and (host or retry_unscored or rejudge or limit is not None or plan):
+    settings = asked.settings() if asked.judge is not None else None
+    if settings is None and (asked.host or retry_unscored or rejudge or limit is not None or plan):
         note("note: --host, --retry-unscored, --rejudge, --limit and --plan do nothing without --judge.")
     asking = Asking(
         retry_unscored=retry_unscored,
         rejudge=rejudge,
         limit=limit,
         n_questions=PLAN_QUESTIONS if plan else None,
-        controls=controls,
+        controls=asked.controls,
     )
-    judge_method = _method(method, rubric, prompt)
+    method = asked.read_method()
     folder = _answers_folder(path, run, reading)
     answers = read_answers(folder)
     write_metrics(answers)
@@ -199,7 +173,7 @@ def score(
     interrupted: KeyboardInterrupt | None = None
     if settings is not None:
         try:
-            done = _ask_judge(answers, settings, asking, judge_method)
+            done = _ask_judge(answers, settings, asking, method)
             if plan:
                 _show_plan(done, settings, as_json)
                 return
@@ -229,6 +203,7 @@ app.command(epilog="Example: evaluation report runs/answers --csv rows.csv")(rep
 app.command(epilog="Example: evaluation runs runs")(runs)
 
 
+app.command(epilog="Example: evaluation check-judge --judge llama3.1")(check_judge)
 app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
 app.command(epilog="Example: evaluation pairs runs/samples --output pairs.json")(pairs)
 
@@ -267,32 +242,6 @@ def load_session(model: str, precision: DecodePrecision) -> Session:
 # --- parts of the commands ----------------------------------------------------------------------------------------
 
 
-def _judge_settings(
-    model: str, hosts: list[str] | None, api: str, parallel: int, num_ctx: int, timeout: float
-) -> JudgeSettings:
-    from assistant.ollama_server import find_host
-    from evaluation.judgement import JudgeSettings
-
-    if not model.strip():
-        raise SettingsError(f"--judge: expected the name of a model, got {model!r}. Try: --judge llama3.1")
-    if api == "openai" and not hosts:
-        raise SettingsError("--api: expected --host with openai, got none. Add the server's address: --host URL")
-    urls = list(dict.fromkeys(map(find_host, hosts))) if hosts else [find_host()]
-    return validate_settings(
-        JudgeSettings,
-        {
-            "model": model.strip(),
-            "urls": urls,
-            "api": api,
-            "parallel": parallel,
-            "num_ctx": num_ctx,
-            "first_byte_timeout_s": timeout,
-            "silence_timeout_s": timeout,
-            "deadline_s": 3 * timeout,
-        },
-    )
-
-
 def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path:
     """Return PATH if it is an answers folder. If it is a file of answers, write it into an answers folder first."""
     from evaluation.answer_files import import_answers
@@ -312,17 +261,6 @@ def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path
     for sentence in import_answers(path, folder, reading):
         note(f"note: {sentence}")
     return folder
-
-
-def _method(name: MethodName, rubric: Path | None, prompt: Path | None) -> Method:
-    from evaluation.rubric import Method, Rubric
-    from evaluation.rubric_files import read_rubric, read_template
-
-    return Method(
-        name=name,
-        rubric=Rubric() if rubric is None else read_rubric(rubric),
-        template=None if prompt is None else read_template(prompt),
-    )
 
 
 def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, method: Method) -> JudgeRun:
@@ -347,7 +285,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
             if show is not None:
                 show()
             elif step.total:
-                show = stack.enter_context(_progress("judged", step.total))
+                show = stack.enter_context(progress("judged", step.total))
 
         run = judge_answers(answers, settings, asking, method=method, on_start=start, on_step=step)
     for fault in run.faults:
@@ -395,29 +333,6 @@ def _show_answered(run: Path, before: int, as_json: bool) -> None:
     without = f", {n_without} without a response" if n_without else ""
     typer.echo(f"{run}: {len(responses)} rows answered, {n_new} of them now{without}.")
     typer.echo(f"Next: evaluation score {run}")
-
-
-@contextmanager
-def _progress(verb: str, total: int, *, start: int = 0) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each row. A terminal shows a bar; a pipe gets a line per tenth of the rows."""
-    if not sys.stderr.isatty():
-        done = start
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            if done == total or done * 10 // total > (done - 1) * 10 // total:
-                note(f"{verb} {done} of {total}")
-
-        yield count
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=total, completed=start)
-        yield lambda: bar.advance(task)
 
 
 def main() -> None:

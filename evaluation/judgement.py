@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from assistant.settings import Frozen
+from assistant.settings import Frozen, Settings
 from evaluation.verdict import POINTS_PER_SCORE
 
 Reason = Literal[
@@ -61,17 +61,24 @@ UNVERIFIED = "unverified"
 """The digest of a model whose server names none, or the same one for every model."""
 
 
-class JudgeSettings(Frozen):
+class ServerSettings(Settings):
+    """How a judge's server is spoken to. The docstring under a field is the help text of its option."""
+
+    api: Api = "ollama"
+    """API of the server; openai for llama.cpp's server, LM Studio and vLLM."""
+    parallel: Annotated[int, Field(ge=1)] = 1
+    """Questions in flight at each server."""
+    num_ctx: Annotated[int, Field(ge=MIN_CONTEXT)] = 4096
+    """Context length of the judge, in tokens."""
+
+
+class JudgeSettings(ServerSettings):
     """Which judge to ask, where, and how. `options` contains every setting that can change a score."""
 
+    # num_ctx is always sent, because Ollama's own default depends on the GPU's memory.
     model: Annotated[str, Field(min_length=1)]
     urls: Annotated[tuple[str, ...], Field(min_length=1)]
     """The servers. Each has the same model; questions are spread over them."""
-    api: Api = "ollama"
-    parallel: Annotated[int, Field(ge=1)] = 1
-    """Questions in flight at each server. Ollama answers one after the other unless it is set up otherwise."""
-    num_ctx: Annotated[int, Field(ge=MIN_CONTEXT)] = 4096
-    """Tokens of prompt and verdict together. Always sent, because Ollama's own default depends on the GPU's memory."""
     num_predict: Annotated[int, Field(ge=16)] = 512
     seed: int = 123
     keep_alive: str = "10m"

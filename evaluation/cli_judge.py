@@ -1,0 +1,152 @@
+"""The command `evaluation check-judge`. Prints, as `evaluation.cli` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from assistant.cli.console import EXIT_FAILURE, interrupt_exit_code, note, print_json
+from assistant.cli.datasets import read_data
+from assistant.cli.options import Json, derive_options
+from assistant.errors import SettingsError
+from assistant.escape import visible
+from assistant.settings import DataSettings
+from assistant.shipped import shipped
+from evaluation.cli_progress import progress
+from evaluation.judge_options import JudgeOptions
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from assistant.statistics import Interval
+    from evaluation.controls import ControlKind
+    from evaluation.judge_check import CheckPlan, JudgeCheck
+
+KIND_NAMES: dict[ControlKind, str] = {
+    "reference": "the reference",
+    "other_reference": "another row's reference",
+    "colon": 'only ":"',
+    "echo": "the task, repeated",
+    "shuffled": "the reference, shuffled",
+    "empty": "looks empty",
+    "order": "orders a high score",
+}
+
+
+@derive_options()
+def check_judge(
+    asked: JudgeOptions,
+    reading: DataSettings,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Instruction file with your own rows; may be repeated.", metavar="FILE"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="How often some control items are asked again.", min=1)] = 2,
+    as_json: Json = False,
+) -> None:
+    """Check a judge on this machine before you trust it.
+
+    It gets responses whose right score is known, some of them again, and pairs in both orders. By default they come
+    from the shipped instructions. The exit status is 1 if the judge is red.
+    """
+    from evaluation.judge_check import check, next_steps
+
+    settings, method = asked.settings(), asked.read_method()
+    if not asked.controls:
+        raise SettingsError("--controls: expected 1 or more to check a judge, got 0. Leave it out.")
+    examples = read_data(data or [shipped("instructions.json")], reading).examples
+    try:
+        with ExitStack() as stack:
+            show: Callable[[], None] = lambda: None  # noqa: E731 - replaced below
+
+            def start(plan: CheckPlan) -> None:
+                nonlocal show
+                _announce(settings.model, plan)
+                if plan.total:
+                    show = stack.enter_context(progress("asked", plan.total))
+
+            found = check(
+                examples,
+                settings,
+                method,
+                per_kind=asked.controls,
+                repeats=repeats,
+                on_start=start,
+                on_step=lambda: show(),
+            )
+    except KeyboardInterrupt as error:
+        note("interrupted: the verdicts so far are kept. Give the same command again to continue.")
+        raise typer.Exit(interrupt_exit_code(error)) from None
+    steps = next_steps(found.level, asked)
+    if as_json:
+        advice = [{"command": step.command, "purpose": step.purpose} for step in steps]
+        print_json({**found.model_dump(mode="json"), "next": advice})
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(check_view(found))
+        for step in steps:
+            typer.echo(visible(f"Next, to {step.purpose}: {step.command}"))
+    if found.level == "red":
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _announce(model: str, plan: CheckPlan) -> None:
+    for sentence in plan.notes:
+        note(f"note: {sentence}")
+    if plan.reused:
+        note(f"judge {model}: {plan.reused} verdicts are known from earlier runs.")
+    if plan.total:
+        note(f"judge {model} at {', '.join(plan.urls)}: {plan.total} to ask. The server loads the model first.")
+
+
+def check_view(found: JudgeCheck) -> RenderableType:
+    """Return a check for a terminal: a table, and the verdict."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from evaluation.render import VERDICT_STYLES
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("response", "should", "does", "95 % interval", "mean"):
+        is_number = name in {"does", "mean"}
+        table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+    for row in _table_rows(found):
+        table.add_row(*map(Text, row))
+    parts: list[RenderableType] = [table, Text()]
+    if found.seconds_each is not None:
+        parts += [Text(f"A question takes {found.seconds_each:.1f} s."), Text()]
+    parts.append(Text(visible(found.sentence), style=VERDICT_STYLES[found.level]))
+    parts += [Text(f"- {visible(reason)}") for reason in found.reasons[1:]]
+    return Group(*parts)
+
+
+def _table_rows(found: JudgeCheck) -> list[tuple[str, str, str, str, str]]:
+    from assistant.statistics import wilson
+
+    def row(name: str, should: str, right: int, n: int, mean: str = "") -> tuple[str, str, str, str, str]:
+        return name, should, f"{right} of {n}", _interval(wilson(right, n)), mean
+
+    mark = found.trust.pass_mark
+    rows = []
+    for finding in found.trust.findings:
+        should = f"get {mark:g} or more" if finding.kind == "reference" else f"get less than {mark:g}"
+        mean = "n/a" if finding.mean is None else f"{finding.mean:.0f}"
+        rows.append(row(KIND_NAMES[finding.kind], should, finding.right, finding.n, mean))
+    repeated, pairs = found.repeatability, found.pairs
+    equal = round((repeated.equal or 0) * repeated.items / 100)
+    sd = "" if repeated.sd is None else f"sd {repeated.sd:.1f}"
+    rows.append(row("some of them, asked again", "get equal scores", equal, repeated.items, sd))
+    n = pairs.flips.n
+    rows.append(row("pairs, in both orders", "win by content", n - pairs.flips.flips, n))
+    rows.append(row("the reference, in pairs", "win both times", pairs.reference_won, n))
+    return rows
+
+
+def _interval(interval: Interval | None) -> str:
+    return "n/a" if interval is None else f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"

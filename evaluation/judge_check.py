@@ -1,0 +1,399 @@
+"""Checks a judge on this machine before anyone trusts it: control items, repeated questions, and pairs in both orders.
+
+- Control items have a known right score (`evaluation.controls`).
+- Some of them are asked again, past every cache, after a warm-up and in another order: does the judge repeat itself?
+- A row's reference and another row's reference are compared in both orders: does the place of a response decide?
+
+Verdicts on control items and pairs are shared with all runs, so `score` does not ask about them again. Does not print.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from assistant.dataset.examples import Example
+from assistant.errors import DataError
+from assistant.settings import Frozen
+from evaluation.advice import DEFAULT_JUDGE, Advice
+from evaluation.answers_folder import ResponseRecord
+from evaluation.controls import PURPOSES, ControlItem, control_items
+from evaluation.hosts import Host
+from evaluation.judge import Asked, BaseJudge, Judge
+from evaluation.judge_options import JudgeOptions
+from evaluation.judgement import JudgeIdentity, JudgeSettings, full_name
+from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, make_tasks
+from evaluation.ledger import JudgeLine, Judgement, Purpose
+from evaluation.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks
+from evaluation.pairwise import Pairing, PositionFlips, combine, position_flips
+from evaluation.records import make_record, row_ids
+from evaluation.repeatability import Repeatability, repeatability
+from evaluation.rubric import Material, Method, MethodName
+from evaluation.trust import ControlScore, Level, Trust, judge_trust
+from evaluation.verdicts import Verdicts
+
+DEFAULT_REPEATS = 2
+REPEATED_PER_KIND = 2
+"""Control items of each kind that are asked again."""
+CHECK_SEED = 123
+AMBER_SD = 5.0
+RED_SD = 20.0
+"""Points that a score may lie from its item's mean. 20 are one step of the scale from 0 to 5."""
+
+Points = dict[str, float | None]
+"""Points from 0 to 100 by the hash of the question. None if the judge gave no valid verdict."""
+NOTHING: Mapping[str, float | None] = MappingProxyType({})
+
+
+class PairFindings(Frozen):
+    """What the judge said about references and references of other rows."""
+
+    flips: PositionFlips
+    reference_won: int
+    """Pairs in which the row's own reference won in both orders."""
+    unscored: int
+    """Pairs without a valid answer in at least one order."""
+
+
+class JudgeCheck(Frozen):
+    """What a check found."""
+
+    judge: JudgeIdentity
+    judge_fingerprint: str
+    urls: tuple[str, ...]
+    method: str
+    rows: int
+    """Rows with a reference that the items were drawn from."""
+    level: Level
+    sentence: str
+    reasons: tuple[str, ...]
+    """Sentences, the most important first. Empty if the level is green."""
+    trust: Trust
+    """From the control items alone."""
+    repeatability: Repeatability
+    pairs: PairFindings
+    questions: int
+    """Questions that were asked now."""
+    reused: int
+    """Questions whose verdict was known from earlier runs."""
+    seconds_each: float | None
+    """Mean seconds of a question about a response. None if none was asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckPlan:
+    """What a check is about to do."""
+
+    total: int
+    """Questions to ask."""
+    reused: int
+    urls: tuple[str, ...]
+    notes: tuple[str, ...]
+    """A sentence about each server that is left out."""
+
+
+class _NoLedger:
+    """A check has no answers folder, so no ledger keeps its attempts."""
+
+    def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None:
+        """Keep nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
+def check(
+    examples: Sequence[Example],
+    settings: JudgeSettings,
+    method: Method,
+    *,
+    per_kind: int,
+    repeats: int = DEFAULT_REPEATS,
+    verdicts: Verdicts | None = None,
+    on_start: Callable[[CheckPlan], None] = lambda _plan: None,
+    on_step: Callable[[], None] = lambda: None,
+) -> JudgeCheck:
+    """Ask a judge everything that shows whether it can be trusted.
+
+    Args:
+        examples: Rows to draw the items from. The same rows give the same items.
+        settings: The judge.
+        method: How it is asked about a response.
+        per_kind: Control items of each kind, and pairs.
+        repeats: How often some of the items are asked again.
+        verdicts: The shared verdicts; by default those of this user.
+        on_start: Called before the first question.
+        on_step: Called after each question, `CheckPlan.total` times.
+
+    Raises:
+        DataError: no row can be made into a control item.
+        PrerequisiteError, JudgeError: the judge cannot be asked, or gives nothing usable for its first items.
+    """
+    records = {record.id: record for record in _records(examples)}
+    items = control_items(list(records.values()), per_kind=per_kind, method=method.name)
+    if not items:
+        raise DataError(
+            f"judge check: expected rows with an instruction and a reference, got none in {len(examples)} rows. "
+            f"Name other files with --data."
+        )
+    work = _Check(records, items, settings, method, repeats, verdicts or Verdicts(), on_step)
+    return asyncio.run(work.run(on_start))
+
+
+def _records(examples: Sequence[Example]) -> list[ResponseRecord]:
+    records = [make_record(row_id, row) for row_id, row in zip(row_ids(examples), examples, strict=True)]
+    return [record for record in records if record.reference]
+
+
+class _Check:
+    """One check at work."""
+
+    def __init__(
+        self,
+        records: dict[str, ResponseRecord],
+        items: Sequence[ControlItem],
+        settings: JudgeSettings,
+        method: Method,
+        repeats: int,
+        verdicts: Verdicts,
+        on_step: Callable[[], None],
+    ) -> None:
+        self.records = records
+        self.items = items
+        self.judge = Judge(settings, method)
+        self.pair_judge = PairJudge(settings)
+        self.repeats = repeats
+        self.verdicts = verdicts
+        self.on_step = on_step
+        self.seconds: list[float] = []
+
+    async def run(self, on_start: Callable[[CheckPlan], None]) -> JudgeCheck:
+        """Ask everything, and return what it shows."""
+        async with connected(self.judge) as (hosts, notes):
+            rows = [Row(item.purpose, self._record(item)) for item in self.items]
+            tasks = make_tasks(self.judge, rows)
+            pairs = make_pair_tasks(self.pair_judge, self._pairs())
+            warm_up, again = self._repeated(tasks)
+            points = self._known(self.judge, hosts, tasks)
+            choice_points = self._known(self.pair_judge, hosts, pairs.tasks)
+            reused = len(points) + len(choice_points)
+            total = len(tasks) + len(pairs.tasks) - reused + len(warm_up) + len(again)
+            urls = tuple(host.client.url for host in hosts)
+            on_start(CheckPlan(total=total, reused=reused, urls=urls, notes=tuple(notes)))
+
+            points |= await self._ask(self.judge, hosts, tasks, known=points)
+            repeated = {task.hash: [points[task.hash]] for task in again}
+            for questions in (warm_up, *_passes(again, self.repeats)):
+                found = await self._ask(self.judge, hosts, questions, n_scored=_count(points), is_repeated=True)
+                if questions is not warm_up:
+                    for question, value in found.items():
+                        repeated[question].append(value)
+            choice_points |= await self._ask(self.pair_judge, hosts, pairs.tasks, known=choice_points)
+        return _conclude(
+            judge=self.judge.identity(hosts[0].facts),
+            urls=urls,
+            method=self.judge.method.name,
+            rows=len(self.records),
+            trust=judge_trust(_control_scores(tasks, points)),
+            repeated=repeatability(list(repeated.values())),
+            pairs=_pair_findings(pairs, choice_points),
+            questions=total,
+            reused=reused,
+            seconds_each=round(sum(self.seconds) / len(self.seconds), 3) if self.seconds else None,
+        )
+
+    def _record(self, item: ControlItem) -> ResponseRecord:
+        return self.records[item.row_id].model_copy(update={"response": item.response})
+
+    def _pairs(self) -> Iterable[tuple[ResponseRecord, Pairing]]:
+        """Yield a row with its own reference as the first response, and another row's as the second."""
+        for item in self.items:
+            if item.kind == "other_reference":
+                record = self.records[item.row_id]
+                yield (
+                    record,
+                    Pairing(
+                        instruction=record.instruction,
+                        input=record.input,
+                        reference=record.reference,
+                        history=record.history,
+                        first=record.reference,
+                        second=item.response,
+                    ),
+                )
+
+    def _repeated(self, tasks: Sequence[Task[Material]]) -> tuple[list[Task[Material]], list[Task[Material]]]:
+        """Return the question that warms the server up, and all repeated questions, pass after pass.
+
+        The first question after a load or after other questions can be answered otherwise, so it does not count.
+        """
+        taken: Counter[Purpose] = Counter()
+        chosen = []
+        for task in tasks:
+            purpose = task.rows[0].purpose
+            if taken[purpose] < REPEATED_PER_KIND:
+                taken[purpose] += 1
+                chosen.append(task)
+        again: list[Task[Material]] = []
+        for number in range(self.repeats):
+            again += random.Random(f"{CHECK_SEED} {number}").sample(chosen, len(chosen))
+        return chosen[:1], again
+
+    def _known(self, judge: BaseJudge[Any], hosts: Sequence[Host], tasks: Sequence[Task[Any]]) -> Points:
+        """Return what was answered before, by the versions of the servers that are asked now."""
+        versions = {host.facts.version for host in hosts}
+        fingerprint = judge.identity(hosts[0].facts).fingerprint
+        found = self.verdicts.find(fingerprint, {task.hash for task in tasks})
+        return {question: one.points for question, one in found.items() if one.server_version in versions}
+
+    async def _ask(
+        self,
+        judge: BaseJudge[Asked],
+        hosts: Sequence[Host],
+        tasks: Sequence[Task[Asked]],
+        *,
+        known: Mapping[str, float | None] = NOTHING,
+        n_scored: int = 0,
+        is_repeated: bool = False,
+    ) -> Points:
+        """Ask the questions that are not `known`. Returns the points by the question's hash.
+
+        The verdict on a repeated question is not shared: it would replace the first one in the runs that have it.
+        """
+        points: Points = {}
+
+        def step(step: JudgeStep) -> None:
+            if step.outcome is not None and step.outcome.question is not None:
+                points[step.outcome.question] = step.outcome.points
+                self.on_step()
+
+        work = JudgeWork(
+            judge,
+            [host for host in hosts if host.fault is None],
+            _NoLedger(),
+            None if is_repeated else self.verdicts,
+            n_scored=n_scored + _count(known),
+            on_step=step,
+        )
+        # One row for each question, so that each question is one step.
+        await work.ask_all([Task(task.hash, task.asked, task.rows[:1]) for task in tasks if task.hash not in known])
+        if isinstance(judge, Judge):
+            self.seconds += work.seconds
+        return points
+
+
+def _passes(again: Sequence[Task[Material]], repeats: int) -> list[Sequence[Task[Material]]]:
+    length = len(again) // max(repeats, 1)
+    return [again[start : start + length] for start in range(0, len(again), length)] if length else []
+
+
+def _count(points: Mapping[str, float | None]) -> int:
+    return sum(value is not None for value in points.values())
+
+
+# --- what it shows ------------------------------------------------------------------------------------------------
+
+
+def _control_scores(tasks: Iterable[Task[Material]], points: Points) -> list[ControlScore]:
+    kinds = {purpose: kind for kind, purpose in PURPOSES.items()}
+    return [ControlScore(kind=kinds[row.purpose], points=points[task.hash]) for task in tasks for row in task.rows]
+
+
+def _pair_findings(pairs: PairTasks, points: Points) -> PairFindings:
+    answers = [answer for answer in choices(pairs.questions, points) if answer is not None]
+    return PairFindings(
+        flips=position_flips(answers),
+        reference_won=sum(combine(*answer).result == "first" for answer in answers),
+        unscored=len(pairs.questions) - len(answers),
+    )
+
+
+def _conclude(
+    *, trust: Trust, repeated: Repeatability, pairs: PairFindings, judge: JudgeIdentity, **facts: Any
+) -> JudgeCheck:
+    """Return the check with its level: that of the control items, or a worse one by what else was seen."""
+    too_noisy = repeated.sd is not None and repeated.sd >= RED_SD
+    more = [*_repeat_reasons(repeated), *_pair_reasons(pairs)]
+    level = trust.level
+    if too_noisy:
+        level = "red"
+    elif more and level == "green":
+        level = "amber"
+    # The reason for the colour comes first.
+    reasons = (*more, *trust.reasons) if too_noisy and trust.level != "red" else (*trust.reasons, *more)
+    return JudgeCheck(
+        judge=judge,
+        judge_fingerprint=judge.fingerprint,
+        level=level,
+        sentence=_sentence(judge.model, level, trust, reasons),
+        reasons=reasons,
+        trust=trust,
+        repeatability=repeated,
+        pairs=pairs,
+        **facts,
+    )
+
+
+def _repeat_reasons(repeated: Repeatability) -> list[str]:
+    reasons = []
+    if repeated.sd is None:
+        reasons.append("No question has two scores, so nobody knows whether it repeats itself.")
+    elif repeated.sd >= AMBER_SD:
+        reasons.append(
+            f"It does not repeat itself: asked again, its scores differ by up to {repeated.largest:.0f} points "
+            f"(standard deviation {repeated.sd:.1f})."
+        )
+    if 10 * repeated.missing > repeated.verdicts + repeated.missing:
+        reasons.append(f"Asked again, {repeated.missing} of its verdicts were not valid.")
+    return reasons
+
+
+def _pair_reasons(pairs: PairFindings) -> list[str]:
+    flips = pairs.flips
+    reasons = []
+    if 4 * flips.flips > flips.n:
+        reasons.append(
+            f"In {flips.flips} of {flips.n} pairs the place of a response decided, not the response. Its scores do "
+            f"not depend on places, but do not let it choose between two runs."
+        )
+    elif 2 * pairs.reference_won < flips.n:
+        reasons.append(
+            f"It preferred the reference to another row's reference in only {pairs.reference_won} of {flips.n} pairs. "
+            f"Do not let it choose between two runs."
+        )
+    if 4 * pairs.unscored > flips.n + pairs.unscored:
+        reasons.append(f"It gave no valid answer on {pairs.unscored} of {flips.n + pairs.unscored} pairs.")
+    return reasons
+
+
+def _sentence(model: str, level: Level, trust: Trust, reasons: Sequence[str]) -> str:
+    if level == "green":
+        return (
+            f"Judge {model} is green: it called {trust.tpr.right} of {trust.tpr.n} references right and "
+            f"{trust.tnr.right} of {trust.tnr.n} wrong responses wrong, obeyed no order, and repeats its scores."
+        )
+    if level == "amber":
+        return f"Judge {model} is amber: use its scores with care. {reasons[0]}"
+    return f"Judge {model} is red: do not trust its scores. {reasons[0]}"
+
+
+def next_steps(level: Level, asked: JudgeOptions) -> tuple[Advice, ...]:
+    """Return commands that are worth trying after a check of this level."""
+    if level == "green":
+        words = ["evaluation", "score", "runs/answers", *asked.words()]
+        return (Advice(command=shlex.join(words), purpose="score answers with it"),)
+    other: MethodName = "quick" if asked.method != "quick" else "explain"
+    steps = []
+    if asked.prompt is None:
+        words = asked.model_copy(update={"method": other}).words()
+        steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="ask it another way"))
+    if asked.judge is not None and full_name(asked.judge) != full_name(DEFAULT_JUDGE):
+        words = asked.model_copy(update={"judge": DEFAULT_JUDGE}).words()
+        steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="try a larger judge"))
+    return tuple(steps)
