@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from assistant.statistics import Interval
+    from evaluation.check_findings import JudgeCheck
     from evaluation.controls import ControlKind
-    from evaluation.judge_check import CheckPlan, JudgeCheck
+    from evaluation.judge_check import CheckPlan
 
 KIND_NAMES: dict[ControlKind, str] = {
     "reference": "the reference",
@@ -53,7 +54,8 @@ def check_judge(
     It gets responses whose right score is known, some of them again, and pairs in both orders. By default they come
     from the shipped instructions. The exit status is 1 if the judge is red.
     """
-    from evaluation.judge_check import check, next_steps
+    from evaluation.check_findings import next_steps
+    from evaluation.judge_check import check
 
     settings, method = asked.settings(), asked.read_method()
     if not asked.controls:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,70 +19,29 @@ from typing import Any
 
 from assistant.dataset.examples import Example
 from assistant.errors import DataError
-from assistant.settings import Frozen
-from evaluation.advice import DEFAULT_JUDGE, Advice
 from evaluation.answers_folder import ResponseRecord
+from evaluation.check_findings import JudgeCheck, PairFindings, conclude
 from evaluation.controls import PURPOSES, ControlItem, control_items
 from evaluation.hosts import Host
 from evaluation.judge import Asked, BaseJudge, Judge
-from evaluation.judge_options import JudgeOptions
-from evaluation.judgement import JudgeIdentity, JudgeSettings, full_name
+from evaluation.judgement import JudgeSettings
 from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, make_tasks
 from evaluation.ledger import JudgeLine, Judgement, Purpose
 from evaluation.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks
-from evaluation.pairwise import Pairing, PositionFlips, combine, position_flips
+from evaluation.pairwise import Pairing, combine, position_flips
 from evaluation.records import make_record, row_ids
-from evaluation.repeatability import Repeatability, repeatability
-from evaluation.rubric import Material, Method, MethodName
-from evaluation.trust import ControlScore, Level, Trust, judge_trust
+from evaluation.repeatability import repeatability
+from evaluation.rubric import Material, Method
+from evaluation.trust import ControlScore, judge_trust
 from evaluation.verdicts import Verdicts
 
 DEFAULT_REPEATS = 2
 REPEATED_PER_KIND = 2
 """Control items of each kind that are asked again."""
 CHECK_SEED = 123
-AMBER_SD = 5.0
-RED_SD = 20.0
-"""Points that a score may lie from its item's mean. 20 are one step of the scale from 0 to 5."""
-
 Points = dict[str, float | None]
 """Points from 0 to 100 by the hash of the question. None if the judge gave no valid verdict."""
 NOTHING: Mapping[str, float | None] = MappingProxyType({})
-
-
-class PairFindings(Frozen):
-    """What the judge said about references and references of other rows."""
-
-    flips: PositionFlips
-    reference_won: int
-    """Pairs in which the row's own reference won in both orders."""
-    unscored: int
-    """Pairs without a valid answer in at least one order."""
-
-
-class JudgeCheck(Frozen):
-    """What a check found."""
-
-    judge: JudgeIdentity
-    judge_fingerprint: str
-    urls: tuple[str, ...]
-    method: str
-    rows: int
-    """Rows with a reference that the items were drawn from."""
-    level: Level
-    sentence: str
-    reasons: tuple[str, ...]
-    """Sentences, the most important first. Empty if the level is green."""
-    trust: Trust
-    """From the control items alone."""
-    repeatability: Repeatability
-    pairs: PairFindings
-    questions: int
-    """Questions that were asked now."""
-    reused: int
-    """Questions whose verdict was known from earlier runs."""
-    seconds_each: float | None
-    """Mean seconds of a question about a response. None if none was asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +153,7 @@ class _Check:
                     for question, value in found.items():
                         repeated[question].append(value)
             choice_points |= await self._ask(self.pair_judge, hosts, pairs.tasks, known=choice_points)
-        return _conclude(
+        return conclude(
             judge=self.judge.identity(hosts[0].facts),
             urls=urls,
             method=self.judge.method.name,
@@ -297,9 +255,6 @@ def _count(points: Mapping[str, float | None]) -> int:
     return sum(value is not None for value in points.values())
 
 
-# --- what it shows ------------------------------------------------------------------------------------------------
-
-
 def _control_scores(tasks: Iterable[Task[Material]], points: Points) -> list[ControlScore]:
     kinds = {purpose: kind for kind, purpose in PURPOSES.items()}
     return [ControlScore(kind=kinds[row.purpose], points=points[task.hash]) for task in tasks for row in task.rows]
@@ -312,88 +267,3 @@ def _pair_findings(pairs: PairTasks, points: Points) -> PairFindings:
         reference_won=sum(combine(*answer).result == "first" for answer in answers),
         unscored=len(pairs.questions) - len(answers),
     )
-
-
-def _conclude(
-    *, trust: Trust, repeated: Repeatability, pairs: PairFindings, judge: JudgeIdentity, **facts: Any
-) -> JudgeCheck:
-    """Return the check with its level: that of the control items, or a worse one by what else was seen."""
-    too_noisy = repeated.sd is not None and repeated.sd >= RED_SD
-    more = [*_repeat_reasons(repeated), *_pair_reasons(pairs)]
-    level = trust.level
-    if too_noisy:
-        level = "red"
-    elif more and level == "green":
-        level = "amber"
-    # The reason for the colour comes first.
-    reasons = (*more, *trust.reasons) if too_noisy and trust.level != "red" else (*trust.reasons, *more)
-    return JudgeCheck(
-        judge=judge,
-        judge_fingerprint=judge.fingerprint,
-        level=level,
-        sentence=_sentence(judge.model, level, trust, reasons),
-        reasons=reasons,
-        trust=trust,
-        repeatability=repeated,
-        pairs=pairs,
-        **facts,
-    )
-
-
-def _repeat_reasons(repeated: Repeatability) -> list[str]:
-    reasons = []
-    if repeated.sd is None:
-        reasons.append("No question has two scores, so nobody knows whether it repeats itself.")
-    elif repeated.sd >= AMBER_SD:
-        reasons.append(
-            f"It does not repeat itself: asked again, its scores differ by up to {repeated.largest:.0f} points "
-            f"(standard deviation {repeated.sd:.1f})."
-        )
-    if 10 * repeated.missing > repeated.verdicts + repeated.missing:
-        reasons.append(f"Asked again, {repeated.missing} of its verdicts were not valid.")
-    return reasons
-
-
-def _pair_reasons(pairs: PairFindings) -> list[str]:
-    flips = pairs.flips
-    reasons = []
-    if 4 * flips.flips > flips.n:
-        reasons.append(
-            f"In {flips.flips} of {flips.n} pairs the place of a response decided, not the response. Its scores do "
-            f"not depend on places, but do not let it choose between two runs."
-        )
-    elif 2 * pairs.reference_won < flips.n:
-        reasons.append(
-            f"It preferred the reference to another row's reference in only {pairs.reference_won} of {flips.n} pairs. "
-            f"Do not let it choose between two runs."
-        )
-    if 4 * pairs.unscored > flips.n + pairs.unscored:
-        reasons.append(f"It gave no valid answer on {pairs.unscored} of {flips.n + pairs.unscored} pairs.")
-    return reasons
-
-
-def _sentence(model: str, level: Level, trust: Trust, reasons: Sequence[str]) -> str:
-    if level == "green":
-        return (
-            f"Judge {model} is green: it called {trust.tpr.right} of {trust.tpr.n} references right and "
-            f"{trust.tnr.right} of {trust.tnr.n} wrong responses wrong, obeyed no order, and repeats its scores."
-        )
-    if level == "amber":
-        return f"Judge {model} is amber: use its scores with care. {reasons[0]}"
-    return f"Judge {model} is red: do not trust its scores. {reasons[0]}"
-
-
-def next_steps(level: Level, asked: JudgeOptions) -> tuple[Advice, ...]:
-    """Return commands that are worth trying after a check of this level."""
-    if level == "green":
-        words = ["evaluation", "score", "runs/answers", *asked.words()]
-        return (Advice(command=shlex.join(words), purpose="score answers with it"),)
-    other: MethodName = "quick" if asked.method != "quick" else "explain"
-    steps = []
-    if asked.prompt is None:
-        words = asked.model_copy(update={"method": other}).words()
-        steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="ask it another way"))
-    if asked.judge is not None and full_name(asked.judge) != full_name(DEFAULT_JUDGE):
-        words = asked.model_copy(update={"judge": DEFAULT_JUDGE}).words()
-        steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="try a larger judge"))
-    return tuple(steps)
