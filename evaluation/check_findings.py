@@ -97,6 +97,8 @@ def _repeat_reasons(repeated: Repeatability) -> list[str]:
 
 def _pair_reasons(pairs: PairFindings) -> list[str]:
     flips = pairs.flips
+    if not flips.n + pairs.unscored:
+        return ["The rows allow no pairs, so nobody knows whether the place of a response decides."]
     reasons = []
     if 4 * flips.flips > flips.n:
         reasons.append(

@@ -152,7 +152,10 @@ class _Check:
                 if questions is not warm_up:
                     for question, value in found.items():
                         repeated[question].append(value)
-            choice_points |= await self._ask(self.pair_judge, hosts, pairs.tasks, known=choice_points)
+            # A judge that scores rows but gives nothing usable on pairs must not end the check here.
+            choice_points |= await self._ask(
+                self.pair_judge, hosts, pairs.tasks, known=choice_points, n_scored=_count(points)
+            )
         return conclude(
             judge=self.judge.identity(hosts[0].facts),
             urls=urls,

@@ -30,6 +30,7 @@ from assistant.settings import (
     Settings,
     SplitSettings,
 )
+from evaluation.judge_options import JudgeOptions
 
 PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
 TRAINING = (FinetuneSettings, SplitSettings, RunSettings, DataSettings)
@@ -42,6 +43,8 @@ OTHER_MEANING = {
     ("assistant data convert", "--overwrite"),
     ("assistant export", "--overwrite"),
     ("evaluation respond", "--batch-size"),
+    ("evaluation label", "--seed"),
+    ("evaluation pairs", "--overwrite"),
 }
 """Options that have the name of a setting, and are not it."""
 FRUIT = Panel("Fruit")
@@ -212,6 +215,8 @@ def fields(model: type[Settings]) -> Iterator[tuple[str, FieldInfo, object]]:
         ("assistant ask", DECODING, set(), {}),
         ("assistant chat", DECODING, {"--logprobs", "--device"}, {}),
         ("evaluation respond", (*DECODING, DataSettings), {"--logprobs", "--device"}, {}),
+        ("evaluation score", (JudgeOptions, DataSettings), set(), {}),
+        ("evaluation check-judge", (JudgeOptions, DataSettings), set(), {}),
         ("assistant data split", (SplitSettings, DataSettings), {"--split-seed"}, {}),
     ],
 )
@@ -231,7 +236,7 @@ def test_every_setting_of_a_command_is_an_option(
 def test_no_option_is_declared_a_second_time(name: str) -> None:
     """An option that is named like a setting is that setting: it has its help."""
     settings = defaultdict(set)
-    for model in (*TRAINING, *DECODING):
+    for model in (*TRAINING, *DECODING, JudgeOptions):
         for option, field, _ in fields(model):
             settings[option].add(field.description)
     for option, parameter in options(dict(commands(name.split()[0]))[name]).items():

@@ -95,11 +95,11 @@ def test_help_imports_no_heavy_package() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()
-    for command in ("respond", "score", "report", "label", "pairs"):
+    for command in ("respond", "score", "report", "label", "pairs", "check-judge"):
         assert command in result.stdout.decode()
 
 
-@pytest.mark.parametrize("command", ["respond", "score", "report", "label", "pairs"])
+@pytest.mark.parametrize("command", ["respond", "score", "report", "label", "pairs", "check-judge"])
 def test_help_of_every_command_has_an_example(command: str) -> None:
     result = evaluation(command, "--help")
     assert result.code == 0
