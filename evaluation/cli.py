@@ -19,7 +19,7 @@ from assistant.errors import AssistantError, DataError, JudgeError, SettingsErro
 from assistant.files import shown_path
 from assistant.settings import DataSettings, EngineSettings, GenerationSettings
 from assistant.shipped import find_model
-from evaluation.cli_judge import check_judge
+from evaluation.cli_judge import check_judge, compare
 from evaluation.cli_people import label, pairs
 from evaluation.cli_progress import progress
 from evaluation.cli_report import (
@@ -208,28 +208,7 @@ app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
 app.command(epilog="Example: evaluation pairs runs/samples --output pairs.json")(pairs)
 
 
-@app.command(epilog="Example: evaluation compare runs/one-epoch runs/two-epochs")
-def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Scored answers folders; the first is the baseline.", metavar="DIR...")
-    ],
-    different_judges: Annotated[
-        bool, typer.Option("--different-judges", help="Compare scores of different judges all the same.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Compare runs on the same rows: is it better, or is that noise?"""
-    from evaluation.compare import compare_runs
-
-    comparison = compare_runs(runs, different_judges=different_judges)
-    if as_json:
-        print_json(comparison.model_dump(mode="json"))
-        return
-    from rich.console import Console
-
-    from evaluation.comparison_view import terminal
-
-    Console(highlight=False).print(terminal(comparison))
+app.command(epilog="Example: evaluation compare runs/one-epoch runs/two-epochs")(compare)
 
 
 def load_session(model: str, precision: DecodePrecision) -> Session:

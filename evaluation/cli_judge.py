@@ -1,4 +1,4 @@
-"""The command `evaluation check-judge`. Prints, as `evaluation.cli` does."""
+"""The commands `evaluation check-judge` and `evaluation compare`. Prints, as `evaluation.cli` does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from assistant.cli.console import EXIT_FAILURE, interrupt_exit_code, note, print_json
 from assistant.cli.datasets import read_data
 from assistant.cli.options import Json, derive_options
-from assistant.errors import SettingsError
+from assistant.errors import AssistantError, SettingsError
 from assistant.escape import visible
 from assistant.settings import DataSettings
 from assistant.shipped import shipped
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from evaluation.check_findings import JudgeCheck
     from evaluation.controls import ControlKind
     from evaluation.judge_check import CheckPlan
+    from evaluation.judgement import JudgeSettings
+    from evaluation.pair_runs import PairPlan, PairwiseComparison
 
 KIND_NAMES: dict[ControlKind, str] = {
     "reference": "the reference",
@@ -97,7 +99,68 @@ def check_judge(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _announce(model: str, plan: CheckPlan) -> None:
+@derive_options(leave_out={"method", "rubric", "prompt", "controls"})
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Scored answers folders; the first is the baseline.", metavar="DIR...")
+    ],
+    asked: JudgeOptions,
+    different_judges: Annotated[
+        bool, typer.Option("--different-judges", help="Compare scores of different judges all the same.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same rows: is it better, or is that noise?
+
+    With --judge, the judge also chooses the better response to each row, in both orders.
+    """
+    from evaluation.compare import compare_runs
+
+    settings = asked.settings() if asked.judge is not None else None
+    if settings is None and asked != JudgeOptions():
+        note("note: --host and the other options of a judge do nothing without --judge.")
+    comparison = compare_runs(runs, different_judges=different_judges)
+    pairwise: list[PairwiseComparison] = []
+    ending: AssistantError | KeyboardInterrupt | None = None
+    if settings is not None:
+        try:
+            pairwise = _choose(runs, settings)
+        except (AssistantError, KeyboardInterrupt) as error:
+            ending = error
+    if as_json:
+        choices = {"pairwise": [one.model_dump(mode="json") for one in pairwise]} if pairwise else {}
+        print_json({**comparison.model_dump(mode="json"), **choices})
+    else:
+        from rich.console import Console
+
+        from evaluation.comparison_view import terminal
+
+        Console(highlight=False).print(terminal(comparison, pairwise))
+    if isinstance(ending, KeyboardInterrupt):
+        note("interrupted: the judge's choices so far are kept. Give the same command again to continue.")
+        raise typer.Exit(interrupt_exit_code(ending))
+    if ending is not None:
+        raise ending
+
+
+def _choose(runs: list[Path], settings: JudgeSettings) -> list[PairwiseComparison]:
+    """Let the judge choose between every run and the first one, and show how far it is."""
+    from evaluation.pair_runs import compare_pairwise
+
+    with ExitStack() as stack:
+        show: Callable[[], None] = lambda: None  # noqa: E731 - replaced below
+
+        def start(plan: PairPlan) -> None:
+            nonlocal show
+            stack.close()  # ends the bar of the run before
+            _announce(settings.model, plan)
+            if plan.total:
+                show = stack.enter_context(progress("asked", plan.total))
+
+        return compare_pairwise(runs, settings, on_start=start, on_step=lambda: show())
+
+
+def _announce(model: str, plan: CheckPlan | PairPlan) -> None:
     for sentence in plan.notes:
         note(f"note: {sentence}")
     if plan.reused:

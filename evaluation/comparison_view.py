@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -9,28 +11,35 @@ from rich.text import Text
 from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.compare import ChangedRow, Comparison, Difference, RunComparison, p_value_text
+from evaluation.pair_runs import PairwiseComparison
 
 N_CHANGED = 5
 """Most fixed rows, and most regressed rows, on the terminal. `--json` has all."""
 
 
-def terminal(comparison: Comparison) -> RenderableType:
-    """Return the comparison for a terminal. The answer comes last, where it stays visible."""
+def terminal(comparison: Comparison, pairwise: Sequence[PairwiseComparison] = ()) -> RenderableType:
+    """Return the comparison for a terminal. The answer comes last, where it stays visible.
+
+    `pairwise` holds a judge's choices between the same runs.
+    """
     parts: list[RenderableType] = []
+    by_run = {one.second: one for one in pairwise}
     for pair in comparison.comparisons:
-        parts += [Text(visible(f"{pair.second} against {pair.first}"), style="bold"), _facts(pair), Text()]
+        facts = _facts(pair, by_run.get(pair.second))
+        parts += [Text(visible(f"{pair.second} against {pair.first}"), style="bold"), facts, Text()]
         parts += _changed(f"regressed: {len(pair.regressed)}", pair.regressed)
         parts += _changed(f"fixed: {len(pair.fixed)}", pair.fixed)
     parts += [Text(f"Note: {visible(note)}", style="yellow") for note in comparison.notes]
     parts += [Text(visible(pair.sentence), style="bold") for pair in comparison.comparisons]
+    parts += [Text(visible(one.sentence), style="bold") for one in pairwise]
     return Group(*parts)
 
 
-def _facts(pair: RunComparison) -> Table:
+def _facts(pair: RunComparison, pairwise: PairwiseComparison | None) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _fact_texts(pair):
+    for name, value in _fact_texts(pair) + _pairwise_texts(pairwise):
         table.add_row(Text(name), Text(value))
     return table
 
@@ -45,6 +54,28 @@ def _fact_texts(pair: RunComparison) -> list[tuple[str, str]]:
     if pair.bits_per_byte is not None:
         facts += _difference("bits per byte", pair.bits_per_byte, digits=3)
     return facts
+
+
+def _pairwise_texts(pairwise: PairwiseComparison | None) -> list[tuple[str, str]]:
+    if pairwise is None or pairwise.wins.rate is None:
+        return []
+    wins, flips = pairwise.wins, pairwise.flips
+    facts = [
+        ("win rate in pairs", f"{wins.rate:.1f} %{_share_interval(wins.interval)}, ties count half"),
+        ("  wins, ties, losses", f"{wins.wins}, {wins.ties}, {wins.losses}; {pairwise.settled} of them without asking"),
+    ]
+    if flips.rate is not None:
+        facts.append(
+            ("  position flips", f"{flips.flips} of {flips.n}, {flips.rate:.1f} %{_share_interval(flips.interval)}")
+        )
+    if pairwise.unscored or pairwise.left_out:
+        left = f"{pairwise.unscored} without a valid answer, {pairwise.left_out} without a response"
+        facts.append(("  left out", left))
+    return facts
+
+
+def _share_interval(interval: Interval | None) -> str:
+    return "" if interval is None else f" (95 % interval {interval.low:.1f} to {interval.high:.1f})"
 
 
 def _difference(name: str, difference: Difference, *, digits: int) -> list[tuple[str, str]]:

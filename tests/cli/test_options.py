@@ -43,6 +43,8 @@ OTHER_MEANING = {
     ("assistant data convert", "--overwrite"),
     ("assistant export", "--overwrite"),
     ("evaluation respond", "--batch-size"),
+    ("assistant doctor", "--host"),
+    ("assistant export", "--host"),
     ("evaluation label", "--seed"),
     ("evaluation pairs", "--overwrite"),
 }
