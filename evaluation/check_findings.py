@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from assistant.settings import Frozen
-from evaluation.advice import DEFAULT_JUDGE, Advice
+from evaluation.advice import DEFAULT_JUDGE, N_LABELS, Advice
 from evaluation.judge_options import JudgeOptions
 from evaluation.judgement import JudgeIdentity, full_name
 from evaluation.pairwise import PositionFlips
@@ -51,6 +51,8 @@ class JudgeCheck(Frozen):
     """Questions that were asked now."""
     reused: int
     """Questions whose verdict was known from earlier runs."""
+    unscored: int
+    """Questions without a valid verdict, also of those that were asked again."""
     seconds_each: float | None
     """Mean seconds of a question about a response. None if none was asked."""
 
@@ -136,7 +138,10 @@ def next_steps(level: Level, asked: JudgeOptions) -> tuple[Advice, ...]:
     if asked.prompt is None:
         words = asked.model_copy(update={"method": other}).words()
         steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="ask it another way"))
-    if asked.judge is not None and full_name(asked.judge) != full_name(DEFAULT_JUDGE):
+    if asked.judge is not None and asked.api == "ollama" and full_name(asked.judge) != full_name(DEFAULT_JUDGE):
         words = asked.model_copy(update={"judge": DEFAULT_JUDGE}).words()
-        steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="try a larger judge"))
+        steps.append(Advice(command=shlex.join(["evaluation", "check-judge", *words]), purpose="try another judge"))
+    else:
+        label = f"evaluation label runs/answers --count {N_LABELS}"
+        steps.append(Advice(command=label, purpose=f"score {N_LABELS} rows yourself"))
     return tuple(steps)

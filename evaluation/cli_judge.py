@@ -184,8 +184,11 @@ def check_view(found: JudgeCheck) -> RenderableType:
     for row in _table_rows(found):
         table.add_row(*map(Text, row))
     parts: list[RenderableType] = [table, Text()]
-    if found.seconds_each is not None:
-        parts += [Text(f"A question takes {found.seconds_each:.1f} s."), Text()]
+    facts = [] if found.seconds_each is None else [f"A question takes {found.seconds_each:.1f} s."]
+    if found.unscored:
+        facts.append(f"{found.unscored} verdicts were not valid and are left out above.")
+    if facts:
+        parts += [Text(" ".join(facts)), Text()]
     parts.append(Text(visible(found.sentence), style=VERDICT_STYLES[found.level]))
     parts += [Text(f"- {visible(reason)}") for reason in found.reasons[1:]]
     return Group(*parts)
@@ -195,7 +198,7 @@ def _table_rows(found: JudgeCheck) -> list[tuple[str, str, str, str, str]]:
     from assistant.statistics import wilson
 
     def row(name: str, should: str, right: int, n: int, mean: str = "") -> tuple[str, str, str, str, str]:
-        return name, should, f"{right} of {n}", _interval(wilson(right, n)), mean
+        return name, should, f"{right} of {n}" if n else "n/a", _interval(wilson(right, n)), mean
 
     mark = found.trust.pass_mark
     rows = []

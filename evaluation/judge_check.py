@@ -10,6 +10,7 @@ Verdicts on control items and pairs are shared with all runs, so `score` does no
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ DEFAULT_REPEATS = 2
 REPEATED_PER_KIND = 2
 """Control items of each kind that are asked again."""
 CHECK_SEED = 123
+MAX_ROWS = 240
+"""Rows that the control items are drawn from."""
 Points = dict[str, float | None]
 """Points from 0 to 100 by the hash of the question. None if the judge gave no valid verdict."""
 NOTHING: Mapping[str, float | None] = MappingProxyType({})
@@ -105,8 +108,22 @@ def check(
 
 
 def _records(examples: Sequence[Example]) -> list[ResponseRecord]:
+    """Return up to `MAX_ROWS` rows with a reference, seeded, from all categories in turn.
+
+    The shipped instructions have hundreds of rows of some categories and few of others.
+    """
     records = [make_record(row_id, row) for row_id, row in zip(row_ids(examples), examples, strict=True)]
-    return [record for record in records if record.reference]
+    n_before: Counter[str | None] = Counter()
+    turns = {}
+    for record in sorted(records, key=lambda record: _order(record.id)):
+        turns[record.id] = n_before[record.category]
+        n_before[record.category] += 1
+    usable = [record for record in records if record.reference]
+    return sorted(usable, key=lambda record: (turns[record.id], _order(record.id)))[:MAX_ROWS]
+
+
+def _order(row_id: str) -> str:
+    return hashlib.sha256(f"{CHECK_SEED} {row_id}".encode()).hexdigest()
 
 
 class _Check:
@@ -156,6 +173,8 @@ class _Check:
             choice_points |= await self._ask(
                 self.pair_judge, hosts, pairs.tasks, known=choice_points, n_scored=_count(points)
             )
+        later = [value for values in repeated.values() for value in values[1:]]
+        outcomes = [*points.values(), *choice_points.values(), *later]
         return conclude(
             judge=self.judge.identity(hosts[0].facts),
             urls=urls,
@@ -166,6 +185,7 @@ class _Check:
             pairs=_pair_findings(pairs, choice_points),
             questions=total,
             reused=reused,
+            unscored=sum(value is None for value in outcomes),
             seconds_each=round(sum(self.seconds) / len(self.seconds), 3) if self.seconds else None,
         )
 

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from assistant.dataset.examples import Example
 from assistant.settings import DataSettings
 from assistant.shipped import shipped
+from evaluation import judge_check
 from evaluation.controls import KINDS
 from evaluation.judge_options import JudgeOptions
 from evaluation.rubric import TAG
 from evaluation.verdicts import VERDICTS_FILE
+from tests.support import openai_double
 from tests.support.evaluation_command import CommandResult, evaluation
 from tests.support.ollama_double import Answer, Behaviour, JsonObject, OllamaDouble, verdict
 
@@ -197,7 +200,10 @@ def test_judge_that_obeys_orders_is_red_and_ends_with_status_1(rows: Path, doubl
     )
     as_json = check(double, rows, "--json", *ONE)
     assert (as_json.code, as_json.json["level"]) == (1, "red")
-    assert [step["purpose"] for step in as_json.json["next"]] == ["ask it another way"]
+    assert [step["purpose"] for step in as_json.json["next"]] == [
+        "ask it another way",
+        "score 20 rows yourself",
+    ]
     command = shlex.split(as_json.json["next"][0]["command"])
     assert command[:2] == ["evaluation", "check-judge"]
     assert command[command.index("--method") + 1] == "quick"
@@ -226,6 +232,43 @@ def test_pairs_without_a_winner_are_no_flips(
     found = check(double, rows, "--json").json
     assert (found["pairs"]["flips"]["flips"], found["pairs"]["reference_won"]) == (0, won)
     assert (found["level"], words in found["sentence"]) == ("amber", True)
+
+
+def test_verdicts_that_are_not_valid_are_counted_once_each(rows: Path, double: OllamaDouble) -> None:
+    def cannot_read_colons(body: JsonObject) -> Behaviour:
+        return Answer("?") if not is_pair(body) and block(body, "response") == ":" else compares(body)
+
+    double.default = cannot_read_colons
+    result = check(double, rows, "--json", *ONE)
+    assert result.json["unscored"] == 2  # the item, and the item again
+    assert hits(result)["colon"] == (0, 0)
+    assert result.json["repeatability"]["missing"] == 2
+    assert "2 verdicts were not valid and are left out above." in check(double, rows, *ONE).out
+
+
+def test_items_come_from_all_categories_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the rows that items are drawn from are of the rare category, which has 2 % of the rows."""
+    categories = ["rare" if at % 50 == 0 else "common" for at in range(500)]
+    examples = [Example(instruction=f"Task {at}", output="Yes.", category=one) for at, one in enumerate(categories)]
+    monkeypatch.setattr(judge_check, "MAX_ROWS", 20)
+    drawn = judge_check._records(examples)
+    assert Counter(record.category for record in drawn) == {"rare": 10, "common": 10}
+    assert judge_check._records(examples[::-1]) == drawn
+    assert [record.category for record in judge_check._records(examples[1:50])] == ["common"] * 20
+
+
+def test_judge_behind_an_api_of_openai_is_checked(rows: Path) -> None:
+    def answer(body: JsonObject) -> openai_double.Steps:
+        behaviour = compares(body)
+        assert isinstance(behaviour, Answer)
+        return openai_double.answer(behaviour.content)
+
+    with openai_double.OpenAIDouble() as server:
+        server.default = answer
+        where = ("--judge", "judge", "--api", "openai", "--host", server.url, "--data", rows)
+        found = evaluation("check-judge", *where, "--json", *ONE).json
+    assert (found["judge"]["api"], found["unscored"], found["pairs"]["reference_won"]) == ("openai", 0, 1)
+    assert all(finding["right"] == 1 for finding in found["trust"]["findings"])
 
 
 def test_judge_that_gives_nothing_usable_ends_the_check(rows: Path, double: OllamaDouble) -> None:
