@@ -42,7 +42,8 @@ ROOMS: dict[str, str] = {
         "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
         "pairwise report_rows exports controls rubric_files trust calls hosts transport ollama_client "
         "openai_client judge verdicts judging scoring pairs agreement report_values advice render gates page "
-        "judge_findings compare comparison_view report_notes report index cli_people cli_report cli __main__"
+        "judge_findings compare comparison_view report_notes report index score_log cli_people cli_report cli "
+        "__main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
