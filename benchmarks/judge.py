@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from evaluation.answer_files import import_answers
 from evaluation.answers_folder import read_answers
 from evaluation.judgement import JudgeSettings
 from evaluation.judging import JudgeStep
-from evaluation.responses import import_answers
 from evaluation.scoring import Asking, judge_answers
 from evaluation.verdicts import Verdicts
 from tests.support.double_processes import running_doubles

@@ -152,6 +152,7 @@ def score(
     """
     from evaluation.answers_folder import read_answers
     from evaluation.judgement import TRANSIENT
+    from evaluation.score_log import log_score
     from evaluation.scoring import PLAN_QUESTIONS, Asking, write_metrics
 
     check_limits(fail_under, max_unscored)
@@ -183,6 +184,8 @@ def score(
             interrupted = error
     result, _rows, _page = write_reports(folder)
     show(result, folder, as_json)
+    if failure is None and interrupted is None and limit is None:
+        log_score(answers, result)
     if interrupted is not None:
         note(f"interrupted: {folder} keeps what was judged. Give the same command again to continue.")
         raise typer.Exit(interrupt_exit_code(interrupted))

@@ -25,7 +25,7 @@ from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
 from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
 from evaluation.bits import bits_per_byte
 from evaluation.ledger import now
-from evaluation.records import make_record, package_versions, row_ids, with_response
+from evaluation.records import make_record, package_versions, row_ids, weights_digest, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template
@@ -127,7 +127,7 @@ def describe_answers(
         kind="model",
         name=session.name,
         path=model,
-        digest=_weights_digest(Path(model)),
+        digest=weights_digest(Path(model)),
         template=session.template.name,
         template_fingerprint=session.template.fingerprint,
         data_files=tuple(data_files),
@@ -154,17 +154,6 @@ def seen_in_training(
         split = split_examples(examples, method=info.split_method, seed=info.split_seed, fractions=info.split_fractions)
         trained = prompt_hashes(split.train)
     return [None if trained is None else prompt_hash(example) in trained for example in chosen.examples]
-
-
-def _weights_digest(folder: Path) -> str | None:
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def check_samples(samples: int, settings: GenerationSettings) -> None:

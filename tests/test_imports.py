@@ -43,7 +43,7 @@ ROOMS: dict[str, str] = {
         "pairwise report_rows exports controls rubric_files trust calls hosts transport ollama_client "
         "openai_client judge verdicts judging scoring pairs agreement report_values advice render gates page "
         "judge_findings compare report_notes report index judge_options pair_judge check_findings judge_check "
-        "pair_runs comparison_view cli_people cli_report cli_progress cli_judge cli __main__"
+        "pair_runs comparison_view score_log cli_people cli_report cli_progress cli_judge cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
