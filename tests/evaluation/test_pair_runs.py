@@ -111,6 +111,8 @@ def test_clear_gain_is_preferred_by_the_judge(double: OllamaDouble) -> None:
     runs = [write_run(name, [f"{name} {row}" for row in range(10)]) for name in ("bad", "good")]
     result = compare(double, *runs, "--json").json["pairwise"][0]
     assert result["sentence"].startswith("In pairs, judge llama3.1 prefers good/run to bad/run (win rate 100 %")
+    stored = read_ledger(runs[1] / PAIRWISE_FILE).judgements
+    assert {(line.purpose, line.points) for line in stored} == {("pair:forward", 100), ("pair:backward", 0)}
     result = compare(double, *reversed(runs), "--json").json["pairwise"][0]
     assert result["sentence"].startswith("In pairs, judge llama3.1 prefers good/run to bad/run (win rate 0 %")
 
