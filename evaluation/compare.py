@@ -23,6 +23,7 @@ from assistant.paired_statistics import (
 from assistant.settings import Frozen
 from assistant.statistics import RESAMPLES, Interval, bounded_mean_interval
 from evaluation.answers_folder import ResponseRecord, read_answers
+from evaluation.figures import INTERVAL_METHOD as METHOD_OF_MEANS
 from evaluation.figures import PASS_MARK
 from evaluation.judge_findings import judge_with_scores
 from evaluation.ledger import JudgeLine, read_ledger
@@ -31,7 +32,7 @@ from evaluation.scoring import LEDGER_FILE, outcome_of, read_metrics
 COMPARE_SEED = 123
 SIGNIFICANCE = 0.05
 TEST_METHOD = f"sign-flip test of the rows' differences, two-sided, seed {COMPARE_SEED}"
-INTERVAL_METHOD = "beta interval of the rows' differences, 95 %"
+INTERVAL_METHOD = f"{METHOD_OF_MEANS}, of the rows' differences"
 """A paired bootstrap covers only 37 to 92 % where few of 10 to 60 rows differ; see benchmarks/RESULTS.md."""
 BITS_INTERVAL_METHOD = f"paired bootstrap, 95 %, {RESAMPLES} resamples, seed {COMPARE_SEED}"
 
@@ -70,7 +71,7 @@ class Difference(Frozen):
     second_mean: float
     mean: float
     interval: Interval | None
-    """Of a score, the beta interval. Of bits per byte, a paired bootstrap: None if fewer than two rows differ."""
+    """Of bits per byte, a paired bootstrap: None if fewer than two rows differ."""
     p_value: float
     """Of the sign-flip test, which decides."""
     adjusted_p_value: float

@@ -198,9 +198,7 @@ def _worst_fields(row: ShownRow) -> list[tuple[str, str]]:
 
 def _method(report: Report) -> list[str]:
     """Return how the figures were computed, one sentence each."""
-    sentences = [
-        f"Interval of the score: {report.interval_method}. Rates have Wilson's interval, other means the beta interval."
-    ]
+    sentences = [f"Intervals: {report.interval_method}. For a rate, this is Clopper and Pearson's interval itself."]
     if report.smallest_difference is not None:
         correlation = report.smallest_difference.assumed_correlation
         sentences.append(

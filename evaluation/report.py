@@ -17,12 +17,10 @@ from assistant.statistics import standard_deviation
 from evaluation.agreement import Agreement, RowScore, measure_agreement
 from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answers
 from evaluation.figures import (
+    INTERVAL_METHOD,
     PASS_MARK,
-    SCORES_METHOD,
-    WILSON_METHOD,
     Mean,
     bounds,
-    mean_of_rate,
     mean_of_scores,
     plain_mean,
     smallest_difference,
@@ -54,9 +52,6 @@ REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
 N_WORST_ROWS = 10
-
-RATES = ("exact", "normalised_exact")
-"""Metrics that are 0 or 100 for each row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +90,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     table = _table(rows)
     scores = table["score"].dropna().tolist()
     headline: ScoreName = "judge" if judge else "exact"
-    summary = _mean_of(scores, is_rate=not judge)
+    summary = mean_of_scores(scores)
     unscored = _unscored(rows)
     unscored["no_response"] += answers.unanswered
     std = standard_deviation(scores)
@@ -111,7 +106,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         scored=summary.n,
         mean=None if judge_failed else summary.mean,
         interval=None if judge_failed else summary.interval,
-        interval_method=SCORES_METHOD if judge else WILSON_METHOD,
+        interval_method=INTERVAL_METHOD,
         standard_deviation=None if std is None else round(std, 4),
         smallest_difference=smallest_difference(std, summary.n),
         bounds=bounds(scores, n_rows),
@@ -123,7 +118,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         sources=dict(Counter(row.outcome.source for row in rows if row.outcome and row.outcome.source)),
         metrics=_metric_means(table),
         stop_reasons=dict(Counter(row.record.stop_reason for row in rows if row.record.stop_reason)),
-        categories=_categories(headline, table),
+        categories=_categories(table),
         ceiling=ceiling(answers, outcomes) if outcomes is not None else None,
         judge=judge_summary(judge, ledger, outcomes or {}) if judge else None,
         judge_failed=judge_failed,
@@ -240,12 +235,7 @@ def _worst(rows: Sequence[_ScoredRow]) -> tuple[ShownRow, ...]:
 
 def _metric_means(table: pd.DataFrame) -> dict[str, Mean]:
     values = {name: table[name].dropna().tolist() for name in Metrics.model_fields}
-    return {name: _mean_of(column, is_rate=name in RATES) for name, column in values.items()}
-
-
-def _mean_of(values: Sequence[float], *, is_rate: bool) -> Mean:
-    """Return the mean. A rate whose rows are means of several samples has the interval of a score."""
-    return mean_of_rate(values) if is_rate and set(values) <= {0.0, 100.0} else mean_of_scores(values)
+    return {name: mean_of_scores(column) for name, column in values.items()}
 
 
 def _unscored(rows: Sequence[_ScoredRow]) -> Counter[Reason]:
@@ -255,15 +245,14 @@ def _unscored(rows: Sequence[_ScoredRow]) -> Counter[Reason]:
     return Counter(reasons.values())
 
 
-def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...]:
+def _categories(table: pd.DataFrame) -> tuple[Category, ...]:
     """Return the headline score by category, sorted by name. Rows without a category come last."""
     if table["category"].isna().all():
         return ()
     categories = []
     for name, group in table.groupby("category", dropna=False, sort=True):
         scores = group["score"].dropna().tolist()
-        is_rate = headline == "exact" and set(scores) <= {0.0, 100.0}
-        mean = mean_of_rate(scores) if is_rate else mean_of_scores(scores)
+        mean = mean_of_scores(scores)
         categories.append(
             Category(
                 **dict(mean),
