@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from evaluation.report_values import Report
 
 FailUnder = Annotated[
-    float | None, typer.Option(help="Exit with status 1 if the score is lower.", min=0, max=100, metavar="SCORE")
+    float | None,
+    typer.Option(help="Exit with status 1 if the score is lower, or by a red judge.", min=0, max=100, metavar="SCORE"),
 ]
 MaxUnscored = Annotated[
     str | None,
@@ -150,7 +151,7 @@ def _write_exports(
         write_export(csv, as_csv(rows), ",".join(COLUMNS))
         written.append(csv)
     if junit is not None:
-        write_export(junit, as_junit(result.name, rows, pass_mark), JUNIT_START)
+        write_export(junit, as_junit(result.name, rows, pass_mark, result.judge_verdict), JUNIT_START)
         written.append(junit)
     if written:
         note(f"written: {', '.join(map(str, written))}")

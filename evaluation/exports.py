@@ -21,6 +21,7 @@ from evaluation.figures import PASS_MARK
 from evaluation.judgement import Reason
 from evaluation.metrics import Metrics
 from evaluation.report_rows import ReportRow
+from evaluation.trust import Trust
 
 COLUMNS = (
     *("id", "source", "row", "category", "instruction", "input", "reference", "response"),
@@ -29,6 +30,8 @@ COLUMNS = (
     *Metrics.model_fields,
 )
 NAME_LENGTH = 80
+JUDGE_CASE = "the judge can be trusted"
+"""Name of the test case of the judge."""
 JUNIT_START = "<?xml version='1.0' encoding='utf-8'?>\n<testsuites name=\"evaluation\""
 NOT_ASKED: frozenset[Reason] = frozenset({"not_judged"})
 """Rows that nobody was asked about are skipped, not errors."""
@@ -76,13 +79,27 @@ def _cell(value: object) -> str:
 # --- JUnit --------------------------------------------------------------------------------------------------------
 
 
-def as_junit(name: str, rows: Sequence[ReportRow], pass_mark: float = PASS_MARK) -> str:
+def as_junit(
+    name: str, rows: Sequence[ReportRow], pass_mark: float = PASS_MARK, judge_verdict: Trust | None = None
+) -> str:
     """Return a suite with a test case for every row: a failure under the pass mark, an error without a score.
+
+    With a judge, the first case is the judge itself: it fails if the judge is red.
 
     Rows that nobody was asked about yet are skipped.
     """
     suite = ElementTree.Element("testsuite", name=_attribute(name))
     counts = {"tests": len(rows), "failures": 0, "errors": 0, "skipped": 0}
+    if judge_verdict is not None:
+        counts["tests"] += 1
+        case = ElementTree.SubElement(suite, "testcase", {"name": JUDGE_CASE, "classname": "evaluation"})
+        reasons = " ".join(judge_verdict.reasons)
+        if judge_verdict.level == "red":
+            counts["failures"] += 1
+            _child(case, "failure", "the judge is red: do not rely on its scores", reasons)
+        elif judge_verdict.level == "untested":
+            counts["skipped"] += 1
+            _child(case, "skipped", "no control items were asked", reasons)
     for row in rows:
         title = f"row {row.row}: {shorten(visible(row.instruction), NAME_LENGTH)}"
         attributes = {"name": _attribute(title), "classname": _attribute(row.category or row.source)}

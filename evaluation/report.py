@@ -42,7 +42,8 @@ from evaluation.report_notes import report_notes
 from evaluation.report_rows import ReportRow, make_row, write_row_scores
 from evaluation.report_values import Category, Report, ScoreName, ShownRow
 from evaluation.response_facts import response_facts
-from evaluation.scoring import LEDGER_FILE, outcome_of, read_metrics
+from evaluation.row_outcome import headline_score
+from evaluation.scoring import LEDGER_FILE, read_metrics
 from evaluation.settled import settle
 
 if TYPE_CHECKING:
@@ -169,18 +170,8 @@ def write_pages(folder: Path, rows: Sequence[ReportRow], page: str) -> None:
 def _scored_row(
     record: ResponseRecord, metrics: Metrics | None, outcomes: Mapping[JudgementKey, Judgement] | None
 ) -> _ScoredRow:
-    score: float | None
-    unscored: Reason | None
-    outcome = None
-    if outcomes is not None:
-        score, unscored = outcome_of(record, outcomes)
-        outcome = outcomes.get(("score", record.id, record.response_hash))
-    else:
-        settled = settle(record)
-        if settled is not None:
-            score, unscored = settled.points, settled.unscored
-        else:  # without a judge, what does not match the reference counts as wrong
-            score, unscored = (None, "not_judged") if record.is_reference_free else (0.0, None)
+    score, unscored = headline_score(record, outcomes)
+    outcome = None if outcomes is None else outcomes.get(("score", record.id, record.response_hash))
     return _ScoredRow(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
 
 

@@ -40,9 +40,10 @@ ROOMS: dict[str, str] = {
     "evaluation": (
         "__init__ escape metrics answers_folder bits records figures response_facts repeatability charts "
         "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
-        "pairwise report_rows exports controls rubric_files trust calls hosts transport ollama_client "
-        "openai_client judge verdicts judging scoring pairs agreement report_values advice render gates page "
-        "judge_findings compare comparison_view report_notes report index cli_people cli_report cli __main__"
+        "pairwise report_rows controls rubric_files trust exports calls hosts transport ollama_client "
+        "openai_client judge verdicts judging scoring pairs agreement report_values advice gates judge_findings "
+        "report_notes report_words render page row_outcome compare comparison_view report index cli_people "
+        "cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
