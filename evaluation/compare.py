@@ -200,7 +200,7 @@ def _read_run(folder: Path) -> _Run:
             judge_fingerprint=judge.fingerprint if judge else None,
             judge_verdict=None if outcomes is None else trust_in_judge(outcomes, PASS_MARK).level,
         ),
-        records={record.id: record for record in answers.responses},
+        records={record.id: record for record in answers.responses if not record.is_reference_free},
         scores=scores,
         bits={row_id: float(value) for row_id, value in values.items() if value is not None},
     )

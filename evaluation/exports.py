@@ -26,7 +26,7 @@ from evaluation.trust import Trust
 COLUMNS = (
     *("id", "source", "row", "category", "instruction", "input", "reference", "response"),
     *("score", "unscored", "scored_by", "reason", "detail", "stop_reason", "tokens", "looping"),
-    *("seen_in_training", "reference_bits_per_byte"),
+    *("seen_in_training", "reference_bits_per_byte", "sample", "label", "doubt"),
     *Metrics.model_fields,
 )
 NAME_LENGTH = 80
@@ -60,6 +60,7 @@ def _values(row: ReportRow) -> list[object]:
     texts += [row.reference, row.response]
     verdict = [row.score, row.unscored, row.origin, row.analysis, row.detail]
     answer = [row.stop_reason, row.num_tokens, row.looping, row.seen_in_training, row.reference_bits_per_byte]
+    answer += [row.sample, row.label, row.doubt]
     metrics = [getattr(row.metrics, name) if row.metrics else None for name in Metrics.model_fields]
     return [*texts, *verdict, *answer, *metrics]
 
@@ -127,7 +128,7 @@ def _child(case: ElementTree.Element, tag: str, message: str, text: str) -> None
 
 def _material(row: ReportRow) -> str:
     parts = [("instruction", row.instruction), ("input", row.input), ("reference", row.reference)]
-    parts += [("response", row.response or ""), ("judge", row.analysis or "")]
+    parts += [("response", row.response or ""), ("judge", row.analysis or ""), ("doubt", row.doubt or "")]
     return "\n\n".join(f"{name}:\n{text}" for name, text in parts if text)
 
 

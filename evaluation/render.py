@@ -40,7 +40,7 @@ def terminal(report: Report) -> RenderableType:
         parts += [_table(lines), Text()] if lines else []
     texts, level = report_texts(report), report.judge_verdict.level if report.judge_verdict else None
     headline_style = VERDICT_STYLES["red"] if level == "red" else "bold"
-    parts += [_facts_table(texts.facts), Text()]
+    parts += [_facts_table(texts.facts + texts.trust), Text()]
     parts += [Text(visible(texts.title), style="bold"), Text(visible(texts.headline), style=headline_style)]
     if texts.difference:
         parts.append(Text(texts.difference))
@@ -98,7 +98,7 @@ def as_markdown(report: Report) -> str:
     tables = {"Metrics": metric_table(report), "Control items": control_table(report)}
     for name, table in tables.items():
         lines += ["", f"## {name}", "", *_markdown_numbers(table)] if table else []
-    lines += ["", "## Facts", "", *_markdown_table(["", ""], texts.facts)]
+    lines += ["", "## Facts", "", *_markdown_table(["", ""], texts.facts + texts.trust)]
     if table := category_table(report):
         lines += ["", "## Categories", "", *_markdown_numbers(table)]
     if report.worst:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from assistant.files import write_atomic
 from assistant.statistics import standard_deviation
 from evaluation.agreement import Agreement, RowScore, measure_agreement
-from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answers
+from evaluation.answers_folder import ResponseRecord, read_answers
 from evaluation.figures import (
     INTERVAL_METHOD,
     PASS_MARK,
@@ -65,6 +65,11 @@ class _ScoredRow:
     unscored: Reason | None
     outcome: Judgement | None
 
+    @property
+    def label_key(self) -> tuple[str, int]:
+        """What a label is stored under: row and sample."""
+        return self.record.id, self.record.sample
+
 
 def make_report(folder: Path, *, pass_mark: float = PASS_MARK) -> Report:
     """Read a scored answers folder and summarise it.
@@ -88,6 +93,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     rows = [row for row in all_rows if not row.record.is_reference_free]
     n_rows = answers.info.rows - len(free_table)
     trust = None if outcomes is None else trust_in_judge(outcomes, pass_mark)
+    labels = label_scores(read_labels(answers).values())
     table = _table(rows)
     scores = table["score"].dropna().tolist()
     headline: ScoreName = "judge" if judge else "exact"
@@ -125,17 +131,20 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         judge_failed=judge_failed,
         judge_verdict=trust,
         corrected_rate=None if trust is None else corrected_rate_of([r.outcome for r in rows if r.outcome], trust),
-        agreement=_agreement(answers, rows),
+        agreement=_agreement(labels, rows),
+        doubted=sum(row.outcome is not None and row.outcome.doubt is not None for row in rows),
         worst=_worst(rows),
         notes=(),
     )
-    shown = tuple(make_row(row.record, row.metrics, row.score, row.unscored, row.outcome) for row in rows)
+    shown = tuple(
+        make_row(row.record, row.metrics, row.score, row.unscored, row.outcome, labels.get(row.label_key))
+        for row in all_rows
+    )
     return report.model_copy(update={"notes": tuple(report_notes(report, ledger))}), shown
 
 
-def _agreement(answers: AnswersFolder, rows: Sequence[_ScoredRow]) -> Agreement | None:
+def _agreement(labels: Mapping[tuple[str, int], float], rows: Sequence[_ScoredRow]) -> Agreement | None:
     """Compare people's labels with the scores. None without labels."""
-    labels = label_scores(read_labels(answers).values())
     if not labels:
         return None
     return measure_agreement(
@@ -143,7 +152,7 @@ def _agreement(answers: AnswersFolder, rows: Sequence[_ScoredRow]) -> Agreement 
             RowScore(
                 id=row.record.key,
                 score=row.score,
-                label=labels.get((row.record.id, row.record.sample)),
+                label=labels.get(row.label_key),
                 is_settled=settle(row.record) is not None,
             )
             for row in rows

@@ -109,6 +109,8 @@ class Report(Frozen):
     """The rate of right rows, corrected for the judge's errors on control items. None without a judge."""
     agreement: Agreement | None = None
     """People's labels against the scores. None without labels."""
+    doubted: int = 0
+    """Number of responses whose score the judge was unsure about. Only the method `quick` shows that."""
     judge_failed: bool = False
     """Whether the judge was asked and gave no usable verdict at all. Then there is no mean."""
     worst: tuple[ShownRow, ...]

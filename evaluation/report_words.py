@@ -103,7 +103,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         version = judge.server_version or "of unknown version"
         facts.append(("judge", f"{judge.model}, digest {judge.digest[:12]}, {server} {version}"))
         facts.append(("judge fingerprint", judge.judge_fingerprint))
-    return facts + _trust_facts(report) + _label_facts(report)
+    return facts
 
 
 def _trust_facts(report: Report) -> list[tuple[str, str]]:
@@ -219,6 +219,8 @@ class ReportTexts:
     difference: str | None
     verdict: str | None
     facts: list[tuple[str, str]]
+    trust: list[tuple[str, str]]
+    """Facts about the judge: what the control items and people say."""
     method: list[str]
 
 
@@ -230,6 +232,7 @@ def report_texts(report: Report) -> ReportTexts:
         difference=_difference(report),
         verdict=_verdict(report),
         facts=_facts(report),
+        trust=_trust_facts(report) + _label_facts(report),
         method=_method(report),
     )
 
