@@ -148,7 +148,7 @@ def _metric_words(metrics: Metrics | None) -> str:
 
 
 def _charts(report: Report, rows: Sequence[ReportRow]) -> list[tuple[str, str, str]]:
-    """Return each chart as (title, explanation, SVG). Rows without a reference have no chart, as they are in no mean."""
+    """Return each chart as (title, explanation, SVG). Rows without a reference are left out."""
     rows = [row for row in rows if row.reference]
     scored = [(row, row.score) for row in rows if row.score is not None]
     shown = [("Scores", f"{len(scored)} rows with a score", charts.score_histogram([score for _, score in scored]))]
