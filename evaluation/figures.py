@@ -47,12 +47,12 @@ class SmallestDifference(Frozen):
     assumed_correlation: float = CORRELATION_OF_RUNS
 
 
-def mean_of_scores(values: Sequence[float]) -> Mean:
-    """Return the mean and the interval of values from 0 to 100. The interval is honest for few rows too.
+def mean_of_scores(values: Sequence[float], *, high: float = 100.0) -> Mean:
+    """Return the mean and the interval of values from 0 to `high`. The interval is honest for few rows too.
 
     The values of a rate are each 0 or 100; its interval is Clopper and Pearson's.
     """
-    return _mean(values, bounded_mean_interval(values))
+    return _mean(values, bounded_mean_interval(values, high=high))
 
 
 def plain_mean(values: Sequence[float]) -> float | None:

@@ -20,7 +20,14 @@ from evaluation.advice import next_step
 from evaluation.metrics import Metrics
 from evaluation.report_rows import ReportRow
 from evaluation.report_values import Report
-from evaluation.report_words import METRIC_NAMES, category_table, control_table, metric_table, report_texts
+from evaluation.report_words import (
+    METRIC_NAMES,
+    category_table,
+    control_table,
+    metric_table,
+    report_texts,
+    shown_reasons,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,6 +46,7 @@ def as_html(report: Report, rows: Sequence[ReportRow]) -> str:
         report=report,
         texts=report_texts(report),
         verdict=report.judge_verdict,
+        reasons=shown_reasons(report.judge_verdict) if report.judge_verdict else [],
         controls=control_table(report),
         metrics=metric_table(report),
         categories=category_table(report),

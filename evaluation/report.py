@@ -89,6 +89,8 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
     judge_failed = judge is not None and not has_scored(answers, ledger, judge) and is_needed(answers, ledger, judge)
     all_rows = [_scored_row(record, metrics.get(record.key), outcomes) for record in answers.responses]
+    # Rates and labels count rows. The responses to one row are no independent rows, so they take the first one.
+    first = [row for row in all_rows if row.record.sample == 0 and not row.record.is_reference_free]
     free_table = _table([row for row in all_rows if row.record.is_reference_free])
     rows = [row for row in all_rows if not row.record.is_reference_free]
     n_rows = answers.info.rows - len(free_table)
@@ -130,8 +132,10 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         judge=judge_summary(judge, ledger, outcomes or {}) if judge else None,
         judge_failed=judge_failed,
         judge_verdict=trust,
-        corrected_rate=None if trust is None else corrected_rate_of([r.outcome for r in rows if r.outcome], trust),
-        agreement=_agreement(labels, rows),
+        corrected_rate=None
+        if trust is None
+        else corrected_rate_of([row.outcome for row in first if row.outcome], trust),
+        agreement=_agreement(labels, first),
         doubted=sum(row.outcome is not None and row.outcome.doubt is not None for row in rows),
         worst=_worst(rows),
         notes=(),

@@ -13,7 +13,7 @@ from assistant.statistics import Interval
 from evaluation.controls import ControlKind
 from evaluation.figures import Mean
 from evaluation.report_values import Category, Report, ShownRow
-from evaluation.trust import ControlFinding
+from evaluation.trust import ControlFinding, Trust
 
 METRIC_HEADER = ("metric, 0-100", "mean", "95 % interval", "rows")
 CATEGORY_HEADER = ("category", "score", "95 % interval", "rows", "exact", "chrF", "ended")
@@ -56,16 +56,22 @@ def _headline(report: Report) -> str:
     if report.judge is None:
         return f"{score} ({interval}): exact matches, {rows}."
     level = report.judge_verdict.level if report.judge_verdict else "untested"
-    if level == "red":
+    if _is_red(report):
         return f"{score}, but the judge is red: do not rely on it ({interval}): {report.judge.model}, {rows}."
     return f"{score} ({interval}): {level} judge {report.judge.model}, {rows}."
 
 
+def _is_red(report: Report) -> bool:
+    return report.judge_verdict is not None and report.judge_verdict.level == "red"
+
+
 def _difference(report: Report) -> str | None:
-    if report.smallest_difference is None:
+    if report.smallest_difference is None or _is_red(report):
         return None
     points = report.smallest_difference.points
-    return f"A difference of less than about {points:.0f} points to another run on the same rows can be chance."
+    return (
+        f"A difference of less than about {points:.0f} points to another run can be chance; evaluation compare tells."
+    )
 
 
 def _rows(n: int) -> str:
@@ -84,7 +90,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     """Return short facts as pairs of name and value. Values are not escaped yet (a model's name can be hostile)."""
     facts = [("exact matches", f"{report.exact_matches} of {report.n}")]
     if report.sources:
-        facts.append(("scores from", _counts(sorted(report.sources.items()))))
+        name = "scores from" if report.responses.samples == 1 else "responses scored by"
+        facts.append((name, _counts(sorted(report.sources.items()))))
     if report.unscored:
         facts.append(("without a score", _counts(report.unscored.items())))
     if report.stop_reasons:
@@ -110,8 +117,8 @@ def _trust_facts(report: Report) -> list[tuple[str, str]]:
     """Return what the control items say, and the corrected rate."""
     trust, rate, facts = report.judge_verdict, report.corrected_rate, []
     if trust is not None and trust.findings:
-        hits = f"{trust.tpr.right} of {trust.tpr.n} references and {trust.tnr.n - trust.tnr.right} of {trust.tnr.n}"
-        facts.append(("control items called right", f"{hits} wrong responses, from {trust.pass_mark:g} of 100"))
+        hits = f"{trust.tpr.right} of {trust.tpr.n} right and {trust.tnr.right} of {trust.tnr.n} wrong responses"
+        facts.append(("recognised by the judge", f"{hits} of the control items, orders not counted"))
     if rate is not None and rate.raw is not None:
         words = f"{100 * rate.raw:.0f} %"
         if rate.corrected is not None and rate.interval is not None:
@@ -119,9 +126,13 @@ def _trust_facts(report: Report) -> list[tuple[str, str]]:
             words += f"; {100 * rate.corrected:.0f} % corrected for the judge's errors"
             words += f" (95 % interval {low:.0f} to {high:.0f})"
         elif rate.refused:
-            words += f"; not corrected: {rate.refused}"
-        facts.append(("right rows", words))
+            words += f". {rate.refused}"
+        facts.append((f"rows right{_of_first_responses(report)}", words))
     return facts
+
+
+def _of_first_responses(report: Report) -> str:
+    return ", first responses" if report.responses.samples > 1 else ""
 
 
 def _label_facts(report: Report) -> list[tuple[str, str]]:
@@ -137,7 +148,7 @@ def _label_facts(report: Report) -> list[tuple[str, str]]:
     words = [f"{agreement.labels} labels"] + [
         f"{name} {figure.value:{form}}" for name, figure, form in figures if figure is not None
     ]
-    facts = [("people and scores", ", ".join(words))]
+    facts = [(f"people and scores{_of_first_responses(report)}", ", ".join(words))]
     if agreement.corrected is not None:
         mean = agreement.corrected
         interval = f"95 % interval {interval_text(mean.interval)}; without labels {number_text(mean.raw_mean)}"
@@ -152,7 +163,7 @@ def _response_facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("responses a row", str(responses.samples)))
     if bits.mean is not None:
         interval = f", 95 % interval {bits.interval.low:.3f} to {bits.interval.high:.3f}" if bits.interval else ""
-        facts.append(("reference bits a byte", f"{bits.mean:.3f}{interval} ({_rows(bits.n)}; lower is better)"))
+        facts.append(("reference bits per byte", f"{bits.mean:.3f}{interval} ({_rows(bits.n)}; lower is better)"))
     if free.n:
         score = f"{number_text(free.mean)} (95 % interval {interval_text(free.interval)})"
         facts.append(("rows without reference", f"score {score}, {_rows(free.n)}, not in the score above"))
@@ -250,6 +261,8 @@ def category_table(report: Report) -> list[tuple[str, ...]]:
 
 # --- the judge ----------------------------------------------------------------------------------------------------
 
+N_REASONS = 3
+"""Most reasons for the verdict on a judge that are shown in full."""
 CONTROL_HEADER = ("control items", "must get", "right", "mean score")
 CONTROL_NAMES: dict[ControlKind, str] = {
     "reference": "the reference",
@@ -265,7 +278,17 @@ CONTROL_NAMES: dict[ControlKind, str] = {
 def _verdict(report: Report) -> str | None:
     """Return the verdict on the judge in one line."""
     verdict = report.judge_verdict
-    return None if verdict is None else " ".join([f"Judge: {verdict.level}.", *verdict.reasons])
+    if verdict is None:
+        return None
+    sentences = [f"Judge: {verdict.level}.", *shown_reasons(verdict)]
+    return " ".join(sentences)
+
+
+def shown_reasons(verdict: Trust) -> list[str]:
+    """Return the most important reasons. The others stand in the table of control items."""
+    if len(verdict.reasons) <= N_REASONS + 1:
+        return list(verdict.reasons)
+    return [*verdict.reasons[:N_REASONS], "The table of control items has the rest."]
 
 
 def control_table(report: Report) -> list[tuple[str, ...]]:
