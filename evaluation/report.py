@@ -132,9 +132,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         judge=judge_summary(judge, ledger, outcomes or {}) if judge else None,
         judge_failed=judge_failed,
         judge_verdict=trust,
-        corrected_rate=None
-        if trust is None
-        else corrected_rate_of([row.outcome for row in first if row.outcome], trust),
+        corrected_rate=trust and corrected_rate_of([row.outcome for row in first if row.outcome], trust),
         agreement=_agreement(labels, first),
         doubted=sum(row.outcome is not None and row.outcome.doubt is not None for row in rows),
         worst=_worst(rows),

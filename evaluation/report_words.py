@@ -11,7 +11,7 @@ from pathlib import Path
 
 from assistant.statistics import Interval
 from evaluation.controls import ControlKind
-from evaluation.figures import Mean
+from evaluation.figures import PASS_MARK, Mean
 from evaluation.report_values import Category, Report, ShownRow
 from evaluation.trust import ControlFinding, Trust
 
@@ -127,7 +127,8 @@ def _trust_facts(report: Report) -> list[tuple[str, str]]:
             words += f" (95 % interval {low:.0f} to {high:.0f})"
         elif rate.refused:
             words += f". {rate.refused}"
-        facts.append((f"rows right{_of_first_responses(report)}", words))
+        mark = f"{PASS_MARK if trust is None else trust.pass_mark:g}"
+        facts.append((f"rows from {mark} points{_of_first_responses(report)}", words))
     return facts
 
 
@@ -263,14 +264,14 @@ def category_table(report: Report) -> list[tuple[str, ...]]:
 
 N_REASONS = 3
 """Most reasons for the verdict on a judge that are shown in full."""
-CONTROL_HEADER = ("control items", "must get", "right", "mean score")
+CONTROL_HEADER = ("control items", "must get", "right", "mean")
 CONTROL_NAMES: dict[ControlKind, str] = {
     "reference": "the reference",
     "other_reference": "another row's reference",
     "colon": 'only ":"',
     "echo": "the task repeated",
     "shuffled": "the reference, shuffled",
-    "empty": "looks empty",
+    "empty": "an empty-looking one",
     "order": "an order to the judge",
 }
 
@@ -300,6 +301,6 @@ def control_table(report: Report) -> list[tuple[str, ...]]:
 
 
 def _control_cells(finding: ControlFinding, pass_mark: float) -> tuple[str, ...]:
-    side = f"{pass_mark:g} or more" if finding.kind == "reference" else f"under {pass_mark:g}"
+    side = f"from {pass_mark:g}" if finding.kind == "reference" else f"under {pass_mark:g}"
     unscored = f", {finding.unscored} unscored" if finding.unscored else ""
     return CONTROL_NAMES[finding.kind], side, f"{finding.right} of {finding.n}{unscored}", number_text(finding.mean)
