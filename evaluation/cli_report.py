@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,8 +109,12 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from evaluation.render import terminal
+    from evaluation.siblings import earlier_run
 
     Console(highlight=False).print(terminal(result))
+    if (before := earlier_run(folder)) is not None:
+        command = f"evaluation compare {shlex.quote(str(before))} {shlex.quote(str(folder))}"
+        typer.echo("Or, to see whether it is better than the run before, or whether that is noise:")
     note(f"written: {folder / 'report.html'}, {folder / 'report.md'}, {folder / 'report.json'}")
 
 

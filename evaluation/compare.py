@@ -63,6 +63,7 @@ class ChangedRow(Frozen):
     row: int
     source: str
     instruction: str
+    input: str
     first_score: float
     second_score: float
 
@@ -302,6 +303,7 @@ def _comparison(first: _Run, second: _Run, score: Difference, bits: Difference |
             row=first.records[row_id].row,
             source=first.records[row_id].source,
             instruction=first.records[row_id].instruction,
+            input=first.records[row_id].input,
             first_score=first.scores[row_id],
             second_score=second.scores[row_id],
         )

@@ -123,6 +123,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         unscored={reason: unscored[reason] for reason in REASONS if unscored[reason]},
         responses=response_facts(answers),
         reference_free=mean_of_scores(free_table["score"].dropna().tolist()),
+        reference_free_rows=len(free_table),
         unanswered=answers.unanswered,
         sources=dict(Counter(row.outcome.source for row in rows if row.outcome and row.outcome.source)),
         metrics=_metric_means(table),

@@ -94,6 +94,8 @@ class Report(Frozen):
     responses: ResponseFacts
     reference_free: Mean
     """The rows without a reference. They count in no other mean, and not in `n`."""
+    reference_free_rows: int = 0
+    """Rows without a reference, with or without a score."""
     unanswered: int
     """Rows that the model was not asked about yet. They count under `no_response`."""
     sources: dict[Source, int]

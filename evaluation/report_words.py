@@ -165,9 +165,11 @@ def _response_facts(report: Report) -> list[tuple[str, str]]:
     if bits.mean is not None:
         interval = f", 95 % interval {bits.interval.low:.3f} to {bits.interval.high:.3f}" if bits.interval else ""
         facts.append(("reference bits per byte", f"{bits.mean:.3f}{interval} ({_rows(bits.n)}; lower is better)"))
-    if free.n:
-        score = f"{number_text(free.mean)} (95 % interval {interval_text(free.interval)})"
-        facts.append(("rows without reference", f"score {score}, {_rows(free.n)}, not in the score above"))
+    if n_free := report.reference_free_rows:
+        interval = f"95 % interval {interval_text(free.interval)}"
+        score = f"score {number_text(free.mean)} ({interval})" if free.n else "no score"
+        rows = _rows(n_free) if free.n in {0, n_free} else f"{free.n} of {_rows(n_free)}"
+        facts.append(("rows without reference", f"{score}, {rows}, not in the main score"))
     return facts
 
 

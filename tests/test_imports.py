@@ -42,8 +42,8 @@ ROOMS: dict[str, str] = {
         "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
         "pairwise report_rows controls rubric_files trust exports calls hosts transport ollama_client "
         "openai_client judge verdicts judging scoring pairs agreement report_values advice gates judge_findings "
-        "report_notes report_words render page row_outcome compare comparison_view report index cli_people "
-        "cli_report cli __main__"
+        "report_notes report_words render page row_outcome compare comparison_view report index siblings "
+        "cli_people cli_report cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
