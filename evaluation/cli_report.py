@@ -115,6 +115,7 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
     if (before := earlier_run(folder)) is not None:
         command = f"evaluation compare {shlex.quote(str(before))} {shlex.quote(str(folder))}"
         typer.echo("Or, to see whether it is better than the run before, or whether that is noise:")
+        typer.echo(f"  {displayable(command)}")
     note(f"written: {folder / 'report.html'}, {folder / 'report.md'}, {folder / 'report.json'}")
 
 
