@@ -257,9 +257,10 @@ def as_values(series: Sequence[Series]) -> list[dict[str, object]]:
 def next_command(series: Sequence[Series]) -> tuple[str, str]:
     """Return the command worth typing after an index, and what it is good for."""
     for one in series:
-        scored = [run for run in one.runs if run.report is not None]
-        if len(scored) >= 2:
-            folders = " ".join(shlex.quote(str(run.folder)) for run in scored[-2:])
+        scored = [run for run in one.runs if _scorer(run) is not None]
+        alike = [run for run in scored if _scorer(run) == _scorer(scored[-1])]  # others cannot be compared
+        if len(alike) >= 2:
+            folders = " ".join(shlex.quote(str(run.folder)) for run in alike[-2:])
             return f"evaluation compare {folders}", "see whether the newest run is better, or whether that is chance"
     newest = series[0].runs[-1]
     if newest.report is None:
