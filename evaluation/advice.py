@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from evaluation.judgement import TRANSIENT
 from evaluation.report_values import Report
@@ -43,8 +44,11 @@ def next_step(report: Report) -> Advice:
             command=f"evaluation score {folder} --judge {DEFAULT_JUDGE}"
             if report.judge.model.partition(":")[0] != DEFAULT_JUDGE
             else f"evaluation label {folder} --count {N_LABELS}",
-            purpose="ask somebody else, because this judge cannot be trusted",
+            purpose="ask another judge or yourself, because this judge cannot be trusted",
         )
+    if report.agreement is not None and report.agreement.labels >= N_LABELS:
+        parent = shlex.quote(str(Path(report.run).parent))
+        return Advice(command=f"evaluation runs {parent}", purpose="see this run beside the others")
     return Advice(
         command=f"evaluation label {folder} --count {N_LABELS}",
         purpose=f"score {N_LABELS} rows yourself, to see how far the judge is right",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from evaluation.report_values import Report
 
 FailUnder = Annotated[
-    float | None, typer.Option(help="Exit with status 1 if the score is lower.", min=0, max=100, metavar="SCORE")
+    float | None,
+    typer.Option(help="Exit with status 1 if the score is lower, or by a red judge.", min=0, max=100, metavar="SCORE"),
 ]
 MaxUnscored = Annotated[
     str | None,
@@ -107,8 +109,13 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from evaluation.render import terminal
+    from evaluation.siblings import earlier_run
 
     Console(highlight=False).print(terminal(result))
+    if (before := earlier_run(folder)) is not None:
+        command = f"evaluation compare {shlex.quote(str(before))} {shlex.quote(str(folder))}"
+        typer.echo("Or, to see whether it is better than the run before, or whether that is noise:")
+        typer.echo(f"  {displayable(command)}")
     note(f"written: {folder / 'report.html'}, {folder / 'report.md'}, {folder / 'report.json'}")
 
 
@@ -150,7 +157,7 @@ def _write_exports(
         write_export(csv, as_csv(rows), ",".join(COLUMNS))
         written.append(csv)
     if junit is not None:
-        write_export(junit, as_junit(result.name, rows, pass_mark), JUNIT_START)
+        write_export(junit, as_junit(result.name, rows, pass_mark, result.judge_verdict), JUNIT_START)
         written.append(junit)
     if written:
         note(f"written: {', '.join(map(str, written))}")

@@ -23,15 +23,18 @@ from assistant.paired_statistics import (
 from assistant.settings import Frozen
 from assistant.statistics import RESAMPLES, Interval, bounded_mean_interval
 from evaluation.answers_folder import ResponseRecord, read_answers
+from evaluation.figures import INTERVAL_METHOD as METHOD_OF_MEANS
 from evaluation.figures import PASS_MARK
-from evaluation.judge_findings import judge_with_scores
+from evaluation.judge_findings import judge_with_scores, trust_in_judge
 from evaluation.ledger import JudgeLine, read_ledger
-from evaluation.scoring import LEDGER_FILE, outcome_of, read_metrics
+from evaluation.row_outcome import headline_score
+from evaluation.scoring import LEDGER_FILE, read_metrics
+from evaluation.trust import Level
 
 COMPARE_SEED = 123
 SIGNIFICANCE = 0.05
 TEST_METHOD = f"sign-flip test of the rows' differences, two-sided, seed {COMPARE_SEED}"
-INTERVAL_METHOD = "beta interval of the rows' differences, 95 %"
+INTERVAL_METHOD = f"{METHOD_OF_MEANS}, of the rows' differences"
 """A paired bootstrap covers only 37 to 92 % where few of 10 to 60 rows differ; see benchmarks/RESULTS.md."""
 BITS_INTERVAL_METHOD = f"paired bootstrap, 95 %, {RESAMPLES} resamples, seed {COMPARE_SEED}"
 
@@ -49,6 +52,8 @@ class ComparedRun(Frozen):
     judge: str | None
     """The judge's name. None if the scores are exact matches only."""
     judge_fingerprint: str | None
+    judge_verdict: Level | None
+    """How far the judge can be trusted. None without a judge."""
 
 
 class ChangedRow(Frozen):
@@ -58,6 +63,7 @@ class ChangedRow(Frozen):
     row: int
     source: str
     instruction: str
+    input: str
     first_score: float
     second_score: float
 
@@ -70,7 +76,7 @@ class Difference(Frozen):
     second_mean: float
     mean: float
     interval: Interval | None
-    """Of a score, the beta interval. Of bits per byte, a paired bootstrap: None if fewer than two rows differ."""
+    """Of bits per byte, a paired bootstrap: None if fewer than two rows differ."""
     p_value: float
     """Of the sign-flip test, which decides."""
     adjusted_p_value: float
@@ -174,18 +180,16 @@ def compare_runs(folders: Sequence[Path], *, different_judges: bool = False) -> 
 
 def _read_run(folder: Path) -> _Run:
     answers = read_answers(folder)
-    metrics = read_metrics(answers)
+    read_metrics(answers)  # refuses answers that were not scored yet
     ledger = read_ledger(answers.folder / LEDGER_FILE)
     judge: JudgeLine | None = judge_with_scores(answers, ledger)
-    scores: dict[str, float] = {}
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
+    points: dict[str, list[float]] = {}
     for record in answers.responses:
-        if outcomes is not None:
-            points, _ = outcome_of(record, outcomes)
-            if points is not None:
-                scores[record.id] = points
-        elif record.id in metrics:
-            scores[record.id] = 100.0 * metrics[record.id].exact
+        score, _ = headline_score(record, outcomes)
+        if score is not None and not record.is_reference_free:
+            points.setdefault(record.id, []).append(score)
+    scores = {row_id: math.fsum(values) / len(values) for row_id, values in points.items()}
     values = {record.id: record.reference_bits_per_byte for record in answers.responses}
     return _Run(
         info=ComparedRun(
@@ -195,8 +199,9 @@ def _read_run(folder: Path) -> _Run:
             scored=len(scores),
             judge=judge.identity.model if judge else None,
             judge_fingerprint=judge.fingerprint if judge else None,
+            judge_verdict=None if outcomes is None else trust_in_judge(outcomes, PASS_MARK).level,
         ),
-        records={record.id: record for record in answers.responses},
+        records={record.id: record for record in answers.responses if not record.is_reference_free},
         scores=scores,
         bits={row_id: float(value) for row_id, value in values.items() if value is not None},
     )
@@ -298,6 +303,7 @@ def _comparison(first: _Run, second: _Run, score: Difference, bits: Difference |
             row=first.records[row_id].row,
             source=first.records[row_id].source,
             instruction=first.records[row_id].instruction,
+            input=first.records[row_id].input,
             first_score=first.scores[row_id],
             second_score=second.scores[row_id],
         )
@@ -316,7 +322,7 @@ def _comparison(first: _Run, second: _Run, score: Difference, bits: Difference |
         bits_per_byte=bits,
         fixed=tuple(row for row in changed if row.second_score > row.first_score),
         regressed=tuple(row for row in changed if row.second_score < row.first_score),
-        sentence=_sentence(first.info.run, second.info.run, score, bits),
+        sentence=_sentence(first.info.run, second.info.run, score, bits) + _doubt(first.info, second.info),
     )
 
 
@@ -349,6 +355,13 @@ def _sentence(first: str, second: str, score: Difference, bits: Difference | Non
             f"({bits.mean:+.3f} bits per byte, p {p_value_text(bits.adjusted_p_value)})."
         )
     return answer + "; the likelihood of the references shows no difference either."
+
+
+def _doubt(first: ComparedRun, second: ComparedRun) -> str:
+    """Return what must follow the answer if it comes from a judge that cannot be trusted."""
+    if "red" not in (first.judge_verdict, second.judge_verdict):
+        return ""
+    return " But the judge is red: do not rely on this answer."
 
 
 def p_value_text(value: float) -> str:

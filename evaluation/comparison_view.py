@@ -52,7 +52,7 @@ def _fact_texts(pair: RunComparison) -> list[tuple[str, str]]:
         facts.append(("without a score", f"{pair.unscored} of the rows in both; they are left out"))
     facts += _difference("score", pair.score, digits=1)
     if pair.bits_per_byte is not None:
-        facts += _difference("bits per byte", pair.bits_per_byte, digits=3)
+        facts += _difference("reference bits per byte", pair.bits_per_byte, digits=3)
     return facts
 
 
@@ -113,6 +113,6 @@ def _changed(title: str, rows: tuple[ChangedRow, ...]) -> list[RenderableType]:
     table.add_column(no_wrap=True, overflow="ellipsis")
     for row in rows[:N_CHANGED]:
         scores = f"{row.first_score:.0f} -> {row.second_score:.0f}"
-        instruction = " ".join(visible(row.instruction[:200]).split())
+        instruction = " ".join(visible(f"{row.instruction[:200]} {row.input[:200]}").split())
         table.add_row(Text(f"  row {row.row}"), Text(scores), Text(instruction))
     return [Text(title + hidden, style="bold"), table, Text()]

@@ -21,14 +21,17 @@ from evaluation.figures import PASS_MARK
 from evaluation.judgement import Reason
 from evaluation.metrics import Metrics
 from evaluation.report_rows import ReportRow
+from evaluation.trust import Trust
 
 COLUMNS = (
     *("id", "source", "row", "category", "instruction", "input", "reference", "response"),
     *("score", "unscored", "scored_by", "reason", "detail", "stop_reason", "tokens", "looping"),
-    *("seen_in_training", "reference_bits_per_byte"),
+    *("seen_in_training", "reference_bits_per_byte", "sample", "label", "doubt"),
     *Metrics.model_fields,
 )
 NAME_LENGTH = 80
+JUDGE_CASE = "the judge can be trusted"
+"""Name of the test case of the judge."""
 JUNIT_START = "<?xml version='1.0' encoding='utf-8'?>\n<testsuites name=\"evaluation\""
 NOT_ASKED: frozenset[Reason] = frozenset({"not_judged"})
 """Rows that nobody was asked about are skipped, not errors."""
@@ -57,6 +60,7 @@ def _values(row: ReportRow) -> list[object]:
     texts += [row.reference, row.response]
     verdict = [row.score, row.unscored, row.origin, row.analysis, row.detail]
     answer = [row.stop_reason, row.num_tokens, row.looping, row.seen_in_training, row.reference_bits_per_byte]
+    answer += [row.sample, row.label, row.doubt]
     metrics = [getattr(row.metrics, name) if row.metrics else None for name in Metrics.model_fields]
     return [*texts, *verdict, *answer, *metrics]
 
@@ -76,13 +80,27 @@ def _cell(value: object) -> str:
 # --- JUnit --------------------------------------------------------------------------------------------------------
 
 
-def as_junit(name: str, rows: Sequence[ReportRow], pass_mark: float = PASS_MARK) -> str:
+def as_junit(
+    name: str, rows: Sequence[ReportRow], pass_mark: float = PASS_MARK, judge_verdict: Trust | None = None
+) -> str:
     """Return a suite with a test case for every row: a failure under the pass mark, an error without a score.
+
+    With a judge, the first case is the judge itself: it fails if the judge is red.
 
     Rows that nobody was asked about yet are skipped.
     """
     suite = ElementTree.Element("testsuite", name=_attribute(name))
     counts = {"tests": len(rows), "failures": 0, "errors": 0, "skipped": 0}
+    if judge_verdict is not None:
+        counts["tests"] += 1
+        case = ElementTree.SubElement(suite, "testcase", {"name": JUDGE_CASE, "classname": "evaluation"})
+        reasons = " ".join(judge_verdict.reasons)
+        if judge_verdict.level == "red":
+            counts["failures"] += 1
+            _child(case, "failure", "the judge is red: do not rely on its scores", reasons)
+        elif judge_verdict.level == "untested":
+            counts["skipped"] += 1
+            _child(case, "skipped", "no control items were asked", reasons)
     for row in rows:
         title = f"row {row.row}: {shorten(visible(row.instruction), NAME_LENGTH)}"
         attributes = {"name": _attribute(title), "classname": _attribute(row.category or row.source)}
@@ -110,7 +128,7 @@ def _child(case: ElementTree.Element, tag: str, message: str, text: str) -> None
 
 def _material(row: ReportRow) -> str:
     parts = [("instruction", row.instruction), ("input", row.input), ("reference", row.reference)]
-    parts += [("response", row.response or ""), ("judge", row.analysis or "")]
+    parts += [("response", row.response or ""), ("judge", row.analysis or ""), ("doubt", row.doubt or "")]
     return "\n\n".join(f"{name}:\n{text}" for name, text in parts if text)
 
 

@@ -13,7 +13,6 @@ from assistant.statistics import (
     Interval,
     bounded_mean_interval,
     smallest_detectable_difference,
-    wilson,
 )
 
 PASS_MARK = 80.0
@@ -21,8 +20,8 @@ PASS_MARK = 80.0
 CORRELATION_OF_RUNS = 0.35
 """Correlation of two models' scores over the rows, as measured with Llama-3-8B as the judge and n = 99."""
 
-WILSON_METHOD = "Wilson, 95 %"
-SCORES_METHOD = "beta interval (Clopper-Pearson with the effective number of rows), 95 %"
+INTERVAL_METHOD = "Clopper-Pearson with the effective number of rows, 95 %"
+"""Of every mean. For a rate, whose values are all 0 or 100, this is Clopper and Pearson's own interval."""
 
 
 class Mean(Frozen):
@@ -48,15 +47,12 @@ class SmallestDifference(Frozen):
     assumed_correlation: float = CORRELATION_OF_RUNS
 
 
-def mean_of_rate(values: Sequence[float]) -> Mean:
-    """Return the mean and Wilson's interval of values that are each 0 or 100."""
-    interval = wilson(sum(value > 0 for value in values), len(values))
-    return _mean(values, interval and Interval(100 * interval.low, 100 * interval.high))
+def mean_of_scores(values: Sequence[float], *, high: float = 100.0) -> Mean:
+    """Return the mean and the interval of values from 0 to `high`. The interval is honest for few rows too.
 
-
-def mean_of_scores(values: Sequence[float]) -> Mean:
-    """Return the mean and the interval of values from 0 to 100. The interval is honest for few rows too."""
-    return _mean(values, bounded_mean_interval(values))
+    The values of a rate are each 0 or 100; its interval is Clopper and Pearson's.
+    """
+    return _mean(values, bounded_mean_interval(values, high=high))
 
 
 def plain_mean(values: Sequence[float]) -> float | None:

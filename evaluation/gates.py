@@ -1,4 +1,7 @@
-"""Limits for CI: the lowest score and the largest share of rows without a score that a report may have."""
+"""Limits for CI: the lowest score and the largest share of rows without a score that a report may have.
+
+The score of a red judge keeps no lowest score, however high it is: nobody may take it for a pass.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,11 @@ def broken_limits(report: Report, fail_under: float | None, max_unscored: str | 
     if fail_under is not None and (report.mean is None or report.mean < fail_under):
         got = "no score" if report.mean is None else f"{report.mean:.2f}"
         sentences.append(f"--fail-under: expected a score of at least {fail_under:g}, got {got}.")
+    if fail_under is not None and report.judge_verdict is not None and report.judge_verdict.level == "red":
+        sentences.append(
+            "--fail-under: expected a score by a judge that can be trusted, got one by a red judge. "
+            "Score the answers with another judge."
+        )
     if max_unscored is not None:
         value, is_share = parse_limit(max_unscored)
         n_unscored = report.n - report.scored

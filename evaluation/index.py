@@ -25,10 +25,10 @@ from assistant.files import shown_path
 from evaluation import charts
 from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE, AnswersInfo
 from evaluation.page import render_page
-from evaluation.render import interval_text, number_text
 from evaluation.report import HTML_FILE, REPORT_FILE
 from evaluation.report_rows import ROW_SCORES_FILE, read_row_scores
 from evaluation.report_values import Report
+from evaluation.report_words import interval_text, number_text
 from evaluation.scoring import LEDGER_FILE, METRICS_FILE
 
 INDEX_FILE = "index.html"
@@ -184,6 +184,7 @@ def _change(before: Run, run: Run) -> Change:
 
 # --- showing ------------------------------------------------------------------------------------------------------
 
+RED_NOTE = "A score with a question mark is by a red judge: do not rely on it."
 HEADER = ("run", "score", "95 % interval", "fixed", "regressed", "judge", "model", "answered")
 
 
@@ -191,9 +192,15 @@ def cells(run: Run) -> tuple[str, ...]:
     """Return the line of a run in a table, as text that is not escaped yet."""
     report = run.report
     change = (str(run.change.fixed), str(run.change.regressed)) if run.change else ("", "")
-    figures = (number_text(report.mean), interval_text(report.interval)) if report else ("n/a", "n/a")
+    figures = (score_text(report), interval_text(report.interval)) if report else ("n/a", "n/a")
     judge = judge_text(report) if report else "no report"
     return (run.name, *figures, *change, judge, run.info.name, f"{run.info.created:%Y-%m-%d %H:%M}")
+
+
+def score_text(report: Report) -> str:
+    """Return the score. That of a red judge has a question mark wherever it stands."""
+    is_red = report.judge_verdict is not None and report.judge_verdict.level == "red"
+    return number_text(report.mean) + ("?" if is_red and report.mean is not None else "")
 
 
 def judge_text(report: Report) -> str:
@@ -218,6 +225,8 @@ def runs_table(series: Series) -> RenderableType:
         texts = (name, model, judge, day.partition(" ")[0], spread, fixed, regressed)
         table.add_row(*map(Text, texts))
     faults = [Text(f"Note: {visible(name)}: {visible(fault)}", style="yellow") for name, fault in _faults(series)]
+    if any(run.report and score_text(run.report).endswith("?") for run in series.runs):
+        faults.append(Text(RED_NOTE, style="bold red"))
     return Group(Text(visible(series.data), style="bold"), table, *faults, Text())
 
 
@@ -248,9 +257,10 @@ def as_values(series: Sequence[Series]) -> list[dict[str, object]]:
 def next_command(series: Sequence[Series]) -> tuple[str, str]:
     """Return the command worth typing after an index, and what it is good for."""
     for one in series:
-        scored = [run for run in one.runs if run.report is not None]
-        if len(scored) >= 2:
-            folders = " ".join(shlex.quote(str(run.folder)) for run in scored[-2:])
+        scored = [run for run in one.runs if _scorer(run) is not None]
+        alike = [run for run in scored if _scorer(run) == _scorer(scored[-1])]  # others cannot be compared
+        if len(alike) >= 2:
+            folders = " ".join(shlex.quote(str(run.folder)) for run in alike[-2:])
             return f"evaluation compare {folders}", "see whether the newest run is better, or whether that is chance"
     newest = series[0].runs[-1]
     if newest.report is None:
@@ -265,6 +275,7 @@ def as_html(folder: Path, series: Sequence[Series]) -> str:
         "runs.html.jinja",
         name=shown_path(folder),
         header=HEADER,
+        red_note=RED_NOTE,
         series=[(one.data, _trend(one), _lines(folder, one), _faults(one)) for one in series],
         n_runs=sum(len(one.runs) for one in series),
         right_from=f"{RIGHT_FROM:g}",

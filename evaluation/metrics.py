@@ -79,6 +79,9 @@ def rouge_l(response: str, reference: str) -> float:
 
 def chrf(response: str, reference: str) -> float:
     """chrF2 with sacrebleu's defaults, which ignore white space."""
+    letters = "".join(response.split())
+    if letters and letters == "".join(reference.split()):
+        return 100.0  # as sacrebleu says after counting
     return float(_chrf().sentence_score(response, [reference]).score)
 
 

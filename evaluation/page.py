@@ -18,9 +18,16 @@ from assistant.escape import displayable, one_line, visible
 from evaluation import charts
 from evaluation.advice import next_step
 from evaluation.metrics import Metrics
-from evaluation.render import METRIC_NAMES, category_table, metric_table, report_texts
 from evaluation.report_rows import ReportRow
 from evaluation.report_values import Report
+from evaluation.report_words import (
+    METRIC_NAMES,
+    category_table,
+    control_table,
+    metric_table,
+    report_texts,
+    shown_reasons,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,10 +46,12 @@ def as_html(report: Report, rows: Sequence[ReportRow]) -> str:
         report=report,
         texts=report_texts(report),
         verdict=report.judge_verdict,
+        reasons=shown_reasons(report.judge_verdict) if report.judge_verdict else [],
+        controls=control_table(report),
         metrics=metric_table(report),
         categories=category_table(report),
         charts=_charts(report, rows),
-        rows=safe_json([_row_data(row) for row in rows]),
+        rows=safe_json([_row_data(row, report.responses.samples > 1) for row in rows]),
         n_rows=len(rows),
         next=next_step(report),
     )
@@ -95,9 +104,14 @@ def _hash(text: str) -> str:
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _row_data(row: ReportRow) -> Mapping[str, object]:
+def _row_data(row: ReportRow, has_samples: bool) -> Mapping[str, object]:
     """Return what the script shows of a row. Every character is visible; empty values are left out."""
-    marks = {"looping": row.looping, "cut": row.cut, "seen in training": row.seen_in_training}
+    marks = {
+        "looping": row.looping,
+        "cut": row.cut,
+        "seen in training": row.seen_in_training,
+        "no reference": not row.reference,
+    }
     flags = [name for name, is_set in marks.items() if is_set]
     values: dict[str, object] = {
         "id": row.id,
@@ -113,6 +127,11 @@ def _row_data(row: ReportRow) -> Mapping[str, object]:
         "unscored": row.unscored,
         "origin": row.origin,
         "reason": displayable(row.analysis or ""),
+        "doubt": displayable(row.doubt or ""),
+        "questions": [[displayable(question), "yes" if answer else "no"] for question, answer in row.answers],
+        "label": None if row.label is None else round(row.label, 2),
+        "sample": row.sample + 1 if has_samples else None,
+        "bits": None if row.reference_bits_per_byte is None else round(row.reference_bits_per_byte, 3),
         "detail": one_line(row.detail or ""),
         "flags": flags,
         "tokens": row.num_tokens,
@@ -137,7 +156,8 @@ def _metric_words(metrics: Metrics | None) -> str:
 
 
 def _charts(report: Report, rows: Sequence[ReportRow]) -> list[tuple[str, str, str]]:
-    """Return each chart as (title, explanation, SVG)."""
+    """Return each chart as (title, explanation, SVG). Rows without a reference are left out."""
+    rows = [row for row in rows if row.reference]
     scored = [(row, row.score) for row in rows if row.score is not None]
     shown = [("Scores", f"{len(scored)} rows with a score", charts.score_histogram([score for _, score in scored]))]
     judged = [(row.metrics, score) for row, score in scored if row.metrics and row.origin == "judge"]

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, get_args
 
 from assistant.settings import Frozen
-from assistant.statistics import CONFIDENCE, Interval, wilson
+from assistant.statistics import Interval, bounded_mean_interval, rate_interval
 from evaluation.rubric import TAG, neutralise
 from evaluation.verdict import VerdictError
 
@@ -206,26 +204,26 @@ def combine(forward: Winner, backward: Winner) -> PairOutcome:
 def win_rate(outcomes: Iterable[PairOutcome]) -> WinRate:
     """Return the first run's share of wins, ties counting half, with a 95 % interval.
 
-    The interval is Wilson's for a share. With ties it is wider than it must be, because a tie varies less than a win
-    and a loss.
+    The interval is that of a mean of scores: 100 for a win, 50 for a tie, 0 for a loss.
     """
     results = [outcome.result for outcome in outcomes]
     n, wins, ties = len(results), results.count("first"), results.count("tie")
     share = (wins + ties / 2) / n if n else None
+    interval = bounded_mean_interval([100.0] * wins + [50.0] * ties + [0.0] * (n - wins - ties))
     return WinRate(
         n=n,
         wins=wins,
         ties=ties,
         losses=n - wins - ties,
         rate=None if share is None else round(100 * share, 4),
-        interval=None if share is None else wilson_of_share(share, n),
+        interval=interval and Interval(round(interval.low, 4), round(interval.high, 4)),
     )
 
 
 def position_flips(answers: Sequence[tuple[Winner, Winner]]) -> PositionFlips:
     """Return how often the order decided. `answers` holds the answers in both orders, as for `combine`."""
     flips = [forward for forward, backward in answers if combine(forward, backward).flipped]
-    interval = wilson(len(flips), len(answers))
+    interval = rate_interval(len(flips), len(answers))
     return PositionFlips(
         n=len(answers),
         flips=len(flips),
@@ -233,14 +231,3 @@ def position_flips(answers: Sequence[tuple[Winner, Winner]]) -> PositionFlips:
         rate=round(100 * len(flips) / len(answers), 4) if answers else None,
         interval=interval and Interval(round(100 * interval.low, 4), round(100 * interval.high, 4)),
     )
-
-
-def wilson_of_share(share: float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
-    """Return Wilson's interval of the mean of `n` values from 0 to 1; the interval goes from 0 to 100.
-
-    `assistant.statistics.wilson` needs whole counts; with ties the mean is none.
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(round(100 * max(centre - half, 0.0), 4), round(100 * min(centre + half, 1.0), 4))

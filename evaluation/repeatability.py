@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from assistant.settings import Frozen
-from assistant.statistics import Interval, wilson
+from assistant.statistics import Interval, rate_interval
 
 
 class Repeatability(Frozen):
@@ -38,7 +38,7 @@ def repeatability(scores: Sequence[Sequence[float | None]]) -> Repeatability:
     known = [[score for score in item if score is not None] for item in scores]
     items = [item for item in known if len(item) > 1]
     n_equal = sum(min(item) == max(item) for item in items)
-    interval = wilson(n_equal, len(items))
+    interval = rate_interval(n_equal, len(items))
     return Repeatability(
         items=len(items),
         verdicts=sum(map(len, items)),

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 from assistant.files import write_atomic
 from assistant.statistics import standard_deviation
 from evaluation.agreement import Agreement, RowScore, measure_agreement
-from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answers
+from evaluation.answers_folder import ResponseRecord, read_answers
 from evaluation.figures import (
+    INTERVAL_METHOD,
     PASS_MARK,
-    SCORES_METHOD,
-    WILSON_METHOD,
     Mean,
     bounds,
-    mean_of_rate,
     mean_of_scores,
     plain_mean,
     smallest_difference,
@@ -44,7 +42,8 @@ from evaluation.report_notes import report_notes
 from evaluation.report_rows import ReportRow, make_row, write_row_scores
 from evaluation.report_values import Category, Report, ScoreName, ShownRow
 from evaluation.response_facts import response_facts
-from evaluation.scoring import LEDGER_FILE, outcome_of, read_metrics
+from evaluation.row_outcome import headline_score
+from evaluation.scoring import LEDGER_FILE, read_metrics
 from evaluation.settled import settle
 
 if TYPE_CHECKING:
@@ -54,9 +53,6 @@ REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
 N_WORST_ROWS = 10
-
-RATES = ("exact", "normalised_exact")
-"""Metrics that are 0 or 100 for each row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +64,11 @@ class _ScoredRow:
     score: float | None
     unscored: Reason | None
     outcome: Judgement | None
+
+    @property
+    def label_key(self) -> tuple[str, int]:
+        """What a label is stored under: row and sample."""
+        return self.record.id, self.record.sample
 
 
 def make_report(folder: Path, *, pass_mark: float = PASS_MARK) -> Report:
@@ -88,14 +89,17 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
     judge_failed = judge is not None and not has_scored(answers, ledger, judge) and is_needed(answers, ledger, judge)
     all_rows = [_scored_row(record, metrics.get(record.key), outcomes) for record in answers.responses]
+    # Rates and labels count rows. The responses to one row are no independent rows, so they take the first one.
+    first = [row for row in all_rows if row.record.sample == 0 and not row.record.is_reference_free]
     free_table = _table([row for row in all_rows if row.record.is_reference_free])
     rows = [row for row in all_rows if not row.record.is_reference_free]
     n_rows = answers.info.rows - len(free_table)
     trust = None if outcomes is None else trust_in_judge(outcomes, pass_mark)
+    labels = label_scores(read_labels(answers).values())
     table = _table(rows)
     scores = table["score"].dropna().tolist()
     headline: ScoreName = "judge" if judge else "exact"
-    summary = _mean_of(scores, is_rate=not judge)
+    summary = mean_of_scores(scores)
     unscored = _unscored(rows)
     unscored["no_response"] += answers.unanswered
     std = standard_deviation(scores)
@@ -111,7 +115,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         scored=summary.n,
         mean=None if judge_failed else summary.mean,
         interval=None if judge_failed else summary.interval,
-        interval_method=SCORES_METHOD if judge else WILSON_METHOD,
+        interval_method=INTERVAL_METHOD,
         standard_deviation=None if std is None else round(std, 4),
         smallest_difference=smallest_difference(std, summary.n),
         bounds=bounds(scores, n_rows),
@@ -119,27 +123,31 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         unscored={reason: unscored[reason] for reason in REASONS if unscored[reason]},
         responses=response_facts(answers),
         reference_free=mean_of_scores(free_table["score"].dropna().tolist()),
+        reference_free_rows=len(free_table),
         unanswered=answers.unanswered,
         sources=dict(Counter(row.outcome.source for row in rows if row.outcome and row.outcome.source)),
         metrics=_metric_means(table),
         stop_reasons=dict(Counter(row.record.stop_reason for row in rows if row.record.stop_reason)),
-        categories=_categories(headline, table),
+        categories=_categories(table),
         ceiling=ceiling(answers, outcomes) if outcomes is not None else None,
         judge=judge_summary(judge, ledger, outcomes or {}) if judge else None,
         judge_failed=judge_failed,
         judge_verdict=trust,
-        corrected_rate=None if trust is None else corrected_rate_of([r.outcome for r in rows if r.outcome], trust),
-        agreement=_agreement(answers, rows),
+        corrected_rate=corrected_rate_of([row.outcome for row in first if row.outcome], trust) if trust else None,
+        agreement=_agreement(labels, first),
+        doubted=sum(row.outcome is not None and row.outcome.doubt is not None for row in rows),
         worst=_worst(rows),
         notes=(),
     )
-    shown = tuple(make_row(row.record, row.metrics, row.score, row.unscored, row.outcome) for row in rows)
+    shown = tuple(
+        make_row(row.record, row.metrics, row.score, row.unscored, row.outcome, labels.get(row.label_key))
+        for row in all_rows
+    )
     return report.model_copy(update={"notes": tuple(report_notes(report, ledger))}), shown
 
 
-def _agreement(answers: AnswersFolder, rows: Sequence[_ScoredRow]) -> Agreement | None:
+def _agreement(labels: Mapping[tuple[str, int], float], rows: Sequence[_ScoredRow]) -> Agreement | None:
     """Compare people's labels with the scores. None without labels."""
-    labels = label_scores(read_labels(answers).values())
     if not labels:
         return None
     return measure_agreement(
@@ -147,7 +155,7 @@ def _agreement(answers: AnswersFolder, rows: Sequence[_ScoredRow]) -> Agreement 
             RowScore(
                 id=row.record.key,
                 score=row.score,
-                label=labels.get((row.record.id, row.record.sample)),
+                label=labels.get(row.label_key),
                 is_settled=settle(row.record) is not None,
             )
             for row in rows
@@ -174,18 +182,8 @@ def write_pages(folder: Path, rows: Sequence[ReportRow], page: str) -> None:
 def _scored_row(
     record: ResponseRecord, metrics: Metrics | None, outcomes: Mapping[JudgementKey, Judgement] | None
 ) -> _ScoredRow:
-    score: float | None
-    unscored: Reason | None
-    outcome = None
-    if outcomes is not None:
-        score, unscored = outcome_of(record, outcomes)
-        outcome = outcomes.get(("score", record.id, record.response_hash))
-    else:
-        settled = settle(record)
-        if settled is not None:
-            score, unscored = settled.points, settled.unscored
-        else:  # without a judge, what does not match the reference counts as wrong
-            score, unscored = (None, "not_judged") if record.is_reference_free else (0.0, None)
+    score, unscored = headline_score(record, outcomes)
+    outcome = None if outcomes is None else outcomes.get(("score", record.id, record.response_hash))
     return _ScoredRow(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
 
 
@@ -240,12 +238,7 @@ def _worst(rows: Sequence[_ScoredRow]) -> tuple[ShownRow, ...]:
 
 def _metric_means(table: pd.DataFrame) -> dict[str, Mean]:
     values = {name: table[name].dropna().tolist() for name in Metrics.model_fields}
-    return {name: _mean_of(column, is_rate=name in RATES) for name, column in values.items()}
-
-
-def _mean_of(values: Sequence[float], *, is_rate: bool) -> Mean:
-    """Return the mean. A rate whose rows are means of several samples has the interval of a score."""
-    return mean_of_rate(values) if is_rate and set(values) <= {0.0, 100.0} else mean_of_scores(values)
+    return {name: mean_of_scores(column) for name, column in values.items()}
 
 
 def _unscored(rows: Sequence[_ScoredRow]) -> Counter[Reason]:
@@ -255,15 +248,14 @@ def _unscored(rows: Sequence[_ScoredRow]) -> Counter[Reason]:
     return Counter(reasons.values())
 
 
-def _categories(headline: ScoreName, table: pd.DataFrame) -> tuple[Category, ...]:
+def _categories(table: pd.DataFrame) -> tuple[Category, ...]:
     """Return the headline score by category, sorted by name. Rows without a category come last."""
     if table["category"].isna().all():
         return ()
     categories = []
     for name, group in table.groupby("category", dropna=False, sort=True):
         scores = group["score"].dropna().tolist()
-        is_rate = headline == "exact" and set(scores) <= {0.0, 100.0}
-        mean = mean_of_rate(scores) if is_rate else mean_of_scores(scores)
+        mean = mean_of_scores(scores)
         categories.append(
             Category(
                 **dict(mean),

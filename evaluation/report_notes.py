@@ -44,6 +44,11 @@ def report_notes(report: Report, ledger: Ledger) -> list[str]:
     if report.ceiling and report.ceiling.mean is not None and report.ceiling.mean < 90:
         matches = f"{report.ceiling.judged} exact {'match' if report.ceiling.judged == 1 else 'matches'}"
         notes.append(f"The judge gave {matches} {report.ceiling.mean:.0f} on average: its scores may be too low.")
+    if report.doubted:
+        notes.append(
+            f"The judge was unsure about {report.doubted} of {report.sources.get('judge', 0)} judged responses: "
+            f"it gave the digits of the scale a small share of its probability."
+        )
     notes += fact_notes(report.responses)
     if n_cut := report.stop_reasons.get("length"):
         notes.append(f"{n_cut} {'response was' if n_cut == 1 else 'responses were'} cut at the token limit.")

@@ -58,6 +58,14 @@ class ReportRow:
     seen_in_training: bool | None
     """Whether the prompt stands in the training data; None if that is not known."""
     reference_bits_per_byte: float | None
+    sample: int = 0
+    """The number of the response, of several to one row."""
+    label: float | None = None
+    """A person's label, from 0 to 100."""
+    answers: tuple[tuple[str, bool], ...] = ()
+    """The questions of the row's rubric, each with the judge's answer."""
+    doubt: str | None = None
+    """Why the judge's score may mean little."""
 
     @property
     def cut(self) -> bool:
@@ -81,6 +89,7 @@ def make_row(
     score: float | None,
     unscored: Reason | None,
     outcome: Judgement | None,
+    label: float | None = None,
 ) -> ReportRow:
     """Put together what answers folder, metrics and ledger know about one row."""
     origin: Origin | None = None
@@ -99,7 +108,7 @@ def make_row(
         score=score,
         unscored=unscored,
         origin=origin,
-        analysis=(" ".join(filter(None, (outcome.analysis, outcome.doubt))) or None) if outcome else None,
+        analysis=outcome.analysis if outcome else None,
         detail=(outcome.detail if outcome else None) or record.error,
         metrics=metrics,
         stop_reason=record.stop_reason,
@@ -107,6 +116,10 @@ def make_row(
         looping=record.is_looping,
         seen_in_training=record.seen_in_training,
         reference_bits_per_byte=record.reference_bits_per_byte,
+        sample=record.sample,
+        label=label,
+        answers=tuple(zip(record.rubric, outcome.answers, strict=False)) if outcome else (),
+        doubt=outcome.doubt if outcome else None,
     )
 
 

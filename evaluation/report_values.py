@@ -94,6 +94,8 @@ class Report(Frozen):
     responses: ResponseFacts
     reference_free: Mean
     """The rows without a reference. They count in no other mean, and not in `n`."""
+    reference_free_rows: int = 0
+    """Rows without a reference, with or without a score."""
     unanswered: int
     """Rows that the model was not asked about yet. They count under `no_response`."""
     sources: dict[Source, int]
@@ -109,6 +111,8 @@ class Report(Frozen):
     """The rate of right rows, corrected for the judge's errors on control items. None without a judge."""
     agreement: Agreement | None = None
     """People's labels against the scores. None without labels."""
+    doubted: int = 0
+    """Number of responses whose score the judge was unsure about. Only the method `quick` shows that."""
     judge_failed: bool = False
     """Whether the judge was asked and gave no usable verdict at all. Then there is no mean."""
     worst: tuple[ShownRow, ...]

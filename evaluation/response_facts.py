@@ -9,6 +9,9 @@ from assistant.settings import Frozen
 from evaluation.answers_folder import AnswersFolder
 from evaluation.figures import Mean, mean_of_scores
 
+BITS_OF_A_BYTE = 8.0
+"""What a byte costs a model that knows nothing. The interval of a mean takes it as the largest value."""
+
 
 class ResponseFacts(Frozen):
     """Facts about the responses of an answers folder."""
@@ -31,8 +34,13 @@ def response_facts(answers: AnswersFolder) -> ResponseFacts:
         samples=answers.info.samples,
         looping=sum(record.is_looping for record in answers.responses),
         seen_in_training=sum(map(bool, seen.values())) if set(seen.values()) - {None} else None,
-        reference_bits_per_byte=mean_of_scores([value for value in bits if value is not None]),
+        reference_bits_per_byte=_mean_of_bits([value for value in bits if value is not None]),
     )
+
+
+def _mean_of_bits(values: list[float]) -> Mean:
+    high = max([BITS_OF_A_BYTE, *values])
+    return mean_of_scores(values, high=high)
 
 
 def fact_notes(facts: ResponseFacts) -> list[str]:

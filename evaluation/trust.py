@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from assistant.settings import Frozen
-from assistant.statistics import CONFIDENCE, Interval, wilson
+from assistant.statistics import CONFIDENCE, Interval, rate_interval
 from evaluation.controls import KINDS, LOW_KINDS, ControlKind
 from evaluation.figures import PASS_MARK
 
@@ -42,7 +42,7 @@ class ControlScore:
 
 
 class HitRate(Frozen):
-    """How many of `n` items the judge put on the right side of the pass mark, with Wilson's interval."""
+    """How many of `n` items the judge put on the right side of the pass mark, with its 95 % interval."""
 
     right: int
     n: int
@@ -242,7 +242,7 @@ def _finding(scores: Sequence[ControlScore], kind: ControlKind, pass_mark: float
 
 def _hit_rate(findings: Sequence[ControlFinding]) -> HitRate:
     right, n = sum(finding.right for finding in findings), sum(finding.n for finding in findings)
-    return HitRate(right=right, n=n, interval=wilson(right, n))
+    return HitRate(right=right, n=n, interval=rate_interval(right, n))
 
 
 # --- the corrected rate --------------------------------------------------------------------------------------------

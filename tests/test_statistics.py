@@ -15,35 +15,36 @@ from assistant.statistics import (
     Interval,
     bootstrap_mean_interval,
     bounded_mean_interval,
+    rate_interval,
     smallest_detectable_difference,
     standard_deviation,
-    wilson,
 )
 from tests.conftest import shared_file
 
 
-def wilson_by_formula(k: int, n: int) -> tuple[float, float]:
-    z = stats.norm.ppf(0.975)
-    centre = (k + z * z / 2) / (n + z * z)
-    half_width = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return centre - half_width, centre + half_width
-
-
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_equals_the_formula_and_stays_within_0_and_1(trial: tuple[int, int]) -> None:
+def test_interval_of_a_rate_equals_scipys_exact_one_and_contains_the_rate(trial: tuple[int, int]) -> None:
     k, n = trial
-    interval = wilson(k, n)
+    interval = rate_interval(k, n)
     assert interval is not None
-    assert interval == pytest.approx(wilson_by_formula(k, n), abs=1e-9)
-    assert -1e-12 <= interval.low <= k / n + 1e-12
-    assert k / n - 1e-12 <= interval.high <= 1 + 1e-12
+    assert interval == pytest.approx(tuple(stats.binomtest(k, n).proportion_ci(0.95, method="exact")), abs=1e-8)
+    assert -1e-12 <= interval.low <= k / n <= interval.high <= 1 + 1e-12
     assert interval.low < interval.high
 
 
-def test_wilson_of_the_book_exact_matches() -> None:
-    interval = wilson(17, 110)
+@pytest.mark.parametrize("n", [1, 2, 10, 30, 110])
+def test_interval_of_a_rate_covers_at_least_95_percent_of_every_rate(n: int) -> None:
+    intervals = [rate_interval(k, n) or (1, 0) for k in range(n + 1)]
+    for true in np.linspace(0.001, 0.999, 200):
+        chances = stats.binom.pmf(np.arange(n + 1), n, true)
+        covered = sum(chance for chance, (low, high) in zip(chances, intervals, strict=True) if low <= true <= high)
+        assert covered >= 0.95 - 1e-9
+
+
+def test_interval_of_the_book_exact_matches() -> None:
+    interval = rate_interval(17, 110)
     assert interval is not None
-    assert (round(interval.low, 4), round(interval.high, 4)) == (0.0988, 0.2336)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.0927, 0.2359)
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -70,7 +71,7 @@ def test_interval_of_a_bounded_mean_agrees_with_the_t_interval_for_many_rows() -
 
 def test_too_few_values_have_no_interval() -> None:
     assert bounded_mean_interval([]) is None
-    assert wilson(0, 0) is None
+    assert rate_interval(0, 0) is None
     assert bootstrap_mean_interval([], seed=1) is None
     assert bootstrap_mean_interval([50], seed=1) is None
     assert standard_deviation([50]) is None

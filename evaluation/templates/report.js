@@ -19,6 +19,8 @@ const VIEWS = {
   unscored: row => !scored(row),
   looping: row => has(row, "looping"),
   cut: row => has(row, "cut"),
+  seen: row => has(row, "seen in training"),
+  labelled: row => row.label !== undefined,
   judged: row => row.origin === "judge",
   exact: row => row.origin === "exact" || (row.origin === "metric" && row.score === 100),
 };
@@ -71,7 +73,7 @@ function part(name, text, kind) {
 function verdictOf(row) {
   if (!scored(row)) return "no score: " + (row.unscored || "unknown") + (row.detail ? "; " + row.detail : "");
   const origin = {judge: "by the judge (" + verdict + ")", exact: "an exact match, not judged",
-    empty: "an empty response, not judged", metric: "by exact match"}[row.origin] || row.origin;
+    accept: "an accepted answer, not judged", check: "by the row's check, not judged", empty: "an empty response, not judged", metric: "by exact match"}[row.origin] || row.origin;
   return row.score + " of 100, " + origin;
 }
 
@@ -83,8 +85,12 @@ function fill(box, row) {
   const pair = element("div", "pair");
   pair.append(part("reference", row.reference || "(none)", "reference"), part("response", row.response ?? "(none)", "answer"));
   parts.append(pair, part("verdict", verdictOf(row)));
+  if (row.label !== undefined) parts.append(part("a person's label", row.label + " of 100"));
+  if (row.questions) parts.append(part("the judge's answers", row.questions.map(([question, answer]) => answer + ": " + question).join("\n")));
+  if (row.doubt) parts.append(part("doubt", row.doubt));
   if (row.reason) parts.append(part("the judge's reason", row.reason));
   const facts = [row.metrics, row.tokens === undefined ? "" : row.tokens + " tokens", row.stop ? "ended by " + row.stop : "",
+    row.sample === undefined ? "" : "response " + row.sample, row.bits === undefined ? "" : row.bits + " bits a byte of the reference",
     row.source + ", row " + row.row, row.id];
   parts.append(element("p", "soft", facts.filter(Boolean).join(" · ")));
   box.append(parts);
@@ -98,9 +104,10 @@ function draw() {
     const summary = element("summary");
     const tags = element("span", "tags");
     if (row.category !== undefined) tags.append(row.category);
+    if (row.label !== undefined) tags.append(element("span", "tag person", "label " + row.label));
     for (const flag of row.flags || []) tags.append(element("span", "tag", flag));
     const what = [row.instruction, row.input].filter(Boolean).join(" · ").replace(/\s+/g, " ");
-    summary.append(scoreOf(row), element("span", "soft", "row " + row.row), element("span", "what", what.slice(0, 300)), tags);
+    summary.append(scoreOf(row), element("span", "soft", "row " + row.row + (row.sample === undefined ? "" : "." + row.sample)), element("span", "what", what.slice(0, 300)), tags);
     box.append(summary);
     box.addEventListener("toggle", () => {
       if (box.open && box.childElementCount === 1) fill(box, row);
@@ -159,6 +166,7 @@ for (const button of buttons) {
   const total = rows.filter(VIEWS[button.dataset.view]).length;
   button.append(" " + total);
   button.disabled = total === 0;
+  button.hidden = total === 0 && "optional" in button.dataset;
   button.addEventListener("click", () => { view = button.dataset.view; update(); remember(); });
 }
 let timer = 0;

@@ -10,6 +10,7 @@ import typer.main
 
 import evaluation.cli
 from evaluation.advice import next_step
+from evaluation.agreement import RowScore, measure_agreement
 from evaluation.report import make_report
 from evaluation.trust import Level
 from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
@@ -44,3 +45,15 @@ def test_what_is_missing_decides(tmp_path: Path, fields: dict[str, object], leve
 
 def _commands() -> dict[str, typer.core.TyperCommand]:
     return typer.main.get_command(evaluation.cli.app).commands  # type: ignore[attr-defined,no-any-return]
+
+
+def test_after_twenty_labels_it_is_the_index(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS)
+    add_judgements(
+        answers, {0: score_fields(5, "exact"), 1: score_fields(1), 2: score_fields(0, "empty"), 3: score_fields(4)}
+    )
+    points = [RowScore(id=str(number), score=number, label=number) for number in range(20)]
+    report = make_report(answers.folder).model_copy(update={"judge_verdict": trust_of("green")})
+    for n_labels, command in ((19, "label"), (20, "runs")):
+        labelled = report.model_copy(update={"agreement": measure_agreement(points[:n_labels])})
+        assert shlex.split(next_step(labelled).command)[1] == command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from assistant.errors import DataError, SettingsError
 from evaluation import compare
-from evaluation.answers_folder import RESPONSES_FILE
+from evaluation.answers_folder import RESPONSES_FILE, read_answers
 from evaluation.compare import compare_runs
+from evaluation.report import make_report
+from evaluation.scoring import write_metrics
 from tests.support.evaluation_command import evaluation
 from tests.support.scored_answers import IDENTITY, add_judgements, measured_answers, score_fields
 
@@ -52,6 +55,29 @@ def test_equal_runs_are_the_same(tmp_path: Path) -> None:
     assert pair.score.interval is not None
     assert pair.score.interval.low < 0 < pair.score.interval.high  # three equal rows do not show equal models
     assert "same score on every one of 3 rows" in pair.sentence
+
+
+def test_answer_by_a_red_judge_says_so(tmp_path: Path) -> None:
+    runs = [judged(tmp_path / name, [score] * 12) for name, score in (("a", 2), ("b", 5))]  # always the same
+    pair = compare_runs(runs).comparisons[0]
+    assert pair.sentence.endswith("But the judge is red: do not rely on this answer.")
+    assert [run.judge_verdict for run in compare_runs(runs).runs] == ["red", "red"]
+
+
+def test_score_of_a_row_with_several_responses_is_their_mean_as_in_the_report(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    answers = measured_answers(folder, [("yes", "yes"), ("no", "maybe")])
+    first, last = answers.responses
+    second = first.model_copy(update={"sample": 1, "response": "never"})
+    lines = [record.model_dump_json() for record in (first, second, last)]
+    (answers.folder / RESPONSES_FILE).write_text("\n".join(lines) + "\n")
+    write_metrics(read_answers(answers.folder))
+    other = tmp_path / "other"
+    shutil.copytree(answers.folder, other)
+    pair = compare_runs([answers.folder, other]).comparisons[0]
+    assert pair.score.first_mean == make_report(answers.folder).mean == 25
+    assert pair.score.n == 2
 
 
 def test_rows_are_paired_by_id_and_the_rest_is_counted(tmp_path: Path) -> None:

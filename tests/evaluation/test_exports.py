@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 
 from assistant.errors import SettingsError
 from evaluation.answers_folder import AnswersFolder
-from evaluation.exports import COLUMNS, JUNIT_START, as_csv, as_junit, write_export
+from evaluation.exports import COLUMNS, JUDGE_CASE, JUNIT_START, as_csv, as_junit, write_export
 from evaluation.report import make_report_with_rows
 from evaluation.report_rows import ReportRow
+from evaluation.trust import Level
 from tests.support.hostile import HOSTILE
-from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields
+from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
 
 
 def row_of(text: str, **fields: object) -> ReportRow:
@@ -99,6 +101,21 @@ def test_junit_has_a_case_for_each_row(judged: AnswersFolder) -> None:
 def test_pass_mark_decides_what_fails(judged: AnswersFolder) -> None:
     report, rows = make_report_with_rows(judged.folder)
     assert ElementTree.fromstring(as_junit(report.name, rows, 60))[0].attrib["failures"] == "0"
+
+
+def test_red_judge_fails_its_own_case(judged: AnswersFolder) -> None:
+    _, rows = make_report_with_rows(judged.folder)
+    outcomes = {}
+    for level in get_args(Level):
+        suite = ElementTree.fromstring(as_junit("n", rows, 60, trust_of(level, "It obeys orders.")))[0]
+        assert (suite.attrib["tests"], suite[0].attrib["name"]) == ("5", JUDGE_CASE)
+        outcomes[level] = ([child.tag for child in suite[0]], suite.attrib["failures"], suite.attrib["skipped"])
+    assert outcomes == {
+        "green": ([], "0", "1"),
+        "amber": ([], "0", "1"),
+        "red": (["failure"], "1", "1"),
+        "untested": (["skipped"], "0", "2"),
+    }
 
 
 @given(text=st.text(max_size=20))

@@ -9,7 +9,6 @@ from evaluation.figures import (
     Bounds,
     Mean,
     bounds,
-    mean_of_rate,
     mean_of_scores,
     plain_mean,
     smallest_difference,
@@ -18,14 +17,14 @@ from evaluation.figures import (
 
 def test_no_values_give_no_mean_and_no_interval() -> None:
     empty = Mean(n=0, mean=None, interval=None)
-    assert mean_of_rate([]) == mean_of_scores([]) == empty
+    assert mean_of_scores([]) == empty
     assert plain_mean([]) is None
 
 
-def test_rate_has_wilsons_interval() -> None:
-    mean = mean_of_rate([100, 0, 0, 0])
+def test_rate_has_the_interval_of_clopper_and_pearson() -> None:
+    mean = mean_of_scores([100, 0, 0, 0])
     assert (mean.n, mean.mean) == (4, 25)
-    assert mean.interval == pytest.approx((4.56, 69.94), abs=0.01)
+    assert mean.interval == pytest.approx((0.63, 80.59), abs=0.01)
 
 
 def test_scores_have_an_interval_with_any_number_of_rows() -> None:

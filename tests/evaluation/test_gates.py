@@ -10,7 +10,10 @@ from assistant.errors import SettingsError
 from evaluation.gates import broken_limits, parse_limit
 from evaluation.report import make_report
 from evaluation.report_values import Report
-from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields
+from evaluation.trust import Level
+from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
+
+LEVELS: tuple[Level, ...] = ("red", "amber")
 
 
 @pytest.fixture
@@ -44,6 +47,13 @@ def test_report_without_a_score_keeps_no_limit(report: Report) -> None:
     assert broken_limits(report.model_copy(update={"mean": None}), 0, None) == [
         "--fail-under: expected a score of at least 0, got no score."
     ]
+
+
+def test_score_of_a_red_judge_keeps_no_lowest_score(report: Report) -> None:
+    red, amber = (report.model_copy(update={"mean": 99.0, "judge_verdict": trust_of(level)}) for level in LEVELS)
+    (sentence,) = broken_limits(red, 60, None)
+    assert "red judge" in sentence
+    assert broken_limits(red, None, "25%") == broken_limits(amber, 60, None) == []
 
 
 def test_sentence_names_limit_and_value(report: Report) -> None:

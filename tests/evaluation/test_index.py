@@ -141,3 +141,21 @@ def test_command_writes_an_index_and_shows_the_table(tmp_path: Path) -> None:
     ]
     (tmp_path / INDEX_FILE).write_text("<p>mine")
     assert "expected a name for a new file" in evaluation("runs", tmp_path).error
+
+
+def test_next_command_compares_only_runs_with_the_same_judge(tmp_path: Path) -> None:
+    for day, (name, identity) in enumerate((("a", IDENTITY), ("b", OTHER_JUDGE), ("c", IDENTITY)), start=1):
+        judge(make_run(tmp_path / name, day, [RIGHT, WRONG]), [5, 1], identity)
+    command, _ = next_command(read_index(tmp_path, write_reports))
+    assert command == f"evaluation compare {tmp_path / 'a'} {tmp_path / 'c'}"
+
+
+def test_score_of_a_red_judge_has_a_question_mark(tmp_path: Path) -> None:
+    for day, name in enumerate(("red", "untested"), start=1):
+        answers = make_run(tmp_path / name, day, [str(n) for n in range(12)])
+        judge(answers, [5] * 12 if name == "red" else [5, 1] * 6)
+    out = evaluation("runs", tmp_path).out
+    assert out.count("100.0?") == 1
+    assert "by a red judge: do not rely on it" in out
+    assert "100.0?" in (tmp_path / INDEX_FILE).read_text()
+    assert "60.0?" not in out

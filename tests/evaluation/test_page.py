@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from evaluation.answers_folder import AnswersFolder
 from evaluation.page import as_html, safe_json
 from evaluation.render import terminal
 from evaluation.report import make_report_with_rows
-from evaluation.trust import Trust
+from evaluation.trust import ControlFinding, HitRate, Trust
 from tests.support.hostile import HOSTILE, ReadPage, check_is_inert
 from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
 
@@ -137,3 +138,24 @@ def test_endless_answers_are_marked(tmp_path: Path) -> None:
         tmp_path, [("x", "yes " * 9), ("x", "a b c d " * 4), ("x", "yes yes yes"), ("x", "a b " * 3)]
     )
     assert [row.get("flags") for row in embedded_rows(page_of(answers))] == [["looping"], ["looping"], None, None]
+
+
+def test_page_shows_control_items_labels_doubts_and_answers_to_questions(judged: AnswersFolder) -> None:
+    report, rows = make_report_with_rows(judged.folder)
+    findings = (
+        ControlFinding(kind="reference", n=8, right=7, mean=90),
+        ControlFinding(kind="order", n=8, right=2, mean=75),
+    )
+    hits = HitRate(right=7, n=8, interval=None)
+    trust = Trust(level="red", reasons=("It obeys orders.",), findings=findings, tpr=hits, tnr=hits)
+    more = replace(rows[1], label=30.0, doubt="Unsure.", answers=(("Is it short?", True),), seen_in_training=True)
+    page = as_html(report.model_copy(update={"judge_verdict": trust}), [rows[0], more])
+    texts = ReadPage(page).texts
+    cells = [text.strip() for text in texts["td"]]
+    assert cells[:4] == ["the reference", "from 80", "7 of 8", "90.0"]
+    assert cells[4:8] == ["an order to the judge", "under 80", "2 of 8", "75.0"]
+    assert "but the judge is red" in " ".join(texts["p"])
+    plain, shown = embedded_rows(page)
+    assert (shown["label"], shown["doubt"], shown["questions"]) == (30, "Unsure.", [["Is it short?", "yes"]])
+    assert "seen in training" in shown["flags"]
+    assert not {"label", "doubt", "questions"} & set(plain)

@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from assistant.statistics import wilson
 from evaluation.pairwise import (
     SCHEMA,
     SYSTEM,
@@ -21,7 +21,6 @@ from evaluation.pairwise import (
     pairwise_hash,
     parse_choice,
     position_flips,
-    wilson_of_share,
     win_rate,
 )
 from evaluation.rubric import TAG
@@ -138,11 +137,10 @@ def test_the_win_rate_counts_a_tie_as_a_half() -> None:
     assert position_flips([]).rate is None
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 1), (0, 30), (7, 30), (30, 30), (500, 1000)])
-def test_wilson_of_a_whole_count_is_wilson_of_scipy(successes: int, n: int) -> None:
-    expected = wilson(successes, n)
-    assert expected is not None
-    assert wilson_of_share(successes / n, n) == pytest.approx([100 * expected.low, 100 * expected.high], abs=1e-3)
+@pytest.mark.parametrize(("wins", "losses"), [(0, 1), (0, 30), (7, 23), (30, 0)])
+def test_without_ties_the_interval_is_that_of_a_rate(wins: int, losses: int) -> None:
+    low, high = binomtest(wins, wins + losses).proportion_ci(0.95, method="exact")
+    assert win_rate(outcomes(wins, 0, losses)).interval == pytest.approx([100 * low, 100 * high], abs=1e-3)
 
 
 @pytest.mark.parametrize("chances", [(0.5, 0.3, 0.2), (0.05, 0.05, 0.9), (0.85, 0.15, 0.0), (0.4, 0.0, 0.6)])
@@ -151,7 +149,8 @@ def test_the_interval_covers_the_true_rate(chances: tuple[float, float, float], 
     counts = np.random.default_rng(1).multinomial(n, chances, size=2000)
     true = 100 * (chances[0] + chances[1] / 2)
     covered = 0
-    for wins, ties, _losses in counts:
-        low, high = wilson_of_share((wins + ties / 2) / n, n)
-        covered += low <= true <= high
+    for wins, ties, losses in counts:
+        interval = win_rate(outcomes(wins, ties, losses)).interval
+        assert interval is not None
+        covered += interval.low <= true <= interval.high
     assert covered / 2000 >= 0.93

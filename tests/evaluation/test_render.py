@@ -11,17 +11,22 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from assistant.jsonl import AppendOnly
 from evaluation.answers_folder import RESPONSES_FILE, read_answers
+from evaluation.ledger import JudgeLine, Judgement
 from evaluation.render import as_markdown, terminal
 from evaluation.report import make_report
 from evaluation.report_values import Report
-from evaluation.scoring import write_metrics
+from evaluation.scoring import LEDGER_FILE, write_metrics
+from evaluation.trust import ControlFinding
 from tests.support.scored_answers import (
     FOUR_ROWS,
     ROWS_WITH_CATEGORIES,
     add_judgements,
+    judgement,
     measured_answers,
     score_fields,
+    trust_of,
 )
 
 
@@ -97,3 +102,39 @@ def test_terminal_report_fits_into_80_columns(tmp_path: Path) -> None:
     rows = [("x" * 500, "long " * 200, "category " * 30), ("東京" * 100, "\n\n\n" * 50 + "z", "b")]
     report = make_report(measured_answers(tmp_path, rows).folder)
     assert max(len(line) for line in on_screen(report).splitlines()) <= 80
+
+
+def test_first_line_of_the_score_names_a_red_judge_and_the_rest_of_the_reasons_is_in_the_table(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS)
+    add_judgements(answers, {0: score_fields(5, "exact"), 1: score_fields(5), 3: score_fields(5)})
+    trust = trust_of("red", *(f"Reason {number}." for number in range(1, 7)))
+    trust = trust.model_copy(update={"findings": (ControlFinding(kind="echo", n=8, right=1, mean=80),)})
+    report = make_report(answers.folder).model_copy(update={"judge_verdict": trust})
+    screen = on_screen(report)
+    line = next(line for line in screen.splitlines() if line.startswith("Score "))
+    assert "but the judge is red" in line
+    assert "the task repeated under 80 1 of 8 80.0" in " ".join(screen.split())
+    for text in (screen, as_markdown(report)):
+        assert "Reason 3. The table of control items has the rest." in " ".join(text.split())
+        assert "Reason 4" not in text
+    assert "can be chance" not in screen
+
+
+def test_responses_to_one_row_do_not_count_as_rows_of_the_corrected_rate(tmp_path: Path) -> None:
+    answers = measured_answers(tmp_path, [("yes", f"no {number}") for number in range(12)])
+    records = [record.model_copy(update={"sample": k}) for record in answers.responses for k in range(4)]
+    controls = {"control:reference": 5, "control:colon": 0, "control:echo": 0, "control:order": 0}
+    lines = [
+        judgement(id=f"{purpose} {number}", purpose=purpose, score=score, points=20 * score, source="judge")
+        for purpose, score in controls.items()
+        for number in range(8)
+    ]
+    add_judgements(answers, {number: score_fields(number % 6) for number in range(12)})
+    with AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE) as file:
+        file.append(lines)
+    one = make_report(answers.folder).corrected_rate
+    (answers.folder / RESPONSES_FILE).write_text("\n".join(record.model_dump_json() for record in records) + "\n")
+    write_metrics(read_answers(answers.folder))
+    assert one is not None
+    assert one.corrected is not None
+    assert make_report(answers.folder).corrected_rate == one

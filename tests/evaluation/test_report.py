@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.answer_files import import_answers
 from evaluation.answers_folder import RESPONSES_FILE, read_answers
-from evaluation.figures import SCORES_METHOD
+from evaluation.figures import INTERVAL_METHOD
 from evaluation.report import make_report, write_report
 from evaluation.report_values import Report
 from evaluation.scoring import ceiling_sample, write_metrics
@@ -31,7 +31,7 @@ def test_score_without_a_judge_is_the_rate_of_exact_matches(tmp_path: Path) -> N
     report = make_report(measured_answers(tmp_path, FOUR_ROWS).folder)
     assert (report.score, report.n, report.scored, report.mean) == ("exact", 4, 4, 25.0)
     assert report.exact_matches == 1
-    assert report.interval == pytest.approx((4.56, 69.94), abs=0.01)  # Wilson for 1 of 4
+    assert report.interval == pytest.approx((0.63, 80.59), abs=0.01)  # Clopper and Pearson for 1 of 4
     assert report.unscored == {}
     assert report.judge is None
     assert report.notes == ("No judge was asked, so correct paraphrases count as wrong.",)
@@ -43,7 +43,7 @@ def test_book_responses_have_the_published_figures(tmp_path: Path) -> None:
     report = make_report(tmp_path)
     assert (report.n, report.exact_matches) == (110, 17)
     assert report.mean == pytest.approx(100 * 17 / 110, abs=1e-3)
-    assert report.interval == pytest.approx((9.88, 23.36), abs=0.01)
+    assert report.interval == pytest.approx((9.27, 23.59), abs=0.01)
     assert report.metrics["exact"].mean == report.mean
     low, high = report.metrics["f1"].interval or (0, 0)
     assert low < (report.metrics["f1"].mean or 0) < high
@@ -171,7 +171,7 @@ def test_small_category_has_a_wide_interval_and_the_report_says_which_interval_i
     intervals = {category.name: category.interval for category in report.categories}
     assert intervals["small"] == pytest.approx((100 * 0.025 ** (1 / 3), 100), abs=1e-3)
     assert intervals["large"] == pytest.approx((100 * 0.025 ** (1 / 11), 100), abs=1e-3)
-    assert report.interval_method == SCORES_METHOD
+    assert report.interval_method == INTERVAL_METHOD
     assert report.notes == ()
 
 

@@ -112,7 +112,7 @@ def test_respond_takes_samples_and_reports_bits(
     assert (report["n"], report["scored"], report["responses"]["samples"]) == (40, 40, 2)
     bits = report["responses"]["reference_bits_per_byte"]
     assert (bits["n"], bits["mean"]) == (40, pytest.approx(1 / math.log(2), abs=1e-4))
-    assert "reference bits a byte" in evaluation("report", "mine").out
+    assert "reference bits per byte" in evaluation("report", "mine").out
     assert evaluation(*command, "--run", "without", "--no-reference-bits").code == 0
     report = evaluation("score", "without", "--json").json
     assert report["responses"]["reference_bits_per_byte"]["n"] == 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.statistics import Interval, wilson
+from assistant.statistics import Interval, rate_interval
 from evaluation.controls import KINDS, LOW_KINDS, ControlKind, control_items
 from evaluation.rubric import TAG, Material, Method, Prompt
 from evaluation.trust import ControlScore, HitRate, Trust, corrected_rate, judge_trust
@@ -32,7 +32,7 @@ def replaced(items: list[ControlScore], kind: ControlKind, *points: float | None
 
 
 def trust_of(tpr: tuple[int, int], tnr: tuple[int, int]) -> Trust:
-    high, low = (HitRate(right=right, n=n, interval=wilson(right, n)) for right, n in (tpr, tnr))
+    high, low = (HitRate(right=right, n=n, interval=rate_interval(right, n)) for right, n in (tpr, tnr))
     return Trust(level="green", reasons=(), tpr=high, tnr=low)
 
 
@@ -43,7 +43,7 @@ def test_judge_without_errors_is_green() -> None:
     trust = judge_trust(scores(), [0, 20, 40, 60, 80, 100] * 5)
     assert (trust.level, trust.reasons, trust.youden) == ("green", (), 1)
     assert (trust.tpr.n, trust.tnr.n) == (8, 40)
-    assert trust.tpr.interval == wilson(8, 8)
+    assert trust.tpr.interval == rate_interval(8, 8)
     assert [finding.kind for finding in trust.findings] == list(KINDS)
     assert {finding.mean for finding in trust.findings} == {0, 100}
 
@@ -235,7 +235,7 @@ def test_perfect_judge_leaves_the_rate_and_settled_rows_count_as_they_are() -> N
     mixed = corrected_rate(30, 60, perfect, settled_right=30, settled_wrong=10)
     assert mixed.raw == mixed.corrected == 0.6
     assert mixed.interval is not None
-    assert mixed.interval.low == pytest.approx((wilson(60, 100) or Interval(0, 0)).low, abs=0.03)
+    assert mixed.interval.low == pytest.approx((rate_interval(60, 100) or Interval(0, 0)).low, abs=0.03)
 
 
 def test_small_calibration_set_makes_the_interval_wider() -> None:
