@@ -30,8 +30,7 @@ from assistant.errors import DataError
 from assistant.files import shown_path, write_atomic
 from assistant.settings import DataSettings
 from evaluation.answers_folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, claim_folder, is_correction
-from evaluation.ledger import now
-from evaluation.records import make_record, package_versions, row_ids, with_response
+from evaluation.records import make_record, now, package_versions, row_ids, with_response
 
 RESPONSE_FIELDS = ("model_response", "prediction", "generation")
 """Names of the field with the answer; the first that a row has counts."""

@@ -195,10 +195,10 @@ def check_view(found: JudgeCheck) -> RenderableType:
 
 
 def _table_rows(found: JudgeCheck) -> list[tuple[str, str, str, str, str]]:
-    from assistant.statistics import wilson
+    from assistant.statistics import rate_interval
 
     def row(name: str, should: str, right: int, n: int, mean: str = "") -> tuple[str, str, str, str, str]:
-        return name, should, f"{right} of {n}" if n else "n/a", _interval(wilson(right, n)), mean
+        return name, should, f"{right} of {n}" if n else "n/a", _interval(rate_interval(right, n)), mean
 
     mark = found.trust.pass_mark
     rows = []

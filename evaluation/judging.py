@@ -20,7 +20,8 @@ from evaluation.calls import ServerFacts, on_one_line
 from evaluation.hosts import Host, Reply, spread
 from evaluation.judge import Asked, BaseJudge, Judge
 from evaluation.judgement import TRANSIENT, Attempt, JudgeIdentity, Reason
-from evaluation.ledger import JudgeLine, Judgement, Purpose, Source, now
+from evaluation.ledger import JudgeLine, Judgement, Purpose, Source
+from evaluation.records import now
 from evaluation.rubric import Material
 from evaluation.verdicts import Verdicts
 

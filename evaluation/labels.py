@@ -20,7 +20,7 @@ from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import Frozen
 from evaluation.answers_folder import AnswersFolder, ResponseRecord
 from evaluation.escape import encodable, shorten
-from evaluation.ledger import now
+from evaluation.records import now
 from evaluation.settled import settle
 from evaluation.verdict import POINTS_PER_SCORE
 

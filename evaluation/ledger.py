@@ -6,7 +6,7 @@ Owns the lines of the ledger and which judgement of a row counts. Does not know 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,8 +100,3 @@ def read_ledger(path: Path) -> Ledger:
         judges=tuple(line for line in lines if isinstance(line, JudgeLine)),
         judgements=tuple(line for line in lines if isinstance(line, Judgement)),
     )
-
-
-def now() -> datetime:
-    """Return the current time in UTC, without microseconds."""
-    return datetime.now(UTC).replace(microsecond=0)

@@ -19,7 +19,7 @@ from evaluation.answers_folder import AnswersFolder, ResponseRecord, read_answer
 from evaluation.hosts import Host
 from evaluation.judgement import JudgeIdentity, JudgeSettings
 from evaluation.judging import JudgeStep, JudgeWork, connected, judgements_of
-from evaluation.ledger import JudgeLine, Judgement, now, read_ledger
+from evaluation.ledger import JudgeLine, Judgement, read_ledger
 from evaluation.pair_judge import PairJudge, choices, make_pair_tasks
 from evaluation.pairwise import (
     Pairing,
@@ -31,6 +31,7 @@ from evaluation.pairwise import (
     position_flips,
     win_rate,
 )
+from evaluation.records import now
 from evaluation.settled import settle
 from evaluation.verdicts import Verdicts
 

@@ -10,6 +10,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,3 +86,8 @@ def weights_digest(folder: Path) -> str | None:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def now() -> datetime:
+    """Return the current time in UTC, without microseconds."""
+    return datetime.now(UTC).replace(microsecond=0)

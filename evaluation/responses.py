@@ -24,8 +24,7 @@ from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
 from evaluation.answers_folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
 from evaluation.bits import bits_per_byte
-from evaluation.ledger import now
-from evaluation.records import make_record, package_versions, row_ids, weights_digest, with_response
+from evaluation.records import make_record, now, package_versions, row_ids, weights_digest, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template

@@ -16,8 +16,7 @@ from assistant.settings import Frozen
 from assistant.shipped import POCKET, shipped
 from assistant.statistics import Interval
 from evaluation.answers_folder import AnswersFolder
-from evaluation.ledger import now
-from evaluation.records import weights_digest
+from evaluation.records import now, weights_digest
 from evaluation.report_values import Report
 
 SCORES_FILE = "scores.jsonl"

@@ -28,8 +28,9 @@ from evaluation.hosts import Host
 from evaluation.judge import Judge
 from evaluation.judgement import Attempt, JudgeIdentity, JudgeSettings, Reason
 from evaluation.judging import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
-from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Source, now, read_ledger
+from evaluation.ledger import JudgeLine, Judgement, JudgementKey, Source, read_ledger
 from evaluation.metrics import Metrics, measure
+from evaluation.records import now
 from evaluation.rubric import Material, Method
 from evaluation.settled import judged_all_the_same, settle
 from evaluation.verdict import POINTS_PER_SCORE

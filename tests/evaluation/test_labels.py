@@ -25,7 +25,7 @@ from evaluation.labels import (
     read_labels,
     summarise,
 )
-from evaluation.ledger import now
+from evaluation.records import now
 from tests.support.scored_answers import FOUR_ROWS, measured_answers
 
 OPEN_ROWS = [(f"Answer {number}.", f"Guess {number}.", ("even", "odd")[number % 2]) for number in range(8)]

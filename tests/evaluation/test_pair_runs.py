@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.statistics import wilson
+from assistant.statistics import rate_interval
 from evaluation.ledger import read_ledger
 from evaluation.pair_runs import PAIRWISE_FILE
 from evaluation.rubric import TAG
@@ -69,7 +69,7 @@ def test_win_rate_of_the_second_run_and_nothing_is_asked_twice(double: OllamaDou
     wins = found["wins"]
     assert (wins["n"], wins["wins"], wins["ties"], wins["losses"]) == (9, 4, 4, 1)
     assert wins["rate"] == pytest.approx(100 * (4 + 4 / 2) / 9, abs=1e-3)
-    expected = wilson(6, 9)
+    expected = rate_interval(6, 9)
     assert expected is not None
     assert wins["interval"] == pytest.approx([100 * expected.low, 100 * expected.high], abs=1e-3)
     assert (found["settled"], found["unscored"], found["left_out"]) == (3, 0, 0)

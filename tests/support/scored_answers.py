@@ -11,7 +11,8 @@ from assistant.jsonl import AppendOnly
 from evaluation.answer_files import import_answers
 from evaluation.answers_folder import AnswersFolder, read_answers
 from evaluation.judgement import JudgeIdentity
-from evaluation.ledger import JudgeLine, Judgement, now
+from evaluation.ledger import JudgeLine, Judgement
+from evaluation.records import now
 from evaluation.scoring import LEDGER_FILE, write_metrics
 from evaluation.trust import HitRate, Level, Trust
 
