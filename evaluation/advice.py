@@ -6,23 +6,13 @@ Does not know how a command is shown. Paths and names are quoted for a shell, bu
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.judgement import TRANSIENT
+from evaluation.next_command import DEFAULT_JUDGE, N_LABELS, Advice
 from evaluation.report_values import Report
 
 OLLAMA_URL = "http://127.0.0.1:11434"
-DEFAULT_JUDGE = "llama3.1"
-N_LABELS = 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advice:
-    """A command line, and in a few words what it is good for."""
-
-    command: str
-    purpose: str
 
 
 def next_step(report: Report) -> Advice:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from assistant.settings import Frozen
-from evaluation.advice import DEFAULT_JUDGE, N_LABELS, Advice
 from evaluation.judge_options import JudgeOptions
 from evaluation.judgement import JudgeIdentity, full_name
+from evaluation.next_command import DEFAULT_JUDGE, N_LABELS, Advice
 from evaluation.pairwise import PositionFlips
 from evaluation.repeatability import Repeatability
 from evaluation.rubric import MethodName

@@ -41,10 +41,10 @@ ROOMS: dict[str, str] = {
         "__init__ escape metrics answers_folder bits records figures response_facts repeatability charts "
         "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
         "pairwise report_rows controls rubric_files trust exports calls hosts transport ollama_client "
-        "openai_client judge verdicts judging scoring pairs agreement report_values advice gates judge_findings "
-        "report_notes judge_options pair_judge check_findings judge_check pair_runs score_log report_words render "
-        "page row_outcome compare report index comparison_view siblings cli_people cli_report cli_progress "
-        "cli_judge cli __main__"
+        "openai_client judge verdicts judging scoring pairs agreement report_values gates judge_findings "
+        "report_notes judge_options pair_judge pair_runs score_log report_words row_outcome compare report "
+        "comparison_view siblings next_command advice check_findings judge_check render page index cli_people "
+        "cli_report cli_progress cli_judge cli __main__"
     ),
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
