@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from evaluation.answer_files import import_answers
-from evaluation.answers_folder import read_answers
-from evaluation.judgement import JudgeSettings
-from evaluation.judging import JudgeStep
-from evaluation.scoring import Asking, judge_answers
-from evaluation.verdicts import Verdicts
+from evaluation.answers.files import import_answers
+from evaluation.answers.folder import read_answers
+from evaluation.judging.judgement import JudgeSettings
+from evaluation.judging.scoring import Asking, judge_answers
+from evaluation.judging.verdict_cache import Verdicts
+from evaluation.judging.work import JudgeStep
 from tests.support.double_processes import running_doubles
 
 

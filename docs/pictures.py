@@ -21,7 +21,7 @@ from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.prompt import Prompt
 from assistant.tui.screen import ChatScreen
-from evaluation.cli_report import write_reports
+from evaluation.cli.reports import write_reports
 
 QUESTIONS = ("What is the opposite of brave?", 'Please put "The boy kicks the ball" into the passive.')
 SIZE = (80, 24)

@@ -1,5 +1,5 @@
 """The command `python -m evaluation`."""
 
-from evaluation.cli import main
+from evaluation.cli.app import main
 
 main()

@@ -37,20 +37,28 @@ ROOMS: dict[str, str] = {
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
     ),
     "assistant.__main__": "",
-    "evaluation": (
-        "__init__ escape metrics answers_folder bits records figures response_facts repeatability charts "
-        "control_tokens verdict rubric judgement ledger settled answer_files responses labels label_screen "
-        "pairwise report_rows controls rubric_files trust exports calls hosts transport ollama_client "
-        "openai_client judge verdicts judging scoring pairs agreement report_values gates judge_findings "
-        "report_notes judge_options pair_judge pair_runs score_log report_words row_outcome compare report "
-        "comparison_view siblings next_command advice check_findings judge_check render page index cli_people "
-        "cli_report cli_progress cli_judge cli __main__"
+    "evaluation": "__init__ escape figures next_command",
+    "evaluation.answers": "__init__ bits folder metrics records files response_facts responses",
+    "evaluation.judging": (
+        "__init__ control_tokens repeatability verdict judgement calls hosts ledger rubric controls pairwise "
+        "rubric_files judge_options settled transport ollama_client openai_client judge trust check_findings "
+        "verdict_cache work pair_judge judge_check pair_runs scoring row_outcome"
     ),
+    "evaluation.people": "__init__ agreement labels label_screen pairs",
+    "evaluation.reports": (
+        "__init__ charts rows exports values advice gates judge_findings compare comparison_view notes report "
+        "score_log siblings words page index render"
+    ),
+    "evaluation.cli": "__init__ people progress judge reports app",
+    "evaluation.__main__": "",
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
     "data.authoring": "__init__ questions instructions pocket",
 }
-WITHOUT_TORCH = ("assistant", "assistant.dataset", "assistant.tui", "evaluation")
+WITHOUT_TORCH = (
+    *("assistant", "assistant.dataset", "assistant.tui", "evaluation", "evaluation.answers", "evaluation.judging"),
+    *("evaluation.people", "evaluation.reports", "evaluation.cli"),
+)
 """Rooms whose modules import no torch while they are imported themselves, so that commands start at once."""
 ORDER = {
     room if name == "__init__" or not name else f"{room}.{name}": (floor, place)
@@ -58,19 +66,13 @@ ORDER = {
     for place, name in enumerate(names.split() or [""])
 }
 HOMES = {
-    "textual": ("assistant.tui", "evaluation.label_screen"),
-    "ollama": ("evaluation.ollama_client",),
-    "pandas": ("evaluation.report",),
-    "jinja2": ("evaluation.page",),
+    "textual": ("assistant.tui", "evaluation.people.label_screen"),
+    "ollama": ("evaluation.judging.ollama_client",),
+    "pandas": ("evaluation.reports.report",),
+    "jinja2": ("evaluation.reports.page",),
     "matplotlib": ("assistant.training.plots",),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
-    "typer": (
-        "assistant.cli",
-        "evaluation.cli",
-        "evaluation.cli_judge",
-        "evaluation.cli_people",
-        "evaluation.cli_report",
-    ),
+    "typer": ("assistant.cli", "evaluation.cli"),
 }
 
 

@@ -18,7 +18,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import assistant.cli.app
-import evaluation.cli
+import evaluation.cli.app
 from assistant.dataset.instructions import Example, dump_rows
 from assistant.dataset.tokenizer import Tokenizer
 from tests.conftest import REPOSITORY
@@ -28,7 +28,7 @@ from tests.support.ollama_double import OllamaDouble, hashed_verdict
 
 MANUAL = ("README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").glob("*.md")))
 PAGES = (*MANUAL, "CONTRIBUTING.md", "data/README.md", "benchmarks/RESULTS.md")
-PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
+PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app.app}
 NOT_RUN = r"make |ollama |python |torchrun |assistant chat|evaluation label"
 """Set-up, other programs, and what needs a terminal. The demo and torchrun have tests of their own."""
 

@@ -14,7 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import assistant.cli.app
-import evaluation.cli
+import evaluation.cli.app
 
 from .conftest import REPOSITORY
 
@@ -28,7 +28,7 @@ PAGES = (
     "data/authoring/model_card.md",
     "benchmarks/RESULTS.md",
 )
-PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
+PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app.app}
 
 BAD = {
     r"\btells?\s+(of|how|what|whether|which|why)\b|\btells?[.;,]": "shows, reports",

@@ -1,6 +1,6 @@
 """`Check`: what a program can ask of an answer without a judge. The field `check` of a row holds one.
 
-Does not know rows or responses: `evaluation.settled` applies it.
+Does not know rows or responses: `evaluation.judging.settled` applies it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import evaluation.cli
+import evaluation.cli.app
 from assistant.cli.app import app
 from tests.support.commands import FINETUNE, invoke
 
@@ -107,10 +107,10 @@ def test_tiny_sets_run_through_every_command(n_rows: int) -> None:
         done = invoke(*command.split())
         assert done.exit_code == 0, f"{command}: {done.stderr}"
     for command in ("respond run --data few.json --run answers --max-new-tokens 2", "score answers", "report answers"):
-        done = CliRunner().invoke(evaluation.cli.app, command.split())
+        done = CliRunner().invoke(evaluation.cli.app.app, command.split())
         assert done.exit_code == 0, f"{command}: {done.stderr}"
     part = CliRunner().invoke(
-        evaluation.cli.app, ["respond", "run", "--data", "few.json", "--run", "test", "--part", "test"]
+        evaluation.cli.app.app, ["respond", "run", "--data", "few.json", "--run", "test", "--part", "test"]
     )
     assert part.exit_code == 2
     assert "larger --test-share, or answer all rows: --part all" in part.stderr

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 import assistant.cli.app
-import evaluation.cli
+import evaluation.cli.app
 from assistant.cli.console import Commands
 from assistant.cli.options import derive_options
 from assistant.cli.prefer import DEFAULTS as PREFER_DEFAULTS
@@ -30,9 +30,9 @@ from assistant.settings import (
     Settings,
     SplitSettings,
 )
-from evaluation.judge_options import JudgeOptions
+from evaluation.judging.judge_options import JudgeOptions
 
-PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app}
+PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app.app}
 TRAINING = (FinetuneSettings, SplitSettings, RunSettings, DataSettings)
 DECODING = (GenerationSettings, EngineSettings)
 OTHER_MEANING = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import calls
+from evaluation.judging import calls
 from tests.support.ollama_double import OllamaDouble, verdict
 
 

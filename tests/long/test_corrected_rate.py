@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import evaluation.trust
-from evaluation.trust import HitRate, Trust, corrected_rate
+import evaluation.judging.trust
+from evaluation.judging.trust import HitRate, Trust, corrected_rate
 
 RUNS = 1000
 
@@ -35,7 +35,7 @@ def coverage(true: float, tpr: float, tnr: float, *, n: int, n_high: int, n_low:
 
 @pytest.fixture(autouse=True)
 def _fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.trust, "N_DRAWS", 2_000)
+    monkeypatch.setattr(evaluation.judging.trust, "N_DRAWS", 2_000)
 
 
 @pytest.mark.long

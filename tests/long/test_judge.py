@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.ledger import read_ledger
+from evaluation.judging.ledger import read_ledger
 from tests.conftest import REPOSITORY
 from tests.support.double_processes import running_doubles
 from tests.support.guesses import outcomes_by_row, write_guesses

@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from evaluation import cli
+from evaluation.cli import app as cli
 from tests.support.ollama_double import OllamaDouble
 
 

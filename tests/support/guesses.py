@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from evaluation.answers_folder import read_answers
-from evaluation.ledger import read_ledger
-from evaluation.scoring import LEDGER_FILE
+from evaluation.answers.folder import read_answers
+from evaluation.judging.ledger import read_ledger
+from evaluation.judging.scoring import LEDGER_FILE
 from tests.support.ollama_double import Behaviour, JsonObject, OllamaDouble, Scripted, prompt_of
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from assistant.jsonl import AppendOnly
-from evaluation.answer_files import import_answers
-from evaluation.answers_folder import AnswersFolder, read_answers
-from evaluation.judgement import JudgeIdentity
-from evaluation.ledger import JudgeLine, Judgement
-from evaluation.records import now
-from evaluation.scoring import LEDGER_FILE, write_metrics
-from evaluation.trust import HitRate, Level, Trust
+from evaluation.answers.files import import_answers
+from evaluation.answers.folder import AnswersFolder, read_answers
+from evaluation.answers.records import now
+from evaluation.judging.judgement import JudgeIdentity
+from evaluation.judging.ledger import JudgeLine, Judgement
+from evaluation.judging.scoring import LEDGER_FILE, write_metrics
+from evaluation.judging.trust import HitRate, Level, Trust
 
 IDENTITY = JudgeIdentity(model="m", digest="d" * 64, server_version="1", client_version="2", options={}, rubric="r")
 FOUR_ROWS = [("Paris.", "\nParis."), ("4", "five"), ("Blue.", ""), ("A long answer.", "A long answer, nearly.")]

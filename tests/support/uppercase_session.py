@@ -1,4 +1,4 @@
-"""A fake model for test sets, with the interface that `evaluation.responses` needs of a session."""
+"""A fake model for test sets, with the interface that `evaluation.answers.responses` needs of a session."""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""One row of a report, with all that is known about it: texts, score, reason, metrics. Pages and exports list them all.
+
+`report.json` has only the worst rows; `row-scores.json` beside it has the score of every row, so that an index of many
+runs reads no ledger. Does not know how a row is scored, and not how it looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from assistant.dataset.instructions import Exchange
+from assistant.files import write_atomic
+from assistant.settings import Frozen
+from evaluation.answers.folder import ResponseRecord
+from evaluation.answers.metrics import Metrics
+from evaluation.judging.judgement import Reason
+from evaluation.judging.ledger import Judgement, Source
+
+ROW_SCORES_FILE = "row-scores.json"
+
+Origin = Source | Literal["metric"]
+"""Where a score comes from: as in the ledger, or the metric if there is no judge."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportRow:
+    """A row of the data, its response and its headline score. Scores and metrics go from 0 to 100."""
+
+    id: str
+    row: int
+    source: str
+    category: str | None
+    instruction: str
+    input: str
+    history: tuple[Exchange, ...]
+    """Earlier turns of the conversation."""
+    reference: str
+    response: str | None
+    """None if the model gave none."""
+    score: float | None
+    unscored: Reason | None
+    origin: Origin | None
+    """None for a row without a score."""
+    analysis: str | None
+    """The judge's reason for the score."""
+    detail: str | None
+    """The words of the server, the parser or the model about a row without a score."""
+    metrics: Metrics | None
+    stop_reason: str | None
+    num_tokens: int | None
+    looping: bool
+    seen_in_training: bool | None
+    """Whether the prompt stands in the training data; None if that is not known."""
+    reference_bits_per_byte: float | None
+    sample: int = 0
+    """The number of the response, of several to one row."""
+    label: float | None = None
+    """A person's label, from 0 to 100."""
+    answers: tuple[tuple[str, bool], ...] = ()
+    """The questions of the row's rubric, each with the judge's answer."""
+    doubt: str | None = None
+    """Why the judge's score may mean little."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the response ends at the token limit."""
+        return self.stop_reason == "length"
+
+
+class RowScores(Frozen):
+    """The contents of `row-scores.json`."""
+
+    scores: dict[str, float | None]
+    """The headline score of every row, by id. None for a row without a score."""
+
+
+_ROW_SCORES: TypeAdapter[RowScores] = TypeAdapter(RowScores)
+
+
+def make_row(
+    record: ResponseRecord,
+    metrics: Metrics | None,
+    score: float | None,
+    unscored: Reason | None,
+    outcome: Judgement | None,
+    label: float | None = None,
+) -> ReportRow:
+    """Put together what answers folder, metrics and ledger know about one row."""
+    origin: Origin | None = None
+    if score is not None:
+        origin = (outcome.source or "judge") if outcome else "metric"
+    return ReportRow(
+        id=record.key,
+        row=record.row,
+        source=record.source,
+        category=record.category,
+        instruction=record.instruction,
+        input=record.input,
+        history=record.history,
+        reference=record.reference,
+        response=record.response,
+        score=score,
+        unscored=unscored,
+        origin=origin,
+        analysis=outcome.analysis if outcome else None,
+        detail=(outcome.detail if outcome else None) or record.error,
+        metrics=metrics,
+        stop_reason=record.stop_reason,
+        num_tokens=record.num_tokens,
+        looping=record.is_looping,
+        seen_in_training=record.seen_in_training,
+        reference_bits_per_byte=record.reference_bits_per_byte,
+        sample=record.sample,
+        label=label,
+        answers=tuple(zip(record.rubric, outcome.answers, strict=False)) if outcome else (),
+        doubt=outcome.doubt if outcome else None,
+    )
+
+
+def write_row_scores(folder: Path, rows: Sequence[ReportRow]) -> None:
+    """Write `row-scores.json` into the answers folder, in one step."""
+    scores = {row.id: row.score for row in rows}
+    write_atomic(folder / ROW_SCORES_FILE, json.dumps({"scores": scores}) + "\n")
+
+
+def read_row_scores(folder: Path) -> dict[str, float | None] | None:
+    """Read `row-scores.json`. None if it is missing or damaged: the report can be made again."""
+    try:
+        return _ROW_SCORES.validate_json((folder / ROW_SCORES_FILE).read_bytes()).scores
+    except (OSError, ValidationError):
+        return None
