@@ -92,7 +92,10 @@ def test_the_commands_of_the_manual_work(
                 if output and "--resume" not in command:
                     shutil.rmtree(output[1], ignore_errors=True)  # another page may have made it with other options
                 code, said = run(command)
-                assert code == 0, f"{page}: {command}\n{said}"
+                is_judged_red = (
+                    " check-judge " in command and code == 1 and "is red" in said
+                )  # the double's scores are random
+                assert code == 0 or is_judged_red, f"{page}: {command}\n{said}"
                 ran.add(command)
     for words in ("assistant finetune", "assistant prefer", "assistant ask", "assistant data split", "--judge"):
         assert words in "\n".join(ran)
@@ -114,7 +117,7 @@ def test_commands_and_options_that_pages_show_exist(page: str) -> None:
     """Commands that are not run, those in tables among them, are at least spelt right."""
     inline = re.findall(r"`((?:assistant|evaluation) [^`\n]+)`", text_of(page))
     for command in (*commands(page), *inline):
-        for program, words, rest in re.findall(r"\b(assistant|evaluation) (data \w+|\w+)((?: [^`|]*)?)", command):
+        for program, words, rest in re.findall(r"\b(assistant|evaluation) (data \w+|\w[\w-]*)((?: [^`|]*)?)", command):
             known = options_of(program, words.split())
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
                 assert option in known, f"{page}: {program} {words} {option}"

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from evaluation.judging.rubric import Method
     from evaluation.judging.scoring import Asking, JudgeRun
     from evaluation.judging.work import JudgeStep
+    from evaluation.reports.values import Report
 
 app = typer.Typer(
     cls=Commands,
@@ -147,11 +148,10 @@ def score(
     """Score answers and show the report.
 
     A file of answers has the fields instruction, input, output and model_response; --columns model_response=NAME names
-    another field for the answers. Metrics are always computed. With
-    --judge, the judge scores the rows that it has not scored yet.
+    another field for the answers. Metrics are always computed. With --judge, the judge scores the rows that it has not
+    scored yet.
     """
     from evaluation.answers.folder import read_answers
-    from evaluation.judging.judgement import TRANSIENT
     from evaluation.judging.scoring import PLAN_QUESTIONS, Asking, write_metrics
     from evaluation.reports.score_log import log_score
 
@@ -186,6 +186,38 @@ def score(
     show(result, folder, as_json)
     if failure is None and interrupted is None and limit is None:
         log_score(answers, result)
+    _end_of_judging(result, folder, settings, failure, interrupted)
+    enforce_limits(result, fail_under, max_unscored)
+
+
+app.command(epilog="Example: evaluation report runs/answers --csv rows.csv")(report)
+app.command(epilog="Example: evaluation runs runs")(runs)
+app.command(epilog="Example: evaluation check-judge --judge llama3.1")(check_judge)
+app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
+app.command(epilog="Example: evaluation pairs runs/samples --output pairs.json")(pairs)
+app.command(epilog="Example: evaluation compare runs/one-epoch runs/two-epochs")(compare)
+
+
+def load_session(model: str, precision: DecodePrecision) -> Session:
+    """Load the model. Nothing before this call imports torch."""
+    from assistant.decoding.session import Session
+
+    return Session.load(model, precision=precision, may_draft=False)
+
+
+# --- parts of the commands ----------------------------------------------------------------------------------------
+
+
+def _end_of_judging(
+    result: Report,
+    folder: Path,
+    settings: JudgeSettings | None,
+    failure: AssistantError | None,
+    interrupted: KeyboardInterrupt | None,
+) -> None:
+    """End the command, after the report, if the judge was stopped or failed. Say which failures may be temporary."""
+    from evaluation.judging.judgement import TRANSIENT
+
     if interrupted is not None:
         note(f"interrupted: {folder} keeps what was judged. Give the same command again to continue.")
         raise typer.Exit(interrupt_exit_code(interrupted))
@@ -199,29 +231,6 @@ def score(
     if settings is not None and (transient := TRANSIENT & set(result.unscored)):
         reasons = ", ".join(sorted(transient))
         note(f"note: {reasons} may be temporary. The same command asks again about these rows only.")
-    enforce_limits(result, fail_under, max_unscored)
-
-
-app.command(epilog="Example: evaluation report runs/answers --csv rows.csv")(report)
-app.command(epilog="Example: evaluation runs runs")(runs)
-
-
-app.command(epilog="Example: evaluation check-judge --judge llama3.1")(check_judge)
-app.command(epilog="Example: evaluation label runs/answers --count 20")(label)
-app.command(epilog="Example: evaluation pairs runs/samples --output pairs.json")(pairs)
-
-
-app.command(epilog="Example: evaluation compare runs/one-epoch runs/two-epochs")(compare)
-
-
-def load_session(model: str, precision: DecodePrecision) -> Session:
-    """Load the model. Nothing before this call imports torch."""
-    from assistant.decoding.session import Session
-
-    return Session.load(model, precision=precision, may_draft=False)
-
-
-# --- parts of the commands ----------------------------------------------------------------------------------------
 
 
 def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path:

@@ -68,10 +68,8 @@ def _is_red(report: Report) -> bool:
 def _difference(report: Report) -> str | None:
     if report.smallest_difference is None or _is_red(report):
         return None
-    points = report.smallest_difference.points
-    return (
-        f"A difference of less than about {points:.0f} points to another run can be chance; evaluation compare tells."
-    )
+    points = f"{report.smallest_difference.points:.0f}"
+    return f"A difference of less than about {points} points to another run can be chance; evaluation compare tests it."
 
 
 def _rows(n: int) -> str:
