@@ -11,9 +11,12 @@ import argparse
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from evaluation.answers.files import import_answers
 from evaluation.answers.folder import read_answers
