@@ -170,23 +170,20 @@ def score(
     folder = _answers_folder(path, run, reading)
     answers = read_answers(folder)
     write_metrics(answers)
-    failure: AssistantError | None = None
-    interrupted: KeyboardInterrupt | None = None
+    ending: AssistantError | KeyboardInterrupt | None = None
     if settings is not None:
         try:
             done = _ask_judge(answers, settings, asking, method)
             if plan:
                 _show_plan(done, settings, as_json)
                 return
-        except AssistantError as error:
-            failure = error
-        except KeyboardInterrupt as error:
-            interrupted = error
+        except (AssistantError, KeyboardInterrupt) as error:
+            ending = error
     result, _rows, _page = write_reports(folder)
     show(result, folder, as_json)
-    if failure is None and interrupted is None and limit is None:
+    if ending is None and limit is None:
         log_score(answers, result)
-    _end_of_judging(result, folder, settings, failure, interrupted)
+    _end_of_judging(result, folder, settings, ending)
     enforce_limits(result, fail_under, max_unscored)
 
 
@@ -212,17 +209,16 @@ def _end_of_judging(
     result: Report,
     folder: Path,
     settings: JudgeSettings | None,
-    failure: AssistantError | None,
-    interrupted: KeyboardInterrupt | None,
+    ending: AssistantError | KeyboardInterrupt | None,
 ) -> None:
     """End the command, after the report, if the judge was stopped or failed. Say which failures may be temporary."""
     from evaluation.judging.judgement import TRANSIENT
 
-    if interrupted is not None:
+    if isinstance(ending, KeyboardInterrupt):
         note(f"interrupted: {folder} keeps what was judged. Give the same command again to continue.")
-        raise typer.Exit(interrupt_exit_code(interrupted))
-    if failure is not None:
-        raise failure
+        raise typer.Exit(interrupt_exit_code(ending))
+    if ending is not None:
+        raise ending
     if settings is not None and result.judge_failed:
         raise JudgeError(
             f"judge: expected a verdict from {settings.model!r}, got none for any row. "

@@ -139,10 +139,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
         worst=_worst(rows),
         notes=(),
     )
-    shown = tuple(
-        make_row(row.record, row.metrics, row.score, row.unscored, row.outcome, labels.get(row.label_key))
-        for row in all_rows
-    )
+    shown = tuple(row.shown(labels.get(row.label_key)) for row in all_rows)
     return report.model_copy(update={"notes": tuple(report_notes(report, ledger))}), shown
 
 

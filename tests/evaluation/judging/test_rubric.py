@@ -236,4 +236,4 @@ def test_own_rubric_is_in_the_hash_and_in_the_prompt() -> None:
     assert "- In French." in system
 
 
-HASHES = {"explain": "1766416257f6f244", "quick": "fd2c82fa170611da", "book": "b442d85a93a3e31f"}
+HASHES = {"explain": "f979e8313279a128", "quick": "83e57ba9cbe5d86f", "book": "b442d85a93a3e31f"}
