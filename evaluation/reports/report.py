@@ -65,6 +65,10 @@ class _ScoredRow:
     unscored: Reason | None
     outcome: Judgement | None
 
+    def shown(self, label: float | None) -> ReportRow:
+        """Return the row as pages and exports list it. `label` is the points that people gave."""
+        return make_row(self.record, self.metrics, self.score, self.unscored, self.outcome, label)
+
     @property
     def label_key(self) -> tuple[str, int]:
         """What a label is stored under: row and sample."""
@@ -105,11 +109,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     std = standard_deviation(scores)
     report = Report(
         run=str(folder),
-        name=answers.info.name,
-        kind=answers.info.kind,
-        template=answers.info.template,
-        data_files=answers.info.data_files,
-        part=answers.info.part,
+        **answers.info.model_dump(include={"name", "kind", "template", "data_files", "part"}),
         score=headline,
         n=n_rows,
         scored=summary.n,

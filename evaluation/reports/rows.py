@@ -25,7 +25,7 @@ from evaluation.judging.ledger import Judgement, Source
 ROW_SCORES_FILE = "row-scores.json"
 
 Origin = Source | Literal["metric"]
-"""Where a score comes from: as in the ledger, or the metric if there is no judge."""
+"""Where a score comes from: as in the ledger, or the metric without a judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
