@@ -13,6 +13,8 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, 
 from assistant.dataset.rows import FilledText, NumberText
 from assistant.settings import Frozen
 
+MAX_QUESTIONS = 50
+"""Largest number of questions in the rubric of one row."""
 LONGEST_PATTERN = 1000
 """Longest regular expression, in characters. To compile a longer one may take minutes."""
 REGEX_SECONDS = 1.0

@@ -33,7 +33,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from assistant.dataset.checks import Check
+from assistant.dataset.checks import MAX_QUESTIONS, Check
 from assistant.dataset.columns import Columns, Fields, is_empty
 from assistant.dataset.conversations import Turn, exchanges_of, plain_messages
 from assistant.dataset.examples import Example, Exchange
@@ -77,7 +77,7 @@ class _LabelledRow(BaseModel):
     group: Text | None = None
     accept: tuple[FilledText, ...] = ()
     check: Check | None = None
-    rubric: tuple[FilledText, ...] = ()
+    rubric: Annotated[tuple[FilledText, ...], Field(max_length=MAX_QUESTIONS)] = ()
 
 
 class _PromptRow(_LabelledRow):

@@ -99,6 +99,8 @@ def row_fault(path: Path, number: int, details: Any) -> str:
         is_list = error_type in {"list_type", "tuple_type"}
         expected = "a list" if is_list else "an object" if "model" in error_type else "text"
         fault = f"must be {expected}, got {json_type_name(value)}"
+    elif error_type == "too_long":
+        fault = f"must have at most {details['ctx']['max_length']} entries, got {len(value)}"
     elif error_type == "extra_forbidden":
         fault = f"is not known here, got {shorten(value)}"
     elif error_type == "value_error":

@@ -25,6 +25,7 @@ from evaluation.cli.progress import progress
 from evaluation.cli.reports import (
     FailUnder,
     MaxUnscored,
+    PassMark,
     check_limits,
     enforce_limits,
     report,
@@ -32,6 +33,7 @@ from evaluation.cli.reports import (
     show,
     write_reports,
 )
+from evaluation.figures import PASS_MARK
 from evaluation.judging.judge_options import JudgeOptions
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ def score(
     plan: Annotated[
         bool, typer.Option("--plan", help="Ask three questions, and show how many are left and how long they take.")
     ] = False,
+    pass_mark: PassMark = PASS_MARK,
     fail_under: FailUnder = None,
     max_unscored: MaxUnscored = None,
     as_json: Json = False,
@@ -179,7 +182,7 @@ def score(
                 return
         except (AssistantError, KeyboardInterrupt) as error:
             ending = error
-    result, _rows, _page = write_reports(folder)
+    result, _rows, _page = write_reports(folder, pass_mark)
     show(result, folder, as_json)
     if ending is None and limit is None:
         log_score(answers, result)

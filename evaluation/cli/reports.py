@@ -13,6 +13,7 @@ from assistant.cli.console import note, print_json
 from assistant.cli.options import Json
 from assistant.errors import DataError
 from assistant.escape import displayable
+from evaluation.figures import PASS_MARK
 
 if TYPE_CHECKING:
     from evaluation.reports.index import Series
@@ -31,14 +32,15 @@ MaxUnscored = Annotated[
 ]
 
 
+PassMark = Annotated[float, typer.Option(help="Lowest score of a row that counts as right.", min=0, max=100)]
+
+
 def report(
     folder: Annotated[Path, typer.Argument(help="Answers folder that was scored.", metavar="DIR")],
     html: Annotated[Path | None, typer.Option(help="Write the HTML page here, too.", metavar="FILE")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write all rows as CSV.", metavar="FILE")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write all rows as JUnit XML.", metavar="FILE")] = None,
-    pass_mark: Annotated[
-        float, typer.Option(help="Lowest score of a row that passes, in the JUnit file.", min=0, max=100)
-    ] = 80.0,
+    pass_mark: PassMark = PASS_MARK,
     fail_under: FailUnder = None,
     max_unscored: MaxUnscored = None,
     as_json: Json = False,
@@ -48,7 +50,7 @@ def report(
     report.html has every row to filter and to open, and works from a file.
     """
     check_limits(fail_under, max_unscored)
-    result, rows, page = write_reports(folder)
+    result, rows, page = write_reports(folder, pass_mark)
     show(result, folder, as_json)
     _write_exports(result, rows, page, html=html, csv=csv, junit=junit, pass_mark=pass_mark)
     enforce_limits(result, fail_under, max_unscored)
@@ -88,13 +90,13 @@ def _show_runs(series: Sequence[Series]) -> None:
     typer.echo(f"Next, to {purpose}:\n  {displayable(command)}")
 
 
-def write_reports(folder: Path) -> tuple[Report, tuple[ReportRow, ...], str]:
+def write_reports(folder: Path, pass_mark: float = PASS_MARK) -> tuple[Report, tuple[ReportRow, ...], str]:
     """Make the report and write all its files. Returns the report, all rows, and the HTML page."""
     from evaluation.reports.page import as_html
     from evaluation.reports.render import as_markdown
     from evaluation.reports.report import make_report_with_rows, write_pages, write_report
 
-    result, rows = make_report_with_rows(folder)
+    result, rows = make_report_with_rows(folder, pass_mark=pass_mark)
     page = as_html(result, rows)
     write_pages(folder, rows, page)
     write_report(folder, result, as_markdown(result))

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from assistant.dataset.checks import MAX_QUESTIONS
 from assistant.errors import SettingsError
 from evaluation.judging.control_tokens import SHAPES, neutralise_tokens
-from evaluation.judging.verdict import MAX_QUESTIONS, MAX_SCORE, Form, question_key
+from evaluation.judging.verdict import MAX_SCORE, Form, question_key
 
 MethodName = Literal["explain", "quick", "book"]
 """How a judge is asked:

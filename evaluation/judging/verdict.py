@@ -17,8 +17,6 @@ POINTS_PER_SCORE = 20
 """Reports show a score of 5 as 100."""
 MIN_SHARE = 0.5
 """Smallest probability of all digits together that is not shown as a doubt."""
-MAX_QUESTIONS = 50
-"""Largest number of questions of one row."""
 
 Form = Literal["explain", "digit", "percent", "checklist"]
 """What a judge answers with: an object of analysis and score, a digit from 0 to 5, a whole number from 0 to 100, or an

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evaluation.judging.rubric
+from assistant.dataset.checks import MAX_QUESTIONS
 from assistant.errors import SettingsError
 from evaluation.judging.rubric import (
     DIGIT_SCHEMA,
@@ -25,7 +26,7 @@ from evaluation.judging.rubric import (
     checklist_schema,
     neutralise,
 )
-from evaluation.judging.verdict import MAX_QUESTIONS, MAX_SCORE, parse_verdict
+from evaluation.judging.verdict import MAX_SCORE, parse_verdict
 from tests.conftest import shared_file
 
 ROW = Material(instruction="Name the capital of France.", reference="Paris.", response="It is Paris.")
