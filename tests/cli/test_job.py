@@ -18,7 +18,7 @@ from tests.support.models import save_tiny
 def test_a_killed_and_interrupted_run_resumes_to_the_same_weights(folder: Path, more: list[str]) -> None:
     """SIGKILL first, then SIGINT. The weights equal those of a run without interruptions."""
     signals = [signal.SIGKILL, signal.SIGINT]
-    words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "200", "--batch-size", "2", *more]
+    words = ["finetune", "rows.json", "-m", "base", *FINETUNE, "--max-steps", "90", "--batch-size", "2", *more]
     whole = invoke(*words, "-o", "whole")
     assert whole.exit_code == 0, whole.stderr
     words += ["--save-every", "0.05"]
@@ -42,7 +42,7 @@ def test_a_killed_and_interrupted_run_resumes_to_the_same_weights(folder: Path, 
         assert invoke(*words, *other, "-o", "parts", "--resume").exit_code == 2
     again = invoke(*words, "-o", "parts", "--resume", "--json")
     assert "finished already" in again.stderr
-    assert json.loads(again.stdout)["steps"] == 200
+    assert json.loads(again.stdout)["steps"] == 90
 
 
 def test_resume_refuses_another_model(folder: Path, byte_tokenizer: Tokenizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,7 +51,14 @@ def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str] | subp
 
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_hear_ctrl_c
+    )  # fmt: skip
+
+
+def _hear_ctrl_c() -> None:
+    """A shell starts background jobs with Ctrl-C ignored, and the commands would rightly go on ignoring it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _command(*words: str) -> list[str]:
