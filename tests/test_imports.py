@@ -32,6 +32,7 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo forecast finetune plots"
     ),
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
+    "assistant.chat": "__init__ records conversation events",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
@@ -56,7 +57,15 @@ ROOMS: dict[str, str] = {
     "data.authoring": "__init__ questions instructions pocket",
 }
 WITHOUT_TORCH = (
-    *("assistant", "assistant.dataset", "assistant.tui", "evaluation", "evaluation.answers", "evaluation.judging"),
+    *(
+        "assistant",
+        "assistant.dataset",
+        "assistant.chat",
+        "assistant.tui",
+        "evaluation",
+        "evaluation.answers",
+        "evaluation.judging",
+    ),
     *("evaluation.people", "evaluation.reports", "evaluation.cli"),
 )
 """Rooms whose modules import no torch while they are imported themselves, so that commands start at once."""
