@@ -12,6 +12,8 @@ from assistant.decoding.reply import Reply, TokenLogprob
 from assistant.settings import GenerationSettings
 
 if TYPE_CHECKING:
+    from assistant.chat.heldout import HeldOut
+    from assistant.chat.nearest import NearestRows
     from assistant.dataset.prompts import Template
     from assistant.dataset.tokenizer import Tokenizer
     from assistant.model.config import ModelInfo
@@ -61,8 +63,8 @@ class TextArrived:
 
     key: AnswerKey
     text: str
-    n_tokens: int
-    """New tokens of the answer so far."""
+    n_pieces: int
+    """Pieces of text so far, about one a token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +142,17 @@ class TokensFailed:
     problem: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataReady:
+    """The model's data are read: its held-out rows, and the rows it was trained on."""
+
+    held_out: HeldOut | None
+    problem: str
+    """Why there are no held-out rows, as a sentence. Empty if there are."""
+    nearest: NearestRows | None
+    """Finds the training row that is nearest to a question."""
+
+
 Event = (
     ModelReady
     | ModelFailed
@@ -151,6 +164,7 @@ Event = (
     | RunEnded
     | TokensReady
     | TokensFailed
+    | DataReady
 )
 Post = Callable[[Event], None]
 """Takes an event in the worker's thread, and gives it to the front's own thread."""

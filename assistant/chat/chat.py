@@ -1,0 +1,552 @@
+"""`Chat`: what a front calls. It owns the conversation, its file, the queue of questions and the worker.
+
+A front is the terminal chat or the plain mode. All methods run in the front's own thread: the worker's events reach
+`handle` there. Every change goes through a record, which is on the disk before the front shows it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, Protocol
+
+from assistant.chat.conversation import Conversation, Turn
+from assistant.chat.events import (
+    AnswerFailed,
+    AnswerFinished,
+    AnswerStarted,
+    DataReady,
+    Event,
+    ModelCard,
+    ModelFailed,
+    ModelReady,
+    RowAnswered,
+    RunEnded,
+    TextArrived,
+    TokenDetail,
+    TokensFailed,
+    TokensReady,
+)
+from assistant.chat.heldout import Deck, HeldOut, HeldOutRow
+from assistant.chat.nearest import NearestRows
+from assistant.chat.records import (
+    Answered,
+    AnswerKey,
+    Asked,
+    Chosen,
+    Corrected,
+    Kept,
+    Opened,
+    Record,
+    RowRun,
+    Side,
+    Titled,
+)
+from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
+from assistant.dataset.examples import Exchange
+from assistant.errors import AssistantError
+from assistant.settings import GenerationSettings
+
+LARGEST_DRAWN_SEED = 99_999
+"""Drawn seeds have at most five digits, so that a person can type one again."""
+RUN_ROWS = 20
+"""Held-out rows of one background run."""
+
+ModelState = Literal["absent", "loading", "ready", "failed"]
+
+
+class ConversationFile(Protocol):
+    """Where records are kept."""
+
+    def append(self, record: Record) -> None:
+        """Write a record. Raises AssistantError if it cannot be written."""
+
+
+class Front(Protocol):
+    """What shows the chat. Every method is called in the front's own thread."""
+
+    def turn_added(self, turn: Turn) -> None:
+        """A question was asked."""
+
+    def turn_changed(self, number: int) -> None:
+        """Something of a turn is different: an answer began or ended, a choice, a correction."""
+
+    def text_arrived(self, key: AnswerKey, text: str) -> None:
+        """An answer goes on with this text."""
+
+    def row_answered(self, row: RowRun) -> None:
+        """A row of a background run was answered."""
+
+    def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
+        """The tokens of an answer were looked at."""
+
+    def state_changed(self) -> None:
+        """Models, queue, runs, settings or the tally are different."""
+
+    def notice(self, text: str) -> None:
+        """Tell the person something that needs no answer."""
+
+    def problem(self, text: str, advice: str) -> None:
+        """Tell the person what went wrong, and what to do next."""
+
+    def give_back(self, instruction: str, input: str) -> bool:
+        """Put a question that was not answered back where the person types. Return whether there was room."""
+
+
+class Question(NamedTuple):
+    """A question that waits for its turn."""
+
+    instruction: str
+    input: str
+    row: HeldOutRow | None = None
+
+
+@dataclass(kw_only=True)
+class OpenAnswer:
+    """An answer that has not ended."""
+
+    settings: GenerationSettings
+    has_begun: bool = False
+    text: str = ""
+    n_pieces: int = 0
+    is_stopping: bool = False
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A background run of held-out rows."""
+
+    rows: dict[str, HeldOutRow]
+    n_answered: int = 0
+    has_ended: bool = False
+
+
+@dataclass(kw_only=True)
+class ChatSettings:
+    """What the person may change while talking."""
+
+    generation: GenerationSettings
+    seed: int | None = None
+    """The seed of every answer. None: each answer draws its own."""
+    beside: bool = False
+    """Whether the base model answers too."""
+    blind: bool = False
+    """Whether the names of the two models are hidden until the person has chosen."""
+
+
+@dataclass(kw_only=True)
+class _Models:
+    states: dict[Side, ModelState]
+    cards: dict[Side, ModelCard] = field(default_factory=dict)
+    problems: dict[Side, str] = field(default_factory=dict)
+
+
+class Chat:
+    """One conversation with one model, and with its base.
+
+    Args:
+        front: Shows what changes.
+        worker: Has the models; the caller starts it.
+        sides: The models that the worker loads.
+        conversation: An empty one, or one that is resumed.
+        file: Gets every new record.
+        opened: The first record of a new conversation.
+        draw: Draws seeds and sides. Tests give a seeded generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        front: Front,
+        worker: Worker,
+        sides: Sequence[Side],
+        conversation: Conversation,
+        file: ConversationFile,
+        opened: Opened,
+        settings: ChatSettings,
+        draw: random.Random | None = None,
+    ) -> None:
+        self.front, self.worker, self.settings = front, worker, settings
+        self.conversation = conversation
+        self.file = file
+        self.waiting: deque[Question] = deque()
+        """Questions that were sent and not asked yet, oldest first."""
+        self.open_answers: dict[AnswerKey, OpenAnswer] = {}
+        self.failures: dict[AnswerKey, str] = {}
+        """Why answers have failed, by their name."""
+        self.runs: dict[int, Run] = {}
+        self.held_out: HeldOut | None = None
+        self.no_held_out = "The model's data are not read yet. Try again in a moment."
+        self.nearest: NearestRows | None = None
+        self._deck: Deck | None = None
+        states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
+        self._models = _Models(states=states | dict.fromkeys(sides, "loading"))
+        self._draw = draw or random.SystemRandom()
+        if conversation.opened is None:
+            self._record(opened)
+
+    # --- what a front asks ----------------------------------------------------------------------------------------
+
+    def state(self, side: Side) -> ModelState:
+        """Return whether a model is loaded."""
+        return self._models.states[side]
+
+    def card(self, side: Side) -> ModelCard | None:
+        """Return what is known of a loaded model."""
+        return self._models.cards.get(side)
+
+    def load_problem(self, side: Side) -> str:
+        """Return why a model could not be loaded."""
+        return self._models.problems.get(side, "")
+
+    @property
+    def has_base(self) -> bool:
+        """Whether there is a base model to compare with."""
+        return self.state("base") in ("loading", "ready")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is written or waits for a model."""
+        return bool(self.open_answers)
+
+    @property
+    def has_learnt_conversations(self) -> bool:
+        """Whether the tuned model was trained on rows with a history, so that it gets the earlier turns."""
+        card = self.card("tuned")
+        return card is not None and card.info is not None and card.info.conversation_rows > 0
+
+    def history(self, turn: Turn) -> tuple[Exchange, ...]:
+        """Return the exchanges that the model reads before a question: none, unless it has learnt conversations."""
+        if turn.question.row is not None:
+            row = None if self.held_out is None else self.held_out.find(turn.question.row)
+            return () if row is None else row.example.history
+        return self.conversation.history(turn.number) if self.has_learnt_conversations else ()
+
+    def newest(self) -> Turn | None:
+        """Return the newest turn."""
+        return self.conversation.turns[-1] if self.conversation.turns else None
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def send(self, instruction: str, input: str = "", row: HeldOutRow | None = None) -> None:
+        """Ask a question, after those that wait already."""
+        self.waiting.append(Question(instruction, input, row))
+        self._advance()
+        self.front.state_changed()
+
+    def deal(self) -> None:
+        """Ask the next held-out row."""
+        rows = self._next_rows(1)
+        if rows:
+            self.send(rows[0].example.instruction, rows[0].example.input, rows[0])
+
+    def run_rows(self, count: int = RUN_ROWS) -> None:
+        """Let both models answer the next held-out rows in the background."""
+        rows = self._next_rows(count)
+        if not rows:
+            return
+        run = 1 + max([*self.runs, *(row.run for row in self.conversation.rows)], default=-1)
+        self.runs[run] = Run(rows={row.id: row for row in rows})
+        self.worker.submit(
+            RowsJob(
+                run=run,
+                rows=tuple((row.id, row.example) for row in rows),
+                settings=self._new_settings(),
+                with_base=self.has_base,
+            )
+        )
+        self.front.state_changed()
+
+    def again(self, number: int) -> None:
+        """Answer a question once more, with a new seed."""
+        turn = self.conversation.turns[number]
+        if self.settings.generation.temperature == 0:
+            self.front.notice("At temperature 0 the answer would be the same. f2 sets a temperature.")
+            return
+        if any(key.turn == number for key in self.open_answers):
+            self.front.notice("This answer is still being written.")
+            return
+        sides = [side for side, answers in turn.answers.items() if answers] or ["tuned"]
+        self._start(turn, [side for side in sides if self.state(side) == "ready"], self._new_settings())
+
+    def continue_from(self, key: AnswerKey, place: int, token_id: int) -> None:
+        """Write a new variant of an answer: its tokens before `place`, then `token_id`, then what the model adds."""
+        answer = self.conversation.find(key)
+        if answer is not None and self.state(key.side) == "ready":
+            turn = self.conversation.turns[key.turn]
+            self._start(turn, [key.side], answer.settings, forced_ids=(*answer.token_ids[:place], token_id))
+
+    def inspect(self, key: AnswerKey) -> None:
+        """Look at the tokens of an answer. `Front.tokens_ready` gets them."""
+        answer = self.conversation.find(key)
+        if answer is None or not answer.token_ids:
+            self.front.notice("There are no tokens to look at.")
+            return
+        turn = self.conversation.turns[key.turn]
+        self.worker.submit(
+            InspectJob(
+                key=key,
+                instruction=turn.question.instruction,
+                input=turn.question.input,
+                history=self.history(turn)[answer.n_forgotten :],
+                answer=answer,
+            )
+        )
+
+    def stop(self) -> None:
+        """Stop the answers that are being written, or else take the newest waiting question back, or stop the runs."""
+        if self.open_answers:
+            for key, answer in self.open_answers.items():
+                answer.is_stopping = True
+                self.worker.stop(key)
+            self.front.turn_changed(next(iter(self.open_answers)).turn)
+        elif self.waiting:
+            self._take_back(self.waiting.pop())
+        else:
+            for number, run in self.runs.items():
+                if not run.has_ended:
+                    self.worker.stop_run(number)
+        self.front.state_changed()
+
+    def load_again(self) -> None:
+        """Try once more to load the models that could not be loaded."""
+        for side, state in self._models.states.items():
+            if state == "failed":
+                self._models.states[side] = "loading"
+                self.worker.load_again(side)
+        self.front.state_changed()
+
+    # --- what the person says about answers -----------------------------------------------------------------------
+
+    def keep(self, number: int, variant: int) -> None:
+        """Make a variant the answer that counts."""
+        self._record(Kept(at=now(), turn=number, variant=variant))
+        self.front.turn_changed(number)
+        self.front.state_changed()
+
+    def choose(self, number: int, chosen: Side | None) -> None:
+        """Say which of two answers is better. None: neither."""
+        turn = self.conversation.turns[number]
+        answers = {side: turn.answer(side) for side in ("tuned", "base")}
+        if None in answers.values():
+            self.front.notice("Wait for both answers, then choose.")
+            return
+        keys = {side: answer.key for side, answer in answers.items() if answer is not None}
+        better = None if chosen is None else keys[chosen]
+        worse = None if chosen is None else keys["base" if chosen == "tuned" else "tuned"]
+        self._record(Chosen(at=now(), turn=number, chosen=better, rejected=worse, blind=turn.is_blind))
+        self.front.turn_changed(number)
+        self.front.state_changed()
+
+    def correct(self, number: int, text: str) -> None:
+        """Write the right answer to a question."""
+        self._record(Corrected(at=now(), turn=number, text=text))
+        self.front.turn_changed(number)
+        self.front.state_changed()
+
+    def rename(self, title: str) -> None:
+        """Name the conversation."""
+        self._record(Titled(at=now(), title=title))
+        self.front.state_changed()
+
+    # --- events of the worker -------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Take an event of the worker, in the front's thread."""
+        match event:
+            case ModelReady():
+                self._models.states[event.side] = "ready"
+                self._models.cards[event.side] = event.card
+            case ModelFailed():
+                self._model_failed(event)
+            case AnswerStarted():
+                self._answer_started(event.key)
+            case TextArrived():
+                self._text_arrived(event)
+            case AnswerFinished():
+                self._answer_finished(event)
+            case AnswerFailed():
+                self._answer_failed(event)
+            case RowAnswered():
+                self._row_answered(event)
+            case RunEnded():
+                self._run_ended(event)
+            case TokensReady():
+                self.front.tokens_ready(event.key, event.tokens)
+            case TokensFailed():
+                self.front.problem(event.problem, "")
+            case DataReady():
+                self._data_ready(event)
+        self._advance()
+        if not isinstance(event, TextArrived):
+            self.front.state_changed()
+
+    def _model_failed(self, event: ModelFailed) -> None:
+        self._models.states[event.side] = "failed"
+        self._models.problems[event.side] = event.problem
+        advice = "Press ctrl+l to load the model again."
+        if event.side == "tuned" and self.waiting:
+            for question in reversed(self.waiting):
+                advice += f" {self._take_back(question)}"
+            self.waiting.clear()
+        self.front.problem(event.problem, advice)
+
+    def _answer_started(self, key: AnswerKey) -> None:
+        if key in self.open_answers:
+            self.open_answers[key].has_begun = True
+            self.front.turn_changed(key.turn)
+
+    def _text_arrived(self, event: TextArrived) -> None:
+        if event.key in self.open_answers:
+            answer = self.open_answers[event.key]
+            answer.text += event.text
+            answer.n_pieces = event.n_pieces
+            self.front.text_arrived(event.key, event.text)
+
+    def _answer_finished(self, event: AnswerFinished) -> None:
+        self.open_answers.pop(event.key, None)
+        reply = event.reply
+        self._record(
+            Answered(
+                at=now(),
+                turn=event.key.turn,
+                side=event.key.side,
+                variant=event.key.variant,
+                response=reply.response,
+                token_ids=reply.token_ids,
+                stop_reason=reply.stop_reason,
+                seconds=reply.seconds,
+                settings=event.settings,
+                n_prompt_tokens=len(reply.prompt_token_ids),
+                n_history=event.n_history,
+                n_forgotten=reply.n_forgotten,
+                n_forced=event.n_forced,
+            )
+        )
+        self.front.turn_changed(event.key.turn)
+
+    def _answer_failed(self, event: AnswerFailed) -> None:
+        self.open_answers.pop(event.key, None)
+        self.failures[event.key] = event.problem
+        question = self.conversation.turns[event.key.turn].question
+        advice = self._take_back(Question(question.instruction, question.input)) if question.row is None else ""
+        self.front.turn_changed(event.key.turn)
+        self.front.problem(event.problem, advice)
+
+    def _row_answered(self, event: RowAnswered) -> None:
+        run = self.runs.get(event.run)
+        if run is None or event.row not in run.rows:
+            return
+        run.n_answered += 1
+        example = run.rows[event.row].example
+        record = RowRun(
+            at=now(),
+            run=event.run,
+            row=event.row,
+            instruction=example.instruction,
+            input=example.input,
+            reference=example.output,
+            tuned=event.tuned.response,
+            base=None if event.base is None else event.base.response,
+        )
+        self._record(record)
+        self.front.row_answered(record)
+
+    def _run_ended(self, event: RunEnded) -> None:
+        if event.run in self.runs:
+            self.runs[event.run].has_ended = True
+        if event.problem:
+            self.front.problem(event.problem, "Press f5 to go on with other rows.")
+
+    def _data_ready(self, event: DataReady) -> None:
+        self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
+        if event.held_out is not None:
+            self._deck = Deck(event.held_out.rows, seed=self._draw.randrange(2**31))
+
+    # --- the queue ------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Ask the next waiting question, if nothing is being answered and the model is loaded."""
+        while self.waiting and not self.open_answers and self.state("tuned") == "ready":
+            question = self.waiting.popleft()
+            wants_base = self.settings.beside or self.settings.blind or question.row is not None
+            sides: list[Side] = ["tuned", "base"] if wants_base and self.has_base else ["tuned"]
+            is_blind = self.settings.blind and len(sides) == 2
+            asked = Asked(
+                at=now(),
+                turn=len(self.conversation.turns),
+                instruction=question.instruction,
+                input=question.input,
+                row=None if question.row is None else question.row.id,
+                reference=None if question.row is None else question.row.example.output,
+                left=self._draw.choice(("tuned", "base")) if is_blind else None,
+            )
+            self._record(asked)
+            turn = self.conversation.turns[-1]
+            self.front.turn_added(turn)
+            self._start(turn, sides, self._new_settings())
+
+    def _start(
+        self, turn: Turn, sides: Sequence[Side], settings: GenerationSettings, forced_ids: tuple[int, ...] = ()
+    ) -> None:
+        variant = turn.next_variant
+        for side in sides:
+            key = AnswerKey(turn.number, side, variant)
+            self.open_answers[key] = OpenAnswer(settings=settings)
+            self.worker.submit(
+                AnswerJob(
+                    key=key,
+                    instruction=turn.question.instruction,
+                    input=turn.question.input,
+                    history=self.history(turn),
+                    settings=settings,
+                    forced_ids=forced_ids,
+                )
+            )
+        self.front.turn_changed(turn.number)
+        self.front.state_changed()
+
+    def _new_settings(self) -> GenerationSettings:
+        """The settings of a new answer, with its seed. Greedy decoding uses no seed, so it gets the one of the person."""
+        seed = self.settings.seed
+        if seed is None:
+            is_sampled = self.settings.generation.temperature > 0
+            seed = self._draw.randint(0, LARGEST_DRAWN_SEED) if is_sampled else 0
+        return self.settings.generation.model_copy(update={"seed": seed})
+
+    def _next_rows(self, count: int) -> Sequence[HeldOutRow]:
+        if self._deck is None:
+            self.front.notice(self.no_held_out)
+            return ()
+        seen = {turn.question.row for turn in self.conversation.turns} | {row.row for row in self.conversation.rows}
+        seen |= {row for run in self.runs.values() for row in run.rows}
+        seen |= {question.row.id for question in self.waiting if question.row is not None}
+        rows = self._deck.take(count, without=seen)
+        if not rows:
+            self.front.notice("All test rows have been answered in this conversation.")
+        return rows
+
+    def _take_back(self, question: Question) -> str:
+        if question.row is not None:
+            return ""
+        if self.front.give_back(question.instruction, question.input):
+            return "Your message is back in the prompt."
+        return "Press up in the prompt to get your message back."
+
+    def _record(self, record: Record) -> None:
+        """Apply a record and write it. A record that cannot be written still counts until the chat ends."""
+        self.conversation.apply(record)
+        try:
+            self.file.append(record)
+        except AssistantError as error:
+            self.front.problem(str(error), "The conversation goes on, but this part of it is not saved.")
+
+
+def now() -> datetime:
+    """Return the current time in UTC, without microseconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
