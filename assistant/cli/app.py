@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from assistant import __version__
+from assistant.cli.chat import ModelOrDemo, chat, model_or_demo
 from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
 from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
@@ -38,11 +39,6 @@ from assistant.settings import (
     SplitSettings,
 )
 from assistant.shipped import find_model
-
-ModelOrDemo = Annotated[
-    str | None,
-    typer.Argument(help=f"Model that answers; by default the demo's. {A_MODEL}", show_default=False),
-]
 
 app = typer.Typer(
     cls=Commands,
@@ -89,16 +85,7 @@ def demo(
     raise typer.Exit(run_demo(output, seed=settings.seed, as_json=as_json))
 
 
-@app.command()
-@derive_options(leave_out={"logprobs", "device"})
-def chat(generation: GenerationSettings, engine: EngineSettings, model: ModelOrDemo = None) -> None:
-    """Chat with a model in the terminal.
-
-    Example: `assistant chat runs/mine --temperature 0.7`
-    """
-    from assistant.tui.app import run_chat
-
-    raise typer.Exit(run_chat(_model_or_demo(model), generation, precision=engine.precision))
+app.command()(chat)
 
 
 @app.command()
@@ -121,7 +108,7 @@ def ask(
         model, text = None, model  # a lone sentence is the instruction; pathlib cannot test very long names
     if generation.logprobs is not None and not as_json:
         note("note: --logprobs does nothing without --json.")
-    folder = _model_or_demo(model)
+    folder = model_or_demo(model)
     text = _read_instruction() if text is None else text
     if not text.strip():
         raise SettingsError("instruction: expected some text, got nothing. Type it after the model, or pipe it in.")
@@ -208,18 +195,6 @@ def doctor(
         print(f"{'ok' if finding.ok else '--'}  {finding.name:<{width}}  {one_line(finding.found)}")
         if finding.advice:
             print(f"    {'':<{width}}  {finding.advice}")
-
-
-def _model_or_demo(model: str | None) -> str:
-    if model is not None:
-        return str(find_model(model))
-    if not (DEMO_MODEL / "config.json").exists():
-        raise PrerequisiteError(
-            f"model: expected a model folder, or the demo's model in {DEMO_MODEL}, got neither. "
-            f"Run `assistant demo` first, or name a model folder."
-        )
-    note(f"Using the demo's model in {DEMO_MODEL}.")
-    return str(DEMO_MODEL)
 
 
 def _read_instruction() -> str:

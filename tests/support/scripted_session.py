@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 
+from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.prompts import get_template
+from assistant.dataset.tokenizer import Tokenizer, read_tokenizer
 from assistant.decoding.reply import Reply, StopReason
+from assistant.errors import ContextError
+from assistant.model.config import ModelInfo
 from assistant.settings import GenerationSettings
+from assistant.shipped import POCKET, shipped
 
 HOLD_LIMIT_SECONDS = 10.0
 TOKENS_PER_SECOND = 20
@@ -36,7 +44,7 @@ class ScriptedSession:
         echo: bool = False,
         piece_seconds: float = 0.0,
         name: str = "toy",
-        summary: str = "toy · 0.1M parameters · template alpaca · context 64",
+        context_length: int = 256,
     ) -> None:
         self.pieces = pieces
         self.hold_at = hold_at
@@ -44,7 +52,17 @@ class ScriptedSession:
         self.echo = echo
         self.piece_seconds = piece_seconds
         self.name = name
-        self.summary = summary
+        self.folder: Path | None = None
+        self.n_parameters = 100_000
+        self.context_length = context_length
+        self.info: ModelInfo | None = None
+        self.template = get_template("alpaca")
+        self.answers: dict[str, str] = {}
+        """Replies to some instructions, in place of the pieces."""
+        self.inputs: list[str] = []
+        """The input of every call, in order."""
+        self.histories: list[tuple[Exchange, ...]] = []
+        """The history of every call, in order."""
         self.gate = threading.Event()
         self.ignores_stop = False
         """Whether a held reply ignores a stop, as a model does while it computes a slow token."""
@@ -57,32 +75,72 @@ class ScriptedSession:
         self.max_running = 0
         """The largest number of calls that ever ran at the same time."""
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the shipped model."""
+        return _pocket_tokenizer()
+
+    def encode_prompt(
+        self, instruction: str, *, input: str = "", history: Sequence[Exchange] = ()
+    ) -> tuple[str, list[int]]:
+        """Render the prompt with the template, and encode it."""
+        prompt = self.template.render(instruction, input, history)
+        return prompt, self.tokenizer.encode(prompt)
+
     def reply(
         self,
         instruction: str,
         *,
+        input: str = "",
+        history: Sequence[Exchange] = (),
         settings: GenerationSettings,
-        on_text: Callable[[str], None],
-        should_stop: Callable[[], bool],
+        on_text: Callable[[str], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        forced_ids: Sequence[int] = (),
     ) -> Reply:
-        """Play the script.
+        """Play the script, after the text of `forced_ids`.
 
         Raises:
             BaseException: `error`, if there is one.
         """
         self.instructions.append(instruction)
+        self.inputs.append(input)
+        self.histories.append(tuple(history))
         self.settings.append(settings)
         self.running += 1
         self.max_running = max(self.max_running, self.running)
+        begin = (self.tokenizer.decode(forced_ids),) if forced_ids else ()
         try:
-            return self._play(instruction, settings.max_new_tokens, on_text, should_stop)
+            return self._play(
+                instruction, begin, settings.max_new_tokens, on_text or (lambda _: None), should_stop or (lambda: False)
+            )
         finally:
             self.running -= 1
 
+    def replies(
+        self,
+        examples: Sequence[Example],
+        settings: GenerationSettings,
+        *,
+        batch_size: int = 32,  # noqa: ARG002  as in Session
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[tuple[int, Reply | ContextError]]:
+        """Play the script for each example."""
+        for index, example in enumerate(examples):
+            yield index, self.reply(example.instruction, input=example.input, settings=settings, should_stop=should_stop)
+
     def _play(
-        self, instruction: str, max_new_tokens: int, on_text: Callable[[str], None], should_stop: Callable[[], bool]
+        self,
+        instruction: str,
+        begin: tuple[str, ...],
+        max_new_tokens: int,
+        on_text: Callable[[str], None],
+        should_stop: Callable[[], bool],
     ) -> Reply:
         pieces = (f"You said: {instruction}.\n\n", *self.pieces) if self.echo else self.pieces
+        if instruction in self.answers:
+            pieces = (self.answers[instruction],)
+        pieces = begin + pieces
         for index, piece in enumerate(pieces):
             if index == max_new_tokens:
                 return _make_reply(instruction, pieces[:index], "length")
@@ -113,3 +171,8 @@ def _make_reply(instruction: str, written: tuple[str, ...], stop_reason: StopRea
         stop_reason=stop_reason,
         seconds=len(written) / TOKENS_PER_SECOND,
     )
+
+
+@cache
+def _pocket_tokenizer() -> Tokenizer:
+    return read_tokenizer(shipped(POCKET))

@@ -1,0 +1,128 @@
+"""A chat before it begins: which models, which conversation, which data. Reads no weights and imports no torch.
+
+The command line makes a `ChatSetup`; a front begins it. Tests make one with scripted sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from assistant.chat.chat import Chat, ChatSettings, ConversationFile, Front, now
+from assistant.chat.conversation import Conversation
+from assistant.chat.events import DataReady, Post
+from assistant.chat.growth import read_growth
+from assistant.chat.heldout import NoHeldOut, find_held_out
+from assistant.chat.inputs import InputHistory
+from assistant.chat.models import find_base, read_info
+from assistant.chat.nearest import NearestRows
+from assistant.chat.records import Opened, Side
+from assistant.chat.scores import Suggestion, read_score_words, read_suggestions
+from assistant.chat.store import Store
+from assistant.chat.worker import LoadModel, Worker
+from assistant.errors import AssistantError
+from assistant.files import shown_path
+from assistant.model.config import ModelInfo
+from assistant.settings import EngineSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSetup:
+    """All that a chat needs to begin."""
+
+    model_name: str
+    """What the title shows until the model is loaded."""
+    load: Mapping[Side, LoadModel]
+    """Loads each model; called in the worker's thread."""
+    settings: ChatSettings
+    store: Store
+    opened: Opened
+    conversation: Conversation = field(default_factory=Conversation)
+    file: ConversationFile
+    inputs: InputHistory = field(default_factory=InputHistory)
+    base_name: str = ""
+    no_base: str = ""
+    """Why there is no base model to compare with, as a sentence."""
+    score: str = ""
+    """The newest score of the model in words, for the title."""
+    suggestions: tuple[Suggestion, ...] = ()
+    read_data: Callable[[], DataReady] | None = None
+    folder: Path | None = None
+    info: ModelInfo | None = None
+
+    def begin(self, front: Front, post: Post) -> Chat:
+        """Start the worker, and return the chat. `post` gets the worker's events in its thread."""
+        worker = Worker(self.load, post, prepare=self.read_data)
+        chat = Chat(
+            front=front,
+            worker=worker,
+            sides=tuple(self.load),
+            conversation=self.conversation,
+            file=self.file,
+            opened=self.opened,
+            settings=self.settings,
+        )
+        worker.start()
+        return chat
+
+
+def set_up(
+    model: Path,
+    *,
+    settings: ChatSettings,
+    engine: EngineSettings,
+    base: str | None,
+    data: Sequence[Path],
+    store: Store,
+    resume: str | None,
+) -> ChatSetup:
+    """Prepare a chat with the model of a folder.
+
+    Raises:
+        AssistantError: the record of the model, the base that `base` names, or the conversation cannot be read.
+    """
+    info = read_info(model)
+    found = find_base(model, info, base)
+    load: dict[Side, LoadModel] = {"tuned": _loader(model, engine)}
+    if found.folder is not None:
+        load["base"] = _loader(found.folder, engine)
+    opened = Opened(at=now(), model=str(model.absolute()), base=None if found.folder is None else str(found.folder))
+    conversation, file = (Conversation(), store.create(opened)) if resume is None else store.open(resume)
+    return ChatSetup(
+        model_name=shown_path(model),
+        base_name="" if found.folder is None else found.name,
+        no_base=found.reason,
+        load=load,
+        settings=settings,
+        store=store,
+        opened=opened,
+        conversation=conversation,
+        file=file,
+        inputs=store.inputs(),
+        score=read_score_words(model),
+        suggestions=read_suggestions(model),
+        read_data=lambda: read_data(model, info, data),
+        folder=model,
+        info=info,
+    )
+
+
+def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> DataReady:
+    """Find the held-out rows, and the training rows to search. A problem becomes a sentence, never an error."""
+    try:
+        found = find_held_out(model, info, data)
+    except AssistantError as error:
+        return DataReady(held_out=None, problem=str(error), nearest=None)
+    if isinstance(found, NoHeldOut):
+        return DataReady(held_out=None, problem=found.reason, nearest=None)
+    return DataReady(held_out=found, problem="", nearest=NearestRows(found.train) if found.train else None)
+
+
+def _loader(folder: Path, engine: EngineSettings) -> LoadModel:
+    def load():  # noqa: ANN202
+        from assistant.decoding.session import Session
+
+        return Session.load(folder, device=engine.device, precision=engine.precision)
+
+    return load

@@ -1,0 +1,110 @@
+"""`assistant chat`: which model talks, in which conversation, and on which front."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assistant.cli.console import note
+from assistant.cli.demo import DEMO_MODEL
+from assistant.cli.options import A_MODEL, derive_options
+from assistant.errors import PrerequisiteError
+from assistant.escape import one_line
+from assistant.settings import EngineSettings, GenerationSettings
+from assistant.shipped import find_model
+
+ModelOrDemo = Annotated[
+    str | None,
+    typer.Argument(help=f"Model that answers; by default the demo's. {A_MODEL}", show_default=False),
+]
+
+
+@derive_options(leave_out={"logprobs", "seed"})
+def chat(
+    generation: GenerationSettings,
+    engine: EngineSettings,
+    model: ModelOrDemo = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of every answer; by default each answer draws its own.", rich_help_panel="Sampling"),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Model to compare with; by default the one that was fine-tuned.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of test rows to deal; may be repeated. By default the test part of the model's data."),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with a conversation: `last`, or the id that the chat printed.", metavar="ID"),
+    ] = None,
+    no_save: Annotated[bool, typer.Option("--no-save", help="Write no conversation to the disk.")] = False,
+    where: Annotated[bool, typer.Option("--where", help="Print where conversations are kept, and end.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print lines only: for screen readers, dumb terminals and pipes.")
+    ] = False,
+) -> None:
+    """Chat with a model in the terminal, alone or beside its base model.
+
+    Example: `assistant chat runs/mine --temperature 0.7`
+    """
+    from assistant.chat.chat import ChatSettings
+    from assistant.chat.setup import set_up
+    from assistant.chat.store import NoStore, Store
+    from assistant.settings import validate_settings
+
+    store = Store()
+    if where:
+        print(store.where())
+        return
+    if seed is not None:
+        generation = validate_settings(GenerationSettings, generation.model_dump() | {"seed": seed})
+    if resume is not None and model is None:
+        model = store.model_of(resume)
+    setup = set_up(
+        Path(model_or_demo(model)),
+        settings=ChatSettings(generation=generation, seed=seed),
+        engine=engine,
+        base=base,
+        data=tuple(data or ()),
+        store=NoStore() if no_save else store,
+        resume=resume,
+    )
+    from assistant.tui.terminal import terminal_problem
+
+    problem = None if plain else terminal_problem()
+    if plain or problem is not None:
+        from assistant.cli.plain import run_plain
+
+        if problem is not None:
+            note(f"{problem} This is the plain chat.")
+        raise typer.Exit(run_plain(setup, sys.stdin, sys.stdout))
+    from assistant.tui.app import run_chat
+
+    raise typer.Exit(run_chat(setup))
+
+
+def model_or_demo(model: str | None) -> str:
+    """Return the folder of the model that was named, or of the demo's model.
+
+    Raises:
+        PrerequisiteError: there is no such model, or none was named and the demo was not run.
+    """
+    if model is not None:
+        folder = find_model(model)
+        if not folder.exists():
+            from assistant.chat.models import missing_model_sentence
+
+            raise PrerequisiteError(missing_model_sentence(model))
+        return str(folder)
+    if not (DEMO_MODEL / "config.json").exists():
+        raise PrerequisiteError(
+            f"model: expected a model folder, or the demo's model in {DEMO_MODEL}, got neither. "
+            f"Run `assistant demo` first, or name a model folder."
+        )
+    note(f"Using the demo's model in {one_line(str(DEMO_MODEL))}.")
+    return str(DEMO_MODEL)
