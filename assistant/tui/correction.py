@@ -1,0 +1,60 @@
+"""The editor of an answer: what the person writes becomes a row to train on."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static, TextArea
+
+from assistant.escape import displayable
+
+
+class CorrectionArea(TextArea):
+    """Enter ends the correction; ctrl+j starts a new line, as in the prompt."""
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            assert isinstance(self.screen, CorrectionScreen)
+            self.screen.take()
+        elif event.key in ("ctrl+j", "shift+enter"):
+            event.stop()
+            event.prevent_default()
+            self.replace("\n", *self.selection, maintain_selection_offset=False)
+
+
+class CorrectionScreen(ModalScreen[str | None]):
+    """Shows the question and its answer for editing. Returns the new answer, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Close", key_display="esc", priority=True)]
+
+    def __init__(self, question: str, answer: str, *, note: str) -> None:
+        super().__init__()
+        self._question, self._answer, self._note = question, answer, note
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="correction") as box:
+            box.border_title = "The right answer"
+            box.border_subtitle = "enter keeps it · ctrl+j new line · esc closes"
+            yield Static(Content(displayable(self._question)), id="correction-question")
+            yield CorrectionArea(displayable(self._answer), id="correction-text", compact=True)
+            yield Static(self._note, id="correction-note", markup=False)
+
+    def on_mount(self) -> None:
+        """Put the cursor to the end of the answer."""
+        area = self.query_one(CorrectionArea)
+        area.move_cursor(area.document.end)
+        area.focus()
+
+    def take(self) -> None:
+        """Return the text, unless it is empty."""
+        text = self.query_one(CorrectionArea).text.strip()
+        if text:
+            self.dismiss(text)

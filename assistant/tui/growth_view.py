@@ -1,0 +1,65 @@
+"""How the model learnt: its answers to one validation row from step to step, with the loss beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from assistant.chat.growth import GrowthRow
+from assistant.escape import displayable, one_line
+
+
+class GrowthScreen(ModalScreen[None]):
+    """Shows one row at a time. Left and right change the row."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f9,q", "dismiss", "Close", key_display="esc"),
+        Binding("left", "move(-1)", "Row before", show=False),
+        Binding("right", "move(1)", "Next row", show=False),
+    ]
+
+    def __init__(self, rows: Sequence[GrowthRow]) -> None:
+        super().__init__()
+        self._rows = tuple(rows)
+        self._index = 0
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="growth") as box:
+            box.border_title = "How it learnt"
+            box.border_subtitle = "← → row · esc closes"
+            yield Static(id="growth-text", markup=False)
+
+    def on_mount(self) -> None:
+        """Show the first row."""
+        self.action_move(0)
+
+    def action_move(self, step: int) -> None:
+        """Show another row."""
+        self._index = (self._index + step) % len(self._rows)
+        content = growth_content(self._rows[self._index], self._index, len(self._rows))
+        self.query_one("#growth-text", Static).update(content)
+
+
+def growth_content(row: GrowthRow, index: int, count: int) -> Content:
+    """Return the row's question and reference, then a line for each step: step, loss, and the answer."""
+    parts: list[tuple[str, str]] = [
+        (f"validation row {index + 1} of {count}\n", "$text-muted"),
+        (f"❯ {displayable(row.instruction)}\n", "bold $text-primary"),
+    ]
+    if row.input:
+        parts.append((f"  {displayable(row.input)}\n", ""))
+    parts.append((f"  reference: {displayable(row.reference)}\n\n", "$text-muted"))
+    parts.append(("  step    loss\n", "$text-muted"))
+    for answer in row.answers:
+        mark, style = ("✓", "$text-success") if answer.matches else ("✗", "$text-error")
+        parts.append((f"{answer.step:>6}  {answer.loss:>6.3f}  ", "$text-muted"))
+        parts.append((f"{mark} ", style))
+        parts.append((f"{one_line(answer.response) or '(no text)'}\n", ""))
+    return Content.assemble(*parts)

@@ -1,0 +1,163 @@
+"""The list of conversations: search, go on with one, rename it, throw it into the bin, and take it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from assistant.chat.store import Store, Summary
+from assistant.errors import AssistantError
+from assistant.escape import displayable, one_line
+
+SHOWN = 200
+"""Conversations in the list. Search finds the others."""
+
+
+class SessionsScreen(ModalScreen[str | None]):
+    """Lists the conversations, newest first. Returns the id of the one to go on with, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+o", "close", "Close", key_display="esc", priority=True),
+        Binding("down", "into_list", show=False),
+        Binding("f2", "rename", "Rename"),
+        Binding("delete", "delete", "To the bin", priority=True),
+        Binding("ctrl+z", "restore", "Out of the bin", priority=True),
+    ]
+
+    def __init__(self, store: Store, *, current: str | None) -> None:
+        super().__init__()
+        self._store, self._current = store, current
+        self._binned: list[str] = []
+        self._renaming: str | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="sessions") as box:
+            box.border_title = "Conversations"
+            box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
+            yield Input(placeholder="Search in questions and answers", id="session-search", compact=True)
+            yield OptionList(id="session-list", markup=False, compact=True)
+            yield Static(id="session-note", markup=False)
+
+    def on_mount(self) -> None:
+        """List all conversations."""
+        self._list()
+
+    @on(Input.Changed, "#session-search")
+    def _list(self) -> None:
+        if self._renaming is not None:
+            return
+        query = self.query_one("#session-search", Input).value.strip()
+        found = self._store.search(query) if query else self._store.list()
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(Option(describe(one, self._current), id=one.id) for one in found[:SHOWN])
+        if found:
+            options.highlighted = 0
+        more = f" The newest {SHOWN} are shown." if len(found) > SHOWN else ""
+        self._note(f"{count(found)}.{more}")
+
+    @on(Input.Submitted, "#session-search")
+    def _submitted(self) -> None:
+        if self._renaming is None:
+            self._open()
+            return
+        box = self.query_one("#session-search", Input)
+        renamed, self._renaming = self._renaming, None
+        title = box.value.strip()
+        box.value = ""
+        self._try(lambda: self._store.rename(renamed, title))
+        self._list()
+
+    @on(OptionList.OptionSelected)
+    def _open(self) -> None:
+        if (chosen := self._highlighted()) is not None:
+            self.dismiss(chosen)
+
+    def _highlighted(self) -> str | None:
+        options = self.query_one(OptionList)
+        if options.highlighted is None:
+            return None
+        return options.get_option_at_index(options.highlighted).id
+
+    def action_into_list(self) -> None:
+        """Move from the search to the list."""
+        self.query_one(OptionList).focus()
+
+    def action_close(self) -> None:
+        """Leave a renaming, or the screen."""
+        if self._renaming is None:
+            self.dismiss(None)
+            return
+        self._renaming = None
+        self.query_one("#session-search", Input).value = ""
+        self._list()
+
+    def action_rename(self) -> None:
+        """Type a name for the conversation."""
+        chosen = self._highlighted()
+        if chosen is not None:
+            self._renaming = chosen
+            box = self.query_one("#session-search", Input)
+            box.value = ""
+            box.focus()
+            self._note("Type the new name, then press Enter.")
+
+    def action_delete(self) -> None:
+        """Move the conversation to the bin."""
+        chosen = self._highlighted()
+        if chosen is None:
+            return
+        if chosen == self._current:
+            self._note("This is the conversation that is open. It stays.")
+            return
+        if self._try(lambda: self._store.delete(chosen)):
+            self._binned.append(chosen)
+            self._list()
+            self._note("It is in the bin. ctrl+z takes it out again.")
+
+    def action_restore(self) -> None:
+        """Take the last conversation out of the bin again."""
+        if self._binned:
+            last = self._binned.pop()
+            self._try(lambda: self._store.restore(last))
+            self._list()
+
+    def _try(self, change: Callable[[], object]) -> bool:
+        try:
+            change()
+        except AssistantError as error:
+            self._note(str(error))
+            return False
+        return True
+
+    def _note(self, text: str) -> None:
+        self.query_one("#session-note", Static).update(displayable(text))
+
+
+def describe(summary: Summary, current: str | None) -> Content:
+    """Return a conversation on one line: when, its title, its model, and how many turns it has."""
+    when = summary.changed.astimezone().strftime("%d %b %H:%M")
+    if summary.problem:
+        return Content.assemble((f"{when}  ", "$text-muted"), (one_line(summary.problem), "$text-error"))
+    here = " · open now" if summary.id == current else ""
+    turns = "1 question" if summary.n_turns == 1 else f"{summary.n_turns} questions"
+    return Content.assemble(
+        (f"{when}  ", "$text-muted"),
+        one_line(summary.title) or "(no question)",
+        (f"  {one_line(summary.model)} · {turns}{here}", "$text-muted"),
+    )
+
+
+def count(found: Sequence[Summary]) -> str:
+    """Return how many conversations there are, in words."""
+    return "1 conversation" if len(found) == 1 else f"{len(found)} conversations"
+
