@@ -5,16 +5,31 @@ mypy checks it against `SessionLike`, because tests pass it to `ChatApp`.
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 
-from assistant.decoding.reply import Reply, StopReason
+from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.prompts import TEMPLATES, Template
+from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer, byte_characters
+from assistant.decoding.reply import InspectedToken, Reply, StopReason, TokenLogprob
+from assistant.errors import ContextError
+from assistant.model.config import ModelInfo
 from assistant.settings import GenerationSettings
 
 HOLD_LIMIT_SECONDS = 10.0
 TOKENS_PER_SECOND = 20
 """The speed that every reply reports, so that tests can assert on it."""
+
+
+@cache
+def byte_tokenizer() -> Tokenizer:
+    """Return a tokenizer with a token for every byte, and EOS."""
+    return build_tokenizer(json.dumps(byte_characters() | {EOS_TOKEN: 256}), "#version: 0.2\n", where="bytes")
 
 
 class ScriptedSession:
@@ -37,6 +52,9 @@ class ScriptedSession:
         piece_seconds: float = 0.0,
         name: str = "toy",
         summary: str = "toy · 0.1M parameters · template alpaca · context 64",
+        context_length: int = 1024,
+        info: ModelInfo | None = None,
+        template: Template = TEMPLATES["alpaca"],
     ) -> None:
         self.pieces = pieces
         self.hold_at = hold_at
@@ -45,6 +63,12 @@ class ScriptedSession:
         self.piece_seconds = piece_seconds
         self.name = name
         self.summary = summary
+        self.folder: Path | None = None
+        self.n_parameters = 100_000
+        self.context_length = context_length
+        self.info = info
+        self.template = template
+        self.tokenizer = byte_tokenizer()
         self.gate = threading.Event()
         self.ignores_stop = False
         """Whether a held reply ignores a stop, as a model does while it computes a slow token."""
@@ -52,6 +76,10 @@ class ScriptedSession:
         """The instruction of every call, in order."""
         self.settings: list[GenerationSettings] = []
         """The settings of every call, in order."""
+        self.inputs: list[str] = []
+        """The input of every call, in order."""
+        self.histories: list[tuple[Exchange, ...]] = []
+        """The history of every call, in order."""
         self.running = 0
         """The number of calls that run now."""
         self.max_running = 0
@@ -61,28 +89,95 @@ class ScriptedSession:
         self,
         instruction: str,
         *,
+        input: str = "",
+        history: Sequence[Exchange] = (),
         settings: GenerationSettings,
         on_text: Callable[[str], None],
         should_stop: Callable[[], bool],
+        forced_ids: Sequence[int] = (),
     ) -> Reply:
-        """Play the script.
+        """Play the script, after the text of forced tokens.
 
         Raises:
             BaseException: `error`, if there is one.
         """
         self.instructions.append(instruction)
         self.settings.append(settings)
+        self.inputs.append(input)
+        self.histories.append(tuple(history))
         self.running += 1
         self.max_running = max(self.max_running, self.running)
         try:
-            return self._play(instruction, settings.max_new_tokens, on_text, should_stop)
+            forced = [self.tokenizer.decode([token_id]) for token_id in forced_ids]
+            return self._play(instruction, forced, settings.max_new_tokens, on_text, should_stop)
         finally:
             self.running -= 1
 
+    def encode_prompt(
+        self, instruction: str, *, input: str = "", history: Sequence[Exchange] = ()
+    ) -> tuple[str, list[int]]:
+        """Render and encode a prompt as `Session` does."""
+        prompt = self.template.render(instruction, input, history)
+        return prompt, self.tokenizer.encode(prompt)
+
+    def replies(
+        self,
+        examples: Sequence[Example],
+        settings: GenerationSettings,
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[tuple[int, Reply | ContextError]]:
+        """Play the script for each example in turn."""
+        for index, example in enumerate(examples):
+            yield (
+                index,
+                self.reply(
+                    example.instruction,
+                    input=example.input,
+                    history=example.history,
+                    settings=settings,
+                    on_text=lambda _: None,
+                    should_stop=should_stop or (lambda: False),
+                ),
+            )
+
+    def inspect(
+        self,
+        prompt_ids: Sequence[int],  # noqa: ARG002 - the script knows no prompts
+        token_ids: Sequence[int],
+        *,
+        count: int = 5,
+        with_eos: bool,
+    ) -> list[InspectedToken]:
+        """Give every token half of the probability, and the other half to the letters from A on."""
+        return [self._inspected(token_id, count) for token_id in [*token_ids, *[self.tokenizer.eos_id] * with_eos]]
+
+    def _inspected(self, token_id: int, count: int) -> InspectedToken:
+        others = [other for other in range(65, 65 + count) if other != token_id][: count - 1]
+        logprobs = {token_id: math.log(0.5)} | {other: math.log(0.5 / len(others)) for other in others}
+        likeliest = tuple(
+            TokenLogprob(token_id=id_, text=self.tokenizer.decode([id_]), logprob=logprob)
+            for id_, logprob in logprobs.items()
+        )
+        entropy = -sum(math.exp(logprob) * math.log2(math.exp(logprob)) for logprob in logprobs.values())
+        return InspectedToken(
+            token_id=token_id,
+            text=likeliest[0].text,
+            logprob=likeliest[0].logprob,
+            likeliest=likeliest[:count],
+            rank=1,
+            entropy=entropy,
+        )
+
     def _play(
-        self, instruction: str, max_new_tokens: int, on_text: Callable[[str], None], should_stop: Callable[[], bool]
+        self,
+        instruction: str,
+        forced: Sequence[str],
+        max_new_tokens: int,
+        on_text: Callable[[str], None],
+        should_stop: Callable[[], bool],
     ) -> Reply:
-        pieces = (f"You said: {instruction}.\n\n", *self.pieces) if self.echo else self.pieces
+        pieces = (*forced, f"You said: {instruction}.\n\n", *self.pieces) if self.echo else (*forced, *self.pieces)
         for index, piece in enumerate(pieces):
             if index == max_new_tokens:
                 return _make_reply(instruction, pieces[:index], "length")
