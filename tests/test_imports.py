@@ -25,7 +25,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": (
-        "__init__ reply kernels decoder continuations sampling speculative engine stop_strings session"
+        "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
     ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "

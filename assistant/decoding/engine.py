@@ -19,7 +19,7 @@ from torch import Tensor
 from assistant.decoding.continuations import score_continuations
 from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk, common_prefix_length
 from assistant.decoding.reply import StopReason, TokenLogprobs
-from assistant.decoding.sampling import RowState, new_row_state, sample, token_logprobs
+from assistant.decoding.sampling import RowState, force, new_row_state, sample, token_logprobs
 from assistant.decoding.speculative import Speculation, fastest_draft
 from assistant.errors import ContextError
 from assistant.model.gpt import GPT
@@ -115,6 +115,7 @@ class Engine:
         should_stop: Callable[[], bool] | None = None,
         continuations: Sequence[Sequence[int]] = (),
         on_scored: OnScored | None = None,
+        forced_ids: Sequence[int] = (),
     ) -> Generator[Generated]:
         """Continue every prompt (token ids, not empty), `batch_size` at a time, longest first; yield each as it ends.
 
@@ -123,7 +124,8 @@ class Engine:
         `should_stop()` is called before every step; when it returns True, all unfinished rows end with `cancelled`. A
         row ends with `length` at `max_new_tokens` or at the end of the context. `continuations` has a text (token ids,
         not empty) for each prompt: before a row starts, `on_scored(index, log-probability)` says how likely the model
-        holds it there, unless the context is too short for both.
+        holds it there, unless the context is too short for both. With `forced_ids`, the new tokens of a single prompt
+        begin with these: they count as new tokens in every way, and an EOS among them ends the row.
 
         Raises:
             ContextError: a prompt leaves no room for a new token. Raised before anything is decoded.
@@ -135,7 +137,7 @@ class Engine:
         if on_scored is not None:
             call.continuations, call.on_scored = continuations, on_scored
         if len(prompts) == 1:
-            yield call.generate_one(prompts[0])
+            yield call.generate_one(prompts[0], forced_ids)
         else:
             yield from call.generate_batch(prompts, batch_size)
 
@@ -174,6 +176,11 @@ class _GenerateCall:
         """Sample the next token of every row from logits (B, V), and set the stop reason of rows that it ends."""
         logits = logits.float().cpu()
         next_ids = sample(logits, self.settings, [row.state for row in rows])
+        self._add(rows, logits, next_ids)
+        return next_ids
+
+    def _add(self, rows: Sequence[_Row], logits: Tensor, next_ids: Sequence[int]) -> None:
+        """Add the next token of every row, chosen by logits (B, V) on the CPU; set the reason of rows that it ends."""
         if self.settings.logprobs is not None:
             for row, logprobs in zip(rows, token_logprobs(logits, next_ids, self.settings.logprobs), strict=True):
                 row.logprobs.append(logprobs)
@@ -186,7 +193,6 @@ class _GenerateCall:
                 row.stop_reason = "stop"
             elif len(row.token_ids) >= row.max_new_tokens:
                 row.stop_reason = "length"
-        return next_ids
 
     def _slots(self, index: int, prompt: Sequence[int]) -> int:
         """Return the slots of the cache that a prompt needs with its reply, and with its continuation if that fits."""
@@ -211,14 +217,14 @@ class _GenerateCall:
     # --- one prompt ---------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def generate_one(self, prompt: Sequence[int]) -> Generated:
+    def generate_one(self, prompt: Sequence[int], forced_ids: Sequence[int] = ()) -> Generated:
         """Continue a prompt in the engine's prefix cache, so that the next prompt can reuse it."""
         row, prefix_cache = self._start_row(0, prompt), self.engine.prefix_cache
         start = prefix_cache.reuse_prefix(prompt, self._slots(0, prompt))
         logits = self._prefill_prompt(row, start)
         if logits is not None:
             self._score([row], logits, prefix_cache.cache, 0)
-            next_ids = self._sample([row], logits)
+            next_ids = self._force(row, logits, forced_ids) if forced_ids else self._sample([row], logits)
             speculation = self._new_speculation()
             while row.stop_reason is None:
                 if self.should_stop():
@@ -233,6 +239,31 @@ class _GenerateCall:
                     next_ids = self._speculate(row, next_ids[0], speculation)
         row.stop_reason = row.stop_reason or "cancelled"
         return self._result(row)
+
+    def _force(self, row: _Row, logits: Tensor, forced_ids: Sequence[int]) -> list[int]:
+        """Begin the row with given tokens; logits (1, V) follow its prompt. Returns the last in a list, as `_sample`.
+
+        All of them but the last are in the cache then.
+        """
+        self._force_one(row, logits, forced_ids[0])
+        prefix_cache, last = self.engine.prefix_cache, len(forced_ids) - 1
+        for first in range(0, last, SINGLE_PROMPT_CHUNK):
+            if row.stop_reason is not None or self.should_stop():
+                row.stop_reason = row.stop_reason or "cancelled"
+                break
+            end = min(first + SINGLE_PROMPT_CHUNK, last)
+            chunk = PromptChunk(0, forced_ids[first:end])
+            needs_logits = self.settings.logprobs is not None
+            logits = self.decoder.prefill([chunk], prefix_cache.cache, [False], all_positions=needs_logits)
+            prefix_cache.append(chunk.input_ids)
+            for place, token_id in enumerate(forced_ids[first + 1 : end + 1]):
+                if row.stop_reason is None:
+                    self._force_one(row, logits[place : place + 1], token_id)
+        return [forced_ids[-1]]
+
+    def _force_one(self, row: _Row, logits: Tensor, token_id: int) -> None:
+        force(token_id, self.settings, row.state)
+        self._add([row], logits.float().cpu(), [token_id])
 
     def _new_speculation(self) -> Speculation | None:
         engine = self.engine

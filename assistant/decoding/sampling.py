@@ -64,6 +64,13 @@ def sample(logits: Tensor, settings: GenerationSettings, rows: Sequence[RowState
     return next_ids
 
 
+def force(token_id: int, settings: GenerationSettings, row: RowState) -> None:
+    """Take a given id as a row's next one. The row uses the random number of this place as if the id had been drawn."""
+    if settings.temperature >= GREEDY_BELOW:
+        _draw_number(row)
+    row.seen_ids.add(token_id)
+
+
 def penalise_repetition(logits: Tensor, penalty: float, rows: Sequence[RowState]) -> Tensor:
     """Return a copy of logits (B, V) with those of seen ids divided by the penalty, or multiplied if negative.
 
@@ -85,7 +92,7 @@ def candidates(logits: Tensor, settings: GenerationSettings) -> tuple[Tensor, Te
     tokens that are as likely as the k-th. Of equally likely tokens at the border of top-p, the smallest ids stay.
     """
     if settings.top_k is not None and settings.top_k < logits.shape[-1]:
-        logits, ids = _top_k(logits, settings.top_k)
+        logits, ids = top_k(logits, settings.top_k)
     else:
         ids = torch.arange(logits.shape[-1]).expand_as(logits)
     scaled = logits.double() / settings.temperature
@@ -101,7 +108,7 @@ def candidates(logits: Tensor, settings: GenerationSettings) -> tuple[Tensor, Te
     return weights, ids
 
 
-def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest logits and all equal to the k-th: logits (B, K) padded with -inf, and rising ids (B, K)."""
     values, ids = logits.topk(k, dim=-1)
     kth_largest = values[:, -1:]
@@ -116,11 +123,15 @@ def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _draw(weights: Tensor, ids: Tensor, rows: Sequence[RowState]) -> list[int]:
     """Draw one id per row. A row uses one random number per token, no matter how many candidates there are."""
     sums = weights.cumsum(dim=-1)
-    numbers = torch.stack([torch.rand(1, dtype=torch.float64, generator=row.generator) for row in rows])
+    numbers = torch.stack([_draw_number(row) for row in rows])
     # Numbers are below 1 and sums at least 1, so a product never rounds up to the last sum: weight 0 is never drawn.
     columns = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)
     drawn_ids: list[int] = ids.gather(-1, columns)[:, 0].tolist()
     return drawn_ids
+
+
+def _draw_number(row: RowState) -> Tensor:
+    return torch.rand(1, dtype=torch.float64, generator=row.generator)
 
 
 def token_logprobs(logits: Tensor, token_ids: Sequence[int], count: int) -> list[TokenLogprobs]:

@@ -9,17 +9,20 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from assistant.dataset.instructions import Example, Exchange
+from assistant.decoding import inspection
 from assistant.decoding.engine import Generated, OnScored, build_engine, check_prompt_length
-from assistant.decoding.reply import Reply, TokenLogprobs
+from assistant.decoding.reply import InspectedToken, Reply, TokenLogprobs
 from assistant.decoding.stop_strings import ReplyText
 from assistant.device import pick_device
-from assistant.errors import ContextError
+from assistant.errors import ContextError, SettingsError
 from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.model.config import ModelInfo
 from assistant.settings import DecodePrecision, GenerationSettings
 
+AnyLogprobs = TypeVar("AnyLogprobs", bound=TokenLogprobs)
 REPLY_SHARE = 4
 """Shorten a conversation until the reply has a quarter of the context, or `max_new_tokens` if that is less."""
 
@@ -27,13 +30,22 @@ REPLY_SHARE = 4
 class Session:
     """One loaded model. It answers one caller at a time; a second caller gets a RuntimeError."""
 
-    def __init__(self, checkpoint: Checkpoint, *, precision: DecodePrecision = "auto", may_draft: bool = True) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: DecodePrecision = "auto",
+        may_draft: bool = True,
+        folder: Path | None = None,
+    ) -> None:
         """Copy or share the checkpoint's weights in the storage that `precision` names; the model itself is not kept.
 
         `precision` and `may_draft` are explained in `assistant.decoding.engine.build_engine`.
         """
         self.name = checkpoint.name
         """The name of the model's folder."""
+        self.folder = folder
+        """The model's folder. None if the model was not read from one."""
         self.info: ModelInfo | None = checkpoint.info
         """How the model was trained; None for a base model."""
         self.template = checkpoint.template
@@ -42,9 +54,9 @@ class Session:
         self.n_parameters = checkpoint.model.n_parameters
         self.context_length = checkpoint.config.context_length
         """Maximum tokens of prompt and reply together."""
-        self._tokenizer = checkpoint.tokenizer
+        self.tokenizer = checkpoint.tokenizer
         self._engine = build_engine(
-            checkpoint.model, eos_id=self._tokenizer.eos_ids, precision=precision, may_draft=may_draft
+            checkpoint.model, eos_id=self.tokenizer.eos_ids, precision=precision, may_draft=may_draft
         )
         self._busy = threading.Lock()
 
@@ -58,7 +70,8 @@ class Session:
             CheckpointError: the folder is not a model that can be loaded.
             SettingsError: the device does not exist.
         """
-        return cls(load_checkpoint(model, device=pick_device(device)), precision=precision, may_draft=may_draft)
+        checkpoint = load_checkpoint(model, device=pick_device(device))
+        return cls(checkpoint, precision=precision, may_draft=may_draft, folder=Path(model))
 
     @property
     def summary(self) -> str:
@@ -76,7 +89,7 @@ class Session:
             ContextError: the prompt leaves no room for a reply.
         """
         prompt = self.template.render(instruction, input, history)
-        prompt_ids = self._tokenizer.encode(prompt)
+        prompt_ids = self.tokenizer.encode(prompt)
         check_prompt_length(len(prompt_ids), self.context_length)
         return prompt, prompt_ids
 
@@ -89,6 +102,7 @@ class Session:
         settings: GenerationSettings,
         on_text: Callable[[str], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        forced_ids: Sequence[int] = (),
     ) -> Reply:
         """Answer one instruction.
 
@@ -99,19 +113,29 @@ class Session:
         beginning of a stop string is held back until that is clear. `should_stop` is called before every token; when
         it returns True, the reply ends with the text so far.
 
+        `forced_ids` are tokens that the reply begins with, whatever their probability; then the model goes on. They
+        are part of the reply in every way: `on_text` gets their text first, they count against `max_new_tokens`, a stop
+        string in their text ends the reply, and so does an EOS among them. Each of them uses up the random number of
+        its place, so the tokens after them are drawn with the numbers that a reply without them would use there:
+        with the same seed, forcing the first tokens of a reply gives that reply again.
+
         Raises:
             ContextError: the prompt leaves no room for a reply.
+            SettingsError: a forced id is not in the model's vocabulary.
             RuntimeError: the session is answering another caller.
         """
         reply_room = min(settings.max_new_tokens, self.context_length // REPLY_SHARE)
         for n_forgotten in range(len(history) + 1):
             recent = history[n_forgotten:]
             prompt = self.template.render(instruction, input, recent)
-            prompt_ids = self._tokenizer.encode(prompt)
+            prompt_ids = self.tokenizer.encode(prompt)
             if not recent or len(prompt_ids) + reply_room <= self.context_length:
                 break
         check_prompt_length(len(prompt_ids), self.context_length)
-        ((_, reply),) = self._generate([(prompt, prompt_ids)], settings, on_text=on_text, should_stop=should_stop)
+        self._check_ids("forced_ids", forced_ids)
+        ((_, reply),) = self._generate(
+            [(prompt, prompt_ids)], settings, on_text=on_text, should_stop=should_stop, forced_ids=forced_ids
+        )
         return reply.model_copy(update={"n_forgotten": n_forgotten})
 
     def replies(
@@ -121,13 +145,16 @@ class Session:
         *,
         batch_size: int = 32,
         on_reference: Callable[[int, float], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> Generator[tuple[int, Reply | ContextError]]:
         """Answer many examples in batches; yield (index into `examples`, reply) as they finish.
 
         Before an example's reply, `on_reference` gets its index and the log-probability (nats) of its output and EOS,
         unless the context is too short for prompt and output.
 
-        An example whose prompt leaves no room for a reply yields its ContextError instead. The session stays busy until
+        An example whose prompt leaves no room for a reply yields its ContextError instead. `should_stop` is called
+        before every token; when it returns True, the replies that have not ended end with `cancelled`, each with its
+        text so far, which is empty for those that have not begun. The session stays busy until
         the last reply is taken or the generator is closed.
 
         Raises:
@@ -142,7 +169,7 @@ class Session:
         example_indices = list(prompts)
         references: list[list[int]] = []
         if on_reference is not None:
-            encode, eos_id = self._tokenizer.encode, self._tokenizer.eos_id
+            encode, eos_id = self.tokenizer.encode, self.tokenizer.eos_id
             references = [[*encode(examples[index].output), eos_id] for index in example_indices]
 
         def on_scored(prompt_index: int, logprob: float) -> None:
@@ -153,10 +180,47 @@ class Session:
             list(prompts.values()),
             settings,
             batch_size=batch_size,
+            should_stop=should_stop,
             references=references,
             on_scored=on_scored if on_reference is not None else None,
         ):
             yield example_indices[prompt_index], reply
+
+    def inspect(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, count: int = 5, with_eos: bool
+    ) -> list[InspectedToken]:
+        """Look at an answer after its prompt as the model sees it: one entry for each of `token_ids`.
+
+        Each has the token's log-probability, its rank, the entropy at its place and the `count` likeliest tokens; all
+        are the model's own, as `Reply.logprobs`: before temperature, penalty and filters. `with_eos` adds an entry for
+        the EOS after the answer; where several tokens end a reply, for the likeliest of them. The whole answer takes
+        one pass, and the next reply is as without it.
+
+        Raises:
+            ContextError: prompt and answer together are longer than the context, or the prompt is empty.
+            SettingsError: an id is not in the model's vocabulary.
+            RuntimeError: the session is answering another caller.
+        """
+        self._check_ids("prompt_ids", prompt_ids)
+        self._check_ids("token_ids", token_ids)
+        with self._exclusive():
+            found = inspection.inspect(
+                self._engine.decoder,
+                self._engine.prefix_cache,
+                prompt_ids,
+                token_ids,
+                count=count,
+                eos_ids=self.tokenizer.eos_ids if with_eos else (),
+            )
+        return [self._add_texts(token) for token in found]
+
+    def _check_ids(self, where: str, token_ids: Sequence[int]) -> None:
+        vocab_size = self._engine.decoder.config.vocab_size
+        unknown = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
+        if unknown is not None:
+            raise SettingsError(
+                f"{where}: expected ids from 0 to {vocab_size - 1}, got {unknown}. Take them from the same model."
+            )
 
     def _generate(
         self,
@@ -168,9 +232,10 @@ class Session:
         should_stop: Callable[[], bool] | None = None,
         references: Sequence[Sequence[int]] = (),
         on_scored: OnScored | None = None,
+        forced_ids: Sequence[int] = (),
     ) -> Iterator[tuple[int, Reply]]:
         """Yield (index into `prompts`, reply) as they finish. Use `on_text` with a single prompt only."""
-        texts = [ReplyText(self._tokenizer, settings.stop) for _ in prompts]
+        texts = [ReplyText(self.tokenizer, settings.stop) for _ in prompts]
 
         def on_token(index: int, token_id: int) -> bool:
             new_text = texts[index].push(token_id)
@@ -187,6 +252,7 @@ class Session:
                 should_stop=should_stop,
                 continuations=references,
                 on_scored=on_scored,
+                forced_ids=forced_ids,
             ):
                 index = generated.index
                 if (new_text := texts[index].finish()) and on_text is not None:
@@ -220,7 +286,7 @@ class Session:
             logprobs=logprobs and tuple(self._add_texts(token) for token in logprobs),
         )
 
-    def _add_texts(self, token: TokenLogprobs) -> TokenLogprobs:
-        decode = self._tokenizer.decode
+    def _add_texts(self, token: AnyLogprobs) -> AnyLogprobs:
+        decode = self.tokenizer.decode
         likeliest = tuple(top.model_copy(update={"text": decode([top.token_id])}) for top in token.likeliest)
         return token.model_copy(update={"text": decode([token.token_id]), "likeliest": likeliest})

@@ -5,6 +5,7 @@ mypy checks it against `SessionLike`, because tests pass it to `ChatApp`.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer, read_tokenizer
-from assistant.decoding.reply import Reply, StopReason
+from assistant.decoding.reply import InspectedToken, Reply, StopReason, TokenLogprob
 from assistant.errors import ContextError
 from assistant.model.config import ModelInfo
 from assistant.settings import GenerationSettings
@@ -128,6 +129,34 @@ class ScriptedSession:
         """Play the script for each example."""
         for index, example in enumerate(examples):
             yield index, self.reply(example.instruction, input=example.input, settings=settings, should_stop=should_stop)
+
+    def inspect(
+        self,
+        prompt_ids: Sequence[int],  # noqa: ARG002 - the script knows no prompts
+        token_ids: Sequence[int],
+        *,
+        count: int = 5,
+        with_eos: bool,
+    ) -> list[InspectedToken]:
+        """Give every token half of the probability, and the other half to the letters from A on."""
+        return [self._inspected(token_id, count) for token_id in [*token_ids, *[self.tokenizer.eos_id] * with_eos]]
+
+    def _inspected(self, token_id: int, count: int) -> InspectedToken:
+        others = [other for other in range(65, 65 + count) if other != token_id][: count - 1]
+        logprobs = {token_id: math.log(0.5)} | {other: math.log(0.5 / len(others)) for other in others}
+        likeliest = tuple(
+            TokenLogprob(token_id=id_, text=self.tokenizer.decode([id_]), logprob=logprob)
+            for id_, logprob in logprobs.items()
+        )
+        entropy = -sum(math.exp(logprob) * math.log2(math.exp(logprob)) for logprob in logprobs.values())
+        return InspectedToken(
+            token_id=token_id,
+            text=likeliest[0].text,
+            logprob=likeliest[0].logprob,
+            likeliest=likeliest[:count],
+            rank=1,
+            entropy=entropy,
+        )
 
     def _play(
         self,
