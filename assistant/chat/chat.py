@@ -182,6 +182,7 @@ class Chat:
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
         self.nearest: NearestRows | None = None
         self._deck: Deck | None = None
+        self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
         self._models = _Models(states=states | dict.fromkeys(sides, "loading"))
         self._draw = draw or random.SystemRandom()
@@ -221,7 +222,7 @@ class Chat:
     def history(self, turn: Turn) -> tuple[Exchange, ...]:
         """Return the exchanges that the model reads before a question: none, unless it has learnt conversations."""
         if turn.question.row is not None:
-            row = None if self.held_out is None else self.held_out.find(turn.question.row)
+            row = self._rows.get(turn.question.row)
             return () if row is None else row.example.history
         return self.conversation.history(turn.number) if self.has_learnt_conversations else ()
 
@@ -464,6 +465,7 @@ class Chat:
     def _data_ready(self, event: DataReady) -> None:
         self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
         if event.held_out is not None:
+            self._rows = {row.id: row for row in event.held_out.rows}
             self._deck = Deck(event.held_out.rows, seed=self._draw.randrange(2**31))
 
     # --- the queue ------------------------------------------------------------------------------------------------
@@ -521,10 +523,11 @@ class Chat:
         if self._deck is None:
             self.front.notice(self.no_held_out)
             return ()
-        seen = {turn.question.row for turn in self.conversation.turns} | {row.row for row in self.conversation.rows}
+        seen = {row.row for row in self.conversation.rows}
+        seen |= {turn.question.row for turn in self.conversation.turns if turn.question.row is not None}
         seen |= {row for run in self.runs.values() for row in run.rows}
         seen |= {question.row.id for question in self.waiting if question.row is not None}
-        rows = self._deck.take(count, without=seen)
+        rows = self._deck.take(count, seen)
         if not rows:
             self.front.notice("All test rows have been answered in this conversation.")
         return rows

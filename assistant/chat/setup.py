@@ -12,13 +12,12 @@ from pathlib import Path
 from assistant.chat.chat import Chat, ChatSettings, ConversationFile, Front, now
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
-from assistant.chat.growth import read_growth
 from assistant.chat.heldout import NoHeldOut, find_held_out
 from assistant.chat.inputs import InputHistory
 from assistant.chat.models import find_base, read_info
 from assistant.chat.nearest import NearestRows
 from assistant.chat.records import Opened, Side
-from assistant.chat.scores import Suggestion, read_score_words, read_suggestions
+from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
 from assistant.errors import AssistantError
@@ -44,8 +43,8 @@ class ChatSetup:
     base_name: str = ""
     no_base: str = ""
     """Why there is no base model to compare with, as a sentence."""
-    score: str = ""
-    """The newest score of the model in words, for the title."""
+    score: ModelScore | None = None
+    """The newest score of the model."""
     suggestions: tuple[Suggestion, ...] = ()
     read_data: Callable[[], DataReady] | None = None
     folder: Path | None = None
@@ -100,7 +99,7 @@ def set_up(
         conversation=conversation,
         file=file,
         inputs=store.inputs(),
-        score=read_score_words(model),
+        score=read_score(model),
         suggestions=read_suggestions(model),
         read_data=lambda: read_data(model, info, data),
         folder=model,

@@ -98,10 +98,6 @@ class SessionLike(Protocol):
     def info(self) -> ModelInfo | None:
         """How the model was trained; None for a base model."""
 
-    @property
-    def summary(self) -> str:
-        """The model in one line: name, size, template and context length."""
-
     def encode_prompt(
         self, instruction: str, *, input: str = "", history: Sequence[Exchange] = ()
     ) -> tuple[str, list[int]]:

@@ -57,9 +57,9 @@ def growth_content(row: GrowthRow, index: int, count: int) -> Content:
         parts.append((f"  {displayable(row.input)}\n", ""))
     parts.append((f"  reference: {displayable(row.reference)}\n\n", "$text-muted"))
     parts.append(("  step    loss\n", "$text-muted"))
-    for answer in row.answers:
-        mark, style = ("✓", "$text-success") if answer.matches else ("✗", "$text-error")
-        parts.append((f"{answer.step:>6}  {answer.loss:>6.3f}  ", "$text-muted"))
+    for answer in row.steps:
+        mark, style = ("✓", "$text-success") if answer.is_match else ("✗", "$text-error")
+        parts.append((f"{answer.step:>6}  {answer.validation_loss:>6.3f}  ", "$text-muted"))
         parts.append((f"{mark} ", style))
         parts.append((f"{one_line(answer.response) or '(no text)'}\n", ""))
     return Content.assemble(*parts)

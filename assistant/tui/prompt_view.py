@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from assistant.chat.prompt_parts import PromptPart, PromptView
+from assistant.chat.prompt_parts import ExactPrompt, PromptPart
 from assistant.escape import displayable, visible
 
 STYLES = {"instruction": "bold $text-primary", "input": "$text-success", "history": "$text-muted"}
@@ -26,7 +26,7 @@ class PromptScreen(ModalScreen[None]):
         Binding("i", "ids", "Token ids"),
     ]
 
-    def __init__(self, view: PromptView) -> None:
+    def __init__(self, view: ExactPrompt) -> None:
         super().__init__()
         self._view = view
         self._shows_ids = False
@@ -45,7 +45,7 @@ class PromptScreen(ModalScreen[None]):
         self.query_one("#prompt-text", Static).update(content)
 
 
-def prompt_content(view: PromptView) -> Content:
+def prompt_content(view: ExactPrompt) -> Content:
     """Return the text of the prompt. Line ends are visible where they belong to the template."""
     return Content.assemble(*((_text(part), STYLES.get(part.kind, "")) for part in view.parts))
 
@@ -56,20 +56,19 @@ def _text(part: PromptPart) -> str:
     return "\n".join(visible(line) for line in part.text.split("\n"))
 
 
-def ids_content(view: PromptView) -> Content:
+def ids_content(view: ExactPrompt) -> Content:
     """Return the token ids, in the colours of their parts."""
     parts = [(" ".join(map(str, part.token_ids)) + "\n", STYLES.get(part.kind, "")) for part in view.parts]
     return Content.assemble(*(part for part in parts if part[0].strip()))
 
 
-def counts_content(view: PromptView) -> Content:
+def counts_content(view: ExactPrompt) -> Content:
     """Return the tokens of each part, their sum, and the room that is left for the reply."""
     rows: list[tuple[str, str]] = []
     for part in view.parts:
         if part.text:
             rows.append((f"{part.n_tokens:>6}  {part.kind}\n", STYLES.get(part.kind, "$text-muted")))
-    room = max(0, view.context_length - view.n_tokens)
-    rows.append((f"{view.n_tokens:>6}  of {view.context_length} tokens; {room} are left for the answer", "bold"))
+    rows.append((f"{view.n_tokens:>6}  of {view.context_length} tokens; {view.room} are left for the answer", "bold"))
     if view.n_forgotten:
         rows.append((f"\n        left out, because they do not fit: the oldest {view.n_forgotten} exchanges", ""))
     return Content.assemble(*rows)

@@ -1,0 +1,2 @@
+def inspect_answer(session, base, answer, prompt_ids):
+    return ()
