@@ -1,10 +1,14 @@
-"""`Example`: one training example, as all code after the reader sees it.
+"""`Example`: one training example, as all code after the reader sees it; and the ids of rows.
 
 Does not know about files, rows or tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,6 +98,18 @@ class Example:
             "rubric": list(self.rubric) or None,
         }
         return {name: value for name, value in labels.items() if value is not None}
+
+
+def row_ids(examples: Sequence[Example]) -> list[str]:
+    """Return an id for every row: 16 hex digits of its contents and of the number of equal rows before it."""
+    n_before: Counter[str] = Counter()
+    ids = []
+    for example in examples:
+        contents = [example.instruction, example.input, [list(turn) for turn in example.history], example.output]
+        text = json.dumps(contents)
+        ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
+        n_before[text] += 1
+    return ids
 
 
 def _as_messages(turn: Exchange) -> list[dict[str, str]]:
