@@ -10,8 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from assistant.statistics import CONFIDENCE, RESAMPLES, Interval, smallest_detectable_difference, standard_deviation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EXACT_SIGN_FLIPS = 13
 """Up to this many rows that differ, all sign patterns (8,192) are counted. Beyond it, `RESAMPLES` are drawn."""
@@ -71,11 +76,26 @@ def sign_flip_p_value(differences: Sequence[float], *, seed: int, resamples: int
 
 def sign_test_p_value(wins: int, losses: int) -> float:
     """Two-sided p-value of the exact sign test. Ties do not count. 1 if there are neither wins nor losses."""
-    if wins + losses == 0:
-        return 1.0
-    from scipy.stats import binomtest
+    return float(sign_test_p_values(wins + losses)[wins])
 
-    return float(binomtest(wins, wins + losses).pvalue)
+
+def sign_test_p_values(n: int) -> NDArray[np.float64]:
+    """Return the two-sided p-value of the exact sign test for 0 to `n` wins of `n` rows that differ, (n + 1)."""
+    import numpy as np
+
+    tail = np.cumsum(coin_probabilities(n))
+    wins = np.arange(n + 1)
+    return np.minimum(1.0, 2.0 * tail[np.minimum(wins, n - wins)])
+
+
+def coin_probabilities(n: int) -> NDArray[np.float64]:
+    """Return the probabilities of 0 to `n` heads of `n` fair coins, (n + 1)."""
+    import numpy as np
+
+    heads = np.arange(n)
+    logs = np.concatenate([[0.0], np.cumsum(np.log((n - heads) / (heads + 1)))])
+    shares: NDArray[np.float64] = np.exp(logs - logs.max())
+    return shares / np.sum(shares)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,14 +16,16 @@ from tests.conftest import REPOSITORY
 # module named before it in its room.
 ROOMS: dict[str, str] = {
     "assistant": (
-        "__init__ errors escape files device settings hub_cache shipped jsonl loops statistics paired_statistics "
-        "label_statistics ollama_server"
+        "__init__ errors escape files device settings hub_cache shipped jsonl exact_match loops statistics "
+        "paired_statistics sequential_statistics label_statistics ollama_server"
     ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
         "convert splits trained_prompts check prompts added_tokens tokenizer encode"
     ),
-    "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
+    "assistant.model": (
+        "__init__ config trained_data packing fused linear gpt lora folder weights peft checkpoint scratch"
+    ),
     "assistant.decoding": (
         "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
     ),
@@ -32,7 +34,7 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo forecast finetune plots"
     ),
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
-    "assistant.chat": "__init__ records conversation events",
+    "assistant.chat": "__init__ records conversation events scores growth nearest heldout tally",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"

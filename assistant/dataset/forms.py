@@ -26,12 +26,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from assistant.dataset.checks import MAX_QUESTIONS, Check
 from assistant.dataset.columns import Columns, Fields, is_empty
@@ -73,7 +74,7 @@ class _LabelledRow(BaseModel):
     """The fields that every row form may have."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
-    category: Text | None = None
+    category: Annotated[Text, AfterValidator(sys.intern)] | None = None  # one text for all its rows saves memory
     group: Text | None = None
     accept: tuple[FilledText, ...] = ()
     check: Check | None = None

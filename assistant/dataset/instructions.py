@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +142,7 @@ class _FileReader:
             except UnusableRow as error:
                 self.unusable[str(error)] += 1
             else:
-                examples += [_sharing(example) for example in parsed.examples]
+                examples += parsed.examples
                 if parsed.unused:
                     self.unused.update(parsed.unused.keys() if len(self.unused) < 1000 else ())
                     if self._keep_others:
@@ -171,11 +170,6 @@ class _FileReader:
             what = "without a meaning here" if self._keep_others else "that are not used"
             notes.append(f"{self.source}: fields {what}: {', '.join(named)}{more}.")
         return notes
-
-
-def _sharing(example: Example) -> Example:
-    """Return the example with its category as a text that all examples of the category share, to save memory."""
-    return example if example.category is None else replace(example, category=sys.intern(example.category))
 
 
 def _count(number: int) -> str:

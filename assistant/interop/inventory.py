@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,21 +90,28 @@ def read_last_score(folder: Path) -> LastScore | None:
     A line is a JSON object with `mean`, and with `judge` or `metric`. Unknown fields, and lines that are torn or of
     another form, are skipped.
     """
+    record = next(score_records(folder), None)
+    if record is None:
+        return None
+    return LastScore(mean=float(record["mean"]), by=str(record.get("judge") or record.get("metric") or ""))
+
+
+def score_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a model folder's `scores.jsonl` whose `mean` is from 0 to 100, newest first."""
     try:
         with (folder / SCORES_FILE).open("rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - SCORES_TAIL, 0))
             lines = file.read().splitlines()
     except OSError:
-        return None
+        return
     for line in reversed(lines):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
         mean = record.get("mean") if isinstance(record, dict) else None
-        if isinstance(mean, int | float) and not isinstance(mean, bool) and math.isfinite(mean):
-            return LastScore(mean=float(mean), by=str(record.get("judge") or record.get("metric") or ""))
-    return None
+        if isinstance(mean, int | float) and not isinstance(mean, bool) and 0 <= mean <= 100:
+            yield record
 
 
 # --- where models are ---------------------------------------------------------------------------------------------

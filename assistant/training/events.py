@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from assistant.dataset.encode import EncodedRows
 
+VALIDATION_FILE = "validation.jsonl"
+"""Each line holds a `ValidationReport`, without `is_best`, as JSON. The chat reads it, too."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:

@@ -25,10 +25,16 @@ from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, template_record
 from assistant.model.config import ModelInfo
 from assistant.model.lora import merged, take_adapter
-from assistant.training.events import FinetuneResult, Observer, Plan, StepReport, ValidationReport
+from assistant.training.events import (
+    VALIDATION_FILE,
+    FinetuneResult,
+    Observer,
+    Plan,
+    StepReport,
+    ValidationReport,
+)
 from assistant.training.run_folder import (
     METRICS_FILE,
-    VALIDATION_FILE,
     RunFolder,
     RunState,
     check_same_run,

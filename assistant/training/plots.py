@@ -6,7 +6,8 @@ from io import BytesIO
 from pathlib import Path
 
 from assistant.files import write_atomic
-from assistant.training.run_folder import METRICS_FILE, PLOT_FILE, VALIDATION_FILE, read_records
+from assistant.training.events import VALIDATION_FILE
+from assistant.training.run_folder import METRICS_FILE, PLOT_FILE, read_records
 
 
 def plot_losses(folder: Path) -> Path | None:

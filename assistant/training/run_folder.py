@@ -33,9 +33,10 @@ from assistant.model.folder import atomic_folder, save_tensors
 from assistant.model.gpt import GPT
 from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
 from assistant.settings import FinetuneSettings, Frozen
+from assistant.training.events import VALIDATION_FILE
 from assistant.training.sharding import distribute_like, full_tensor
 
-METRICS_FILE, VALIDATION_FILE, PLOT_FILE = "metrics.jsonl", "validation.jsonl", "loss.png"
+METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
 STATE_FILE, OPTIMIZER_FILE, REFERENCE_FILE = "state.json", "optimizer.safetensors", "reference.safetensors"
 LOCK_FILE = ".lock"
 KILLED_EARLY = {METRICS_FILE, VALIDATION_FILE, "best"}

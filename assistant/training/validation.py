@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from assistant.dataset.encode import EncodedExample
 from assistant.decoding.engine import generate
+from assistant.exact_match import is_exact
 from assistant.loops import loops
 from assistant.model.checkpoint import Checkpoint
 from assistant.settings import GenerationSettings
@@ -54,7 +55,7 @@ def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count
         n=count,
         ended=_share([sample.stop_reason == "eos" for sample in samples]),
         looped=_share([loops(answer.token_ids) for answer in generated]),
-        exact=_share([sample.response.strip() == sample.reference.strip() for sample in samples]),
+        exact=_share([is_exact(sample.response, sample.reference) for sample in samples]),
         samples=tuple(samples[:n_samples]),
     )
 

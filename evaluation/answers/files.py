@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from assistant.dataset.columns import Columns, parse_columns
 from assistant.dataset.conversations import UnusableRow
-from assistant.dataset.examples import Example
+from assistant.dataset.examples import Example, row_ids
 from assistant.dataset.formats import iterate_rows
 from assistant.dataset.forms import examples_of
 from assistant.dataset.instructions import SKIP_ADVICE
@@ -30,7 +30,7 @@ from assistant.errors import DataError
 from assistant.files import shown_path, write_atomic
 from assistant.settings import DataSettings
 from evaluation.answers.folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, claim_folder, is_correction
-from evaluation.answers.records import make_record, now, package_versions, row_ids, with_response
+from evaluation.answers.records import make_record, now, package_versions, with_response
 
 RESPONSE_FIELDS = ("model_response", "prediction", "generation")
 """Names of the field with the answer; the first that a row has counts."""

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from assistant.dataset.splits import normalise
+from assistant.exact_match import is_exact
 from assistant.settings import Frozen
 
 if TYPE_CHECKING:
@@ -50,14 +51,6 @@ def measure(response: str, reference: str) -> Metrics:
         rouge_l=rouge_l(response, reference),
         chrf=chrf(response, reference),
     )
-
-
-def is_exact(response: str, reference: str) -> bool:
-    """Return whether both texts are equal, apart from white space at both ends.
-
-    White space does not count, because a model often starts its response with a line end.
-    """
-    return response.strip() == reference.strip()
 
 
 def token_f1(response: str, reference: str) -> float:

@@ -1,4 +1,4 @@
-"""Makes the records of an answers folder from examples: their ids, and the limits and marks of a response.
+"""Makes the records of an answers folder from examples: the limits and marks of a response.
 
 Does not know who gives the responses.
 """
@@ -6,9 +6,7 @@ Does not know who gives the responses.
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,18 +19,6 @@ from evaluation.answers.folder import ResponseRecord
 
 MAX_RESPONSE_BYTES = 2**16
 """Longest response that is kept, in bytes of UTF-8. No judge of this project's size reads a longer one."""
-
-
-def row_ids(examples: Sequence[Example]) -> list[str]:
-    """Return an id for every row: 16 hex digits of its contents and of the number of equal rows before it."""
-    n_before: Counter[str] = Counter()
-    ids = []
-    for example in examples:
-        contents = [example.instruction, example.input, [list(turn) for turn in example.history], example.output]
-        text = json.dumps(contents)
-        ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
-        n_before[text] += 1
-    return ids
 
 
 def make_record(row_id: str, example: Example) -> ResponseRecord:

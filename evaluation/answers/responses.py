@@ -10,28 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from assistant.dataset.instructions import Example
-from assistant.dataset.splits import (
-    DEFAULT_FRACTIONS,
-    DEFAULT_SPLIT_SEED,
-    data_fingerprint,
-    split_examples,
-)
-from assistant.dataset.trained_prompts import prompt_hash, prompt_hashes, read_hashes
+from assistant.dataset.examples import Example, row_ids
+from assistant.dataset.splits import data_fingerprint
+from assistant.dataset.trained_prompts import prompt_hash
 from assistant.decoding.reply import Reply
 from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
-from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
+from assistant.model.trained_data import is_own_data, split_as_trained, trained_prompts
+from assistant.settings import DecodePrecision, GenerationSettings
 from evaluation.answers.bits import bits_per_byte
 from evaluation.answers.folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
-from evaluation.answers.records import make_record, now, package_versions, row_ids, weights_digest, with_response
+from evaluation.answers.records import make_record, now, package_versions, weights_digest, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template
     from assistant.model.config import ModelInfo
-
-
-__all__ = ["answer", "check_samples", "choose_part", "describe_answers", "row_ids", "seen_in_training"]
 
 
 class BatchSession(Protocol):
@@ -80,7 +73,7 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
     Raises:
         SettingsError: the part has no rows.
     """
-    same_data = info is not None and info.data_fingerprint == data_fingerprint(examples)
+    same_data = is_own_data(info, examples)
     is_auto = part == "auto"
     if part == "auto":
         part = "test" if same_data else "all"
@@ -91,10 +84,8 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
             else "all rows: the model was not trained on a split of these files"
         )
         return ChosenPart(tuple(examples), part, reason)
-    method: SplitMethod = info.split_method if info else "grouped"
-    seed = info.split_seed if info else DEFAULT_SPLIT_SEED
-    fractions = info.split_fractions if info else DEFAULT_FRACTIONS
-    chosen = split_examples(examples, method=method, seed=seed, fractions=fractions).part(part)
+    split = split_as_trained(info, examples)
+    chosen = split.part(part)
     if not chosen and is_auto:
         reason = "all rows: too few for a test part. The model was trained on some of them, so the score is too good"
         return ChosenPart(tuple(examples), "all", reason)
@@ -104,9 +95,8 @@ def choose_part(examples: Sequence[Example], part: Part, info: ModelInfo | None)
             f"Fine-tune with more rows or a larger --test-share, or answer all rows: --part all."
         )
     origin = "split as for training" if same_data else "split now: the model was not trained on these files"
-    return ChosenPart(
-        chosen, part, f"the {part} part ({len(chosen)} of {len(examples)} rows; {method}, seed {seed}), {origin}"
-    )
+    size = f"{len(chosen)} of {len(examples)} rows"
+    return ChosenPart(chosen, part, f"the {part} part ({size}; {split.method}, seed {split.seed}), {origin}")
 
 
 # --- answers of a model -------------------------------------------------------------------------------------------
@@ -146,12 +136,9 @@ def seen_in_training(
 ) -> list[bool | None]:
     """Return of every chosen row whether the model in `folder` was fine-tuned on its prompt; None if it is not known.
 
-    A folder without hashes is of an older version. Its training part is known if `examples` are the rows it is from.
+    `examples` are all rows of the data.
     """
-    trained = read_hashes(folder)
-    if trained is None and info is not None and info.data_fingerprint == data_fingerprint(examples):
-        split = split_examples(examples, method=info.split_method, seed=info.split_seed, fractions=info.split_fractions)
-        trained = prompt_hashes(split.train)
+    trained = trained_prompts(folder, info, examples)
     return [None if trained is None else prompt_hash(example) in trained for example in chosen.examples]
 
 

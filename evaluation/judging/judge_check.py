@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from assistant.dataset.examples import Example
+from assistant.dataset.examples import Example, row_ids
 from assistant.errors import DataError
 from evaluation.answers.folder import ResponseRecord
-from evaluation.answers.records import make_record, row_ids
+from evaluation.answers.records import make_record
 from evaluation.judging.check_findings import JudgeCheck, PairFindings, conclude
 from evaluation.judging.controls import PURPOSES, ControlItem, control_items
 from evaluation.judging.hosts import Host

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from assistant.dataset.checks import CheckTimeoutError
+from assistant.exact_match import is_exact
 from evaluation.answers.folder import ResponseRecord
-from evaluation.answers.metrics import is_exact
 from evaluation.judging.judgement import Reason
 from evaluation.judging.ledger import Source
 

@@ -1,25 +1,40 @@
 """The scores of a model, in its own folder: `scores.jsonl`. `assistant models` and the chat show the newest.
 
-A line is added when a report of the model's answers is made. Does not know how answers are scored.
+The chat also suggests the rows of a line that the model answered right. A line is added when a report of the model's
+answers is made. Does not know how answers are scored.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from assistant.errors import AssistantError
+from assistant.exact_match import is_exact
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import Frozen
 from assistant.shipped import POCKET, shipped
 from assistant.statistics import Interval
-from evaluation.answers.folder import AnswersFolder
+from evaluation.answers.folder import AnswersFolder, ResponseRecord
 from evaluation.answers.records import now, weights_digest
 from evaluation.reports.values import Report
 
 SCORES_FILE = "scores.jsonl"
+N_RIGHT_ROWS = 6
+LONGEST_RIGHT_ROW = 80
+"""Characters of the instruction and the input together."""
+
+
+class RightRow(Frozen):
+    """A short held-out row that the model answered right. The chat suggests it as a first question."""
+
+    instruction: str
+    input: str = ""
 
 
 class ScoreLine(Frozen):
@@ -39,6 +54,8 @@ class ScoreLine(Frozen):
     data_files: tuple[str, ...]
     run: str
     created: datetime
+    right: tuple[RightRow, ...] = ()
+    """Empty in a line of an older version, too."""
 
 
 LINE: TypeAdapter[ScoreLine] = TypeAdapter(ScoreLine)
@@ -68,6 +85,7 @@ def log_score(answers: AnswersFolder, report: Report) -> Path | None:
         data_files=report.data_files,
         run=report.run,
         created=now(),
+        right=right_rows(answers.responses, part=report.part),
     )
     try:
         with AppendOnly[ScoreLine](path) as file:
@@ -77,3 +95,34 @@ def log_score(answers: AnswersFolder, report: Report) -> Path | None:
     except (OSError, AssistantError):
         return None
     return path
+
+
+def right_rows(responses: Iterable[ResponseRecord], *, part: str) -> tuple[RightRow, ...]:
+    """Choose up to six short rows whose response equals the reference, of as many categories as possible.
+
+    Rows that the model was trained on, or may have been, are left out, and so are those with a history, with more than
+    one line, and with characters that a terminal does not show. The choice depends on the rows only.
+    """
+    rows = [row for row in responses if _is_short_and_right(row) and _is_held_out(row, part)]
+    rows.sort(key=lambda row: hashlib.sha256(row.id.encode()).hexdigest())
+    by_category: dict[str | None, list[ResponseRecord]] = {}
+    for row in rows:
+        by_category.setdefault(row.category, []).append(row)
+    # The first row of each category, then the second of each, and so on.
+    rounds = (row for each in zip_longest(*by_category.values()) for row in each if row is not None)
+    return tuple(RightRow(instruction=row.instruction, input=row.input) for row in islice(rounds, N_RIGHT_ROWS))
+
+
+def _is_held_out(row: ResponseRecord, part: str) -> bool:
+    return row.seen_in_training is False or (row.seen_in_training is None and part == "test")
+
+
+def _is_short_and_right(row: ResponseRecord) -> bool:
+    return (
+        row.sample == 0
+        and not row.history
+        and len(row.instruction) + len(row.input) <= LONGEST_RIGHT_ROW
+        and (row.instruction + row.input).isprintable()
+        and bool(row.response and row.reference)
+        and is_exact(row.response or "", row.reference)
+    )

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 from scipy.stats import spearmanr
 
-from evaluation.answers.metrics import Metrics, chrf, is_exact, lcs_length, measure, rouge_l, token_f1
+from assistant.exact_match import is_exact
+from evaluation.answers.metrics import Metrics, chrf, lcs_length, measure, rouge_l, token_f1
 from tests.conftest import shared_file
 
 

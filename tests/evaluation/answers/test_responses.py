@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from assistant.dataset.instructions import Example, Exchange
+from assistant.dataset.examples import Example, Exchange, row_ids
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, read_hashes
@@ -18,7 +18,7 @@ from assistant.jsonl import AppendOnly
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import GenerationSettings
 from evaluation.answers.folder import RESPONSES_FILE, ResponseRecord, claim_folder, read_answers
-from evaluation.answers.responses import ChosenPart, answer, choose_part, describe_answers, row_ids, seen_in_training
+from evaluation.answers.responses import ChosenPart, answer, choose_part, describe_answers, seen_in_training
 from evaluation.judging.scoring import write_metrics
 from evaluation.reports.report import make_report
 from tests.support.runs import FAST, train
