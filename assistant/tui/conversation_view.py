@@ -1,0 +1,177 @@
+"""The conversation on the screen: a window on its turns, of which at most `MOUNTED` are widgets.
+
+A conversation may have thousands of turns. Those near the place that the person reads are widgets; the others are made
+when the person scrolls to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+
+MOUNTED = 50
+"""Most widgets at a time."""
+AT_FIRST = 20
+"""Widgets when a conversation opens, and how many more are made at its edge."""
+EDGE_ROWS = 3
+"""Rows from the top or bottom at which more widgets are made."""
+
+
+class Item(NamedTuple):
+    """Something in the conversation: a turn, a run of held-out rows, or a card, each with its number."""
+
+    kind: str
+    number: int
+
+
+class ConversationView(VerticalScroll, can_focus=False):
+    """Shows items from top to bottom. Cannot take the focus, so typing always reaches the prompt.
+
+    Args:
+        make: Makes the widget of an item, as it is now.
+        first: A widget that stands before the first item.
+    """
+
+    def __init__(self, make: Callable[[Item], Widget], first: Widget, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._make, self._first = make, first
+        self._items: list[Item] = []
+        self._widgets: dict[Item, Widget] = {}
+        self._start, self._end = 0, 0
+        self._is_moving = False
+
+    def compose(self) -> ComposeResult:
+        yield self._first
+
+    def on_mount(self) -> None:
+        """Stay at the bottom until the person scrolls up."""
+        self.anchor()
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """All items, oldest first."""
+        return self._items
+
+    def widget(self, item: Item) -> Widget | None:
+        """Return the widget of an item, if it has one now."""
+        return self._widgets.get(item)
+
+    async def open(self, items: Sequence[Item]) -> None:
+        """Show other items, from the newest on."""
+        self._items = list(items)
+        await self._show_window(max(0, len(items) - AT_FIRST), len(items))
+        self.anchor()
+
+    async def add(self, item: Item) -> None:
+        """Add an item at the end, and go there."""
+        is_at_end = self._end == len(self._items)
+        self._items.append(item)
+        if is_at_end:
+            await self._mount_items([item])
+            self._end += 1
+            await self._drop_first(self._end - self._start - MOUNTED)
+        else:
+            await self._show_window(max(0, len(self._items) - AT_FIRST), len(self._items))
+        self.anchor()
+
+    async def remove(self, item: Item) -> None:
+        """Remove an item."""
+        if item not in self._items:
+            return
+        place = self._items.index(item)
+        self._items.remove(item)
+        if (widget := self._widgets.pop(item, None)) is not None:
+            await widget.remove()
+        self._start -= place < self._start
+        self._end -= place < self._end
+
+    async def show(self, item: Item) -> None:
+        """Make sure that an item is on the screen."""
+        if item not in self._widgets and item in self._items:
+            place = self._items.index(item)
+            start = max(0, min(place - AT_FIRST // 2, len(self._items) - AT_FIRST))
+            await self._show_window(start, min(len(self._items), start + AT_FIRST))
+        if (widget := self._widgets.get(item)) is not None:
+            self.call_after_refresh(self._scroll_to, widget)
+
+    def _scroll_to(self, widget: Widget) -> None:
+        is_last = self._items and widget is self._widgets.get(self._items[-1])
+        self.anchor() if is_last else self.scroll_to_widget(widget, animate=False)
+
+    def scroll_pages(self, pages: int) -> None:
+        """Scroll down by `pages`, or up if negative. At the bottom, follow new text again."""
+        target = self.scroll_y + pages * self.scrollable_content_region.height
+        if target >= self.max_scroll_y and self._end == len(self._items):
+            self.anchor()  # scroll_to would stop following new text, even at the bottom
+        elif self.max_scroll_y > 0:
+            self.scroll_to(y=target, animate=False, immediate=True)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Make more widgets when the person comes near an edge of the window."""
+        super().watch_scroll_y(old_value, new_value)
+        is_near_top = new_value <= EDGE_ROWS and self._start > 0
+        is_near_end = new_value >= self.max_scroll_y - EDGE_ROWS and self._end < len(self._items)
+        if not self._is_moving and self.is_mounted and (is_near_top or is_near_end):
+            self._is_moving = True
+            self.call_later(self._grow_up if is_near_top else self._grow_down)
+
+    # --- the window -------------------------------------------------------------------------------------------------
+
+    async def _show_window(self, start: int, end: int) -> None:
+        with self.app.batch_update():
+            for widget in self._widgets.values():
+                widget.remove()
+            self._widgets.clear()
+            self._start, self._end = start, end
+            await self._mount_items(self._items[start:end])
+        self._first.display = start == 0
+
+    async def _mount_items(self, items: Sequence[Item], *, before: Widget | None = None) -> None:
+        made = {item: self._make(item) for item in items}
+        self._widgets |= made
+        if before is None:
+            await self.mount_all(made.values())
+        else:
+            await self.mount_all(made.values(), before=before)
+
+    async def _grow_up(self) -> None:
+        """Make widgets before the first one, and keep what the person reads where it is."""
+        start = max(0, self._start - AT_FIRST)
+        top = self._widgets[self._items[self._start]]
+        y_before = top.virtual_region.y
+        with self.app.batch_update():
+            await self._mount_items(self._items[start : self._start], before=top)
+            self._start = start
+            await self._drop_last(self._end - self._start - MOUNTED)
+        self._first.display = start == 0
+        self.call_after_refresh(self._restore, top, y_before)
+
+    async def _grow_down(self) -> None:
+        end = min(len(self._items), self._end + AT_FIRST)
+        bottom = self._widgets[self._items[self._end - 1]]
+        y_before = bottom.virtual_region.y
+        with self.app.batch_update():
+            await self._mount_items(self._items[self._end : end])
+            self._end = end
+            await self._drop_first(self._end - self._start - MOUNTED)
+        self.call_after_refresh(self._restore, bottom, y_before)
+
+    def _restore(self, widget: Widget, y_before: int) -> None:
+        moved = widget.virtual_region.y - y_before
+        self.scroll_to(y=self.scroll_y + moved, animate=False, immediate=True)
+        self._is_moving = False
+
+    async def _drop_first(self, count: int) -> None:
+        for item in self._items[self._start : self._start + max(0, count)]:
+            await self._widgets.pop(item).remove()
+            self._start += 1
+            self._first.display = False
+
+    async def _drop_last(self, count: int) -> None:
+        for item in self._items[self._end - max(0, count) : self._end]:
+            await self._widgets.pop(item).remove()
+            self._end -= 1

@@ -1,0 +1,105 @@
+"""The last line: the keys that matter now, and what happens now. A notice takes its place for some seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from textual import events
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Static
+
+from assistant.escape import one_line
+
+NOTICE_SECONDS = 5.0
+
+
+class Key(NamedTuple):
+    """A key, what it does in one word, and the screen's action for a click."""
+
+    key: str
+    word: str
+    action: str
+
+
+class Foot(Static):
+    """One line: keys at the left, the live state at the right."""
+
+    class Clicked(Message):
+        """The person clicked a key."""
+
+        def __init__(self, action: str) -> None:
+            super().__init__()
+            self.action = action
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id, markup=False)
+        self._keys: tuple[Key, ...] = ()
+        self._state = Content("")
+        self._notice = ""
+        self._timer: Timer | None = None
+        self._ends: list[tuple[int, str]] = []
+
+    def show(self, keys: Sequence[Key], state: Content) -> None:
+        """Show keys, the most important one first, and the state."""
+        if (tuple(keys), state) != (self._keys, self._state):
+            self._keys, self._state = tuple(keys), state
+            self.refresh()
+
+    def show_notice(self, text: str) -> None:
+        """Show a notice for `NOTICE_SECONDS`."""
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(NOTICE_SECONDS, self.end_notice)
+        self._notice = text
+        self.refresh()
+
+    def end_notice(self) -> None:
+        """Show keys and state again."""
+        self._notice = ""
+        self.refresh()
+
+    @property
+    def notice(self) -> str:
+        """The notice that is shown, or an empty text."""
+        return self._notice
+
+    @property
+    def state(self) -> str:
+        """The text of the state."""
+        return self._state.plain
+
+    def render(self) -> Content:
+        """Return the line at the width that there is."""
+        width = self.content_size.width
+        if self._notice:
+            return Content.assemble((one_line(self._notice), "bold $text-warning"))
+        content, self._ends = foot_content(self._keys, self._state, width)
+        return content
+
+    def on_click(self, event: events.Click) -> None:
+        """Do what the key that was clicked does."""
+        if not self._notice:
+            offset = event.get_content_offset(self)
+            action = next((action for end, action in self._ends if offset is not None and offset.x < end), None)
+            if action is not None:
+                self.post_message(self.Clicked(action))
+
+
+def foot_content(keys: Sequence[Key], state: Content, width: int) -> tuple[Content, list[tuple[int, str]]]:
+    """Return the line, and where each key ends with its action. Keys that do not fit are left out from the end."""
+    room = width - state.cell_length
+    parts: list[tuple[str, str]] = []
+    ends: list[tuple[int, str]] = []
+    used = 0
+    for key in keys:
+        text = f" {key.word}"
+        length = len(key.key) + len(text) + 2
+        if used + length > room:
+            break
+        parts += [(key.key, "bold"), (f"{text}  ", "$text-muted")]
+        used += length
+        ends.append((used, key.action))
+    return Content.assemble(*parts, " " * max(0, width - used - state.cell_length), state), ends
