@@ -21,7 +21,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
-        "convert splits trained_prompts check prompts added_tokens tokenizer encode"
+        "convert splits trained_prompts check prompts context added_tokens tokenizer encode"
     ),
     "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": (
@@ -32,7 +32,7 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo forecast finetune plots"
     ),
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
-    "assistant.chat": "__init__ records conversation events",
+    "assistant.chat": "__init__ records conversation events prompt_parts tokens models",
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
