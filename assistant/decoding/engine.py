@@ -230,7 +230,7 @@ class _GenerateCall:
         return self._result(row)
 
     def _force(self, row: _Row, logits: Tensor, forced_ids: Sequence[int]) -> list[int]:
-        """Begin the row with given tokens; logits (1, V) follow its prompt. Return the last token, as `_sample` does."""
+        """Begin the row with given tokens; logits (1, V) follow its prompt. Returns the last, as `_sample` does."""
         self._force_one(row, logits, forced_ids[0])
         prefix_cache, last = self.engine.prefix_cache, len(forced_ids) - 1
         for first in range(0, last, SINGLE_PROMPT_CHUNK):
