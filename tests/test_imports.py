@@ -23,7 +23,7 @@ ROOMS: dict[str, str] = {
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
         "convert splits trained_prompts check prompts context added_tokens tokenizer encode"
     ),
-    "assistant.model": "__init__ config packing fused linear gpt lora folder weights peft checkpoint scratch",
+    "assistant.model": "__init__ config digest packing fused linear gpt lora folder weights peft checkpoint scratch",
     "assistant.decoding": (
         "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
     ),

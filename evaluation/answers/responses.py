@@ -21,10 +21,11 @@ from assistant.dataset.trained_prompts import prompt_hash, prompt_hashes, read_h
 from assistant.decoding.reply import Reply
 from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
+from assistant.model.digest import weights_digest
 from assistant.settings import DecodePrecision, GenerationSettings, SplitMethod
 from evaluation.answers.bits import bits_per_byte
 from evaluation.answers.folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
-from evaluation.answers.records import make_record, now, package_versions, row_ids, weights_digest, with_response
+from evaluation.answers.records import make_record, now, package_versions, row_ids, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template
