@@ -21,10 +21,10 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
-        "convert splits trained_prompts check prompts added_tokens tokenizer encode"
+        "convert splits trained_prompts check prompts context added_tokens tokenizer encode"
     ),
     "assistant.model": (
-        "__init__ config trained_data packing fused linear gpt lora folder weights peft checkpoint scratch"
+        "__init__ config digest trained_data packing fused linear gpt lora folder weights peft checkpoint scratch"
     ),
     "assistant.decoding": (
         "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
@@ -34,7 +34,9 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo forecast finetune plots"
     ),
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
-    "assistant.chat": "__init__ records conversation events scores growth nearest heldout tally",
+    "assistant.chat": (
+        "__init__ records conversation events scores growth nearest heldout tally words prompt_parts tokens models worker chat setup"
+    ),
     "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"

@@ -150,6 +150,7 @@ def _run_in(
                 resume_from=state,
                 save_seconds=job.run.save_every,
                 keep_state=job.run.keep_state,
+                base_folder=job.model,
             )
         if ranks.is_main:
             _plot(job.output)

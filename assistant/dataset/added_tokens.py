@@ -73,16 +73,27 @@ class AddedTokens:
 
     def split(self, text: str) -> Iterator[str | int]:
         """Yield the pieces of a text in order: the ids of added tokens, and the texts between them."""
-        pieces: list[str | int] = [text]
+        return (piece for piece, _ in self.split_with_texts(text))
+
+    def split_with_texts(self, text: str) -> Iterator[tuple[str | int, str]]:
+        """Yield the pieces of a text with the text of each: that of an id includes the white space it swallows."""
+        pieces: list[tuple[str | int, str]] = [(text, text)]
         for pattern, found in self._patterns:
             pieces = [
                 part
-                for piece in pieces
-                for part in ([piece] if isinstance(piece, int) else self._split(piece, pattern, found))
+                for piece, covered in pieces
+                for part in ([(piece, covered)] if isinstance(piece, int) else self._split(piece, pattern, found))
             ]
         yield from pieces
 
-    def _split(self, text: str, pattern: re.Pattern[str], found: Mapping[str, AddedToken]) -> Iterator[str | int]:
+    @property
+    def is_never_matched(self) -> bool:
+        """Whether no text has an added token in it."""
+        return not self._patterns
+
+    def _split(
+        self, text: str, pattern: re.Pattern[str], found: Mapping[str, AddedToken]
+    ) -> Iterator[tuple[str | int, str]]:
         done = 0
         for match in pattern.finditer(text):
             token, (start, end) = found[match.group()], match.span()
@@ -93,11 +104,11 @@ class AddedTokens:
             if token.rstrip:
                 end = _blanks_after(text, end)
             if done < start:
-                yield text[done:start]
-            yield self.ids[token.content]
+                yield text[done:start], text[done:start]
+            yield self.ids[token.content], text[start:end]
             done = end
         if done < len(text):
-            yield text[done:]
+            yield text[done:], text[done:]
 
 
 def _touches_word(text: str, start: int, end: int) -> bool:

@@ -11,11 +11,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from assistant.dataset.instructions import Example, Exchange
 from assistant.errors import SettingsError
 
+PartKind = Literal[
+    "preamble", "history", "instruction header", "instruction", "input header", "input", "response header"
+]
+"""What a part of a prompt is, in the order in which they stand there."""
 _BELOW = "Below is an instruction that describes a task"
 _WRITE = "Write a response that appropriately completes the request.\n\n"
 
@@ -40,13 +44,33 @@ class Template:
 
     def render(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> str:
         """Return the whole prompt, up to and including the response header."""
-        return "".join(self.parts(instruction, input, history))
+        return "".join(text for _, text in self.named_parts(instruction, input, history))
+
+    def named_parts(
+        self, instruction: str, input: str = "", history: Sequence[Exchange] = ()
+    ) -> list[tuple[PartKind, str]]:
+        """Return the prompt in its parts, each with its kind: one for each exchange of the history.
+
+        Constant texts that are empty in this template are left out, and so are those of an empty input.
+        """
+        parts: list[tuple[PartKind, str]] = [("preamble", self.preamble_with_input if input else self.preamble)]
+        parts += [("history", self.exchange(turn)) for turn in history]
+        parts.append(("instruction header", self.instruction_header))
+        parts.append(("instruction", instruction))
+        if input:
+            parts += [("input header", self.input_header), ("input", input)]
+        parts.append(("response header", self.response_header))
+        return [(kind, text) for kind, text in parts if text or kind == "instruction"]
+
+    def exchange(self, turn: Exchange) -> str:
+        """Return an exchange of the history as it stands in the prompt."""
+        return self.instruction_header + turn.user + self.response_header + turn.assistant + self.turn_separator
 
     def parts(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> PromptParts:
         """Return the prompt in three parts. Only the user's last text may be truncated."""
         before = self.preamble_with_input if input else self.preamble
         for turn in history:
-            before += self.instruction_header + turn.user + self.response_header + turn.assistant + self.turn_separator
+            before += self.exchange(turn)
         before += self.instruction_header
         if input:
             return PromptParts(before + instruction + self.input_header, input, self.response_header)

@@ -72,6 +72,23 @@ class Tokenizer:
             ids += [piece] if isinstance(piece, int) else self._encode_ordinary(piece)
         return ids
 
+    def encode_with_sizes(self, text: str) -> tuple[list[int], list[int]]:
+        """Encode a text; return the ids, and the number of bytes of UTF-8 that each of them covers, in two lists.
+
+        The sizes add up to `utf8_length(text)`.
+        """
+        ids: list[int] = []
+        sizes: list[int] = []
+        for piece, covered in self.added.split_with_texts(text):
+            if isinstance(piece, int):
+                ids.append(piece)
+                sizes.append(utf8_length(covered))
+            else:
+                piece_ids = self._encode_ordinary(piece)
+                ids += piece_ids
+                sizes += [len(self.token_bytes(token_id)) for token_id in piece_ids]
+        return ids, sizes
+
     def _encode_ordinary(self, text: str) -> list[int]:
         if len(text) < MAX_BLANK_RUN:
             return self.encoding.encode_ordinary(text)
@@ -120,6 +137,14 @@ class StreamDecoder:
     def finish(self) -> str:
         """Return the rest at the end: U+FFFD if the last character is incomplete, otherwise an empty text."""
         return self._decoder.decode(b"", final=True)
+
+
+def utf8_length(text: str) -> int:
+    """Return the bytes of a text in UTF-8, as tiktoken reads it: surrogates in pairs, and a lone one as U+FFFD."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return len(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode())
 
 
 @cache

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from assistant.dataset.context import check_prompt_length
 from assistant.decoding.continuations import score_continuations
 from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk, common_prefix_length
 from assistant.decoding.reply import StopReason, TokenLogprobs
 from assistant.decoding.sampling import RowState, force, new_row_state, sample, token_logprobs
 from assistant.decoding.speculative import Speculation, fastest_draft
-from assistant.errors import ContextError
 from assistant.model.gpt import GPT
 from assistant.settings import DecodePrecision, GenerationSettings
 
@@ -79,17 +79,6 @@ def generate(
     return engine.generate(prompts, settings, batch_size=batch_size, on_token=on_token, should_stop=should_stop)
 
 
-def check_prompt_length(n_tokens: int, context_length: int) -> None:
-    """Raise ContextError unless a prompt of `n_tokens` tokens leaves room for at least one new token."""
-    if n_tokens < 1:
-        raise ContextError("prompt: expected at least one token, got none. Write something.")
-    if n_tokens >= context_length:
-        raise ContextError(
-            f"prompt: expected fewer than {context_length} tokens, got {n_tokens}, which leaves the model no room to "
-            f"answer. Shorten the text."
-        )
-
-
 class Engine:
     """A decoder with a prefix cache: a prompt that begins like the last one is only read from where they differ.
 
@@ -124,8 +113,8 @@ class Engine:
         `should_stop()` is called before every step; when it returns True, all unfinished rows end with `cancelled`. A
         row ends with `length` at `max_new_tokens` or at the end of the context. `continuations` has a text (token ids,
         not empty) for each prompt: before a row starts, `on_scored(index, log-probability)` says how likely the model
-        holds it there, unless the context is too short for both. With `forced_ids`, the new tokens of a single prompt
-        begin with these: they count as new tokens in every way, and an EOS among them ends the row.
+        holds it there, unless the context is too short for both. The new tokens of a single prompt begin with
+        `forced_ids`, if there are any, and an EOS among them ends the row.
 
         Raises:
             ContextError: a prompt leaves no room for a new token. Raised before anything is decoded.
@@ -241,10 +230,7 @@ class _GenerateCall:
         return self._result(row)
 
     def _force(self, row: _Row, logits: Tensor, forced_ids: Sequence[int]) -> list[int]:
-        """Begin the row with given tokens; logits (1, V) follow its prompt. Returns the last in a list, as `_sample`.
-
-        All of them but the last are in the cache then.
-        """
+        """Begin the row with given tokens; logits (1, V) follow its prompt. Returns the last, as `_sample` does."""
         self._force_one(row, logits, forced_ids[0])
         prefix_cache, last = self.engine.prefix_cache, len(forced_ids) - 1
         for first in range(0, last, SINGLE_PROMPT_CHUNK):

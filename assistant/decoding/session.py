@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from assistant.dataset.context import check_prompt_length, count_forgotten
 from assistant.dataset.instructions import Example, Exchange
 from assistant.decoding import inspection
-from assistant.decoding.engine import Generated, OnScored, build_engine, check_prompt_length
+from assistant.decoding.engine import Generated, OnScored, build_engine
 from assistant.decoding.reply import InspectedToken, Reply, TokenLogprobs
 from assistant.decoding.stop_strings import ReplyText
 from assistant.device import pick_device
@@ -23,8 +24,6 @@ from assistant.model.config import ModelInfo
 from assistant.settings import DecodePrecision, GenerationSettings
 
 AnyLogprobs = TypeVar("AnyLogprobs", bound=TokenLogprobs)
-REPLY_SHARE = 4
-"""Shorten a conversation until the reply has a quarter of the context, or `max_new_tokens` if that is less."""
 
 
 class Session:
@@ -106,8 +105,8 @@ class Session:
     ) -> Reply:
         """Answer one instruction.
 
-        If the history leaves too little room for the reply (see `REPLY_SHARE`), the oldest exchanges are left out of
-        the prompt; `Reply.n_forgotten` counts them.
+        If the history leaves too little room for the reply (see `assistant.dataset.context`), the oldest exchanges are
+        left out of the prompt; `Reply.n_forgotten` counts them.
 
         `on_text` receives the text as it comes: whole characters, and no part of a stop string. Text that could be the
         beginning of a stop string is held back until that is clear. `should_stop` is called before every token; when
@@ -124,14 +123,14 @@ class Session:
             SettingsError: a forced id is not in the model's vocabulary.
             RuntimeError: the session is answering another caller.
         """
-        reply_room = min(settings.max_new_tokens, self.context_length // REPLY_SHARE)
-        for n_forgotten in range(len(history) + 1):
-            recent = history[n_forgotten:]
-            prompt = self.template.render(instruction, input, recent)
-            prompt_ids = self.tokenizer.encode(prompt)
-            if not recent or len(prompt_ids) + reply_room <= self.context_length:
-                break
-        check_prompt_length(len(prompt_ids), self.context_length)
+
+        def n_tokens(n_forgotten: int) -> int:
+            return len(self.tokenizer.encode(self.template.render(instruction, input, history[n_forgotten:])))
+
+        n_forgotten = count_forgotten(
+            n_tokens, len(history), context_length=self.context_length, max_new_tokens=settings.max_new_tokens
+        )
+        prompt, prompt_ids = self.encode_prompt(instruction, input=input, history=history[n_forgotten:])
         self._check_ids("forced_ids", forced_ids)
         ((_, reply),) = self._generate(
             [(prompt, prompt_ids)], settings, on_text=on_text, should_stop=should_stop, forced_ids=forced_ids

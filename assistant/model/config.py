@@ -74,6 +74,11 @@ class ModelInfo(BaseModel):
 
     format: Literal[1] = 1
     base_model: str
+    base_path: str | None = None
+    """The folder of the base model, relative to that of the run, or absolute (`assistant.model.digest`). None if it is
+    not known, as in records of older versions."""
+    base_digest: str | None = None
+    """SHA-256 of the base model's weights (`weights_digest`). None if it is not known."""
     template: TemplateRecord
     finetune: FinetuneSettings
     data_files: tuple[str, ...]
@@ -84,5 +89,8 @@ class ModelInfo(BaseModel):
     """Shares of the training, test and validation rows."""
     rows: dict[str, int]
     """Numbers of training, validation and test rows."""
+    conversation_rows: int = 0
+    """Training rows with a history, those of the base model's own training included. Without any, a model has learnt to
+    answer single questions only."""
     metrics: dict[str, float | int | None]
     versions: dict[str, str]

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from enum import IntEnum
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 
 from assistant import __version__
 from assistant.dataset.encode import count_targets, sequences
@@ -24,6 +25,7 @@ from assistant.errors import AssistantError
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, template_record
 from assistant.model.config import ModelInfo
+from assistant.model.digest import record_base_path, weights_digest
 from assistant.model.lora import merged, take_adapter
 from assistant.training.events import (
     VALIDATION_FILE,
@@ -69,6 +71,7 @@ def finetune(
     resume_from: RunState | None = None,
     save_seconds: float = SAVE_SECONDS,
     keep_state: bool = False,
+    base_folder: Path | None = None,
 ) -> FinetuneResult:
     """Train the trainer's model in place, and leave the best and the last weights in `folder`.
 
@@ -76,14 +79,15 @@ def finetune(
     run's `last` folder (with LoRA from the base model, whose weights stay as they are), and pass the state that
     `folder.read_state` returned. A killed run loses the steps since its last save, `save_seconds` ago at most. With
     several processes each gets the same arguments; the main process validates and writes. With `keep_state` a finished
-    run keeps its state too, and can be given more steps (`run_folder.with_more_steps`).
+    run keeps its state too, and can be given more steps (`run_folder.with_more_steps`). `base_folder` is the folder of
+    the model that the run starts from, for the record; a resumed run keeps the record that it began with.
 
     Raises:
         SettingsError: the run to resume has other settings or data.
         AssistantError: the loss is not finite.
     """
     try:
-        return _Run(trainer, folder, data_files, observer, resume_from).go(
+        return _Run(trainer, folder, data_files, observer, resume_from, base_folder).go(
             should_stop, save_seconds, keep_state=keep_state
         )
     finally:
@@ -100,6 +104,7 @@ class _Run:
         data_files: Sequence[str],
         observer: Observer,
         resume_from: RunState | None,
+        base_folder: Path | None,
     ) -> None:
         self.trainer, self.folder, self.observer = trainer, folder, observer
         self.settings, self.ranks, splits = trainer.settings, trainer.ranks, trainer.splits
@@ -107,6 +112,7 @@ class _Run:
             step=0,
             settings=trainer.settings,
             base_model=trainer.checkpoint.name,
+            conversation_rows=_count_conversations(trainer),
             processes=self.ranks.world_size,
             shards=self.ranks.shards,
             precision=trainer.precision_name,
@@ -127,6 +133,8 @@ class _Run:
                 folder.restore_adapter(trainer.model)
             folder.restore_optimizers(trainer.model, trainer.optimizers)
             trainer.load_reference(folder.read_reference_logprobs())
+        elif base_folder is not None and self.ranks.is_main:
+            self._advance(base_path=record_base_path(base_folder, folder.path), base_digest=weights_digest(base_folder))
         self.saved_at = time.monotonic()
 
     def go(self, should_stop: Callable[[], bool], save_seconds: float, *, keep_state: bool) -> FinetuneResult:
@@ -231,7 +239,7 @@ class _Run:
             self.folder.record(METRICS_FILE, {"step": step, "epoch": epoch, **values})
         self.observer.on_step(StepReport(step=step, total_steps=self.trainer.total_steps, epoch=epoch, metrics=metrics))
 
-    def _advance(self, **changes: float | int | None) -> None:
+    def _advance(self, **changes: float | int | str | None) -> None:
         self.state = self.state.model_copy(update=changes)
 
     def _validate(self) -> None:
@@ -326,6 +334,8 @@ class _Run:
         state, splits = self.state, self.trainer.splits
         return ModelInfo(
             base_model=state.base_model,
+            base_path=state.base_path,
+            base_digest=state.base_digest,
             template=template_record(self.trainer.checkpoint.template),
             finetune=self.settings,
             data_files=state.data_files,
@@ -334,6 +344,7 @@ class _Run:
             split_seed=splits.seed,
             split_fractions=splits.fractions,
             rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+            conversation_rows=state.conversation_rows,
             metrics={
                 "step": state.step,
                 "total_steps": self.trainer.total_steps,
@@ -350,3 +361,10 @@ class _Run:
                 **{package: version(package) for package in ("torch", "tiktoken", "safetensors")},
             },
         )
+
+
+def _count_conversations(trainer: Trainer) -> int:
+    """Training rows with a history: those of this run, and of the training of the model that it starts from."""
+    before = trainer.checkpoint.info
+    n_before = 0 if before is None else before.conversation_rows
+    return n_before + sum(bool(example.history) for example in trainer.splits.train)

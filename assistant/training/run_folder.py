@@ -49,6 +49,11 @@ class RunState(Frozen):
     step: int
     settings: FinetuneSettings
     base_model: str
+    base_path: str | None = None
+    base_digest: str | None = None
+    """Path and weights of the base model, as in `ModelInfo`. None in a state of an older version."""
+    conversation_rows: int = 0
+    """As in `ModelInfo`."""
     processes: int = 1
     shards: bool = False
     precision: Literal["float32", "bfloat16"] | None = None

@@ -10,7 +10,6 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import assistant
 from assistant.dataset.examples import Example
@@ -60,18 +59,6 @@ def package_versions(*packages: str) -> dict[str, str]:
     """Return the versions of Python, of this project and of some packages."""
     versions = {package: version(package) for package in packages}
     return {"python": platform.python_version(), "assistant": assistant.__version__, **versions}
-
-
-def weights_digest(folder: Path) -> str | None:
-    """Return 64 hex digits of the weights of a model folder. None if it is not one."""
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def now() -> datetime:

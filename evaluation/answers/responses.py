@@ -16,11 +16,12 @@ from assistant.dataset.trained_prompts import prompt_hash
 from assistant.decoding.reply import Reply
 from assistant.errors import ContextError, SettingsError
 from assistant.jsonl import AppendOnly, read_lines
+from assistant.model.digest import weights_digest
 from assistant.model.trained_data import is_own_data, split_as_trained, trained_prompts
 from assistant.settings import DecodePrecision, GenerationSettings
 from evaluation.answers.bits import bits_per_byte
 from evaluation.answers.folder import RECORD, RESPONSES_FILE, AnswersInfo, Part, ResponseRecord
-from evaluation.answers.records import make_record, now, package_versions, weights_digest, with_response
+from evaluation.answers.records import make_record, now, package_versions, with_response
 
 if TYPE_CHECKING:
     from assistant.dataset.prompts import Template

@@ -17,11 +17,12 @@ from pydantic import TypeAdapter
 from assistant.errors import AssistantError
 from assistant.exact_match import is_exact
 from assistant.jsonl import AppendOnly, read_lines
+from assistant.model.digest import weights_digest
 from assistant.settings import Frozen
 from assistant.shipped import POCKET, shipped
 from assistant.statistics import Interval
 from evaluation.answers.folder import AnswersFolder, ResponseRecord
-from evaluation.answers.records import now, weights_digest
+from evaluation.answers.records import now
 from evaluation.reports.values import Report
 
 SCORES_FILE = "scores.jsonl"

@@ -57,6 +57,7 @@ def train(
     stop_at: int | None = None,
     resume: bool = False,
     base: Checkpoint | None = None,
+    base_folder: Path | None = None,
 ) -> tuple[FinetuneResult, Watcher]:
     """Fine-tune a tiny model or `base`, with DPO if the settings have a beta.
 
@@ -74,6 +75,7 @@ def train(
         observer=watcher,
         should_stop=lambda: len(watcher.steps) == stop_at,
         resume_from=state,
+        base_folder=base_folder,
     )
     return result, watcher
 

@@ -1,0 +1,172 @@
+"""The exact prompt of a question in named parts, with the tokens of each. Imports no torch.
+
+The screen counts tokens at every keystroke. So texts that do not change are encoded once: GPT-2's pattern always splits
+between a character that is not white space and a line break, and what is on both sides is encoded by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+
+from assistant.chat.events import ModelCard
+from assistant.dataset.context import count_forgotten
+from assistant.dataset.examples import Exchange
+from assistant.dataset.prompts import PartKind
+from assistant.dataset.tokenizer import utf8_length
+
+CACHED_TEXTS = 4096
+"""Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
+CACHED_HISTORIES = 8
+_SAFE_CUT = re.compile(r"(?<=[!-~])(?=\n)")
+"""Between a printable ASCII character and a line break."""
+
+Encoded = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids, and the bytes of text that each covers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptPart:
+    """A part of a prompt. A token belongs to the part in which it begins, and may reach into the next."""
+
+    kind: PartKind
+    text: str
+    token_ids: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that begin in this part."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactPrompt:
+    """A prompt as it will be sent. The texts of its parts are the prompt, and their tokens are its tokens."""
+
+    parts: tuple[PromptPart, ...]
+    context_length: int
+    n_forgotten: int
+    """Exchanges, the oldest ones, that do not fit. `Session.reply` leaves out the same ones."""
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """Tokens of the whole prompt."""
+        return sum(part.n_tokens for part in self.parts)
+
+    @property
+    def room(self) -> int:
+        """Tokens that the context has left for the reply. 0: the prompt is too long to be answered."""
+        return max(self.context_length - self.n_tokens, 0)
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return "".join(part.text for part in self.parts)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids of the whole prompt."""
+        return tuple(token_id for part in self.parts for token_id in part.token_ids)
+
+
+class PromptLayout:
+    """Lays out prompts for one model. Keep it: what it has encoded once it does not encode again."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self._template, self._tokenizer, self._context_length = card.template, card.tokenizer, card.context_length
+        self._encode_constant = lru_cache(CACHED_TEXTS)(self._encode)
+        self._frame = lru_cache(CACHED_HISTORIES)(self._new_frame)
+
+    def lay_out(
+        self, instruction: str, *, input: str = "", history: Sequence[Exchange] = (), max_new_tokens: int
+    ) -> ExactPrompt:
+        """Return the prompt that `Session.reply` sends for this question with these settings.
+
+        A prompt that is too long is laid out as well; `room` is 0 then.
+        """
+        frame = self._frame(bool(input), tuple(history))
+        named = self._template.named_parts(instruction, input)
+        tail = "".join(text for kind, text in named if kind not in ("preamble", "instruction header"))
+        encode_tail = lru_cache(None)(lambda rest: self._encode(rest + tail))  # the rest is nearly always the same
+
+        def n_tokens(n_forgotten: int) -> int:
+            start = frame.start(n_forgotten)
+            return start.n_tokens + len(encode_tail(start.rest)[0])
+
+        n_forgotten = count_forgotten(
+            n_tokens, len(history), context_length=self._context_length, max_new_tokens=max_new_tokens
+        )
+        start = frame.start(n_forgotten)
+        pieces = [*map(self._encode_constant, start.texts), encode_tail(start.rest)]
+        return ExactPrompt(
+            parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces),
+            context_length=self._context_length,
+            n_forgotten=n_forgotten,
+        )
+
+    def _encode(self, text: str) -> Encoded:
+        ids, sizes = self._tokenizer.encode_with_sizes(text)
+        return tuple(ids), tuple(sizes)
+
+    def _new_frame(self, has_input: bool, history: tuple[Exchange, ...]) -> _Frame:
+        template = self._template
+        opening = template.preamble_with_input if has_input else template.preamble
+        exchanges = [template.exchange(turn) for turn in history]
+        # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself.
+        can_cut = self._tokenizer.added.is_never_matched
+        return _Frame(opening, exchanges, template.instruction_header, self._encode_constant, can_cut=can_cut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What stands before an instruction: texts that are encoded by themselves, and a rest that is not."""
+
+    texts: tuple[str, ...]
+    n_tokens: int
+    """Tokens of `texts`."""
+    rest: str
+
+
+class _Frame:
+    """What stands before an instruction, for every number of exchanges that are left out."""
+
+    def __init__(
+        self, opening: str, exchanges: list[str], header: str, encode: Callable[[str], Encoded], *, can_cut: bool
+    ) -> None:
+        self._opening, self._exchanges, self._header = opening, exchanges, header
+        self._encode, self._can_cut = encode, can_cut
+        self._starts: dict[int, _Start] = {}
+
+    def start(self, n_forgotten: int) -> _Start:
+        """Return what stands before the instruction without the oldest exchanges."""
+        if n_forgotten not in self._starts:
+            self._starts[n_forgotten] = self._new_start(n_forgotten)
+        return self._starts[n_forgotten]
+
+    def _new_start(self, n_forgotten: int) -> _Start:
+        texts, rest = [], ""
+        for piece in (self._opening, *self._exchanges[n_forgotten:], self._header):
+            cut = _SAFE_CUT.search(piece) if self._can_cut else None
+            if cut is None:
+                rest += piece
+            else:
+                texts.append(rest + piece[: cut.start()])
+                rest = piece[cut.start() :]
+        return _Start(tuple(texts), sum(len(self._encode(text)[0]) for text in texts), rest)
+
+
+def _attribute(named: Sequence[tuple[PartKind, str]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
+    """Give every token to the part in which it begins. A part may have none."""
+    ids = [token_id for piece_ids, _ in pieces for token_id in piece_ids]
+    starts = [0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
+    parts, first, end = [], 0, 0
+    for kind, text in named:
+        end += utf8_length(text)
+        last = bisect_left(starts, end)
+        parts.append(PromptPart(kind=kind, text=text, token_ids=tuple(ids[first:last])))
+        first = last
+    return tuple(parts)

@@ -1,0 +1,93 @@
+"""What a run records of the model that it starts from."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.splits import split_examples
+from assistant.dataset.tokenizer import Tokenizer
+from assistant.model.checkpoint import load_checkpoint, load_info
+from assistant.model.config import ModelInfo
+from assistant.model.digest import weights_digest
+from assistant.settings import LoraSettings
+from tests.support.models import save_tiny
+from tests.support.runs import FAST, train, weights
+
+
+def info_of(folder: Path) -> ModelInfo:
+    info = load_info(folder)
+    assert info is not None
+    return info
+
+
+def record(folder: Path) -> tuple[str | None, str | None, int]:
+    info = info_of(folder)
+    return info.base_path, info.base_digest, info.conversation_rows
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_a_resumed_run_keeps_the_record_it_began_with(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], lora: LoraSettings | None
+) -> None:
+    base = save_tiny(tmp_path / "base", byte_tokenizer)
+    settings = FAST.model_copy(update={"lora": lora, "epochs": 1})
+    start = load_checkpoint(base)
+    options = {"base": start, "base_folder": base}
+    train(byte_tokenizer, examples, tmp_path / "whole", settings, **options)  # type: ignore[arg-type]
+    train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=2, **options)  # type: ignore[arg-type]
+    stopped = record(tmp_path / "parts" / "last")
+    assert stopped == ("../base", weights_digest(base), 0)
+    other = save_tiny(tmp_path / "other", byte_tokenizer, seed=8)
+    start = load_checkpoint(base)
+    train(byte_tokenizer, examples, tmp_path / "parts", settings, resume=True, base=start, base_folder=other)
+    for folder in (tmp_path / "parts", tmp_path / "parts" / "last", tmp_path / "whole"):
+        assert record(folder) == stopped
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_without_a_folder_nothing_is_recorded_and_the_weights_are_the_same(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    base = save_tiny(tmp_path / "base", byte_tokenizer)
+    settings = FAST.model_copy(update={"epochs": 1})
+    train(byte_tokenizer, examples, tmp_path / "with", settings, base=load_checkpoint(base), base_folder=base)
+    train(byte_tokenizer, examples, tmp_path / "without", settings, base=load_checkpoint(base))
+    assert record(tmp_path / "without") == (None, None, 0)
+    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+
+
+def test_conversations_of_all_trainings_count(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    settings = FAST.model_copy(update={"max_steps": 2})
+    talks = [
+        replace(example, history=(Exchange("Hi", "Hello"),)) if number % 3 == 0 else example
+        for number, example in enumerate(examples)
+    ]
+    expected = sum(bool(example.history) for example in split_examples(talks).train)
+    train(byte_tokenizer, talks, tmp_path / "first", settings, stop_at=1)
+    train(byte_tokenizer, talks, tmp_path / "first", settings, resume=True)
+    assert info_of(tmp_path / "first").conversation_rows == expected > 0
+    first = load_checkpoint(tmp_path / "first")
+    train(byte_tokenizer, examples, tmp_path / "second", settings, base=first, base_folder=tmp_path / "first")
+    assert info_of(tmp_path / "second").conversation_rows == expected
+    train(byte_tokenizer, talks, tmp_path / "third", settings, base=load_checkpoint(tmp_path / "second"))
+    assert info_of(tmp_path / "third").conversation_rows == 2 * expected
+
+
+def test_a_digest_covers_all_shards_and_nothing_else(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    folder = save_tiny(tmp_path / "model", byte_tokenizer)
+    before = weights_digest(folder)
+    assert before is not None
+    assert len(before) == 64
+    (folder / "config.json").write_text("{}")
+    assert weights_digest(folder) == before
+    shutil.copy(folder / "model.safetensors", folder / "model-00002-of-00002.safetensors")
+    assert weights_digest(folder) != before
+    assert weights_digest(tmp_path) is None
+    assert weights_digest(tmp_path / "nothing") is None
