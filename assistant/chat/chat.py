@@ -64,6 +64,9 @@ class ConversationFile(Protocol):
     def append(self, record: Record) -> None:
         """Write a record. Raises AssistantError if it cannot be written."""
 
+    def close(self) -> None:
+        """Let go of the file."""
+
 
 class Front(Protocol):
     """What shows the chat. Every method is called in the front's own thread."""
@@ -346,6 +349,18 @@ class Chat:
         """Write the right answer to a question."""
         self._record(Corrected(at=now(), turn=number, text=text))
         self.front.turn_changed(number)
+        self.front.state_changed()
+
+    def exchange(self, conversation: Conversation, file: ConversationFile, opened: Opened) -> None:
+        """Go on with another conversation. Nothing may be answered or wait now; runs are stopped."""
+        for number, run in self.runs.items():
+            if not run.has_ended:
+                self.worker.stop_run(number)
+        self.runs, self.failures = {}, {}
+        self.file.close()
+        self.conversation, self.file = conversation, file
+        if conversation.opened is None:
+            self._record(opened)
         self.front.state_changed()
 
     def rename(self, title: str) -> None:

@@ -1,303 +1,569 @@
-"""The chat's screen: reacts to keys, to sent messages and to the threads. Leaves drawing to the widgets."""
+"""The chat's screen: turns keys and the widgets' messages into calls of `Chat`, and draws what has changed."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from textual import getters, on, work
+from textual import getters, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.message import Message
-from textual.reactive import var
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
-from textual.worker import get_current_worker
+from textual.widgets import TextArea
 
-from assistant.decoding.reply import SessionLike
-from assistant.escape import one_line
-from assistant.settings import GenerationSettings
-from assistant.tui.engine import (
-    LoadModel,
-    ModelFailed,
-    ModelReady,
-    ReplyFailed,
-    ReplyFinished,
-    TextArrived,
-    answer,
-    load_model,
-)
-from assistant.tui.help import HelpScreen
+from assistant.chat.chat import Chat, ConversationFile
+from assistant.chat.conversation import Conversation, Turn
+from assistant.chat.events import Event, TokenDetail
+from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
+from assistant.chat.records import AnswerKey, RowRun
+from assistant.chat.setup import ChatSetup
+from assistant.chat.tally import same_answers_in_a_row, tally
+from assistant.errors import AssistantError
+from assistant.tui import dialogs, foot_state, slash
+from assistant.tui.bridge import Bridge, FromWorker
+from assistant.tui.cards import ProblemCard, RunCard
+from assistant.tui.clipboard import pieces
+from assistant.tui.conversation_view import ConversationView, Item
+from assistant.tui.foot import Foot
 from assistant.tui.prompt import Prompt
-from assistant.tui.status import StatusLine
-from assistant.tui.turns import ErrorCard, ReplyMessage, UserMessage, Welcome, describe_end
+from assistant.tui.tally_bar import TallyBar
+from assistant.tui.title import Title, TitleParts
+from assistant.tui.turn_state import TurnState, turn_state
+from assistant.tui.turn_view import AnswerView, TurnClicked, TurnView
+from assistant.tui.welcome import SuggestionLine, Welcome
 
-RETRY = "Press ctrl+l to load the model again."
-BACK_IN_PROMPT = "Your message is back in the prompt."
-IN_HISTORY = "Press up in the prompt to get your message back."
-
-
-class Conversation(VerticalScroll, can_focus=False):
-    """The turns, newest last. Cannot take the focus, so typing always reaches the prompt."""
-
-    def on_mount(self) -> None:
-        """Stay at the bottom until the user scrolls up."""
-        self.anchor()
-
-    def scroll_pages(self, pages: int) -> None:
-        """Scroll down by `pages`, or up if negative. At the bottom, follow new text again."""
-        target = self.scroll_y + pages * self.scrollable_content_region.height
-        if target >= self.max_scroll_y:
-            self.anchor()  # scroll_to would stop following new text, even at the bottom
-        elif self.max_scroll_y > 0:
-            self.scroll_to(y=target, animate=False, immediate=True)
-
-
-@dataclass(eq=False)
-class Turn:
-    """A message and its reply, until the reply ends."""
-
-    user: UserMessage
-    reply: ReplyMessage | None = None
-    """None while the model is still loading."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set to stop the reply. Each turn has its own event, so a late Esc never stops the next reply."""
+TURN, RUN, PROBLEM = "turn", "run", "problem"
 
 
 class ChatScreen(Screen[None]):
-    """Owns the model and the current turn. Writes one reply at a time.
+    """Owns the chat. State changes only in this screen's own queue, one message after another.
 
-    State changes only in this screen's own queue, one message after another. Messages from the prompt and from the
-    threads arrive there. Actions run in the app's queue, so they enter this queue with `call_later`. The prompt refuses
-    Enter until the reply's thread has posted its last message; only `_end_turn` unlocks the prompt.
+    The worker's events arrive there as `FromWorker`. Actions run in the app's queue, so those that draw enter this
+    queue with `call_later`.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", tooltip="Stop the reply and keep its text so far", key_display="esc"),
+        Binding("escape", "stop", "Stop", tooltip="Stop, or take back the message that waits", key_display="esc"),
+        Binding("ctrl+t", "deal", "Test row", tooltip="Ask a held-out test row, and compare with its reference"),
+        Binding("f5", "run", "Run 20", tooltip="Answer 20 test rows with both models in the background"),
+        Binding("ctrl+b", "beside", "Base", tooltip="Let the base model answer beside the tuned one, or not"),
+        Binding("ctrl+g", "widen", "Widen", tooltip="Give one of two answers more room"),
+        Binding("ctrl+r", "again", "Again", tooltip="Answer again with a new seed"),
+        Binding("f7", "blind", "Blind", tooltip="Hide which model wrote which answer, until you choose"),
+        Binding("f6", "correct", "Correct", tooltip="Write the right answer; it becomes a row to train on"),
+        Binding("f3", "tokens", "Tokens", tooltip="Show how sure the model was of each token"),
+        Binding("f4", "prompt", "Prompt", tooltip="Show the exact prompt, with its tokens"),
+        Binding("f8", "markdown", "Markdown", tooltip="Show answers as Markdown, or every character as it is"),
+        Binding("f9", "growth", "Growth", tooltip="Show how the model learnt, from step to step"),
+        Binding("f10", "nearest", "Nearest", tooltip="Show the nearest training row under each answer"),
+        Binding("f2", "settings", "Settings", tooltip="Temperature, seed and length"),
+        Binding("ctrl+e", "edit", "Edit", tooltip="Put the selected question into the prompt again"),
+        Binding("ctrl+y", "copy", "Copy", tooltip="Copy the answer; once more: its code blocks"),
+        Binding("ctrl+o", "sessions", "Conversations", tooltip="List, search, rename and go on with conversations"),
         Binding("ctrl+l", "load", "Load again", tooltip="After a failed load: load the model again"),
-        Binding("f1", "help", "Help", tooltip="Show this list", key_display="f1"),
-        Binding("ctrl+y", "copy_reply", "Copy", tooltip="Copy the last reply"),
+        Binding("f1", "help", "Keys", tooltip="Show this list", key_display="f1"),
     ]
 
-    model_state: var[Literal["loading", "ready", "failed"]] = var("loading", bindings=True)
-    turn: var[Turn | None] = var(None, bindings=True)
-    """The current turn, which waits for the model or for its reply. None between turns."""
-    last_reply: var[ReplyMessage | None] = var(None, bindings=True)
-    """The last complete reply. A reply that the user stopped counts as complete."""
+    _view = getters.query_one("#conversation", ConversationView)
+    _prompt = getters.query_one(Prompt)
+    _foot = getters.query_one("#foot", Foot)
+    _tally = getters.query_one("#tally", TallyBar)
+    _welcome = getters.query_one(Welcome)
 
-    _conversation = getters.query_one("#conversation", Conversation)
-    _prompt = getters.query_one("#prompt", Prompt)
-    _status = getters.query_one("#status", StatusLine)
-
-    def __init__(self, *, load: LoadModel, model_name: str, settings: GenerationSettings) -> None:
+    def __init__(self, setup: ChatSetup) -> None:
         super().__init__()
-        self._load = load
-        self._model_name = model_name
-        self._settings = settings
-        self._session: SessionLike | None = None
-        self._load_problem = ""
+        self.setup = setup
+        self.chat: Chat | None = None
+        self.bridge = Bridge(self)
+        self.selected: int | None = None
+        """The turn that keys are about. None: the newest one."""
+        self.shows_nearest = False
+        self._shown_variants: dict[int, int] = {}
+        self._is_markdown = False
+        self._wide: str | None = None
+        self._layout: PromptLayout | None = None
+        self._problems: list[tuple[str, str]] = []
+        self.unclear: str | None = None
+        """A bare word such as `quit` that was sent just now."""
+        self._copied: tuple[AnswerKey, int] | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(title(self._model_name), id="title", markup=False)
-        with Conversation(id="conversation"):
-            yield Welcome()
-        yield Prompt(id="prompt")
-        yield StatusLine(id="status")
-        yield Footer(show_command_palette=False, compact=True)
+        yield Title(TitleParts(model=self.setup.model_name, base=self.setup.base_name), id="title")
+        yield ConversationView(
+            self._make, Welcome(self.setup.suggestions, has_base=bool(self.setup.base_name)), id="conversation"
+        )
+        yield TallyBar(id="tally")
+        yield Prompt(history=self.setup.inputs)
+        yield Foot(id="foot")
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         """Load the model after the first screen is painted, because importing torch takes seconds."""
         self._show_state()
-        self.call_after_refresh(self._start_loading)
+        self.call_after_refresh(self.begin)
 
-    # --- the model ------------------------------------------------------------------------------------------------
+    async def begin(self) -> None:
+        """Start the chat's worker, and show the conversation that is resumed."""
+        self.chat = self.setup.begin(self.bridge, self._post)
+        await self._open_conversation()
+        await self.draw()
 
-    def _start_loading(self) -> None:
-        self.model_state = "loading"
-        self._show_state()
-        # Nothing can interrupt loading. Textual waits for its own workers when it ends, but not for a daemon thread.
-        # So ctrl+q works while the model loads.
-        threading.Thread(target=load_model, args=(self._load, self._post_if_open), daemon=True, name="load").start()
+    async def _open_conversation(self) -> None:
+        assert self.chat is not None
+        self.selected, self._shown_variants = None, {}
+        conversation = self.chat.conversation
+        runs = [Item(RUN, run) for run in dict.fromkeys(row.run for row in conversation.rows)]
+        await self._view.open([Item(TURN, turn.number) for turn in conversation.turns] + runs)
+        self.bridge.has_news = True
 
-    def _post_if_open(self, message: Message) -> None:
-        with suppress(RuntimeError):  # the user quit while the model was loading
-            self.post_message(message)
+    def _post(self, event: Event) -> None:
+        with suppress(RuntimeError):  # the app is closing
+            self.post_message(FromWorker(event))
 
-    @on(ModelReady)
-    async def _model_ready(self, event: ModelReady) -> None:
-        self._session = event.session
-        self.model_state = "ready"
-        self.query_one("#title", Static).update(title(event.session.name))
-        if self.turn is not None:
-            self.turn.user.note("")
-            await self._start_reply(self.turn, event.session)
-        self._show_state()
+    @on(FromWorker)
+    async def _from_worker(self, message: FromWorker) -> None:
+        if self.chat is not None:
+            self.chat.handle(message.event)
+            await self.draw()
 
-    @on(ModelFailed)
-    async def _model_failed(self, event: ModelFailed) -> None:
-        self.model_state = "failed"
-        self._load_problem = event.problem
-        text = ""
-        if self.turn is not None:
-            text = self.turn.user.text
-            await self.turn.user.remove()
-            self._end_turn()
-        await self._show_load_problem(text)
-        self._show_state()
+    # --- drawing ------------------------------------------------------------------------------------------------------
 
-    async def _show_load_problem(self, text: str) -> None:
-        """Show the load error once, at the end of the conversation, and put `text` back into the prompt."""
-        await self.query("#load-problem").remove()
-        advice = f"{RETRY} {self._restore_message(text)}" if text else RETRY
-        await self._add(ErrorCard(self._load_problem, advice, id="load-problem"))
-
-    def action_load(self) -> None:
-        """Try to load the model again."""
-        self.call_later(self._load_again)
-
-    async def _load_again(self) -> None:
-        if self.model_state != "failed":
+    async def draw(self) -> None:
+        """Draw what the chat reported since the last time."""
+        bridge, chat = self.bridge, self.chat
+        if chat is None:
             return
-        await self.query("#load-problem").remove()
-        self._start_loading()
+        for number in bridge.added:
+            self.selected = None
+            await self._view.add(Item(TURN, number))
+            await self._mark_selected()
+        for key, text in bridge.texts:
+            view = self._view.widget(Item(TURN, key.turn))
+            if isinstance(view, TurnView) and key.turn not in bridge.changed:
+                view.append(key.side, text)
+        for number in bridge.changed - set(bridge.added):
+            await self._draw_turn(number)
+        for row in bridge.rows:
+            await self._draw_row(row)
+        for problem in bridge.problems:
+            self._problems.append(problem)
+            await self._view.add(Item(PROBLEM, len(self._problems) - 1))
+        has_news = bool(bridge.added or bridge.changed or bridge.rows or bridge.problems)
+        if bridge.has_news or has_news:
+            self._show_state(tally_too=has_news or not bridge.texts)
+        bridge.added, bridge.changed, bridge.texts, bridge.rows, bridge.problems = [], set(), [], [], []
+        bridge.has_news = False
 
-    # --- a turn ---------------------------------------------------------------------------------------------------
+    def _make(self, item: Item) -> Widget:
+        """Make the widget of an item, as it is now."""
+        chat = self.chat
+        assert chat is not None
+        if item.kind == PROBLEM:
+            return ProblemCard(*self._problems[item.number])
+        if item.kind == RUN:
+            rows = [row for row in chat.conversation.rows if row.run == item.number]
+            run = chat.runs.get(item.number)
+            return RunCard(rows, len(rows) if run is None or run.has_ended else len(run.rows))
+        view = TurnView(self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown)
+        view.set_wide(self._wide)
+        view.set_class(item.number == self.selected, "-selected")
+        return view
 
-    @on(Prompt.Submitted)
-    async def _take_message(self, event: Prompt.Submitted) -> None:
-        if self.model_state == "failed":
-            self._end_turn()
-            await self._show_load_problem(event.text)
-            return
-        self.turn = Turn(UserMessage(event.text))
-        await self._add(self.turn.user)
-        self._conversation.anchor()  # a user who has scrolled up sees the new message and its reply
-        if self._session is None:
-            self.turn.user.note("waiting for the model …")
-        else:
-            await self._start_reply(self.turn, self._session)
-        self._show_state()
+    def _state_of(self, turn: Turn) -> TurnState:
+        assert self.chat is not None
+        nearest = dialogs.nearest_words(self.chat, turn) if self.shows_nearest else ""
+        return turn_state(self.chat, turn, variant=self._shown_variants.get(turn.number), nearest=nearest)
 
-    @on(Prompt.Refused)
-    def _refuse_message(self) -> None:
-        if self.model_state == "loading":
-            self.show_notice("Esc takes the waiting message back.")
-        else:
-            self.show_notice("Esc stops the reply. Your text stays here.")
+    async def _draw_turn(self, number: int) -> None:
+        assert self.chat is not None
+        view = self._view.widget(Item(TURN, number))
+        if isinstance(view, TurnView):
+            await view.show(self._state_of(self.chat.conversation.turns[number]))
+            view.set_wide(self._wide)
 
-    async def _start_reply(self, turn: Turn, session: SessionLike) -> None:
-        turn.reply = ReplyMessage()
-        await self._add(turn.reply)
-        self._generate(turn, session)
+    async def redraw_turns(self) -> None:
+        """Draw all turns again that have a widget."""
+        for item in self._view.items:
+            if item.kind == TURN and self._view.widget(item) is not None:
+                await self._draw_turn(item.number)
 
-    @work(thread=True, group="reply", exit_on_error=False)
-    def _generate(self, turn: Turn, session: SessionLike) -> None:
-        worker = get_current_worker()
-        answer(
-            session,
-            turn.user.text,
-            self._settings,
-            # is_cancelled means that the app is closing. It waits for this thread.
-            should_stop=lambda: turn.stop.is_set() or worker.is_cancelled,
-            post=self.post_message,
+    async def _draw_row(self, row: RowRun) -> None:
+        card = self._view.widget(Item(RUN, row.run))
+        if isinstance(card, RunCard):
+            card.add(row)
+
+    def _show_state(self, *, tally_too: bool = True) -> None:
+        """Draw title, tally and foot."""
+        chat = self.chat
+        self.query_one("#title", Title).show(dialogs.title_parts(self.setup, chat))
+        if chat is not None and tally_too:
+            self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
+            self._welcome.show_history(is_seen=chat.has_learnt_conversations)
+            for number, run in chat.runs.items():
+                card = self._view.widget(Item(RUN, number))
+                if run.has_ended and isinstance(card, RunCard):
+                    card.end()
+        exact = self.exact_prompt()
+        self._foot.show(
+            foot_state.keys(chat, has_text=bool(self._prompt.instruction)),
+            foot_state.state(chat, self.setup.model_name, prompt_tokens=None if exact is None else exact.n_tokens),
         )
 
-    @on(TextArrived)
-    async def _show_text(self, event: TextArrived) -> None:
-        if self.turn is not None and self.turn.reply is not None:
-            await self.turn.reply.add_text(event.text)
+    def exact_prompt(self) -> ExactPrompt | None:
+        """Return the prompt that would be sent now. None while the model is loading, or if nothing is typed."""
+        chat = self.chat
+        card = None if chat is None else chat.card("tuned")
+        if chat is None or card is None or not self._prompt.instruction:
+            return None
+        if self._layout is None:
+            self._layout = PromptLayout(card)
+        history = chat.conversation.history(len(chat.conversation.turns)) if chat.has_learnt_conversations else ()
+        return self._layout.lay_out(
+            self._prompt.instruction,
+            input=self._prompt.input,
+            history=history,
+            max_new_tokens=chat.settings.generation.max_new_tokens,
+        )
 
-    @on(ReplyFinished)
-    async def _reply_finished(self, event: ReplyFinished) -> None:
-        if self.turn is not None and self.turn.reply is not None:
-            reply, self.last_reply = event.reply, self.turn.reply
-            self._end_turn()
-            await self.last_reply.finish(reply.response, describe_end(reply, self._settings))
-            self._show_state()
+    # --- the prompt ---------------------------------------------------------------------------------------------------
 
-    @on(ReplyFailed)
-    async def _reply_failed(self, event: ReplyFailed) -> None:
-        if self.turn is not None and self.turn.reply is not None:
-            reply, text = self.turn.reply, self.turn.user.text
-            self._end_turn()
-            await (reply.break_off() if reply.text else reply.remove())
-            await self._add(ErrorCard(event.problem, self._restore_message(text)))
-            self._show_state()
+    @on(Prompt.Submitted)
+    async def _submitted(self, message: Prompt.Submitted) -> None:
+        await slash.submit(self, message.instruction, message.input)
+        await self.draw()
 
-    def _end_turn(self) -> None:
-        """Forget the current turn and unlock the prompt."""
-        self.turn = None
-        self._prompt.locked = False
+    async def send(self, instruction: str, input: str) -> None:
+        """Ask a question. One that is too long for the context stays in the prompt."""
+        chat = self.chat
+        if chat is None:
+            self.give_back(instruction, input)
+            return
+        if chat.state("tuned") == "failed":
+            self.give_back(instruction, input)
+            self.show_notice("There is no model. ctrl+l loads it again.")
+            return
+        if (problem := self._too_long(instruction, input)) is not None:
+            self.give_back(instruction, input)
+            self.show_notice(problem)
+            return
+        chat.send(instruction, input)
 
-    def _restore_message(self, text: str) -> str:
-        """Put an unanswered message back into the prompt if it is empty. Return a sentence that says where it is."""
-        return BACK_IN_PROMPT if self._prompt.restore(text) else IN_HISTORY
+    def prompt_of(self, turn: Turn) -> ExactPrompt | None:
+        """Return the prompt of a question that was asked."""
+        chat = self.chat
+        card = None if chat is None else chat.card("tuned")
+        if chat is None or card is None:
+            return None
+        self._layout = self._layout or PromptLayout(card)
+        question, limit = turn.question, chat.settings.generation.max_new_tokens
+        return self._layout.lay_out(
+            question.instruction, input=question.input, history=chat.history(turn), max_new_tokens=limit
+        )
+
+    def _too_long(self, instruction: str, input: str) -> str | None:
+        card = None if self.chat is None else self.chat.card("tuned")
+        if card is None:
+            return None
+        layout = self._layout or PromptLayout(card)
+        exact = layout.lay_out(instruction, input=input, max_new_tokens=1)
+        if exact.room:
+            return None
+        return f"{exact.n_tokens} tokens leave no room for an answer in {exact.context_length}. Shorten the text."
+
+    @on(TextArea.Changed)
+    def _text_changed(self) -> None:
+        self._show_state(tally_too=False)
+
+    @on(Prompt.Flipped)
+    async def _flipped(self, message: Prompt.Flipped) -> None:
+        await self.flip(message.step)
+
+    @on(Prompt.TurnSelected)
+    async def _turn_selected(self, message: Prompt.TurnSelected) -> None:
+        await self._select_next(message.step)
+
+    def give_back(self, instruction: str, input: str) -> bool:
+        """Put a question back into the prompt, if it is empty. Return whether it is there."""
+        return self._prompt.restore(instruction, input)
+
+    @on(SuggestionLine.Taken)
+    def _suggested(self, message: SuggestionLine.Taken) -> None:
+        self._prompt.set(message.instruction, message.input)
+
+    # --- conversations ------------------------------------------------------------------------------------------------
+
+    def conversation_id(self) -> str | None:
+        """Return the id of the conversation. None if it is not on the disk."""
+        file = None if self.chat is None else self.chat.file
+        return getattr(file, "id", None) if getattr(file, "is_saved", False) else None
+
+    async def resume(self, id: str) -> None:
+        """Go on with another conversation, with the models that are loaded."""
+        if self.chat is None or self.chat.is_busy:
+            self.show_notice("Wait for the answer, or stop it with esc.")
+            return
+        try:
+            conversation, file = self.setup.store.open(id)
+        except AssistantError as error:
+            self.show_notice(str(error))
+            return
+        await self._exchange(conversation, file)
+
+    async def new_conversation(self) -> None:
+        """Begin an empty conversation. The one before stays on the disk."""
+        if self.chat is None or self.chat.is_busy:
+            self.show_notice("Wait for the answer, or stop it with esc.")
+            return
+        await self._exchange(Conversation(), self.setup.store.create(self.setup.opened))
+
+    async def _exchange(self, conversation: Conversation, file: ConversationFile) -> None:
+        assert self.chat is not None
+        self.chat.exchange(conversation, file, self.setup.opened)
+        await self._open_conversation()
+        await self.draw()
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+
+    def turn(self) -> Turn | None:
+        """Return the turn that keys are about: the selected one, or the newest."""
+        if self.chat is None or not self.chat.conversation.turns:
+            return None
+        turns = self.chat.conversation.turns
+        return turns[-1] if self.selected is None or self.selected >= len(turns) else turns[self.selected]
+
+    def shown_key(self) -> AnswerKey | None:
+        """Return the name of the answer that is shown of that turn: of the tuned model, or else of the base."""
+        turn = self.turn()
+        if turn is None:
+            return None
+        for side in ("tuned", "base"):
+            variant = self._shown_variants.get(turn.number)
+            answer = turn.answer(side, variant) or turn.answer(side)
+            if answer is not None:
+                return answer.key
+        return None
+
+    async def flip(self, step: int) -> None:
+        """Choose left or right in an open blind choice, else show the variant before or after."""
+        turn = self.turn()
+        if turn is None or self.chat is None:
+            return
+        if turn.is_blind:
+            left = turn.question.left or "tuned"
+            right = "base" if left == "tuned" else "tuned"
+            self.chat.choose(turn.number, left if step < 0 else right)
+            await self.draw()
+            return
+        variants = sorted({answer.variant for answers in turn.answers.values() for answer in answers})
+        if len(variants) < 2:
+            return
+        key = self.shown_key()
+        place = variants.index(key.variant) if key is not None else 0
+        chosen = variants[(place + step) % len(variants)]
+        self._shown_variants[turn.number] = chosen
+        self.chat.keep(turn.number, chosen)
+        await self.draw()
+
+    async def _select_next(self, step: int) -> None:
+        turn = self.turn()
+        if turn is not None:
+            await self.select(turn.number if self.selected is None and step > 0 else turn.number + step)
+
+    async def select(self, number: int) -> None:
+        """Select a turn. One past the newest: none."""
+        assert self.chat is not None
+        count = len(self.chat.conversation.turns)
+        self.selected = None if number >= count else max(number, 0)
+        if self.selected is not None:
+            await self._view.show(Item(TURN, self.selected))
+        else:
+            self._view.anchor()
+        await self._mark_selected()
+
+    async def _mark_selected(self) -> None:
+        for view in self._view.query(TurnView):
+            view.set_class(view.state.number == self.selected, "-selected")
+
+    @on(TurnClicked)
+    async def _turn_clicked(self, message: TurnClicked) -> None:
+        await self.select(message.number)
+
+    @on(AnswerView.Clicked)
+    async def _column_clicked(self, message: AnswerView.Clicked) -> None:
+        side = message.view.state.key.side
+        await self._widen(None if self._wide == side else side)
+
+    async def _widen(self, side: str | None) -> None:
+        self._wide = side
+        for view in self._view.query(TurnView):
+            view.set_wide(side)
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def _call(self, name: str, *arguments: object) -> None:
+        """Call a method of the chat in this screen's queue, and draw."""
+        self.call_later(self._call_and_draw, name, *arguments)
+
+    async def _call_and_draw(self, name: str, *arguments: object) -> None:
+        if self.chat is not None:
+            getattr(self.chat, name)(*arguments)
+            await self.draw()
 
     def action_stop(self) -> None:
-        """Stop the reply, or take back the message that waits for the model."""
-        self.call_later(self._stop)
+        """Stop the answers, or take back what waits."""
+        self._call("stop")
 
-    async def _stop(self) -> None:
-        if self.turn is None:
+    def action_deal(self) -> None:
+        """Ask a test row."""
+        self._call("deal")
+
+    def action_run(self) -> None:
+        """Answer 20 test rows in the background."""
+        self.call_later(self.run_rows)
+
+    async def run_rows(self, count: int = 20) -> None:
+        """Answer test rows in the background, with a card for them."""
+        if self.chat is not None:
+            before = set(self.chat.runs)
+            self.chat.run_rows(count)
+            for run in set(self.chat.runs) - before:
+                await self._view.add(Item(RUN, run))
+            await self.draw()
+
+    def action_again(self) -> None:
+        """Answer once more."""
+        turn = self.turn()
+        if turn is not None:
+            self._shown_variants.pop(turn.number, None)
+            self._call("again", turn.number)
+
+    def action_tie(self) -> None:
+        """Say that neither answer is better."""
+        turn = self.turn()
+        if turn is not None and turn.is_blind:
+            self._call("choose", turn.number, None)
+
+    def actionflip(self, step: int) -> None:
+        """Flip variants, or choose."""
+        self.call_later(self.flip, step)
+
+    def action_load(self) -> None:
+        """Load the models again that could not be loaded."""
+        self._call("load_again")
+
+    def action_beside(self) -> None:
+        """Let the base model answer beside the tuned one, or not."""
+        if self.chat is None:
             return
-        if self.turn.reply is not None:
-            self.turn.stop.set()
-            self.turn.reply.note("stopping …")
+        if not self.chat.has_base:
+            self.show_notice(self.setup.no_base or self.chat.load_problem("base") or "There is no base model.")
             return
-        user = self.turn.user
-        self._end_turn()
-        await user.remove()
-        self.show_notice(self._restore_message(user.text))
+        settings = self.chat.settings
+        settings.beside = not settings.beside
+        settings.blind = settings.blind and settings.beside
+        self.show_notice("The base model answers too." if settings.beside else "Only the tuned model answers.")
 
-    def action_copy_reply(self) -> None:
-        """Copy the last reply with its Markdown source, but without control characters."""
-        if self.last_reply is not None:
-            self.app.copy_to_clipboard(self.last_reply.text)
-            self.show_notice("Sent the reply to your terminal's clipboard.")
+    def action_blind(self) -> None:
+        """Hide which model wrote which answer, or show it."""
+        if self.chat is None:
+            return
+        if not self.chat.has_base:
+            self.action_beside()
+            return
+        settings = self.chat.settings
+        settings.blind = not settings.blind
+        words = "Blind: both answer, you choose with ← or →, then see which was which."
+        self.show_notice(words if settings.blind else "The names of the models are shown.")
 
-    # --- keys and status ----------------------------------------------------------------------------------------------
+    def action_widen(self) -> None:
+        """Give the tuned answer all the room, then the base's, then both the same."""
+        order = {None: "tuned", "tuned": "base", "base": None}
+        self.call_later(self._widen, order[self._wide])
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """Offer only the keys that work now."""
-        match action:
-            case "stop":
-                return self.turn is not None
-            case "copy_reply":
-                return self.last_reply is not None
-            case "load":
-                return self.model_state == "failed"
-            case _:
-                return True
+    def action_markdown(self) -> None:
+        """Show answers as Markdown, or every character as it is."""
+        self.call_later(self._toggle_markdown)
+
+    async def _toggle_markdown(self) -> None:
+        self._is_markdown = not self._is_markdown
+        for view in self._view.query(TurnView):
+            await view.set_markdown(self._is_markdown)
+        self.show_notice("Markdown." if self._is_markdown else "Every character as the model wrote it.")
+
+    def action_nearest(self) -> None:
+        """Show the nearest training row under each answer, or not."""
+        self.shows_nearest = not self.shows_nearest
+        if self.shows_nearest and (self.chat is None or self.chat.nearest is None):
+            self.show_notice("The training rows of this model are not known here.")
+        self.call_later(self.redraw_turns)
+
+    def action_edit(self) -> None:
+        """Put the selected question into the prompt again."""
+        turn = self.turn()
+        if turn is not None:
+            self._prompt.set(turn.question.instruction, turn.question.input)
+
+    def action_copy(self) -> None:
+        """Copy the shown answer. Pressed again, copy its code blocks in turn."""
+        key = self.shown_key()
+        answer = None if key is None or self.chat is None else self.chat.conversation.find(key)
+        if answer is None or key is None:
+            return
+        choices = pieces(answer.response)
+        place = (self._copied[1] + 1) % len(choices) if self._copied is not None and self._copied[0] == key else 0
+        self._copied = (key, place)
+        self.app.copy_to_clipboard(choices[place].text)
+        more = f" ctrl+y once more copies {choices[(place + 1) % len(choices)].name}." if len(choices) > 1 else ""
+        self.show_notice(f"Sent {choices[place].name} to your terminal's clipboard.{more}")
 
     def action_scroll_conversation(self, pages: int) -> None:
         """Scroll the conversation by a page: up for -1, down for 1."""
-        self._conversation.scroll_pages(pages)
+        self._view.scroll_pages(pages)
+
+    def action_send(self) -> None:
+        """Send what is typed."""
+        self._prompt.submit()
+
+    @on(Foot.Clicked)
+    async def _key_clicked(self, message: Foot.Clicked) -> None:
+        await self.run_action(message.action)
+
+    def show_notice(self, text: str) -> None:
+        """Show a short notice in the last line."""
+        self._foot.show_notice(text)
+
+    # --- screens over this one ----------------------------------------------------------------------------------------
+
+    def show_tokens(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
+        """Open the token view."""
+        dialogs.show_tokens(self, key, tokens)
+
+    def action_tokens(self) -> None:
+        """Look at the tokens of the shown answer."""
+        key = self.shown_key()
+        if key is not None:
+            self._call("inspect", key)
+
+    def action_prompt(self) -> None:
+        """Show the exact prompt."""
+        dialogs.show_prompt(self)
+
+    def action_correct(self) -> None:
+        """Write the right answer."""
+        dialogs.correct(self)
+
+    def action_settings(self) -> None:
+        """Change temperature, seed and length."""
+        dialogs.change_settings(self)
+
+    def action_sessions(self) -> None:
+        """List the conversations."""
+        dialogs.list_sessions(self)
+
+    def action_growth(self) -> None:
+        """Show how the model learnt."""
+        dialogs.show_growth(self)
 
     def action_help(self) -> None:
         """Show the list of keys."""
-        bindings = [*Prompt.BINDINGS, *self.BINDINGS, *self.app.BINDINGS]
-        self.app.push_screen(HelpScreen(b for b in bindings if isinstance(b, Binding) and b.tooltip))
-
-    def show_notice(self, text: str) -> None:
-        """Show a short notice in the status line."""
-        self._status.show_notice(text)
-
-    async def _add(self, widget: Widget) -> None:
-        await self._conversation.mount(widget)
-
-    def _show_state(self) -> None:
-        if self.model_state == "loading":
-            self._status.show_state(f"loading {one_line(self._model_name)} … you can type already")
-        elif self.model_state == "failed":
-            self._status.show_state("no model · ctrl+l tries again")
-        elif self._session is not None:
-            self._status.show_state("ready" if self.turn is None else "writing · Esc stops", self._session.summary)
-
-
-def title(model: str) -> str:
-    """Return the text of the top line."""
-    return f"assistant · {one_line(model)}"
+        dialogs.show_help(self)

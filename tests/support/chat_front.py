@@ -32,6 +32,9 @@ class RecordingFile:
             raise self.error
         self.records.append(record)
 
+    def close(self) -> None:
+        pass
+
 
 class RecordingFront:
     """Writes down every call."""

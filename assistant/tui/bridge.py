@@ -1,0 +1,92 @@
+"""The one module that knows both worlds: what `Chat` reports becomes calls of the screen, events become messages.
+
+`Chat` calls its front in the screen's own queue. Drawing is asynchronous, so the bridge only notes what has to be drawn
+again; the screen draws it after the event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from textual.message import Message
+
+from assistant.chat.conversation import Turn
+from assistant.chat.events import Event, TokenDetail
+from assistant.chat.records import AnswerKey, RowRun
+
+
+@dataclass
+class FromWorker(Message):
+    """An event of the worker, on its way to the screen's queue."""
+
+    event: Event
+
+
+class ScreenLike(Protocol):
+    """What the bridge needs of the screen."""
+
+    def show_notice(self, text: str) -> None:
+        """Show a short notice."""
+
+    def give_back(self, instruction: str, input: str) -> bool:
+        """Put a question back into the prompt."""
+
+    def show_tokens(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
+        """Open the token view."""
+
+
+@dataclass
+class Bridge:
+    """The chat's front. What the screen has to draw collects in the fields until the screen takes it."""
+
+    screen: ScreenLike
+    added: list[int] = field(default_factory=list)
+    """Turns that are new."""
+    changed: set[int] = field(default_factory=set)
+    """Turns that look different."""
+    texts: list[tuple[AnswerKey, str]] = field(default_factory=list)
+    """Text that arrived."""
+    rows: list[RowRun] = field(default_factory=list)
+    """Rows that were answered."""
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """Problems and advice."""
+    has_news: bool = False
+    """Whether title, foot or tally may be different."""
+
+    def turn_added(self, turn: Turn) -> None:
+        """Note a new turn."""
+        self.added.append(turn.number)
+
+    def turn_changed(self, number: int) -> None:
+        """Note that a turn looks different."""
+        self.changed.add(number)
+
+    def text_arrived(self, key: AnswerKey, text: str) -> None:
+        """Note text that arrived."""
+        self.texts.append((key, text))
+        self.has_news = True
+
+    def row_answered(self, row: RowRun) -> None:
+        """Note a row of a run."""
+        self.rows.append(row)
+
+    def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
+        """Open the token view."""
+        self.screen.show_tokens(key, tokens)
+
+    def state_changed(self) -> None:
+        """Note that title, foot or tally may be different."""
+        self.has_news = True
+
+    def notice(self, text: str) -> None:
+        """Show a notice."""
+        self.screen.show_notice(text)
+
+    def problem(self, text: str, advice: str) -> None:
+        """Note a problem."""
+        self.problems.append((text, advice))
+
+    def give_back(self, instruction: str, input: str) -> bool:
+        """Put a question back into the prompt."""
+        return self.screen.give_back(instruction, input)

@@ -1,0 +1,170 @@
+"""Opens the screens over the conversation, and does what they return."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.binding import Binding
+
+from assistant.chat.chat import Chat
+from assistant.chat.conversation import Turn
+from assistant.chat.events import TokenDetail
+from assistant.chat.growth import NoGrowth, read_growth
+from assistant.chat.records import AnswerKey
+from assistant.chat.setup import ChatSetup
+from assistant.errors import AssistantError
+from assistant.escape import one_line
+from assistant.tui.correction import CorrectionScreen
+from assistant.tui.growth_view import GrowthScreen
+from assistant.tui.help import HelpScreen
+from assistant.tui.prompt import Prompt
+from assistant.tui.prompt_view import PromptScreen
+from assistant.tui.sessions import SessionsScreen
+from assistant.tui.settings_form import NewSettings, SettingsForm
+from assistant.tui.title import TitleParts
+from assistant.tui.token_view import Alternative, TokenScreen
+
+if TYPE_CHECKING:
+    from assistant.tui.screen import ChatScreen
+
+HELD_OUT = "This is a test row: the correction is marked, and stays out of what you train on."
+OWN = "It is saved with the conversation. /save-rows writes all corrections as rows for assistant finetune."
+
+
+def title_parts(setup: ChatSetup, chat: Chat | None) -> TitleParts:
+    """Return what the title says now."""
+    card = None if chat is None else chat.card("tuned")
+    base = setup.base_name
+    if card is None:
+        return TitleParts(model=setup.model_name, base=base, score="" if setup.score is None else setup.score.words)
+    return TitleParts(
+        model=setup.model_name,
+        base=base or ("" if card.info is None else card.info.base_model),
+        size=f"{card.n_parameters / 1e6:.1f}M",
+        template=card.template.name if card.info is not None else f"a base model · {card.template.name}",
+        score="" if setup.score is None else setup.score.words,
+    )
+
+
+def nearest_words(chat: Chat, turn: Turn) -> str:
+    """Return the nearest training row in words. Empty if there is none."""
+    answer = turn.answer("tuned")
+    if chat.nearest is None or answer is None:
+        return ""
+    found = chat.nearest.nearest(turn.question.instruction, turn.question.input, answer.response)
+    if found is None:
+        return "nearest training row  none shares a word"
+    row = found.example
+    asked = one_line(f"{row.instruction}  {row.input}".strip())
+    copied = " · the same answer" if found.is_copied else ""
+    return f"nearest training row, {100 * found.similarity:.0f} % alike{copied}  {asked} → {one_line(row.output)}"
+
+
+def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
+    """Open the token view, and continue from the token that the person takes."""
+
+    def take(chosen: Alternative | None) -> None:
+        if chosen is not None and screen.chat is not None:
+            screen.call_later(screen._call_and_draw, "continue_from", key, chosen.place, chosen.token_id)
+
+    assert screen.chat is not None
+    name = screen.chat.card(key.side)
+    title = f"Tokens · {key.side}" if name is None else f"Tokens · {key.side} · {name.name}"
+    can_continue = screen.chat.state(key.side) == "ready"
+    screen.app.push_screen(TokenScreen(tokens, title=title, can_continue=can_continue), take)
+
+
+def show_prompt(screen: ChatScreen) -> None:
+    """Open the exact prompt of what is typed, or else of the selected question."""
+    exact = screen.exact_prompt()
+    turn = screen.turn()
+    if exact is None and turn is not None:
+        exact = screen.prompt_of(turn)
+    if exact is None:
+        screen.show_notice("Type something first, and wait for the model.")
+    else:
+        screen.app.push_screen(PromptScreen(exact))
+
+
+def correct(screen: ChatScreen) -> None:
+    """Open the editor of the shown answer."""
+    turn = screen.turn()
+    if turn is None or turn.final_text is None or turn.is_blind:
+        screen.show_notice("Choose first." if turn is not None and turn.is_blind else "There is no answer to correct.")
+        return
+
+    def keep(text: str | None) -> None:
+        if text is not None:
+            screen.call_later(screen._call_and_draw, "correct", turn.number, text)
+
+    question = f"{turn.question.instruction}\n{turn.question.input}".strip()
+    note = HELD_OUT if turn.is_held_out else OWN
+    screen.app.push_screen(CorrectionScreen(question, turn.final_text, note=note), keep)
+
+
+def change_settings(screen: ChatScreen) -> None:
+    """Open the settings form."""
+    chat = screen.chat
+    if chat is None:
+        return
+
+    def take(new: NewSettings | None) -> None:
+        if new is not None:
+            chat.settings.generation, chat.settings.seed = new.generation, new.seed
+            seed = "a new seed for each answer" if new.seed is None else f"seed {new.seed}"
+            screen.show_notice(
+                f"temperature {new.generation.temperature:g} · {seed} · at most {new.generation.max_new_tokens} tokens"
+            )
+
+    screen.app.push_screen(SettingsForm(chat.settings.generation, chat.settings.seed), take)
+
+
+def list_sessions(screen: ChatScreen) -> None:
+    """Open the list of conversations, and go on with the chosen one."""
+    chat = screen.chat
+    if chat is None:
+        return
+
+    def take(chosen: str | None) -> None:
+        if chosen is not None:
+            screen.call_later(screen.resume, chosen)
+
+    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id()), take)
+
+
+def show_growth(screen: ChatScreen) -> None:
+    """Open how the model learnt."""
+    growth = read_growth(screen.setup.folder)
+    if isinstance(growth, NoGrowth):
+        screen.show_notice(growth.reason)
+    else:
+        screen.app.push_screen(GrowthScreen(growth.rows))
+
+
+def show_help(screen: ChatScreen) -> None:
+    """Open the list of keys."""
+    bindings = [*Prompt.BINDINGS, *screen.BINDINGS, *screen.app.BINDINGS]
+    screen.app.push_screen(HelpScreen(one for one in bindings if isinstance(one, Binding) and one.tooltip))
+
+
+def save(screen: ChatScreen, what: str, name: str) -> None:
+    """Write the conversation, its corrections or its choices to a file."""
+    from assistant.chat import export
+
+    chat = screen.chat
+    assert chat is not None
+    tests = () if chat.held_out is None else [row.example for row in chat.held_out.rows]
+    try:
+        if what == "save":
+            path = Path(name) if name else export.free_name(Path.cwd(), "conversation", ".md")
+            export.save_markdown(chat.conversation, path)
+            screen.show_notice(f"Written to {path}.")
+            return
+        rows = what == "save-rows"
+        exported = (export.training_rows if rows else export.preference_pairs)(chat.conversation, tests=tests)
+        path = Path(name) if name else export.free_name(Path.cwd(), "corrections" if rows else "pairs", ".jsonl")
+        export.save_rows(exported, path)
+        screen.show_notice(f"{path}: {exported.describe('row' if rows else 'pair')}")
+    except AssistantError as error:
+        screen.show_notice(str(error))

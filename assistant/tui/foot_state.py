@@ -1,0 +1,62 @@
+"""What the last line says: which keys matter now, and what happens now. Knows no widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from assistant.chat.chat import Chat
+from assistant.tui.foot import Key
+
+NEARLY_FULL = 0.8
+"""Share of the context from which the count of tokens is amber."""
+
+
+def keys(chat: Chat | None, *, has_text: bool) -> Sequence[Key]:
+    """Return the keys that matter now, the most important one first."""
+    shown = [Key("enter", "send", "send")] if has_text or chat is None or not chat.conversation.turns else []
+    if chat is not None:
+        newest = chat.newest()
+        is_running = any(not run.has_ended for run in chat.runs.values())
+        if chat.open_answers or is_running:
+            shown.append(Key("esc", "stop", "stop"))
+        elif chat.waiting:
+            shown.append(Key("esc", "take back", "stop"))
+        if newest is not None and newest.is_blind and not chat.open_answers:
+            shown = [Key("←", "left is better", "flip(-1)"), Key("→", "right", "flip(1)"), Key("↓", "neither", "tie")]
+        if "failed" in (chat.state("tuned"), chat.state("base")):
+            shown.append(Key("ctrl+l", "load again", "load"))
+    shown.append(Key("ctrl+t", "test row", "deal"))
+    if chat is None or chat.has_base:
+        shown.append(Key("ctrl+b", "base", "beside"))
+    return [*shown, Key("f1", "keys", "help"), Key("f3", "tokens", "tokens"), Key("ctrl+q", "quit", "app.quit")]
+
+
+def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content:
+    """Return what happens now: loading, the speed of the answer, the queue, or the tokens of what is typed."""
+    if chat is None or chat.state("tuned") == "loading":
+        return Content.assemble((f"loading {name} … you can type", "$text-muted"))
+    if chat.state("tuned") == "failed":
+        return Content.assemble(("no model", "$text-error"))
+    parts: list[tuple[str, str]] = []
+    for key, answer in chat.open_answers.items():
+        if answer.has_begun:
+            parts.append((f"{key.side}: {answer.n_pieces} tokens", ""))
+            break
+    for run in chat.runs.values():
+        if not run.has_ended:
+            parts.append((f"{run.n_answered}/{len(run.rows)} test rows", ""))
+    if chat.waiting:
+        parts.append((f"{len(chat.waiting)} waiting", ""))
+    if chat.state("base") == "loading":
+        parts.append(("loading base …", "$text-muted"))
+    card = chat.card("tuned")
+    if prompt_tokens is not None and card is not None:
+        share = prompt_tokens / card.context_length
+        style = "bold $text-error" if share >= 1 else "$text-warning" if share >= NEARLY_FULL else "$text-muted"
+        parts.append((f"{prompt_tokens}/{card.context_length} tokens", style))
+    spaced: list[tuple[str, str]] = []
+    for place, part in enumerate(parts):
+        spaced += [(" · ", "$text-muted"), part] if place else [part]
+    return Content.assemble(*spaced)
