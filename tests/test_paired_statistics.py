@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from assistant.paired_statistics import (
+    coin_probabilities,
     correlation,
     detectable_difference,
     holm,
     paired_bootstrap_interval,
     sign_flip_p_value,
     sign_test_p_value,
+    sign_test_p_values,
 )
 
 
@@ -55,7 +57,16 @@ def test_bootstrap_interval_agrees_with_the_t_interval_on_normal_differences() -
         assert paired_bootstrap_interval(values.tolist(), seed=1) == interval
 
 
-def test_sign_test_is_the_exact_binomial_test() -> None:
+@pytest.mark.parametrize("n", [1, 2, 9, 40, 333, 5000])
+def test_sign_test_is_scipys_binomial_test(n: int) -> None:
+    for wins in {0, 1, n // 3, n // 2, (n + 1) // 2, n - 1, n}:
+        expected = stats.binomtest(wins, n).pvalue
+        assert sign_test_p_value(wins, n - wins) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert sign_test_p_values(n).shape == coin_probabilities(n).shape == (n + 1,)
+    assert coin_probabilities(n).sum() == pytest.approx(1)
+
+
+def test_sign_test_of_ten_rows() -> None:
     assert sign_test_p_value(9, 1) == pytest.approx(22 / 1024)
     assert sign_test_p_value(1, 9) == pytest.approx(22 / 1024)
     assert sign_test_p_value(5, 5) == 1

@@ -1,0 +1,281 @@
+"""Held-out rows: which rows they are, where they are looked for, and the order in which they are dealt."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from assistant.chat import heldout
+from assistant.chat.heldout import Deck, HeldOut, HeldOutRow, NoHeldOut, find_held_out, is_match
+from assistant.dataset.examples import Example, Exchange, row_ids
+from assistant.dataset.instructions import dump_rows, read_examples
+from assistant.dataset.splits import data_fingerprint, split_examples
+from assistant.dataset.trained_prompts import PROMPTS_FILE, dump_hashes, prompt_hashes
+from assistant.exact_match import is_exact
+from assistant.model.config import ModelInfo
+from assistant.shipped import shipped
+from evaluation.answers.responses import choose_part, seen_in_training
+from tests.support.chat_rows import info_of
+
+
+def write_rows(path: Path, examples: list[Example]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_rows(examples))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model's folder in the current one, with the hashes of its training prompts. `rows.json` is beside it."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("rows.json"), examples)
+    folder = Path("runs/mine")
+    folder.mkdir(parents=True)
+    (folder / PROMPTS_FILE).write_bytes(dump_hashes(prompt_hashes(split_examples(examples).train)))
+    return folder
+
+
+@pytest.fixture
+def info(examples: list[Example]) -> ModelInfo:
+    return info_of(data_fingerprint(examples))
+
+
+def found(folder: Path, info: ModelInfo | None, *data: Path) -> HeldOut:
+    result = find_held_out(folder, info, data)
+    assert isinstance(result, HeldOut), result
+    return result
+
+
+def reason(folder: Path, info: ModelInfo | None, *data: Path) -> str:
+    result = find_held_out(folder, info, data)
+    assert isinstance(result, NoHeldOut), result
+    assert result.reason.endswith((".", "FILE"))
+    assert "\n" not in result.reason
+    return result.reason
+
+
+# --- the model's own test rows ------------------------------------------------------------------------------------
+
+
+def test_the_model_s_own_test_rows_are_held_out(model: Path, info: ModelInfo, examples: list[Example]) -> None:
+    split = split_examples(examples)
+    result = found(model, info)
+    assert [row.example.instruction for row in result.rows] == [row.instruction for row in split.test]
+    assert [row.id for row in result.rows] == row_ids(split.test)
+    assert len(result.train) == len(split.train)
+    assert result.origin == "The 4 test rows of rows.json."
+    assert found(model, info, Path("rows.json")).rows == result.rows
+
+
+def test_rows_are_those_that_evaluation_answers(model: Path, info: ModelInfo) -> None:
+    examples = read_examples("rows.json")
+    chosen = choose_part(examples, "auto", info)
+    assert not any(seen_in_training(model, info, examples, chosen))
+    ours = found(model, info).rows
+    assert [(row.id, row.example) for row in ours] == list(zip(row_ids(chosen.examples), chosen.examples, strict=True))
+
+
+@pytest.mark.parametrize("place", ["runs/mine/rows.json", "runs/rows.json", "sub/data/rows.json"])
+def test_data_are_found_as_written_and_at_the_folder_or_above_it(
+    model: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    Path("rows.json").unlink()
+    write_rows(Path(place), examples)
+    name = "data/rows.json" if "data" in place else "rows.json"
+    if "sub" in place:
+        monkeypatch.chdir("sub")
+    assert len(found(tmp_path / model, info_of(data_fingerprint(examples), data_files=(name,))).rows) == 4
+
+
+def test_a_file_of_the_same_name_with_other_rows_is_passed_over(
+    model: Path, info: ModelInfo, examples: list[Example]
+) -> None:
+    write_rows(Path("runs/rows.json"), examples)
+    write_rows(Path("rows.json"), examples[:20])
+    assert found(model, info).origin == "The 4 test rows of runs/rows.json."
+
+
+def test_the_shipped_rows_are_found_from_anywhere(
+    model: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert shipped("instructions.json").is_file()
+    rows = write_rows(tmp_path.parent / f"{tmp_path.name}-installed" / "instructions.json", examples)
+    monkeypatch.setattr(heldout, "shipped", rows.with_name)
+    info = info_of(data_fingerprint(examples), data_files=("instructions.json",))
+    assert len(found(model, info).rows) == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("absent.json",), "absent.json: not found"),
+        ((), "the data: not found"),
+        (("-",), "-: not found"),
+        (("../../../../../../../../../../dev/zero",), "not found"),
+        (("a\0b", "x" * 5000), "not found"),
+        (("changed.json",), "changed.json changed since the training"),
+        (("broken.json",), "broken.json, line 1"),
+        (("\x1b[31mred\n.json",), "␛[31mred"),
+    ],
+)
+def test_data_that_are_not_found_are_a_reason(
+    model: Path, info: ModelInfo, examples: list[Example], names: tuple[str, ...], words: str
+) -> None:
+    write_rows(Path("changed.json"), examples[1:])
+    Path("broken.json").write_text("[{]")
+    text = reason(model, info.model_copy(update={"data_files": names}))
+    assert words in text
+    assert text.endswith("--data FILE")
+
+
+def test_a_base_model_has_test_rows_only_where_data_are_named(model: Path, examples: list[Example]) -> None:
+    assert "base model" in reason(model, None)
+    (model / PROMPTS_FILE).unlink()
+    result = found(model, None, Path("rows.json"))
+    assert [row.id for row in result.rows] == row_ids(examples)
+    assert result.origin == "The 40 rows of rows.json."
+
+
+def test_a_split_without_test_rows_is_a_reason_with_training_rows(model: Path, examples: list[Example]) -> None:
+    info = info_of(data_fingerprint(examples), split_fractions=(0.9, 0.0, 0.1))
+    result = find_held_out(model, info)
+    assert isinstance(result, NoHeldOut)
+    assert "no test rows" in result.reason
+    assert len(result.train) == 36
+
+
+# --- rows that the person names -----------------------------------------------------------------------------------
+
+
+def test_rows_that_the_model_was_trained_on_are_never_held_out(
+    model: Path, info: ModelInfo, examples: list[Example]
+) -> None:
+    split = split_examples(examples)
+    unknown = Example(instruction="Say hello.", output="Hello.")
+    shouted = replace(split.train[0], instruction=split.train[0].instruction.upper(), output="Other answer.")
+    mixed = write_rows(Path("mixed.json"), [*split.train[:3], shouted, *split.test[:2], split.validation[0], unknown])
+    result = found(model, info, mixed)
+    expected = [*split.test[:2], split.validation[0], unknown]
+    assert [row.example.instruction for row in result.rows] == [row.instruction for row in expected]
+    assert result.origin == "The 4 rows of mixed.json, without 4 that the model was trained on."
+    assert len(result.train) == len(split.train)
+    train = write_rows(Path("train.json"), list(split.train))
+    assert "trained on all of them" in reason(model, info, train)
+
+
+def test_test_rows_that_an_earlier_training_saw_are_left_out(
+    model: Path, info: ModelInfo, examples: list[Example]
+) -> None:
+    split = split_examples(examples)
+    hashes = prompt_hashes([*split.train, split.test[0]])
+    (model / PROMPTS_FILE).write_bytes(dump_hashes(hashes))
+    result = found(model, info)
+    assert [row.id for row in result.rows] == row_ids(split.test)[1:]
+    assert result.origin == "The 3 test rows of rows.json, without 1 that the model was trained on."
+
+
+def test_an_old_folder_without_hashes_knows_its_own_data_only(
+    model: Path, info: ModelInfo, examples: list[Example]
+) -> None:
+    (model / PROMPTS_FILE).unlink()
+    assert len(found(model, info).rows) == 4
+    other = write_rows(Path("other.json"), [*examples[:5]])
+    result = found(model, info, other)
+    assert len(result.rows) == 5
+    assert result.origin.endswith("It is not known whether the model was trained on them.")
+
+
+def test_rows_without_a_reference_and_plain_text_are_left_out_and_histories_are_kept(model: Path) -> None:
+    rows = [
+        {"instruction": "Write a poem.", "rubric": ["Does it rhyme?"]},
+        {"text": "A text of more than the eight words that open it."},
+        {"instruction": "And now?", "output": "Good.", "history": [["Hi", "Hello"]]},
+        {"instruction": "bad"},
+    ]
+    Path("odd.json").write_text(json.dumps(rows))
+    result = found(model, None, Path("odd.json"))
+    assert [row.example.instruction for row in result.rows] == ["Hi", "And now?"]
+    assert result.rows[1].example.history == (Exchange("Hi", "Hello"),)
+    assert result.origin == "The 2 rows of odd.json, without 2 without a reference, 1 that cannot be read."
+
+
+def test_data_that_cannot_be_read_are_a_reason(model: Path, info: ModelInfo) -> None:
+    assert "absent.json" in reason(model, info, Path("absent.json"))
+    assert "standard input" in reason(model, info, Path("-"))
+
+
+# --- matches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "expected"),
+    [
+        ("\nParis. ", "Paris.", True),
+        ("paris.", "Paris.", False),
+        ("", "", False),
+        (" \n", "", False),
+        ("a\r", "a", True),
+    ],
+)
+def test_a_match_is_an_exact_match_as_evaluation_counts_it(response: str, reference: str, expected: bool) -> None:
+    from evaluation.answers.metrics import measure
+
+    assert is_match(response, reference) is expected
+    assert measure(response, reference).exact is expected
+    if response.strip():
+        assert is_exact(response, reference) is expected
+
+
+# --- the deck -----------------------------------------------------------------------------------------------------
+
+
+def deck_of(n: int, seed: int = 1) -> Deck:
+    examples = [Example(instruction="q", output="a", category=("even", "odd")[number % 2]) for number in range(n)]
+    return Deck([HeldOutRow(id=str(number), example=example) for number, example in enumerate(examples)], seed)
+
+
+def dealt(deck: Deck, count: int, answered: tuple[str, ...] = (), category: str | None = None) -> list[str]:
+    rows = [deck.deal(answered, category=category) for _ in range(count)]
+    return [row.id for row in rows if row is not None]
+
+
+def test_a_seed_decides_the_order_and_no_row_comes_twice_before_all_came() -> None:
+    first, again = dealt(deck_of(30), 90), dealt(deck_of(30), 90)
+    assert first == again
+    assert first[:30] != sorted(first[:30], key=int)
+    assert dealt(deck_of(30, seed=2), 30) != first[:30]
+    for start in (0, 30, 60):
+        assert len(set(first[start : start + 30])) == 30
+    assert first[:30] != first[30:60]
+
+
+def test_answered_rows_are_skipped_until_all_were_answered() -> None:
+    deck = deck_of(10)
+    answered = tuple("0123456")
+    assert sorted(dealt(deck, 3, answered)) == ["7", "8", "9"]
+    assert Counter(dealt(deck, 10, tuple("0123456789"))) == Counter("0123456789")
+
+
+def test_rows_of_a_category() -> None:
+    deck = deck_of(10)
+    assert sorted(dealt(deck, 5, category="even")) == list("02468")
+    assert sorted(dealt(deck, 5)) == list("13579")
+    assert deck.deal(category="absent") is None
+    assert Deck([], 0).deal() is None
+
+
+def test_a_run_takes_every_row_once() -> None:
+    deck = deck_of(10)
+    first = dealt(deck, 1)
+    taken = [row.id for row in deck.take(6)]
+    assert len({*first, *taken}) == 7
+    rest = deck.take(20, answered=[])
+    assert sorted([*first, *taken, *(row.id for row in rest)]) == list("0123456789")
+    assert deck.take(20) == ()
+    assert deck_of(4).take(9, answered="0123") == ()
+    assert deck_of(4).take(-1) == ()
+    assert len(deck) == 10
