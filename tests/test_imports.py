@@ -32,8 +32,10 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo forecast finetune plots"
     ),
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
-    "assistant.chat": "__init__ records conversation events",
-    "assistant.tui": "__init__ inputs markdown help status prompt engine turns screen app",
+    "assistant.chat": (
+        "__init__ records conversation events commands conversation_file inputs store markdown_text export"
+    ),
+    "assistant.tui": "__init__ markdown help status prompt engine turns screen app",
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
     ),
