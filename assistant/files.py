@@ -10,6 +10,9 @@ from pathlib import Path
 from assistant.errors import SettingsError
 
 CACHE_NAME = "instruction-assistant"
+"""Name of the project's folders among those of the user."""
+DATA_VARIABLE = "ASSISTANT_DATA_DIR"
+"""The environment variable that names another folder for what a person made in the chat."""
 
 
 def shown_path(path: Path) -> str:
@@ -26,6 +29,21 @@ def user_cache_folder() -> Path | None:
     except RuntimeError:
         return None
     return path if path.is_absolute() else None  # older versions of platformdirs return a path that begins with "~"
+
+
+def user_data_folder() -> Path | None:
+    """The folder for what a person made, which nobody can compute again; None for a user without a home directory.
+
+    `ASSISTANT_DATA_DIR` names another. The folder may not exist yet.
+    """
+    import platformdirs
+
+    named = os.environ.get(DATA_VARIABLE, "")
+    try:
+        path = Path(named).expanduser().absolute() if named else platformdirs.user_data_path(CACHE_NAME)
+    except RuntimeError:
+        return None
+    return path if path.is_absolute() else None
 
 
 def make_folder(path: Path) -> None:

@@ -58,7 +58,7 @@ RUN_ROWS = 20
 ModelState = Literal["absent", "loading", "ready", "failed"]
 
 
-class ConversationFile(Protocol):
+class RecordSink(Protocol):
     """Where records are kept."""
 
     def append(self, record: Record) -> None:
@@ -167,7 +167,7 @@ class Chat:
         worker: Worker,
         sides: Sequence[Side],
         conversation: Conversation,
-        file: ConversationFile,
+        file: RecordSink,
         opened: Opened,
         settings: ChatSettings,
         draw: random.Random | None = None,
@@ -351,7 +351,7 @@ class Chat:
         self.front.turn_changed(number)
         self.front.state_changed()
 
-    def exchange(self, conversation: Conversation, file: ConversationFile, opened: Opened) -> None:
+    def exchange(self, conversation: Conversation, file: RecordSink, opened: Opened) -> None:
         """Go on with another conversation. Nothing may be answered or wait now; runs are stopped."""
         for number, run in self.runs.items():
             if not run.has_ended:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assistant.chat.chat import Chat, ChatSettings, ConversationFile, Front, now
+from assistant.chat.chat import Chat, ChatSettings, RecordSink, Front, now
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
 from assistant.chat.heldout import NoHeldOut, find_held_out
@@ -38,7 +38,7 @@ class ChatSetup:
     store: Store
     opened: Opened
     conversation: Conversation = field(default_factory=Conversation)
-    file: ConversationFile
+    file: RecordSink
     inputs: InputHistory = field(default_factory=InputHistory)
     base_name: str = ""
     no_base: str = ""

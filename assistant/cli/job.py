@@ -13,7 +13,7 @@ import torch
 from assistant.cli.console import StopRequest, describe_os_error, note, print_json, stop_on_signals
 from assistant.cli.datasets import read_data
 from assistant.cli.progress import describe_forecast, describe_result, progress_observer
-from assistant.dataset.encode import check_outputs
+from assistant.dataset.encode import check_not_held_out, check_outputs
 from assistant.dataset.splits import Splits, split_examples
 from assistant.device import pick_device
 from assistant.errors import CheckpointError, SettingsError
@@ -49,6 +49,7 @@ class Job:
     def read_splits(self) -> Splits:
         """The rows of the data files, split."""
         examples = read_data(self.data, self.reading, quiet=not is_main_process()).examples
+        check_not_held_out(examples)
         check_outputs(examples)
         split = self.split
         return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)

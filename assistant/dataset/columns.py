@@ -18,7 +18,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Usual names of a field, the first that a row has counts."""
 OTHERS = (
     "chosen", "rejected", "text", "messages", "conversations", "system", "history", "tools", "category", "group",
-    "accept", "check", "rubric",
+    "accept", "check", "rubric", "held_out",
 )  # fmt: skip
 FIELDS = (*ALIASES, *OTHERS)
 KNOWN_NAMES = frozenset(name for names in ALIASES.values() for name in names) | frozenset(OTHERS)

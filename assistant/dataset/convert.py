@@ -24,7 +24,7 @@ from assistant.files import shown_path
 
 RowForm = Literal["alpaca", "messages", "sharegpt", "preference"]
 _INTEGER = re.compile(r"-?\d{1,15}")
-_KEPT_AS_NAMED = KNOWN_NAMES - {"tools", "accept", "check", "rubric"}
+_KEPT_AS_NAMED = KNOWN_NAMES - {"tools", "accept", "check", "rubric", "held_out"}
 
 
 def convert_rows(

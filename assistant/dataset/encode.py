@@ -111,6 +111,18 @@ def check_outputs(examples: Sequence[Example]) -> None:
         raise DataError(problems, advice="Leave these rows out, or give them an output.")
 
 
+def check_not_held_out(examples: Sequence[Example]) -> None:
+    """Raise DataError if a row that should be learnt is marked as a test row."""
+    marked = [example for example in examples if example.held_out]
+    if marked:
+        rows = len({(example.source, example.row) for example in marked})
+        more = f" (and {rows - 1} more)" if rows > 1 else ""
+        raise DataError(
+            f'{marked[0].where}{more}: expected a row to learn from, got a test row with "held_out": true. '
+            f"A model that learns from test rows cannot be tested on them any more. Leave these rows out."
+        )
+
+
 def _check_pairs(examples: Sequence[Example]) -> None:
     problems = [
         f'{example.where}: expected "chosen" and "rejected", got one answer.'

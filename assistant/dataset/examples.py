@@ -42,6 +42,8 @@ class Example:
     """What a program can ask of the answer, for evaluation."""
     rubric: tuple[str, ...] = ()
     """Yes/no questions about the answer, for a judge."""
+    held_out: bool = False
+    """Whether the row is for tests alone: training commands refuse it."""
     is_text: bool = False
     """Plain text. `instruction` holds its opening words, and `output` the rest with its leading white space."""
     source: str = ""
@@ -89,10 +91,11 @@ class Example:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Category, group and what only evaluation uses, where there is something, by the name of their field."""
+        """Category, group, mark and what only evaluation uses, where there is something, by the name of their field."""
         labels = {
             "category": self.category,
             "group": self.group,
+            "held_out": self.held_out or None,
             "accept": list(self.accept) or None,
             "check": None if self.check is None else self.check.as_row(),
             "rubric": list(self.rubric) or None,

@@ -9,14 +9,15 @@ A row has one of these forms. Names in brackets may replace a field.
     chosen, rejected                   a preference, with an instruction, or as lists of messages as in TRL
     text                               plain text, for pretraining
 
-Every row may have a "category" and a "group", and every row but plain text three fields that only evaluation uses:
+Every row may have a "category", a "group" and "held_out". A row with "held_out": true is for tests alone; training
+refuses it. Every row but plain text may have three fields that only evaluation uses:
 
     accept     a text or a list of texts: other right answers
     check      an object of demands that a program can check (`checks.Check`)
     rubric     a list of yes/no questions about the answer, for a judge
 
-A row with a rubric or a check needs no output; it is then for evaluation only. Where one of the three names holds
-something else, it is a field without a meaning, as any other.
+A row with a rubric or a check needs no output; it is then for evaluation only. Where "held_out" or one of these three
+names holds something else, it is a field without a meaning, as any other.
 
 A conversation of n exchanges becomes n examples, each with the earlier
 exchanges as its history. GPT-2's templates have no place for a system message, so it opens the instruction after it.
@@ -46,6 +47,8 @@ OPENING_WORDS = 8
 """Length, in words, of a plain text's opening. Samples during training continue from the opening."""
 _LABELS = frozenset({"category", "group"})
 _MARKING = frozenset({"accept", "check", "rubric"})
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""What "held_out" may hold, in lower case. Tables have it as text."""
 _FORM_FIELDS = {
     "messages": frozenset({"messages", "system"}),
     "conversations": frozenset({"conversations", "system"}),
@@ -78,6 +81,7 @@ class _LabelledRow(BaseModel):
     group: Text | None = None
     accept: tuple[FilledText, ...] = ()
     check: Check | None = None
+    held_out: bool = False
     rubric: Annotated[tuple[FilledText, ...], Field(max_length=MAX_QUESTIONS)] = ()
 
 
@@ -156,6 +160,7 @@ def examples_of(row: Row, source: str, columns: Columns | None = None, *, needs_
     form = _form_of(fields.values)
     values = _prepared(fields.values)
     known = _FORM_FIELDS[form] | _LABELS | (frozenset() if form == "text" else _MARKING & values.keys())
+    known |= {"held_out"} & values.keys()
     unused = {
         fields.names[name]: value for name, value in fields.values.items() if name not in known and not is_empty(value)
     } | {name: value for name, value in fields.others.items() if not is_empty(value)}
@@ -204,6 +209,9 @@ def _prepared(values: Mapping[str, Any]) -> dict[str, Any]:
         prepared.pop("history", None)
     if _MARKING & prepared.keys():
         _prepare_marking(prepared)
+    if "held_out" in prepared:
+        truth = _TRUTH.get(str(prepared.pop("held_out")).strip().casefold())
+        prepared |= {} if truth is None else {"held_out": truth}
     return prepared
 
 
@@ -258,7 +266,7 @@ def _read_completion(values: dict[str, Any], source: str, number: int, unused: d
     row, prompt, completion, _ = _chat_pair({**values, **chat}, unused)
     exchanges = exchanges_of([*prompt, *completion], f"{source}, row {number}", "completion")
     n_learnt = sum(turn.role == "assistant" for turn in completion)
-    examples = _as_examples(exchanges, row, source, number, last_input="")
+    examples = _as_examples(exchanges, row, source, number, last_input=_optional(values.get("input")))
     return examples[-n_learnt:] if n_learnt else examples
 
 
@@ -328,6 +336,7 @@ def _read_text(values: dict[str, Any], source: str, number: int, unused: dict[st
             is_text=True,
             category=plain.category,
             group=plain.group,
+            held_out=plain.held_out,
             source=source,
             row=number,
         )
@@ -379,6 +388,7 @@ def _as_examples(
             history=tuple(exchanges[:index]),
             category=row.category,
             group=row.group,
+            held_out=row.held_out,
             accept=row.accept if index == last else (),
             check=row.check if index == last else None,
             rubric=row.rubric if index == last else (),

@@ -12,8 +12,8 @@ from textual.message import Message
 from textual.reactive import var
 from textual.widgets import TextArea
 
+from assistant.chat.inputs import InputHistory
 from assistant.escape import displayable
-from assistant.tui.inputs import InputHistory
 
 # Keys of TextArea that do something else in the chat. TextArea redoes with ctrl+y; the chat copies the reply with it.
 OVERRIDDEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}

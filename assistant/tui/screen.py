@@ -12,7 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import TextArea
 
-from assistant.chat.chat import Chat, ConversationFile
+from assistant.chat.chat import Chat, RecordSink
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import Event, TokenDetail
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
@@ -316,7 +316,7 @@ class ChatScreen(Screen[None]):
             return
         await self._exchange(Conversation(), self.setup.store.create(self.setup.opened))
 
-    async def _exchange(self, conversation: Conversation, file: ConversationFile) -> None:
+    async def _exchange(self, conversation: Conversation, file: RecordSink) -> None:
         assert self.chat is not None
         self.chat.exchange(conversation, file, self.setup.opened)
         await self._open_conversation()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assistant.tui.inputs import InputHistory
+from assistant.chat.inputs import InputHistory
 
 
 def test_the_history_ends_at_the_oldest_message_and_at_the_draft() -> None:
