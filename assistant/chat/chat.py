@@ -189,8 +189,7 @@ class Chat:
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
         self._models = _Models(states=states | dict.fromkeys(sides, "loading"))
         self._draw = draw or random.SystemRandom()
-        if conversation.opened is None:
-            self._record(opened)
+        conversation.apply(opened)  # which the file has already
 
     # --- what a front asks ----------------------------------------------------------------------------------------
 
@@ -315,6 +314,29 @@ class Chat:
                     self.worker.stop_run(number)
         self.front.state_changed()
 
+    def close(self) -> None:
+        """End the chat. What has been written of an answer is kept, as if the person had stopped it."""
+        for key, answer in self.open_answers.items():
+            card = self.card(key.side)
+            if answer.text and card is not None:
+                token_ids = tuple(card.tokenizer.encode(answer.text))
+                self._record(
+                    Answered(
+                        at=now(),
+                        turn=key.turn,
+                        side=key.side,
+                        variant=key.variant,
+                        response=answer.text,
+                        token_ids=token_ids,
+                        stop_reason="cancelled",
+                        seconds=0.0,
+                        settings=answer.settings,
+                    )
+                )
+        self.open_answers.clear()
+        self.worker.close()
+        self.file.close()
+
     def load_again(self) -> None:
         """Try once more to load the models that could not be loaded."""
         for side, state in self._models.states.items():
@@ -359,8 +381,7 @@ class Chat:
         self.runs, self.failures = {}, {}
         self.file.close()
         self.conversation, self.file = conversation, file
-        if conversation.opened is None:
-            self._record(opened)
+        conversation.apply(opened)  # which the file has already
         self.front.state_changed()
 
     def rename(self, title: str) -> None:

@@ -14,16 +14,19 @@ from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
 from assistant.chat.heldout import NoHeldOut, find_held_out
 from assistant.chat.inputs import InputHistory
-from assistant.chat.models import find_base, read_info
+from assistant.chat.models import find_base
 from assistant.chat.nearest import NearestRows
 from assistant.chat.records import Opened, Side
 from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
+from assistant.decoding.reply import SessionLike
 from assistant.errors import AssistantError
 from assistant.files import shown_path
+from assistant.interop.inventory import read_info
 from assistant.model.config import ModelInfo
 from assistant.settings import EngineSettings
+from assistant.shipped import POCKET, shipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ def set_up(
     conversation, file = (Conversation(), store.create(opened)) if resume is None else store.open(resume)
     return ChatSetup(
         model_name=shown_path(model),
-        base_name="" if found.folder is None else found.name,
+        base_name="" if found.folder is None else shown_name(found.folder),
         no_base=found.reason,
         load=load,
         settings=settings,
@@ -118,8 +121,13 @@ def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> Data
     return DataReady(held_out=found, problem="", nearest=NearestRows(found.train) if found.train else None)
 
 
+def shown_name(folder: Path) -> str:
+    """Return a model's name for the title: `pocket`, or its path from here."""
+    return POCKET if folder.resolve() == shipped(POCKET).resolve() else shown_path(folder)
+
+
 def _loader(folder: Path, engine: EngineSettings) -> LoadModel:
-    def load():  # noqa: ANN202
+    def load() -> SessionLike:
         from assistant.decoding.session import Session
 
         return Session.load(folder, device=engine.device, precision=engine.precision)

@@ -230,6 +230,17 @@ def _read_config(folder: Path) -> ModelConfig:
         raise _UnreadableError(f"{CONFIG_FILE}: {where}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
 
 
+def read_info(folder: Path) -> ModelInfo | None:
+    """Read a model folder's `assistant.json` without torch. None for a base model, and for a record that is damaged.
+
+    Opening the model (`assistant.model.checkpoint`) says what is wrong with a damaged one.
+    """
+    try:
+        return _read_info(folder)
+    except _UnreadableError:
+        return None
+
+
 def _read_info(folder: Path) -> ModelInfo | None:
     if not (folder / INFO_FILE).exists():
         return None

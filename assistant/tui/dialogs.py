@@ -162,7 +162,7 @@ def save(screen: ChatScreen, what: str, name: str) -> None:
             screen.show_notice(f"Written to {path}.")
             return
         rows = what == "save-rows"
-        exported = (export.training_rows if rows else export.preference_pairs)(chat.conversation, tests=tests)
+        exported = (export.training_rows if rows else export.preference_pairs)(chat.conversation, test_rows=tests)
         path = Path(name) if name else export.free_name(Path.cwd(), "corrections" if rows else "pairs", ".jsonl")
         export.save_rows(exported, path)
         screen.show_notice(f"{path}: {exported.describe('row' if rows else 'pair')}")

@@ -297,6 +297,11 @@ class ChatScreen(Screen[None]):
         file = None if self.chat is None else self.chat.file
         return getattr(file, "id", None) if getattr(file, "is_saved", False) else None
 
+    def close_chat(self) -> None:
+        """Save what has been written of answers, and end the worker. May be called twice."""
+        if self.chat is not None:
+            self.chat.close()
+
     async def resume(self, id: str) -> None:
         """Go on with another conversation, with the models that are loaded."""
         if self.chat is None or self.chat.is_busy:
