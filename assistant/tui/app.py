@@ -24,6 +24,7 @@ from textual.binding import Binding, BindingType
 from assistant.decoding.reply import SessionLike
 from assistant.errors import PrerequisiteError
 from assistant.settings import DecodePrecision, GenerationSettings
+from assistant.tui.driver import PasteDriver
 from assistant.tui.engine import LoadModel
 from assistant.tui.screen import ChatScreen
 
@@ -48,7 +49,7 @@ class ChatApp(App[None]):
     ]
 
     def __init__(self, *, load: LoadModel, model_name: str, settings: GenerationSettings) -> None:
-        super().__init__()
+        super().__init__(driver_class=PasteDriver)
         self._chat_screen = ChatScreen(load=load, model_name=model_name, settings=settings)
 
     def get_default_screen(self) -> ChatScreen:
