@@ -98,7 +98,7 @@ def chat(generation: GenerationSettings, engine: EngineSettings, model: ModelOrD
     """
     from assistant.tui.app import run_chat
 
-    raise typer.Exit(run_chat(_model_or_demo(model), generation, precision=engine.precision))
+    run_chat(_model_or_demo(model), generation, precision=engine.precision)
 
 
 @app.command()
