@@ -23,7 +23,7 @@ from textual.widgets import Footer, Input, Static
 
 import assistant.tui
 from assistant.escape import displayable, one_line
-from assistant.tui.app import terminal_given_back
+from assistant.tui.ends import terminal_given_back
 from assistant.tui.help import HelpScreen
 from assistant.tui.status import StatusLine
 from evaluation.answers.folder import ResponseRecord

@@ -1,23 +1,78 @@
 """The chat on a scripted session, as a program for a real terminal.
 
-Run it with `python -m tests.support.scripted_chat [block | forever | torch PATH]`. The session repeats the message and
-counts to 200. `block` loads for a second and lets no other thread run meanwhile, as an import may. `forever` never
-finishes loading. `torch PATH` creates the file PATH, then computes with torch and never finishes loading.
+Run it with `python -m tests.support.scripted_chat [HOW [PATH]]`. The session repeats the message and counts to 200.
+HOW is one of these:
+
+- `block` loads for a second and lets no other thread run meanwhile, as an import may
+- `forever` never finishes loading
+- `torch` creates the file PATH, then computes with torch and never finishes loading
+- `warm` computes once with torch while it loads
+- `record` answers `ok` and appends each instruction to the file PATH, as one line of JSON
+- `stuck` begins to answer, and then neither ends nor stops
+- `crash` raises an error in the app, not in a thread
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+from assistant.decoding.reply import Reply
 from assistant.settings import GenerationSettings
-from assistant.tui.app import ChatApp, run_app
+from assistant.tui.app import ChatApp
+from assistant.tui.ends import run_app
 from tests.support.scripted_session import ScriptedSession
 
 TOKEN_SECONDS = 0.03
 NUMBERS = 200
+
+
+class RecordingSession(ScriptedSession):
+    """Writes every instruction into a file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("ok", name="recording")
+        self._path = Path(path)
+
+    def reply(
+        self,
+        instruction: str,
+        *,
+        settings: GenerationSettings,
+        on_text: Callable[[str], None],
+        should_stop: Callable[[], bool],
+    ) -> Reply:
+        """Append the instruction to the file, and answer."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(instruction) + "\n")
+        return super().reply(instruction, settings=settings, on_text=on_text, should_stop=should_stop)
+
+
+class StuckSession(ScriptedSession):
+    """Begins to answer, and then neither ends nor stops."""
+
+    def reply(
+        self,
+        instruction: str,
+        *,
+        settings: GenerationSettings,
+        on_text: Callable[[str], None],
+        should_stop: Callable[[], bool],
+    ) -> Reply:
+        """Write a few words, and sleep for days."""
+        on_text("never ends")
+        time.sleep(1e6)
+        return super().reply(instruction, settings=settings, on_text=on_text, should_stop=should_stop)
+
+
+def crash() -> None:
+    """Raise an error."""
+    raise RuntimeError("an error of the chat itself")
 
 
 def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
@@ -26,12 +81,20 @@ def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
         ctypes.PyDLL(None).sleep(1)  # PyDLL does not release the interpreter's lock
     elif how == "forever":
         time.sleep(1e6)
+    elif how == "warm":
+        import torch
+
+        torch.randn(200, 200) @ torch.randn(200, 200)
+    elif how == "record":
+        return RecordingSession(path)
     elif how == "torch":
         import torch
 
         Path(path).touch()
         while True:
             torch.randn(200, 200) @ torch.randn(200, 200)
+    elif how == "stuck":
+        return StuckSession(name="stuck")
     return ScriptedSession(
         *(f"{number} " for number in range(1, NUMBERS + 1)),
         echo=True,
@@ -41,13 +104,18 @@ def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
     )
 
 
-def main() -> int:
-    """Run the chat in this terminal and return its exit code."""
-    app = ChatApp(
-        load=lambda: load_counting_session(*sys.argv[1:]), model_name="counting", settings=GenerationSettings()
-    )
-    return run_app(app)
+def main() -> NoReturn:
+    """Run the chat in this terminal until it ends."""
+    arguments = sys.argv[1:]
+
+    def load() -> ScriptedSession:
+        if arguments == ["crash"]:
+            app.call_later(crash)
+        return load_counting_session(*arguments)
+
+    app = ChatApp(load=load, model_name="counting", settings=GenerationSettings())
+    run_app(app, farewell=lambda: "Go on with: scripted_chat")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

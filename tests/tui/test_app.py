@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -51,13 +52,14 @@ def test_importing_the_chat_does_not_import_torch() -> None:
 def test_run_chat_loads_the_given_model_with_the_given_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     apps: list[ChatApp] = []
 
-    def record_app(app: ChatApp) -> int:
+    def record_app(app: ChatApp) -> NoReturn:
         apps.append(app)
-        return 7
+        raise SystemExit(7)
 
     monkeypatch.setattr(app_module, "run_app", record_app)
     monkeypatch.setattr(app_module, "check_terminal", lambda: None)
-    assert run_chat("models/mine", GenerationSettings(), precision="int8") == 7
+    with pytest.raises(SystemExit, match="7"):
+        run_chat("models/mine", GenerationSettings(), precision="int8")
 
     load_calls: list[tuple[str, str]] = []
     session = ScriptedSession()

@@ -1,67 +1,84 @@
-"""However the chat ends, the terminal works afterwards."""
+"""However the chat ends, the terminal works afterwards, and the process is gone."""
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import termios
-import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.raw_terminal import RawTerminal
 
 GIVEN_BACK = ("\x1b[?1049l", "\x1b[?25h", "\x1b[?1000l", "\x1b[?2004l")
 """Alternate screen off, cursor on, mouse off, bracketed paste off."""
-TIMEOUT_SECONDS = 20.0
+FAREWELL = "Go on with: scripted_chat"
+long = pytest.mark.long
 
 
-def read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> str:
-    """What the program writes, until it has written `text` or has ended."""
-    shown, deadline = b"", time.monotonic() + TIMEOUT_SECONDS
-    while text.encode() not in shown and time.monotonic() < deadline:
-        has_ended = process.poll() is not None
-        if select.select([terminal], [], [], 0.05)[0]:
-            shown += os.read(terminal, 65536)
-        elif has_ended:
-            break
-    return shown.decode(errors="replace")
+@pytest.fixture
+def open_terminal() -> Iterator[Callable[..., RawTerminal]]:
+    """A function that opens the scripted chat. The fixture closes the terminals."""
+    terminals: list[RawTerminal] = []
+
+    def open_terminal(*loading: str) -> RawTerminal:
+        terminals.append(RawTerminal("tests.support.scripted_chat", *loading))
+        return terminals[-1]
+
+    yield open_terminal
+    for terminal in terminals:
+        terminal.close()
+
+
+def assert_given_back(terminal: RawTerminal) -> None:
+    """What was changed in the terminal is as it was, and the last line says how to go on."""
+    assert all(sequence in terminal.written for sequence in GIVEN_BACK), terminal.written
+    assert terminal.attributes == terminal.attributes_before
+    assert terminal.written.endswith(f"{FAREWELL}\r\n")
 
 
 @pytest.mark.parametrize(
     ("number", "loading"),
     [
         (signal.SIGTERM, ""),
-        pytest.param(signal.SIGHUP, "", marks=pytest.mark.long),
-        pytest.param(signal.SIGINT, "", marks=pytest.mark.long),
-        pytest.param(signal.SIGTERM, "forever", marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, "", marks=long),
+        pytest.param(signal.SIGINT, "", marks=long),
+        pytest.param(signal.SIGQUIT, "", marks=long),
+        pytest.param(signal.SIGTERM, "forever", marks=long),
+        pytest.param(signal.SIGTERM, "stuck", marks=long),
     ],
 )
-def test_a_signal_gives_the_terminal_back(number: signal.Signals, loading: str) -> None:
-    ours, theirs = pty.openpty()
-    before = termios.tcgetattr(theirs)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.scripted_chat", *filter(None, [loading])],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=REPOSITORY,
-        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
-        start_new_session=True,
-    )
-    try:
-        assert "\x1b[?1049h" in read_until(ours, "loading counting" if loading else "ready", process)
-        process.send_signal(number)
-        rest = read_until(ours, "never written", process)
-        assert process.wait(TIMEOUT_SECONDS) == 128 + number
-        assert all(sequence in rest for sequence in GIVEN_BACK), rest
-        assert "Traceback" not in rest
-        assert termios.tcgetattr(theirs) == before
-    finally:
-        process.kill()
-        os.close(ours)
-        os.close(theirs)
+def test_a_signal_gives_the_terminal_back(
+    open_terminal: Callable[..., RawTerminal], number: signal.Signals, loading: str
+) -> None:
+    terminal = open_terminal(*filter(None, [loading]))
+    terminal.until_written("loading counting" if loading == "forever" else "ready")
+    terminal.process.send_signal(number)
+    assert terminal.wait() == 128 + number
+    assert_given_back(terminal)
+    assert "Traceback" not in terminal.written
+
+
+def test_quitting_does_not_wait_for_a_reply_that_never_ends(open_terminal: Callable[..., RawTerminal]) -> None:
+    terminal = open_terminal("stuck")
+    terminal.until_written("ready")
+    terminal.write("hello\r")
+    terminal.until_written("never ends")
+    terminal.write("\x11")
+    assert terminal.wait() == 0
+    assert_given_back(terminal)
+
+
+@long
+def test_a_crash_gives_the_terminal_back(open_terminal: Callable[..., RawTerminal]) -> None:
+    terminal = open_terminal("crash")
+    assert terminal.wait() == 1
+    assert_given_back(terminal)
+    assert "an error of the chat itself" in terminal.written
+
+
+@long
+def test_a_closed_window_ends_the_chat(open_terminal: Callable[..., RawTerminal]) -> None:
+    terminal = open_terminal()
+    terminal.until_written("ready")
+    terminal.hang_up()
+    assert terminal.wait() == 128 + signal.SIGHUP

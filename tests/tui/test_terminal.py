@@ -117,7 +117,7 @@ def test_a_conversation(open_terminal: Callable[..., Terminal]) -> None:
 
     terminal.type("more\n")
     terminal.until_shows("You said: more")
-    assert terminal.quit() == ["exit code 0"]
+    assert terminal.quit() == ["Go on with: scripted_chat", "exit code 0"]
 
 
 def is_drawn_completely(screen: str) -> bool:
@@ -144,4 +144,4 @@ def test_quitting_while_torch_loads_ends_without_an_abort(
     computing = tmp_path / "computing"
     terminal = open_terminal(f"torch '{computing}'")
     terminal.until(lambda screen: "loading counting" in screen and computing.exists())
-    assert terminal.quit() == ["exit code 0"]
+    assert terminal.quit() == ["Go on with: scripted_chat", "exit code 0"]
