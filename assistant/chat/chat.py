@@ -184,6 +184,7 @@ class Chat:
         self.held_out: HeldOut | None = None
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
         self.nearest: NearestRows | None = None
+        self._has_read_data = False
         self._deck: Deck | None = None
         self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
@@ -209,6 +210,11 @@ class Chat:
     def has_base(self) -> bool:
         """Whether there is a base model to compare with."""
         return self.state("base") in ("loading", "ready")
+
+    @property
+    def has_read_data(self) -> bool:
+        """Whether it is known which held-out rows there are."""
+        return self._has_read_data
 
     @property
     def is_busy(self) -> bool:
@@ -499,6 +505,7 @@ class Chat:
             self.front.problem(event.problem, "Press f5 to go on with other rows.")
 
     def _data_ready(self, event: DataReady) -> None:
+        self._has_read_data = True
         self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
         if event.held_out is not None:
             self._rows = {row.id: row for row in event.held_out.rows}
@@ -513,6 +520,8 @@ class Chat:
             wants_base = self.settings.beside or self.settings.blind or question.row is not None
             sides: list[Side] = ["tuned", "base"] if wants_base and self.has_base else ["tuned"]
             is_blind = self.settings.blind and len(sides) == 2
+            if is_blind:
+                self._draw.shuffle(sides)  # the order in which they are written must not tell which is which
             asked = Asked(
                 at=now(),
                 turn=len(self.conversation.turns),
@@ -520,7 +529,7 @@ class Chat:
                 input=question.input,
                 row=None if question.row is None else question.row.id,
                 reference=None if question.row is None else question.row.example.output,
-                left=self._draw.choice(("tuned", "base")) if is_blind else None,
+                left=sides[0] if is_blind else None,
             )
             self._record(asked)
             turn = self.conversation.turns[-1]
@@ -587,5 +596,3 @@ class Chat:
 def now() -> datetime:
     """Return the current time in UTC, without microseconds."""
     return datetime.now(UTC).replace(microsecond=0)
-
-

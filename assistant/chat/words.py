@@ -5,13 +5,17 @@ from __future__ import annotations
 from assistant.chat.records import Answered
 
 
-def describe_end(answer: Answered) -> str:
-    """Describe an ended answer: tokens, speed, why it ended, and the seed if tokens were sampled."""
+def describe_end(answer: Answered, *, is_short: bool = False) -> str:
+    """Describe an ended answer: tokens, speed, why it ended, and the seed if tokens were sampled.
+
+    The short form is for narrow columns: without speed, and without what is usual.
+    """
     count = len(answer.token_ids)
     parts = [f"{count} token" if count == 1 else f"{count} tokens"]
-    if count and answer.seconds > 0:
+    if count and answer.seconds > 0 and not is_short:
         parts.append(f"{count / answer.seconds:.0f}/s")
-    parts.append(describe_stop(answer))
+    if not is_short or answer.stop_reason != "eos" or not answer.response.strip():
+        parts.append(describe_stop(answer))
     if answer.n_history:
         parts.append(f"with {answer.n_history} earlier turns" if answer.n_history > 1 else "with 1 earlier turn")
     if answer.n_forgotten:
@@ -32,5 +36,5 @@ def describe_stop(answer: Answered) -> str:
     if answer.stop_reason == "cancelled":
         return "stopped by you"
     if len(answer.token_ids) >= answer.settings.max_new_tokens:
-        return f"ran to the limit of {answer.settings.max_new_tokens} tokens"
+        return "ran to the limit"
     return "filled the context"

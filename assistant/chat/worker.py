@@ -185,7 +185,9 @@ class Worker:
     def _session(self, side: Side) -> SessionLike:
         session = self._sessions.get(side)
         if session is None:
-            raise AssistantError(f"the {side} model: expected it to be loaded, got none. Press ctrl+l to load it again.")
+            raise AssistantError(
+                f"the {side} model: expected it to be loaded, got none. Press ctrl+l to load it again."
+            )
         return session
 
     def _answer(self, job: AnswerJob) -> None:

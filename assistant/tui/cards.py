@@ -53,12 +53,16 @@ def run_content(rows: Sequence[RowRun], total: int) -> Content:
     """Return a head line with the counts, then a line for each row: the marks of both models, and the instruction."""
     has_base = any(row.base is not None for row in rows)
     tuned = sum(is_match(row.tuned, row.reference) for row in rows)
-    head = f"{len(rows)} of {total} test rows · tuned {tuned} ✓" if len(rows) < total else f"{total} test rows · tuned {tuned} ✓"
+    head = (
+        f"{len(rows)} of {total} test rows · tuned {tuned} ✓"
+        if len(rows) < total
+        else f"{total} test rows · tuned {tuned} ✓"
+    )
     if has_base:
         head += f" · base {sum(row.base is not None and is_match(row.base, row.reference) for row in rows)} ✓"
     parts: list[tuple[str, str]] = [(head, "bold")]
     if rows:
-        parts.append((f"\n  {'base tuned' if has_base else 'tuned'}", "$text-muted"))
+        parts.append((f"\n  {'base tuned' if has_base else 'tuned'}", "$foreground-muted"))
     for row in rows[-SHOWN_ROWS:]:
         parts.append(("\n", ""))
         if has_base:
@@ -66,11 +70,11 @@ def run_content(rows: Sequence[RowRun], total: int) -> Content:
         parts.append(_mark("    " if has_base else "  ", row.tuned, row.reference))
         parts.append((f"    {one_line(row.instruction)}", ""))
         if row.input:
-            parts.append((f"  {one_line(row.input)}", "$text-muted"))
+            parts.append((f"  {one_line(row.input)}", "$foreground-muted"))
     return Content.assemble(*parts)
 
 
 def _mark(space: str, response: str | None, reference: str) -> tuple[str, str]:
     if response is None:
-        return (f"{space}-", "$text-muted")
+        return (f"{space}-", "$foreground-muted")
     return (f"{space}✓", "$text-success") if is_match(response, reference) else (f"{space}✗", "$text-error")

@@ -78,7 +78,7 @@ class ConversationView(VerticalScroll, can_focus=False):
             await self._show_window(max(0, len(self._items) - AT_FIRST), len(self._items))
         self.anchor()
 
-    async def remove(self, item: Item) -> None:
+    async def remove_item(self, item: Item) -> None:
         """Remove an item."""
         if item not in self._items:
             return
@@ -96,9 +96,9 @@ class ConversationView(VerticalScroll, can_focus=False):
             start = max(0, min(place - AT_FIRST // 2, len(self._items) - AT_FIRST))
             await self._show_window(start, min(len(self._items), start + AT_FIRST))
         if (widget := self._widgets.get(item)) is not None:
-            self.call_after_refresh(self._scroll_to, widget)
+            self.call_after_refresh(self._bring_into_view, widget)
 
-    def _scroll_to(self, widget: Widget) -> None:
+    def _bring_into_view(self, widget: Widget) -> None:
         is_last = self._items and widget is self._widgets.get(self._items[-1])
         self.anchor() if is_last else self.scroll_to_widget(widget, animate=False)
 

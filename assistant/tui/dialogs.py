@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
 from assistant.chat.chat import Chat
-from assistant.chat.conversation import Turn
 from assistant.chat.events import TokenDetail
 from assistant.chat.growth import NoGrowth, read_growth
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
-from assistant.errors import AssistantError
-from assistant.escape import one_line
 from assistant.tui.correction import CorrectionScreen
 from assistant.tui.growth_view import GrowthScreen
 from assistant.tui.help import HelpScreen
@@ -45,20 +41,6 @@ def title_parts(setup: ChatSetup, chat: Chat | None) -> TitleParts:
         template=card.template.name if card.info is not None else f"a base model · {card.template.name}",
         score="" if setup.score is None else setup.score.words,
     )
-
-
-def nearest_words(chat: Chat, turn: Turn) -> str:
-    """Return the nearest training row in words. Empty if there is none."""
-    answer = turn.answer("tuned")
-    if chat.nearest is None or answer is None:
-        return ""
-    found = chat.nearest.nearest(turn.question.instruction, turn.question.input, answer.response)
-    if found is None:
-        return "nearest training row  none shares a word"
-    row = found.example
-    asked = one_line(f"{row.instruction}  {row.input}".strip())
-    copied = " · the same answer" if found.is_copied else ""
-    return f"nearest training row, {100 * found.similarity:.0f} % alike{copied}  {asked} → {one_line(row.output)}"
 
 
 def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
@@ -146,25 +128,3 @@ def show_help(screen: ChatScreen) -> None:
     """Open the list of keys."""
     bindings = [*Prompt.BINDINGS, *screen.BINDINGS, *screen.app.BINDINGS]
     screen.app.push_screen(HelpScreen(one for one in bindings if isinstance(one, Binding) and one.tooltip))
-
-
-def save(screen: ChatScreen, what: str, name: str) -> None:
-    """Write the conversation, its corrections or its choices to a file."""
-    from assistant.chat import export
-
-    chat = screen.chat
-    assert chat is not None
-    tests = () if chat.held_out is None else [row.example for row in chat.held_out.rows]
-    try:
-        if what == "save":
-            path = Path(name) if name else export.free_name(Path.cwd(), "conversation", ".md")
-            export.save_markdown(chat.conversation, path)
-            screen.show_notice(f"Written to {path}.")
-            return
-        rows = what == "save-rows"
-        exported = (export.training_rows if rows else export.preference_pairs)(chat.conversation, test_rows=tests)
-        path = Path(name) if name else export.free_name(Path.cwd(), "corrections" if rows else "pairs", ".jsonl")
-        export.save_rows(exported, path)
-        screen.show_notice(f"{path}: {exported.describe('row' if rows else 'pair')}")
-    except AssistantError as error:
-        screen.show_notice(str(error))

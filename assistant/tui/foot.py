@@ -99,7 +99,7 @@ def foot_content(keys: Sequence[Key], state: Content, width: int) -> tuple[Conte
         length = len(key.key) + len(text) + 2
         if used + length > room:
             break
-        parts += [(key.key, "bold"), (f"{text}  ", "$text-muted")]
+        parts += [(key.key, "bold"), (f"{text}  ", "$foreground-muted")]
         used += length
         ends.append((used, key.action))
     return Content.assemble(*parts, " " * max(0, width - used - state.cell_length), state), ends

@@ -36,7 +36,7 @@ def keys(chat: Chat | None, *, has_text: bool) -> Sequence[Key]:
 def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content:
     """Return what happens now: loading, the speed of the answer, the queue, or the tokens of what is typed."""
     if chat is None or chat.state("tuned") == "loading":
-        return Content.assemble((f"loading {name} … you can type", "$text-muted"))
+        return Content.assemble((f"loading {name} … you can type", "$foreground-muted"))
     if chat.state("tuned") == "failed":
         return Content.assemble(("no model", "$text-error"))
     parts: list[tuple[str, str]] = []
@@ -50,13 +50,13 @@ def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content
     if chat.waiting:
         parts.append((f"{len(chat.waiting)} waiting", ""))
     if chat.state("base") == "loading":
-        parts.append(("loading base …", "$text-muted"))
+        parts.append(("loading base …", "$foreground-muted"))
     card = chat.card("tuned")
     if prompt_tokens is not None and card is not None:
         share = prompt_tokens / card.context_length
-        style = "bold $text-error" if share >= 1 else "$text-warning" if share >= NEARLY_FULL else "$text-muted"
+        style = "bold $text-error" if share >= 1 else "$text-warning" if share >= NEARLY_FULL else "$foreground-muted"
         parts.append((f"{prompt_tokens}/{card.context_length} tokens", style))
     spaced: list[tuple[str, str]] = []
     for place, part in enumerate(parts):
-        spaced += [(" · ", "$text-muted"), part] if place else [part]
+        spaced += [(" · ", "$foreground-muted"), part] if place else [part]
     return Content.assemble(*spaced)

@@ -50,16 +50,16 @@ class GrowthScreen(ModalScreen[None]):
 def growth_content(row: GrowthRow, index: int, count: int) -> Content:
     """Return the row's question and reference, then a line for each step: step, loss, and the answer."""
     parts: list[tuple[str, str]] = [
-        (f"validation row {index + 1} of {count}\n", "$text-muted"),
+        (f"validation row {index + 1} of {count}\n", "$foreground-muted"),
         (f"❯ {displayable(row.instruction)}\n", "bold $text-primary"),
     ]
     if row.input:
         parts.append((f"  {displayable(row.input)}\n", ""))
-    parts.append((f"  reference: {displayable(row.reference)}\n\n", "$text-muted"))
-    parts.append(("  step    loss\n", "$text-muted"))
+    parts.append((f"  reference: {displayable(row.reference)}\n\n", "$foreground-muted"))
+    parts.append(("  step    loss\n", "$foreground-muted"))
     for answer in row.steps:
         mark, style = ("✓", "$text-success") if answer.is_match else ("✗", "$text-error")
-        parts.append((f"{answer.step:>6}  {answer.validation_loss:>6.3f}  ", "$text-muted"))
+        parts.append((f"{answer.step:>6}  {answer.validation_loss:>6.3f}  ", "$foreground-muted"))
         parts.append((f"{mark} ", style))
         parts.append((f"{one_line(answer.response) or '(no text)'}\n", ""))
     return Content.assemble(*parts)

@@ -48,12 +48,35 @@ class Prompt(TextArea, inherit_bindings=False):
     class Submitted(Message):
         """The user sent a message. The prompt is now empty and locked."""
 
-        text: str
+        instruction: str
+        input: str = ""
+
+    @dataclass
+    class Flipped(Message):
+        step: int
+
+    @dataclass
+    class TurnSelected(Message):
+        step: int
+
+    @property
+    def instruction(self) -> str:
+        return self.text
+
+    @property
+    def input(self) -> str:
+        return ""
+
+    def set(self, instruction: str, input: str) -> None:
+        self._show(instruction)
+
+    def submit(self) -> None:
+        self._submit()
 
     class Refused(Message):
         """The user pressed Enter while the prompt was locked. The prompt keeps its text."""
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, *, history=None, id: str | None = None) -> None:
         super().__init__(
             id=id,
             soft_wrap=True,
@@ -62,7 +85,7 @@ class Prompt(TextArea, inherit_bindings=False):
         )
         self._history = InputHistory()
 
-    def restore(self, text: str) -> bool:
+    def restore(self, text: str, input: str = "") -> bool:
         """Put an unanswered message back, unless the user has typed another one. Return whether it is back."""
         if self.text.strip():
             return False
@@ -114,7 +137,6 @@ class Prompt(TextArea, inherit_bindings=False):
         if self.locked:
             self.post_message(self.Refused())
             return True
-        self.locked = True
         self._history.add(text)
         self.load_text("")
         self.post_message(self.Submitted(text))

@@ -14,7 +14,7 @@ from textual.widgets import Static
 from assistant.chat.prompt_parts import ExactPrompt, PromptPart
 from assistant.escape import displayable, visible
 
-STYLES = {"instruction": "bold $text-primary", "input": "$text-success", "history": "$text-muted"}
+STYLES = {"instruction": "bold $text-primary", "input": "$text-success", "history": "$foreground-muted"}
 """Styles of the parts that a person wrote. What the template adds is plain."""
 
 
@@ -67,7 +67,7 @@ def counts_content(view: ExactPrompt) -> Content:
     rows: list[tuple[str, str]] = []
     for part in view.parts:
         if part.text:
-            rows.append((f"{part.n_tokens:>6}  {part.kind}\n", STYLES.get(part.kind, "$text-muted")))
+            rows.append((f"{part.n_tokens:>6}  {part.kind}\n", STYLES.get(part.kind, "$foreground-muted")))
     rows.append((f"{view.n_tokens:>6}  of {view.context_length} tokens; {view.room} are left for the answer", "bold"))
     if view.n_forgotten:
         rows.append((f"\n        left out, because they do not fit: the oldest {view.n_forgotten} exchanges", ""))

@@ -12,6 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import TextArea
 
+from assistant.chat.actions import exact_prompt, nearest_words, order_of
 from assistant.chat.chat import Chat, RecordSink
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import Event, TokenDetail
@@ -82,7 +83,7 @@ class ChatScreen(Screen[None]):
         self._shown_variants: dict[int, int] = {}
         self._is_markdown = False
         self._wide: str | None = None
-        self._layout: PromptLayout | None = None
+        self._prompt_layout: PromptLayout | None = None
         self._problems: list[tuple[str, str]] = []
         self.unclear: str | None = None
         """A bare word such as `quit` that was sent just now."""
@@ -94,7 +95,7 @@ class ChatScreen(Screen[None]):
             self._make, Welcome(self.setup.suggestions, has_base=bool(self.setup.base_name)), id="conversation"
         )
         yield TallyBar(id="tally")
-        yield Prompt(history=self.setup.inputs)
+        yield Prompt(id="prompt", history=self.setup.inputs)
         yield Foot(id="foot")
 
     async def on_mount(self) -> None:
@@ -171,7 +172,7 @@ class ChatScreen(Screen[None]):
 
     def _state_of(self, turn: Turn) -> TurnState:
         assert self.chat is not None
-        nearest = dialogs.nearest_words(self.chat, turn) if self.shows_nearest else ""
+        nearest = nearest_words(self.chat, turn) if self.shows_nearest else ""
         return turn_state(self.chat, turn, variant=self._shown_variants.get(turn.number), nearest=nearest)
 
     async def _draw_turn(self, number: int) -> None:
@@ -215,10 +216,10 @@ class ChatScreen(Screen[None]):
         card = None if chat is None else chat.card("tuned")
         if chat is None or card is None or not self._prompt.instruction:
             return None
-        if self._layout is None:
-            self._layout = PromptLayout(card)
+        if self._prompt_layout is None:
+            self._prompt_layout = PromptLayout(card)
         history = chat.conversation.history(len(chat.conversation.turns)) if chat.has_learnt_conversations else ()
-        return self._layout.lay_out(
+        return self._prompt_layout.lay_out(
             self._prompt.instruction,
             input=self._prompt.input,
             history=history,
@@ -250,21 +251,13 @@ class ChatScreen(Screen[None]):
 
     def prompt_of(self, turn: Turn) -> ExactPrompt | None:
         """Return the prompt of a question that was asked."""
-        chat = self.chat
-        card = None if chat is None else chat.card("tuned")
-        if chat is None or card is None:
-            return None
-        self._layout = self._layout or PromptLayout(card)
-        question, limit = turn.question, chat.settings.generation.max_new_tokens
-        return self._layout.lay_out(
-            question.instruction, input=question.input, history=chat.history(turn), max_new_tokens=limit
-        )
+        return None if self.chat is None else exact_prompt(self.chat, turn, self._prompt_layout)
 
     def _too_long(self, instruction: str, input: str) -> str | None:
         card = None if self.chat is None else self.chat.card("tuned")
         if card is None:
             return None
-        layout = self._layout or PromptLayout(card)
+        layout = self._prompt_layout or PromptLayout(card)
         exact = layout.lay_out(instruction, input=input, max_new_tokens=1)
         if exact.room:
             return None
@@ -354,8 +347,7 @@ class ChatScreen(Screen[None]):
         if turn is None or self.chat is None:
             return
         if turn.is_blind:
-            left = turn.question.left or "tuned"
-            right = "base" if left == "tuned" else "tuned"
+            left, right = order_of(turn)
             self.chat.choose(turn.number, left if step < 0 else right)
             await self.draw()
             return

@@ -147,17 +147,16 @@ def describe(summary: Summary, current: str | None) -> Content:
     """Return a conversation on one line: when, its title, its model, and how many turns it has."""
     when = summary.changed.astimezone().strftime("%d %b %H:%M")
     if summary.problem:
-        return Content.assemble((f"{when}  ", "$text-muted"), (one_line(summary.problem), "$text-error"))
+        return Content.assemble((f"{when}  ", "$foreground-muted"), (one_line(summary.problem), "$text-error"))
     here = " · open now" if summary.id == current else ""
     turns = "1 question" if summary.n_turns == 1 else f"{summary.n_turns} questions"
     return Content.assemble(
-        (f"{when}  ", "$text-muted"),
+        (f"{when}  ", "$foreground-muted"),
         one_line(summary.title) or "(no question)",
-        (f"  {one_line(summary.model)} · {turns}{here}", "$text-muted"),
+        (f"  {one_line(summary.model)} · {turns}{here}", "$foreground-muted"),
     )
 
 
 def count(found: Sequence[Summary]) -> str:
     """Return how many conversations there are, in words."""
     return "1 conversation" if len(found) == 1 else f"{len(found)} conversations"
-

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from assistant.chat.actions import save
 from assistant.chat.commands import Command, Text, Unclear, Unknown, parse_line
 from assistant.chat.tally import tally
-from assistant.tui import dialogs
 
 if TYPE_CHECKING:
     from assistant.tui.screen import ChatScreen
@@ -55,7 +55,7 @@ async def _other(screen: ChatScreen, command: Command) -> None:
         case _ if chat is None:
             screen.show_notice("Wait until the chat has begun.")
         case "save" | "save-rows" | "save-pairs":
-            dialogs.save(screen, command.name, argument)
+            screen.show_notice(save(chat, command.name, argument))
         case "run":
             await screen.run_rows(command.count or 20)
         case "rename":

@@ -33,9 +33,9 @@ def tally_content(tally: Tally, note: str = "") -> Content:
         parts.append((f"{'  ' if parts else ''}{count}", style))
     if verdict:
         arrow = "  →  " if tally.n else "  "
-        parts.append((arrow if parts else "", "$text-muted"))
+        parts.append((arrow if parts else "", "$foreground-muted"))
         parts.append((verdict, _STYLES.get(tally.verdict.finding, "")))
     for words in (tally.choices.words, note):
         if words:
-            parts.append((f"{'  ·  ' if parts else ''}{words}", "$text-muted"))
+            parts.append((f"{'  ·  ' if parts else ''}{words}", "$foreground-muted"))
     return Content.assemble(*parts)

@@ -55,13 +55,13 @@ def title_content(parts: TitleParts, width: int) -> Content:
             shows_score = False
     if not score:
         return left
-    return Content.assemble(left, " " * max(2, gap), (score, "$text-muted"))
+    return Content.assemble(left, " " * max(2, gap), (score, "$foreground-muted"))
 
 
 def _left(texts: dict[str, str], names: list[str]) -> Content:
     parts: list[tuple[str, str]] = [(texts["model"], "bold $text-primary")]
     for name in names:
         if texts[name]:
-            parts.append((" ← " if name == "base" else " · ", "$text-muted"))
-            parts.append((texts[name], "$text-muted"))
+            parts.append((" ← " if name == "base" else " · ", "$foreground-muted"))
+            parts.append((texts[name], "$foreground-muted"))
     return Content.assemble(*parts)

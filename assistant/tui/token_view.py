@@ -144,7 +144,9 @@ def style_of(probability: float) -> str:
 def detail_content(tokens: Sequence[TokenDetail], place: int, choice: int, *, can_continue: bool) -> Content:
     """Return what is known of one token: its place, probability and rank, and the likeliest ones as bars."""
     token = tokens[place]
-    head = f"token {place + 1} of {len(tokens)} “{visible(token.text)}” · {percent(token.probability)} · rank {token.rank}"
+    head = (
+        f"token {place + 1} of {len(tokens)} “{visible(token.text)}” · {percent(token.probability)} · rank {token.rank}"
+    )
     head += f" · entropy {token.entropy:.1f} bits"
     parts: list[tuple[str, str]] = [(head, "bold"), ("\n", "")]
     if token.base_probability is not None:
@@ -160,7 +162,7 @@ def detail_content(tokens: Sequence[TokenDetail], place: int, choice: int, *, ca
         parts.append((f"{bar}\n", "$primary"))
     keys = "← → token · tab next unsure · ↑ ↓ other token"
     keys += " · enter writes on from it · esc closes" if can_continue else " · esc closes"
-    parts.append((f"\n{keys}", "$text-muted"))
+    parts.append((f"\n{keys}", "$foreground-muted"))
     return Content.assemble(*parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from assistant.chat.actions import order_of
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Turn
 from assistant.chat.heldout import is_match
@@ -58,7 +59,10 @@ def turn_state(chat: Chat, turn: Turn, *, variant: int | None = None, nearest: s
     shown = {side: _shown_variant(chat, turn, side, variant) for side in sides}
     answers = {side: turn.answer(side, shown[side]) for side in sides}
     marks = _marks(chat, answers)
-    states = tuple(_answer_state(chat, turn, side, shown[side], answers[side], marks.get(side)) for side in sides)
+    states = tuple(
+        _answer_state(chat, turn, side, shown[side], answers[side], marks.get(side), is_short=len(sides) > 1)
+        for side in sides
+    )
     states = tuple(
         _with_label(chat, turn, state, place, is_named=len(states) > 1) for place, state in enumerate(states)
     )
@@ -80,10 +84,7 @@ def _sides(chat: Chat, turn: Turn) -> list[Side]:
     """The sides that answer, from left to right. The base stands left, unless a blind choice says otherwise."""
     keys = {key.side for key in (*chat.open_answers, *chat.failures) if key.turn == turn.number}
     present = keys | {side for side, answers in turn.answers.items() if answers}
-    order: list[Side] = ["base", "tuned"]
-    if turn.question.left == "tuned":
-        order.reverse()
-    return [side for side in order if side in present] or ["tuned"]
+    return [side for side in order_of(turn) if side in present] or ["tuned"]
 
 
 def _shown_variant(chat: Chat, turn: Turn, side: Side, wanted: int | None) -> int | None:
@@ -99,13 +100,20 @@ def _shown_variant(chat: Chat, turn: Turn, side: Side, wanted: int | None) -> in
 
 
 def _answer_state(
-    chat: Chat, turn: Turn, side: Side, variant: int | None, answer: Answered | None, marked: tuple[int, int] | None
+    chat: Chat,
+    turn: Turn,
+    side: Side,
+    variant: int | None,
+    answer: Answered | None,
+    marked: tuple[int, int] | None,
+    *,
+    is_short: bool,
 ) -> AnswerState:
     key = AnswerKey(turn.number, side, variant or 0)
     if answer is not None:
         reference = turn.question.reference
         match = None if reference is None or turn.is_blind else is_match(answer.response, reference)
-        note = _variant_words(turn, answer) + describe_end(answer)
+        note = _variant_words(turn, answer) + describe_end(answer, is_short=is_short)
         return AnswerState(
             key=key, label="", status="ended", text=answer.response, note=note, is_match=match, marked=marked
         )

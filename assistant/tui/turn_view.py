@@ -188,7 +188,10 @@ class TurnView(Vertical):
 
 def question_content(state: TurnState) -> Content:
     """Return the question. A short input stands on its line, a longer one below."""
-    parts: list[tuple[str, str]] = [("❯ ", "bold $text-primary"), (displayable(state.instruction), "bold $text-primary")]
+    parts: list[tuple[str, str]] = [
+        ("❯ ", "bold $text-primary"),
+        (displayable(state.instruction), "bold $text-primary"),
+    ]
     if state.input:
         is_short = len(state.input) <= INLINE_INPUT and "\n" not in state.input + state.instruction
         parts.append(("  " if is_short else "\n", ""))
@@ -224,7 +227,7 @@ def foot_content(state: TurnState) -> Content:
     if state.correction is not None:
         parts.append((f"corrected  {displayable(state.correction)}\n", "bold $text-success"))
     if state.nearest:
-        parts.append((f"{displayable(state.nearest)}\n", "$text-muted"))
+        parts.append((f"{displayable(state.nearest)}\n", "$foreground-muted"))
     if state.hint:
         parts.append((f"{state.hint}\n", "bold $text-accent"))
     if parts:

@@ -33,7 +33,7 @@ class SuggestionLine(Static):
     def __init__(self, suggestion: Suggestion) -> None:
         text = Content.assemble(("❯ ", "$text-primary"), one_line(suggestion.instruction))
         if suggestion.input:
-            text = Content.assemble(text, ("  ", ""), (one_line(suggestion.input), "$text-muted"))
+            text = Content.assemble(text, ("  ", ""), (one_line(suggestion.input), "$foreground-muted"))
         super().__init__(text, classes="suggestion", markup=False)
         self._suggestion = suggestion
 

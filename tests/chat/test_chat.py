@@ -144,8 +144,8 @@ def test_continuing_from_a_token_makes_a_variant() -> None:
     bench = open_bench(session)
     chat = ask(bench, "one")
     token_ids = session.tokenizer.encode("blue")
-    chat.conversation.turns[0].answers["tuned"][0] = chat.conversation.turns[0].answers["tuned"][0].model_copy(
-        update={"token_ids": tuple(token_ids)}
+    chat.conversation.turns[0].answers["tuned"][0] = (
+        chat.conversation.turns[0].answers["tuned"][0].model_copy(update={"token_ids": tuple(token_ids)})
     )
     other = session.tokenizer.encode(" red")[0]
     chat.continue_from(AnswerKey(0, "tuned", 0), len(token_ids), other)

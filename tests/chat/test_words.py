@@ -34,7 +34,7 @@ def answered(**changes: object) -> Answered:
         ({"token_ids": (), "response": ""}, "0 tokens · ended without text"),
         ({"stop_reason": "stop"}, "4 tokens · 8/s · ended at a stop string"),
         ({"stop_reason": "cancelled"}, "4 tokens · 8/s · stopped by you"),
-        ({"stop_reason": "length"}, "4 tokens · 8/s · ran to the limit of 4 tokens"),
+        ({"stop_reason": "length"}, "4 tokens · 8/s · ran to the limit"),
         ({"stop_reason": "length", "token_ids": (1, 2)}, "2 tokens · 4/s · filled the context"),
         ({"n_history": 2, "n_forgotten": 3}, "4 tokens · 8/s · ended by itself · with 2 earlier turns · oldest turns"),
         ({"n_forced": 2}, "first 2 tokens given by you"),
@@ -43,3 +43,15 @@ def answered(**changes: object) -> Answered:
 )
 def test_the_end_of_an_answer_in_words(changes: dict[str, object], words: str) -> None:
     assert words in describe_end(answered(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "4 tokens"),
+        ({"stop_reason": "length"}, "4 tokens · ran to the limit"),
+        ({"response": ""}, "4 tokens · ended without text"),
+    ],
+)
+def test_the_short_form_leaves_out_what_is_usual(changes: dict[str, object], words: str) -> None:
+    assert describe_end(answered(**changes), is_short=True) == words

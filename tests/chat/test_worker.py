@@ -137,7 +137,10 @@ def test_an_error_ends_its_answer_only(start: Callable[..., tuple[Worker, Events
 
 def test_a_model_that_cannot_be_loaded_is_reported_and_loaded_again() -> None:
     events = Events()
-    outcomes: list[ScriptedSession | BaseException] = [CheckpointError("folder: expected weights."), ScriptedSession("a")]
+    outcomes: list[ScriptedSession | BaseException] = [
+        CheckpointError("folder: expected weights."),
+        ScriptedSession("a"),
+    ]
     worker = Worker({"tuned": lambda: _loaded(outcomes.pop(0))}, events.post)
     worker.start()
     assert events.until(ModelFailed).problem == "folder: expected weights."

@@ -128,7 +128,10 @@ class ScriptedSession:
     ) -> Iterator[tuple[int, Reply | ContextError]]:
         """Play the script for each example."""
         for index, example in enumerate(examples):
-            yield index, self.reply(example.instruction, input=example.input, settings=settings, should_stop=should_stop)
+            yield (
+                index,
+                self.reply(example.instruction, input=example.input, settings=settings, should_stop=should_stop),
+            )
 
     def inspect(
         self,
