@@ -557,7 +557,7 @@ class Chat:
         self.front.state_changed()
 
     def _new_settings(self) -> GenerationSettings:
-        """The settings of a new answer, with its seed. Greedy decoding uses no seed, so it gets the one of the person."""
+        """The settings of a new answer, with its seed. Greedy decoding uses none."""
         seed = self.settings.seed
         if seed is None:
             is_sampled = self.settings.generation.temperature > 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assistant.chat.chat import Chat, ChatSettings, RecordSink, Front, now
+from assistant.chat.chat import Chat, ChatSettings, Front, RecordSink, now
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
 from assistant.chat.heldout import NoHeldOut, find_held_out

@@ -13,12 +13,11 @@ from assistant import __version__
 from assistant.cli.chat import ModelOrDemo, chat, model_or_demo
 from assistant.cli.console import Commands, note, print_json, run_program
 from assistant.cli.data import data_app
-from assistant.cli.demo import DEMO_FOLDER, DEMO_MODEL, run_demo
+from assistant.cli.demo import DEMO_FOLDER, run_demo
 from assistant.cli.export import export
 from assistant.cli.import_command import import_pth_file
 from assistant.cli.models import models, pull
 from assistant.cli.options import (
-    A_MODEL,
     BaseModelFolder,
     DataFiles,
     Json,
@@ -28,7 +27,7 @@ from assistant.cli.options import (
     derive_options,
 )
 from assistant.cli.prefer import prefer
-from assistant.errors import DataError, PrerequisiteError, SettingsError
+from assistant.errors import DataError, SettingsError
 from assistant.escape import displayable, one_line
 from assistant.settings import (
     DataSettings,

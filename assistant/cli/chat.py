@@ -81,7 +81,7 @@ def chat(
         from assistant.cli.plain import run_plain
 
         if problem is not None:
-            note(f"{problem} This is the plain chat.")
+            note(f"Plain chat: {problem}.")
         raise typer.Exit(run_plain(setup, sys.stdin, sys.stdout))
     from assistant.tui.app import run_chat
 

@@ -24,7 +24,7 @@ class ChatApp(App[None]):
 
     TITLE = "assistant"
     CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[misc, assignment]
-    AUTO_FOCUS = "#prompt"
+    AUTO_FOCUS = "#instruction"
     # App declares these two as instance variables, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012

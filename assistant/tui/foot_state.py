@@ -24,7 +24,11 @@ def keys(chat: Chat | None, *, has_text: bool) -> Sequence[Key]:
         elif chat.waiting:
             shown.append(Key("esc", "take back", "stop"))
         if newest is not None and newest.is_blind and not chat.open_answers:
-            shown = [Key("←", "left is better", "flip(-1)"), Key("→", "right", "flip(1)"), Key("↓", "neither", "tie")]
+            shown = [
+                Key("←", "left is better", "flip(-1)"),
+                Key("→", "right", "flip(1)"),
+                Key("ctrl+n", "neither", "tie"),
+            ]
         if "failed" in (chat.state("tuned"), chat.state("base")):
             shown.append(Key("ctrl+l", "load again", "load"))
     shown.append(Key("ctrl+t", "test row", "deal"))

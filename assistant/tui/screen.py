@@ -62,6 +62,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+e", "edit", "Edit", tooltip="Put the selected question into the prompt again"),
         Binding("ctrl+y", "copy", "Copy", tooltip="Copy the answer; once more: its code blocks"),
         Binding("ctrl+o", "sessions", "Conversations", tooltip="List, search, rename and go on with conversations"),
+        Binding("ctrl+n", "tie", "Neither", tooltip="In a blind choice: neither answer is better"),
         Binding("ctrl+l", "load", "Load again", tooltip="After a failed load: load the model again"),
         Binding("f1", "help", "Keys", tooltip="Show this list", key_display="f1"),
     ]
@@ -519,7 +520,7 @@ class ChatScreen(Screen[None]):
 
     def action_send(self) -> None:
         """Send what is typed."""
-        self._prompt.submit()
+        self._prompt.action_submit()
 
     @on(Foot.Clicked)
     async def _key_clicked(self, message: Foot.Clicked) -> None:

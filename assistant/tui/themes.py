@@ -31,9 +31,8 @@ class ThemeFile:
     def read(self, available: Collection[str]) -> str:
         """Return the theme to begin with."""
         name = ""
-        with suppress(OSError, UnicodeDecodeError):
-            with self._path.open(encoding="utf-8") as file:
-                name = file.read(LONGEST_NAME).strip()
+        with suppress(OSError, UnicodeDecodeError), self._path.open(encoding="utf-8") as file:
+            name = file.read(LONGEST_NAME).strip()
         if name not in available or self._environment.get("TEXTUAL_THEME"):
             name = fitting_theme(self._environment)
         self._known = name if name in available else DARK

@@ -5,7 +5,6 @@ Does not know who gives the responses.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime

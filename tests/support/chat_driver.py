@@ -15,13 +15,13 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Static
 
-from assistant.settings import GenerationSettings
-from assistant.tui import engine
+from assistant.chat import worker
+from assistant.chat.chat import Chat
 from assistant.tui.app import ChatApp
-from assistant.tui.engine import LoadModel
+from assistant.tui.foot import Foot
 from assistant.tui.prompt import Prompt
 from assistant.tui.screen import ChatScreen
-from tests.support.scripted_session import ScriptedSession
+from tests.support.chat_setup import SessionSource, make_setup
 
 TIMEOUT_SECONDS = 10.0
 
@@ -56,14 +56,32 @@ class ChatDriver:
         return self.screen.query_one(Prompt)
 
     @property
-    def status(self) -> str:
-        """The text of the status line."""
-        return text_of(self.screen.query_one("#status"))
+    def notice(self) -> str:
+        """The notice in the last line, or an empty text."""
+        return self.screen.query_one("#foot", Foot).notice
+
+    @property
+    def state(self) -> str:
+        """What the last line says of the chat's state."""
+        return self.screen.query_one("#foot", Foot).state
+
+    @property
+    def chat(self) -> Chat:
+        """The conversation behind the screen."""
+        assert self.screen.chat is not None
+        return self.screen.chat
 
     @property
     def idle(self) -> bool:
-        """Whether the model is loaded and the chat writes no reply."""
-        return self.screen.model_state == "ready" and self.screen.turn is None and self.status.startswith("ready")
+        """Whether the models and the data are loaded, and nothing is answered or waits."""
+        chat = self.screen.chat
+        return (
+            chat is not None
+            and chat.has_read_data
+            and not chat.open_answers
+            and not chat.waiting
+            and all(run.has_ended for run in chat.runs.values())
+        )
 
     def type(self, text: str) -> None:
         """Insert the text into the prompt at once."""
@@ -114,29 +132,26 @@ class ChatDriver:
 
 @asynccontextmanager
 async def open_chat(
-    session: ScriptedSession | None = None,
+    session: SessionSource | None = None,
+    base: SessionSource | None = None,
     *,
-    load: LoadModel | None = None,
-    model_name: str = "toy",
-    settings: GenerationSettings | None = None,
     size: tuple[int, int] = (80, 24),
     every_piece: bool = False,
+    waits: bool = True,
+    **setup: Any,
 ) -> AsyncIterator[ChatDriver]:
-    """Open a chat on a scripted session and wait until the session is loaded. With `load`, do not wait.
+    """Open a chat on scripted sessions, and wait until they are loaded, or with `waits=False` do not.
 
-    With `every_piece`, the chat shows each piece of a reply at once, so the screen has all text before a hold.
+    With `every_piece`, the chat shows each piece of a reply at once, so the screen has all text before a hold. `setup`
+    goes to `make_setup`.
     """
-    app = ChatApp(
-        load=load or (lambda: session or ScriptedSession("Hello.")),
-        model_name=model_name,
-        settings=settings or GenerationSettings(max_new_tokens=4096),
-    )
+    app = ChatApp(make_setup(session, base, **setup))
     with pytest.MonkeyPatch.context() as patch:
         if every_piece:
-            patch.setattr(engine, "FLUSH_SECONDS", 0.0)
+            patch.setattr(worker, "FLUSH_SECONDS", 0.0)
         async with app.run_test(size=size, notifications=True) as pilot:
             driver = ChatDriver(app, pilot)
-            if load is None:
+            if waits:
                 await driver.until_idle()
             yield driver
 

@@ -20,12 +20,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from assistant.decoding.reply import Reply
 from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.ends import run_app
+from tests.support.chat_setup import make_setup
 from tests.support.scripted_session import ScriptedSession
 
 TOKEN_SECONDS = 0.03
@@ -39,35 +40,21 @@ class RecordingSession(ScriptedSession):
         super().__init__("ok", name="recording")
         self._path = Path(path)
 
-    def reply(
-        self,
-        instruction: str,
-        *,
-        settings: GenerationSettings,
-        on_text: Callable[[str], None],
-        should_stop: Callable[[], bool],
-    ) -> Reply:
+    def reply(self, instruction: str, **rest: Any) -> Reply:  # type: ignore[override]
         """Append the instruction to the file, and answer."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(instruction) + "\n")
-        return super().reply(instruction, settings=settings, on_text=on_text, should_stop=should_stop)
+        return super().reply(instruction, **rest)
 
 
 class StuckSession(ScriptedSession):
     """Begins to answer, and then neither ends nor stops."""
 
-    def reply(
-        self,
-        instruction: str,
-        *,
-        settings: GenerationSettings,
-        on_text: Callable[[str], None],
-        should_stop: Callable[[], bool],
-    ) -> Reply:
+    def reply(self, instruction: str, **rest: Any) -> Reply:  # type: ignore[override]
         """Write a few words, and sleep for days."""
         on_text("never ends")
         time.sleep(1e6)
-        return super().reply(instruction, settings=settings, on_text=on_text, should_stop=should_stop)
+        return super().reply(instruction, **rest)
 
 
 def crash() -> None:
@@ -100,7 +87,7 @@ def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
         echo=True,
         piece_seconds=TOKEN_SECONDS,
         name="counting",
-        summary="counting · 0.0M parameters · template alpaca · context 1024",
+        context_length=1024,
     )
 
 
