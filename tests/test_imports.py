@@ -178,6 +178,7 @@ def test_light_rooms_import_no_torch(name: str) -> None:
         (["-m", "assistant", "prefer", "--help"], "torch pandas matplotlib textual ollama transformers"),
         (["-m", "evaluation", "--help"], "torch pandas matplotlib textual ollama transformers jinja2"),
         (["-c", "import assistant.tui.app"], "torch pandas matplotlib ollama transformers"),
+        (["-c", "import assistant.chat.models, assistant.chat.prompt_parts, assistant.chat.tokens"], "torch textual"),
     ],
 )
 def test_starting_stays_light(command: list[str], heavy: str) -> None:

@@ -24,8 +24,7 @@ def session(byte_tokenizer: Tokenizer) -> Session:
     return Session(tiny_checkpoint(byte_tokenizer), precision="float32")
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 7, 96])
-@pytest.mark.parametrize("prompt_length", [1, 40, 130])
+@pytest.mark.parametrize(("chunk_tokens", "prompt_length"), [(1, 40), (7, 130), (96, 1), (96, 130)])
 def test_every_number_equals_that_of_transformers(
     tmp_path: Path,
     byte_tokenizer: Tokenizer,

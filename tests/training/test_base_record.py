@@ -18,6 +18,8 @@ from assistant.settings import LoraSettings
 from tests.support.models import save_tiny
 from tests.support.runs import FAST, train, weights
 
+SHORT = FAST.model_copy(update={"max_steps": 2, "validation_answers": 0, "validate_every": 2})
+
 
 def info_of(folder: Path) -> ModelInfo:
     info = load_info(folder)
@@ -35,11 +37,10 @@ def test_a_resumed_run_keeps_the_record_it_began_with(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], lora: LoraSettings | None
 ) -> None:
     base = save_tiny(tmp_path / "base", byte_tokenizer)
-    settings = FAST.model_copy(update={"lora": lora, "epochs": 1})
+    settings = SHORT.model_copy(update={"lora": lora})
+    train(byte_tokenizer, examples, tmp_path / "whole", settings, base=load_checkpoint(base), base_folder=base)
     start = load_checkpoint(base)
-    options = {"base": start, "base_folder": base}
-    train(byte_tokenizer, examples, tmp_path / "whole", settings, **options)  # type: ignore[arg-type]
-    train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=2, **options)  # type: ignore[arg-type]
+    train(byte_tokenizer, examples, tmp_path / "parts", settings, stop_at=1, base=start, base_folder=base)
     stopped = record(tmp_path / "parts" / "last")
     assert stopped == ("../base", weights_digest(base), 0)
     other = save_tiny(tmp_path / "other", byte_tokenizer, seed=8)
@@ -54,9 +55,8 @@ def test_without_a_folder_nothing_is_recorded_and_the_weights_are_the_same(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
     base = save_tiny(tmp_path / "base", byte_tokenizer)
-    settings = FAST.model_copy(update={"epochs": 1})
-    train(byte_tokenizer, examples, tmp_path / "with", settings, base=load_checkpoint(base), base_folder=base)
-    train(byte_tokenizer, examples, tmp_path / "without", settings, base=load_checkpoint(base))
+    train(byte_tokenizer, examples, tmp_path / "with", SHORT, base=load_checkpoint(base), base_folder=base)
+    train(byte_tokenizer, examples, tmp_path / "without", SHORT, base=load_checkpoint(base))
     assert record(tmp_path / "without") == (None, None, 0)
     assert weights(tmp_path / "with") == weights(tmp_path / "without")
 
@@ -64,19 +64,18 @@ def test_without_a_folder_nothing_is_recorded_and_the_weights_are_the_same(
 def test_conversations_of_all_trainings_count(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
-    settings = FAST.model_copy(update={"max_steps": 2})
     talks = [
         replace(example, history=(Exchange("Hi", "Hello"),)) if number % 3 == 0 else example
         for number, example in enumerate(examples)
     ]
     expected = sum(bool(example.history) for example in split_examples(talks).train)
-    train(byte_tokenizer, talks, tmp_path / "first", settings, stop_at=1)
-    train(byte_tokenizer, talks, tmp_path / "first", settings, resume=True)
+    train(byte_tokenizer, talks, tmp_path / "first", SHORT, stop_at=1)
+    train(byte_tokenizer, talks, tmp_path / "first", SHORT, resume=True)
     assert info_of(tmp_path / "first").conversation_rows == expected > 0
     first = load_checkpoint(tmp_path / "first")
-    train(byte_tokenizer, examples, tmp_path / "second", settings, base=first, base_folder=tmp_path / "first")
+    train(byte_tokenizer, examples, tmp_path / "second", SHORT, base=first, base_folder=tmp_path / "first")
     assert info_of(tmp_path / "second").conversation_rows == expected
-    train(byte_tokenizer, talks, tmp_path / "third", settings, base=load_checkpoint(tmp_path / "second"))
+    train(byte_tokenizer, talks, tmp_path / "third", SHORT, base=load_checkpoint(tmp_path / "second"))
     assert info_of(tmp_path / "third").conversation_rows == 2 * expected
 
 
