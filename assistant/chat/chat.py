@@ -430,8 +430,10 @@ class Chat:
     def _model_failed(self, event: ModelFailed) -> None:
         self._models.states[event.side] = "failed"
         self._models.problems[event.side] = event.problem
+        if event.side == "base":
+            return  # the person learns it when they ask for the base
         advice = "Press ctrl+l to load the model again."
-        if event.side == "tuned" and self.waiting:
+        if self.waiting:
             for question in reversed(self.waiting):
                 advice += f" {self._take_back(question)}"
             self.waiting.clear()

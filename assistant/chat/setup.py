@@ -20,8 +20,9 @@ from assistant.chat.records import Opened, Side
 from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
+from assistant.dataset.prompts import get_template
 from assistant.decoding.reply import SessionLike
-from assistant.errors import AssistantError
+from assistant.errors import AssistantError, PrerequisiteError
 from assistant.files import shown_path
 from assistant.interop.inventory import read_info
 from assistant.model.config import ModelInfo
@@ -85,16 +86,24 @@ def set_up(
         AssistantError: the record of the model, the base that `base` names, or the conversation cannot be read.
     """
     info = read_info(model)
-    found = find_base(model, info, base)
     load: dict[Side, LoadModel] = {"tuned": _loader(model, engine)}
-    if found.folder is not None:
-        load["base"] = _loader(found.folder, engine)
-    opened = Opened(at=now(), model=str(model.absolute()), base=None if found.folder is None else str(found.folder))
+    base_name, no_base = "", ""
+    if base is None and info is not None:  # to find it, its weights are read: that is work for the worker's thread
+        base_name = info.base_model
+        load["base"] = _base_loader(model, info, engine)
+    else:
+        found = find_base(model, info, base)
+        if base is not None and found.folder is None:
+            raise PrerequisiteError(found.reason)
+        base_name, no_base = "" if found.folder is None else shown_name(found.folder), found.reason
+        if found.folder is not None:
+            load["base"] = _loader(found.folder, engine, info)
+    opened = Opened(at=now(), model=str(model.absolute()), base=base_name or None)
     conversation, file = (Conversation(), store.create(opened)) if resume is None else store.open(resume)
     return ChatSetup(
         model_name=shown_path(model),
-        base_name="" if found.folder is None else shown_name(found.folder),
-        no_base=found.reason,
+        base_name=base_name,
+        no_base=no_base,
         load=load,
         settings=settings,
         store=store,
@@ -126,10 +135,27 @@ def shown_name(folder: Path) -> str:
     return POCKET if folder.resolve() == shipped(POCKET).resolve() else shown_path(folder)
 
 
-def _loader(folder: Path, engine: EngineSettings) -> LoadModel:
+def _loader(folder: Path, engine: EngineSettings, tuned: ModelInfo | None = None) -> LoadModel:
+    """Return what loads a model. A base model gets the template of `tuned`, so that both read the same prompt."""
+
     def load() -> SessionLike:
         from assistant.decoding.session import Session
 
-        return Session.load(folder, device=engine.device, precision=engine.precision)
+        session = Session.load(folder, device=engine.device, precision=engine.precision)
+        if tuned is not None and session.info is None:
+            session.template = get_template(tuned.template.name)
+        return session
+
+    return load
+
+
+def _base_loader(model: Path, info: ModelInfo, engine: EngineSettings) -> LoadModel:
+    """Return what finds the base of a model by its record, and loads it."""
+
+    def load() -> SessionLike:
+        found = find_base(model, info, None)
+        if found.folder is None:
+            raise PrerequisiteError(found.reason)
+        return _loader(found.folder, engine, info)()
 
     return load

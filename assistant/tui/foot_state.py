@@ -29,7 +29,7 @@ def keys(chat: Chat | None, *, has_text: bool) -> Sequence[Key]:
                 Key("→", "right", "flip(1)"),
                 Key("ctrl+n", "neither", "tie"),
             ]
-        if "failed" in (chat.state("tuned"), chat.state("base")):
+        if chat.state("tuned") == "failed":
             shown.append(Key("ctrl+l", "load again", "load"))
     shown.append(Key("ctrl+t", "test row", "deal"))
     if chat is None or chat.has_base:

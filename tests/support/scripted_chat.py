@@ -18,7 +18,6 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +25,6 @@ from assistant.decoding.reply import Reply
 from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.ends import run_app
-from tests.support.chat_setup import make_setup
 from tests.support.scripted_session import ScriptedSession
 
 TOKEN_SECONDS = 0.03
