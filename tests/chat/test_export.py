@@ -20,7 +20,7 @@ from assistant.chat.export import (
     to_markdown,
     training_rows,
 )
-from assistant.chat.records import Opened, RowRun, Titled
+from assistant.chat.records import Opened, Record, RowRun, Titled
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.instructions import read_examples
 from assistant.errors import DataError, SettingsError
@@ -152,7 +152,7 @@ def test_the_history_that_the_model_saw_is_read_and_not_learnt(tmp_path: Path, i
     ]
 
 
-def test_the_kept_variant_is_the_one_that_counts(tmp_path: Path) -> None:
+def test_the_kept_variant_is_the_one_that_counts() -> None:
     answers = [answered(0, text, variant=number) for number, text in enumerate(("first", "second"))]
     talk = from_records([OPENED, asked(0), *answers, corrected(0, "right")])
     assert preference_pairs(talk).rows[0]["rejected"] == "second"
@@ -161,7 +161,8 @@ def test_the_kept_variant_is_the_one_that_counts(tmp_path: Path) -> None:
 
 
 def test_exports_train_unchanged(folder: Path, examples: list[Example]) -> None:
-    records = [OPENED]
+    examples = examples[:20]
+    records: list[Record] = [OPENED]
     for number, e in enumerate(examples):
         records += [asked(number, e.instruction, input=e.input), answered(number, "No."), corrected(number, e.output)]
     talk = from_records(records)
@@ -192,10 +193,8 @@ def test_no_text_can_break_out_of_its_fence(title: str, question: str, answer: s
     )
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(to_markdown(talk))
     fences = [token.content.removesuffix("\n") for token in tokens if token.type == "fence"]
-    shown = [
-        displayable(text) for text in (question, question or None, answer, question, answer, answer) if text is not None
-    ]
-    assert [fence.replace("\u2028", "") for fence in fences] == shown
+    texts = [question, *([question] if question else []), answer, question, answer, answer]
+    assert fences == [displayable(text) for text in texts]
     kinds = [token.type for token in tokens if token.type not in {"fence", "inline"}]
     paragraphs = ["paragraph_open", "paragraph_close"]
     headings = ["heading_open", "heading_close"]
@@ -232,7 +231,12 @@ def test_the_markdown_of_a_conversation() -> None:
 
 
 def test_an_open_blind_choice_is_not_given_away() -> None:
-    records = [OPENED, asked(0, left="base"), answered(0, "from tuned"), answered(0, "from base", side="base")]
+    records: list[Record] = [
+        OPENED,
+        asked(0, left="base"),
+        answered(0, "from tuned"),
+        answered(0, "from base", side="base"),
+    ]
     hidden = to_markdown(from_records(records))
     assert "Tuned model" not in hidden
     assert "Base model" not in hidden
@@ -265,8 +269,8 @@ def test_no_file_is_replaced_without_being_told(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"expected rows to write, got none. 0 rows\."):
         save_rows(training_rows(from_records([OPENED])), tmp_path / "rows.json")
-    with pytest.raises(SettingsError, match="expected a name that ends in"):
-        save_rows(training_rows(talk_of_all_kinds()), tmp_path / "rows.doc")
+    with pytest.raises(SettingsError, match=r"expected a name that ends in \.json or \.jsonl, got \.csv"):
+        save_rows(training_rows(talk_of_all_kinds()), tmp_path / "rows.csv")
 
     def fail(_fd: int) -> None:
         raise OSError(28, "No space left on device")
@@ -277,7 +281,7 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv", "rows.json.gz"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.json.gz"])
 def test_rows_are_written_in_the_format_of_the_name(tmp_path: Path, name: str) -> None:
     exported = preference_pairs(talk_of_all_kinds())
     examples = read_back(exported, tmp_path / name)
