@@ -29,7 +29,25 @@ from assistant.model.checkpoint import load_checkpoint
 from tests.support.commands import invoke
 from tests.support.talks import OPENED, answered, asked, at, chosen, corrected
 
-TEXT = st.text(st.sampled_from("`~#>-*_[]()<>&\\|!\n\r\t \x1b\u202e\u2028ab1é") | st.characters(codec="utf-8"))
+PIECES = [
+    "`",
+    "```",
+    "````",
+    "~~~",
+    "# ",
+    "> ",
+    "- ",
+    "|",
+    "\n",
+    "\r",
+    "\t",
+    "    ",
+    "<b>",
+    "[x](y)",
+    "\x1b[0m",
+    "\u2028",
+]
+TEXT = st.lists(st.sampled_from(PIECES) | st.characters(codec="utf-8"), max_size=8).map("".join)
 
 
 def read_back(exported: ExportedRows, path: Path) -> list[Example]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
-import subprocess
-import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assistant.chat.inputs import KEPT, LONGEST_KEPT, MOST_LINES, InputFile, InputHistory
-from tests.conftest import REPOSITORY
 
 
 def recalled(history: InputHistory) -> list[str]:
@@ -121,24 +119,16 @@ def test_a_full_disk_leaves_no_half_message(tmp_path: Path, monkeypatch: pytest.
     assert recalled(InputHistory(tmp_path / "inputs")) == ["three", "one"]
 
 
-MANY = """
-import sys
-from pathlib import Path
-from assistant.chat.inputs import InputFile
-for number in range(50):
-    InputFile(Path(sys.argv[1])).append(f"{sys.argv[2]} {number}")
-    InputFile(Path(sys.argv[1])).read()
-"""
-
-
-def test_two_chats_at_once_lose_no_message(tmp_path: Path) -> None:
+def test_two_chats_never_write_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "inputs"
-    path.write_text('"old"\n' * (MOST_LINES - 20))  # so that both shorten the file while the other writes
-    processes = [
-        subprocess.Popen([sys.executable, "-c", MANY, str(path), name], cwd=REPOSITORY) for name in ("a", "b")
-    ]  # fmt: skip
-    assert [process.wait() for process in processes] == [0, 0]
-    texts = [json.loads(line) for line in path.read_text().splitlines()]
-    for name in ("a", "b"):
-        assert [text for text in texts if text.startswith(name)] == [f"{name} {number}" for number in range(50)]
-    assert InputFile(path).read()[-1] == texts[-1]
+    InputFile(path).append("one")
+    (lock,) = [file for file in tmp_path.iterdir() if file.name.endswith(".lock")]
+    thread = threading.Thread(target=InputFile(path).append, args=("two",))
+    with lock.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        assert InputFile(path).read() == ["one"]
+    thread.join()
+    assert InputFile(path).read() == ["one", "two"]

@@ -136,6 +136,17 @@ def test_a_kill_at_any_byte_loses_at_most_the_last_record(tmp_path: Path, data: 
     file_of(store, id).unlink()
 
 
+def test_a_line_that_a_power_cut_left_without_its_bytes_is_removed(store: Store) -> None:
+    id = write(store, asked(0))
+    sound = file_of(store, id).read_bytes()
+    file_of(store, id).write_bytes(sound + b"\x00" * 5000 + b"\n")
+    conversation, file = store.open(id)
+    assert len(conversation.turns) == 1
+    file.append(asked(1))
+    file.close()
+    assert file_of(store, id).read_bytes() == sound + asked(1).model_dump_json().encode() + b"\n"
+
+
 WRITER = """
 import sys
 from pathlib import Path
