@@ -15,6 +15,7 @@ from assistant.dataset.convert import encode_rows
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.forms import examples_of
 from assistant.dataset.rows import Row
+from assistant.dataset.sources import JSON_LINE_SUFFIXES, data_suffix
 from assistant.dataset.splits import normalise
 from assistant.decoding.reply import StopReason
 from assistant.errors import DataError, SettingsError
@@ -255,7 +256,7 @@ def save_markdown(conversation: Conversation, path: Path, *, overwrite: bool = F
 
 
 def save_rows(exported: ExportedRows, path: Path, *, overwrite: bool = False) -> None:
-    """Write rows in the format that the ending of the name says: `.json`, `.jsonl`, `.csv` and others.
+    """Write rows as a JSON list, or as JSONL if the name ends in `.jsonl`. `.gz` after that packs the file.
 
     Raises:
         SettingsError: the file exists and `overwrite` is False, its name has another ending, or there are no rows.
@@ -263,6 +264,11 @@ def save_rows(exported: ExportedRows, path: Path, *, overwrite: bool = False) ->
     """
     if not exported.rows:
         raise SettingsError(f"{shown_path(path)}: expected rows to write, got none. {exported.describe()}")
+    if data_suffix(path) not in {".json", *JSON_LINE_SUFFIXES}:  # a table has no place for a history
+        raise SettingsError(
+            f"{shown_path(path)}: expected a name that ends in .json or .jsonl, got {path.suffix or 'no ending'}. "
+            f"Choose such a name."
+        )
     _save(path, encode_rows(exported.rows, path), overwrite=overwrite)
 
 

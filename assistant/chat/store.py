@@ -7,10 +7,12 @@ the files: a list reads them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 
 from pydantic import ValidationError
 
@@ -37,6 +39,8 @@ BIN, INPUTS_FILE = "bin", "inputs"
 LAST = "last"
 """Names the conversation that was changed last, instead of an id."""
 LONGEST_TITLE = 200
+MOST_FOUND = 200
+"""Conversations that a search returns."""
 _BEGIN = b'{"kind":"'
 _ASKED, _TITLED = b'\n{"kind":"asked",', b'\n{"kind":"titled",'
 
@@ -89,6 +93,8 @@ class Store:
             folder = home / "chats"
         self._folder = folder
         self._open_files: dict[str, ConversationFile] = {}
+        self._summaries: dict[Path, tuple[tuple[int, int, int], Summary]] = {}
+        """What was read of each file, by its path, with the state of the file at that time."""
 
     def where(self) -> Path:
         """Return the folder of the conversations. It may not exist yet."""
@@ -103,7 +109,7 @@ class Store:
     def create(self, opened: Opened) -> ConversationFile:
         """Return the writer of a new conversation, with its first record. The file appears with the first question."""
         time = opened.at.astimezone().strftime("%Y-%m-%d-%H%M%S")
-        file = ConversationFile(self._folder / f"{time}-{secrets.token_hex(2)}{SUFFIX}")
+        file = ConversationFile(self._folder / f"{time}-{secrets.token_hex(3)}{SUFFIX}")
         file.append(opened)
         self._open_files[file.id] = file
         return file
@@ -127,7 +133,7 @@ class Store:
     def model_of(self, id: str) -> str:
         """Return the model that talked: the path of its folder, or its name. Raises as `read`."""
         path = self._path(id)
-        summary = summarise(path)
+        summary = self._summary(path)
         if summary.problem:
             raise DataError(summary.problem)
         return summary.model
@@ -170,25 +176,42 @@ class Store:
 
     def list(self) -> Sequence[Summary]:
         """Return all conversations, the one that was changed last first. A damaged file is listed with its problem."""
-        return _newest_first(summarise(path) for path in _paths(self._folder))
+        return _newest_first([self._summary(path) for path in _paths(self._folder)])
 
     def deleted(self) -> Sequence[Summary]:
         """Return the conversations in the bin, as `list` does."""
-        return _newest_first(summarise(path) for path in _paths(self._folder / BIN))
+        return _newest_first([self._summary(path) for path in _paths(self._folder / BIN)])
 
     def search(self, text: str) -> Sequence[Summary]:
-        """Return the conversations with all words of the text in their name, or in one turn, the newest first.
+        """Return the newest conversations with all words of the text in their name, or in one turn.
 
         A word counts inside a longer one, and in small or capital letters. The words of a turn are those of its
         question, its answers and its correction. Damaged files are left out.
         """
         words = text.casefold().split()
-        return _newest_first(found for path in _paths(self._folder) if (found := _search_file(path, words)) is not None)
+        found: list[Summary] = []
+        for path in _paths(self._folder):
+            hits = _search_file(path, self._summary(path), words)
+            found += [] if hits is None else [replace(self._summary(path), hits=hits)]
+            if len(found) == MOST_FOUND:
+                break
+        return _newest_first(found)
+
+    def _summary(self, path: Path) -> Summary:
+        try:
+            status = path.stat()
+        except OSError:  # another chat moved it away
+            return summarise(path)
+        state = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = self._summaries.get(path)
+        if known is None or known[0] != state:
+            known = (state, summarise(path))
+            self._summaries[path] = known
+        return known[1]
 
     def _path(self, id: str) -> Path:
         if id == LAST:
-            paths = sorted(_paths(self._folder), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-            sound = (path for path in paths if not summarise(path).problem)
+            sound = (path for path in _paths(self._folder) if not self._summary(path).problem)
             id = next((path.stem for path in sound), id)
         return _find(self._folder, id, f"of {self._folder}")
 
@@ -224,7 +247,10 @@ class NoStore(Store):
 
 
 def summarise(path: Path) -> Summary:
-    """Return what a list shows of a file. Reads all of it, but parses only the lines that it needs."""
+    """Return what a list shows of a file.
+
+    Reads all of it, but parses only the lines that it needs: damage inside another line shows when the file is opened.
+    """
     try:
         changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError:
@@ -279,7 +305,8 @@ def _summary_of_records(data: bytes, path: Path) -> Summary:
     )
 
 
-def _search_file(path: Path, words: Sequence[str]) -> Summary | None:
+def _search_file(path: Path, summary: Summary, words: Sequence[str]) -> tuple[Hit, ...] | None:
+    """Return the turns with the words. None if neither a turn nor the name has all of them."""
     try:
         data = read_bytes(path)
         data = data[: sound_length(data)]
@@ -290,9 +317,8 @@ def _search_file(path: Path, words: Sequence[str]) -> Summary | None:
     except AssistantError:
         return None
     hits = tuple(hit for turn in conversation.turns if (hit := _hit(turn, words)) is not None)
-    summary = summarise(path)
     title = summary.title.casefold()
-    return replace(summary, hits=hits) if hits or all(word in title for word in words) else None
+    return hits if hits or all(word in title for word in words) else None
 
 
 def _is_plain(word: str) -> bool:
@@ -311,14 +337,18 @@ def _hit(turn: Turn, words: Sequence[str]) -> Hit | None:
     return Hit(turn=turn.number, text=text[max(0, place - 40) :][:LONGEST_TITLE])
 
 
-def _paths(folder: Path) -> Iterator[Path]:
-    """The conversations in a folder. Empty files, which a full disk leaves, are none."""
-    for path in folder.glob(f"*{SUFFIX}"):
-        if not path.name.startswith(".") and path.is_file() and path.stat().st_size:
-            yield path
+def _paths(folder: Path) -> list[Path]:
+    """The conversations in a folder, the file that was written last first. Empty files are none."""
+    times: dict[Path, int] = {}
+    for path in folder.glob(f"[!.]*{SUFFIX}"):
+        with suppress(OSError):  # another chat moved it away
+            status = path.stat()
+            if S_ISREG(status.st_mode) and status.st_size:
+                times[path] = status.st_mtime_ns
+    return sorted(times, key=lambda path: times[path], reverse=True)
 
 
-def _newest_first(summaries: Iterator[Summary]) -> list[Summary]:
+def _newest_first(summaries: Sequence[Summary]) -> list[Summary]:
     return sorted(summaries, key=lambda summary: (summary.changed, summary.id), reverse=True)
 
 

