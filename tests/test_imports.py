@@ -33,7 +33,9 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.chat": "__init__ records conversation events",
-    "assistant.tui": "__init__ driver ends inputs markdown help status prompt engine turns screen app",
+    "assistant.tui": (
+        "__init__ terminal driver ends raw_text inputs markdown help status prompt engine turns screen app"
+    ),
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo app"
     ),

@@ -6,11 +6,13 @@ Knows neither the widgets of the conversation nor how a model writes a reply.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 
 from assistant.decoding.reply import SessionLike
 from assistant.errors import PrerequisiteError
@@ -19,6 +21,11 @@ from assistant.tui.driver import PasteDriver
 from assistant.tui.ends import run_app
 from assistant.tui.engine import LoadModel
 from assistant.tui.screen import ChatScreen
+
+
+def without_maximize(commands: Iterable[SystemCommand]) -> Iterable[SystemCommand]:
+    """Leave out the commands that make one widget as large as the screen, which draw only hatching around it."""
+    return (command for command in commands if command.title not in ("Maximize", "Minimize"))
 
 
 class ChatApp(App[None]):
@@ -32,7 +39,7 @@ class ChatApp(App[None]):
 
     TITLE = "assistant"
     CSS_PATH = "chat.tcss"
-    AUTO_FOCUS = "#prompt"
+    AUTO_FOCUS = "#instruction"
     # App declares these two as instance variables, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012
@@ -47,6 +54,10 @@ class ChatApp(App[None]):
     def get_default_screen(self) -> ChatScreen:
         """Return the conversation, the lowest screen of the stack."""
         return self._chat_screen
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Return Textual's commands for the palette, without the one that fills the screen with the prompt."""
+        return without_maximize(super().get_system_commands(screen))
 
     def action_help_quit(self) -> None:
         """Answer ctrl+c with a notice.

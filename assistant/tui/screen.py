@@ -72,8 +72,8 @@ class ChatScreen(Screen[None]):
     """Owns the model and the current turn. Writes one reply at a time.
 
     State changes only in this screen's own queue, one message after another. Messages from the prompt and from the
-    threads arrive there. Actions run in the app's queue, so they enter this queue with `call_later`. The prompt refuses
-    Enter until the reply's thread has posted its last message; only `_end_turn` unlocks the prompt.
+    threads arrive there. Actions run in the app's queue, so they enter this queue with `call_later`. A message
+    is refused until the reply's thread has posted its last message; only `_end_turn` ends the turn.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -169,11 +169,14 @@ class ChatScreen(Screen[None]):
 
     @on(Prompt.Submitted)
     async def _take_message(self, event: Prompt.Submitted) -> None:
-        if self.model_state == "failed":
-            self._end_turn()
-            await self._show_load_problem(event.text)
+        if self.turn is not None:
+            self._prompt.restore(event.instruction, event.input)
+            self._refuse_message()
             return
-        self.turn = Turn(UserMessage(event.text))
+        if self.model_state == "failed":
+            await self._show_load_problem(event.instruction)
+            return
+        self.turn = Turn(UserMessage(event.instruction))
         await self._add(self.turn.user)
         self._conversation.anchor()  # a user who has scrolled up sees the new message and its reply
         if self._session is None:
@@ -182,7 +185,6 @@ class ChatScreen(Screen[None]):
             await self._start_reply(self.turn, self._session)
         self._show_state()
 
-    @on(Prompt.Refused)
     def _refuse_message(self) -> None:
         if self.model_state == "loading":
             self.show_notice("Esc takes the waiting message back.")
@@ -229,9 +231,8 @@ class ChatScreen(Screen[None]):
             self._show_state()
 
     def _end_turn(self) -> None:
-        """Forget the current turn and unlock the prompt."""
+        """Forget the current turn."""
         self.turn = None
-        self._prompt.locked = False
 
     def _restore_message(self, text: str) -> str:
         """Put an unanswered message back into the prompt if it is empty. Return a sentence that says where it is."""

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
+from textual.command import CommandPalette
 
 from assistant.errors import PrerequisiteError
 from assistant.settings import GenerationSettings
@@ -41,6 +42,18 @@ async def test_ctrl_c_does_not_end_the_chat() -> None:
         await chat.press("ctrl+c", "ctrl+c")
         assert chat.status == "Press ctrl+q to quit."
         assert chat.app.is_running
+
+
+@async_test
+async def test_the_palette_has_no_maximize() -> None:
+    async with open_chat() as chat:
+        field = chat.prompt.instruction_field
+        assert not field.allow_maximize
+        field.ALLOW_MAXIMIZE = True  # as every other widget that can have the focus
+        await chat.press("ctrl+p")
+        await chat.until(lambda: isinstance(chat.app.screen, CommandPalette) and "Screenshot" in chat.visible())
+        assert "Theme" in chat.visible()
+        assert "Maximize" not in chat.visible()
 
 
 def test_importing_the_chat_does_not_import_torch() -> None:

@@ -12,6 +12,7 @@ from textual import events
 from assistant.errors import ContextError, PrerequisiteError
 from assistant.settings import GenerationSettings
 from assistant.tui.prompt import Prompt
+from assistant.tui.raw_text import INVISIBLE
 from assistant.tui.turns import ErrorCard, ReplyMessage, UserMessage
 from tests.support.chat_driver import ChatDriver, async_test, open_chat, text_of
 from tests.support.scripted_session import ScriptedSession
@@ -28,13 +29,13 @@ async def test_a_message_gets_a_reply() -> None:
     session = ScriptedSession("It is ", "**green", "**.\n", "Really.")
     async with open_chat(session, settings=GenerationSettings(max_new_tokens=9)) as chat:
         await chat.send("  Which colour\nis grass?  ")
-        assert chat.prompt.text == ""
+        assert chat.prompt.instruction == ""
         await chat.until_idle()
-        assert chat.texts("UserMessage .text") == ["Which colour\nis grass?"]
+        assert chat.texts("UserMessage .text") == ["  Which colour\nis grass?  "]
         assert chat.texts("ReplyMarkdown") == ["It is green.\nReally."]
         assert chat.texts("ReplyMessage .note") == ["4 tokens · 20.0 tokens/s · finished"]
         assert not chat.screen.query(ErrorCard)
-    assert session.instructions == ["Which colour\nis grass?"]
+    assert session.instructions == ["  Which colour\nis grass?  "]
     assert session.settings == [GenerationSettings(max_new_tokens=9)]
 
 
@@ -64,7 +65,7 @@ async def test_the_prompt_stays_locked_until_the_stopped_thread_has_ended() -> N
         await chat.press("escape")
         await chat.until(lambda: chat.texts("ReplyMessage .note") == ["stopping …"])
         await chat.send("second")
-        assert chat.prompt.text == "second"
+        assert chat.prompt.instruction == "second"
         assert session.instructions == ["first"]
         session.gate.set()
         await chat.until_idle()
@@ -81,12 +82,12 @@ async def test_enter_during_a_reply_keeps_the_typed_text() -> None:
         await chat.send("first")
         await chat.send("second")
         await chat.press("enter", "enter")
-        assert chat.prompt.text == "second"
+        assert chat.prompt.instruction == "second"
         assert chat.status == "Esc stops the reply. Your text stays here."
         assert len(chat.screen.query(UserMessage)) == 1
         session.gate.set()
         await chat.until_idle()
-        assert chat.prompt.text == "second"
+        assert chat.prompt.instruction == "second"
     assert session.instructions == ["first"]
 
 
@@ -129,7 +130,7 @@ def test_after_an_error_the_text_stays_and_the_message_can_be_sent_again(error: 
             assert chat.texts("ReplyMarkdown") == ["half an"]
             assert chat.texts("ReplyMessage .note") == ["not finished"]
             assert chat.texts("UserMessage .text") == ["first"]
-            assert chat.prompt.text == "first"
+            assert chat.prompt.instruction == "first"
             session.error = None
             await chat.press("enter")
             await chat.until(lambda: len(chat.screen.query(ReplyMessage)) == 2 and chat.idle)
@@ -144,7 +145,7 @@ async def test_an_error_before_the_first_text_leaves_no_empty_reply() -> None:
         await chat.send("first")
         await chat.until(lambda: chat.screen.query(ErrorCard) and chat.idle)
         assert not chat.screen.query(ReplyMessage)
-        assert chat.prompt.text == "first"
+        assert chat.prompt.instruction == "first"
 
 
 @async_test
@@ -155,10 +156,10 @@ async def test_an_error_does_not_replace_a_draft_in_the_prompt() -> None:
         chat.type("a draft")
         session.gate.set()
         await chat.until(lambda: chat.screen.query(ErrorCard))
-        assert chat.prompt.text == "a draft"
+        assert chat.prompt.instruction == "a draft"
         assert "Press up" in text_of(chat.screen.query_one(ErrorCard))
         await chat.press("up")
-        assert chat.prompt.text == "first"
+        assert chat.prompt.instruction == "first"
 
 
 # --- hostile text -------------------------------------------------------------------------------------------------
@@ -186,11 +187,15 @@ async def test_control_characters_appear_as_visible_symbols_everywhere() -> None
     session.summary = session.name = HOSTILE
     async with open_chat(session, model_name=HOSTILE, size=(200, 40)) as chat:
         chat.app.post_message(events.Paste(HOSTILE))
-        await chat.until(lambda: chat.prompt.text)
+        await chat.until(lambda: chat.prompt.instruction)
         await chat.press("enter")
         await chat.until(lambda: chat.screen.query(ErrorCard) and chat.idle)
         symbols = r"␛]52;c;cm0gLXJm␇␛[31m a\u202eb␀ \u009b2J \ud800 &#x202e; <b>tag</b> [name](http://example.org)"
-        await chat.until(lambda: chat.visible().count(symbols) == 6)
+        await chat.until(lambda: chat.visible().count(symbols) == 4)  # in the title, reply, error and status
+        typed = symbols.replace(r"\ud800", "\ufffd")  # no terminal can send half a character
+        signs = typed.replace(r"\u202e", INVISIBLE).replace(r"\u009b", INVISIBLE)
+        assert typed in chat.visible()  # the message
+        assert signs in chat.visible()  # the prompt, where each character has one column
         assert chat.visible().replace("\n", "").isprintable()
         await chat.press("ctrl+y")  # copies nothing, because no reply is complete
         assert chat.app.clipboard == ""
@@ -207,7 +212,13 @@ async def test_the_first_screen_is_painted_before_loading_starts() -> None:
 
     def load() -> ScriptedSession:
         shows_welcome = chat.screen.query_one("Welcome").size.height > 0
-        painted.append((chat.screen.focused is chat.prompt, chat.prompt.size.height, shows_welcome))
+        painted.append(
+            (
+                chat.screen.focused is chat.prompt.instruction_field,
+                chat.prompt.instruction_field.size.height,
+                shows_welcome,
+            )
+        )
         gate.wait(10)
         return session
 
@@ -220,13 +231,13 @@ async def test_the_first_screen_is_painted_before_loading_starts() -> None:
         assert chat.texts("UserMessage .note") == ["waiting for the model …"]
         await chat.send("too much")
         assert chat.status == "Esc takes the waiting message back."
-        assert chat.prompt.text == "too much"
+        assert chat.prompt.instruction == "too much"
         gate.set()
         await chat.until_idle()
         assert chat.texts("UserMessage .text") == ["early"]
         assert not chat.screen.query_one("UserMessage .note").display
         assert chat.texts("ReplyMarkdown") == ["Hello."]
-        assert chat.prompt.text == "too much"
+        assert chat.prompt.instruction == "too much"
         assert chat.status == f"ready · {session.summary}"
 
 
@@ -244,7 +255,7 @@ async def test_escape_takes_back_a_message_that_waits_for_the_model() -> None:
         await chat.until(lambda: chat.screen.query(UserMessage))
         await chat.press("escape")
         await chat.until(lambda: not chat.screen.query(UserMessage))
-        assert chat.prompt.text == "early"
+        assert chat.prompt.instruction == "early"
         gate.set()
         await chat.until_idle()
         assert session.instructions == []
@@ -268,11 +279,11 @@ async def test_a_failed_load_shows_one_error_and_can_be_repeated() -> None:
         gate.set()
         await chat.until(lambda: chat.screen.query(ErrorCard) and chat.status.startswith("no model"))
         assert MARKUP in text_of(chat.screen.query_one(ErrorCard))
-        assert chat.prompt.text == "early"
+        assert chat.prompt.instruction == "early"
         assert not chat.screen.query(UserMessage)
         for _ in range(3):
             await chat.press("enter")
-            await chat.until(lambda: chat.prompt.text == "early")
+            await chat.until(lambda: chat.prompt.instruction == "early")
             await chat.until(lambda: chat.screen.query(ErrorCard))
             assert len(chat.screen.query(ErrorCard)) == 1
         await chat.press("ctrl+l")
@@ -296,12 +307,12 @@ async def test_the_footer_offers_only_keys_that_work() -> None:
             bindings = [active.binding for active in chat.screen.active_bindings.values()]
             return [binding.description for binding in bindings if binding.show]
 
-        assert offered() == ["Send", "New line", "Help", "Quit"]
+        assert offered() == ["Send", "New line", "Input", "Help", "Quit"]
         await chat.send("hello")
-        assert offered() == ["Send", "New line", "Stop", "Help", "Quit"]
+        assert offered() == ["Send", "New line", "Input", "Stop", "Help", "Quit"]
         session.gate.set()
         await chat.until_idle()
-        assert offered() == ["Send", "New line", "Help", "Copy", "Quit"]
+        assert offered() == ["Send", "New line", "Input", "Help", "Copy", "Quit"]
 
 
 @async_test

@@ -57,7 +57,7 @@ def actions(message: str = "", *keys: str) -> Callable[[Pilot[None]], Any]:
     async def run(pilot: Pilot[None]) -> None:
         assert isinstance(pilot.app, ChatApp)
         chat = ChatDriver(pilot.app, pilot)
-        chat.prompt.cursor_blink = False
+        chat.prompt.instruction_field.cursor_blink = False
         await chat.until(lambda: chat.idle or chat.status.startswith("no model"))
         if message:
             await chat.send(message)
