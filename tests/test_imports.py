@@ -39,12 +39,13 @@ ROOMS: dict[str, str] = {
         "scores growth nearest heldout tally prompt_parts tokens models worker chat actions setup"
     ),
     "assistant.tui": (
-        "__init__ markdown clipboard driver ends help status prompt foot title tally_bar cards welcome turn_state "
-        "turn_view conversation_view token_view prompt_view settings_form correction sessions growth_view bridge foot_state "
-        "dialogs slash themes screen app"
+        "__init__ markdown clipboard terminal driver ends help status raw_text prompt foot title tally_bar cards "
+        "welcome turn_state turn_view conversation_view token_view prompt_view settings_form correction sessions "
+        "growth_view bridge foot_state dialogs slash themes screen app"
     ),
     "assistant.cli": (
-        "__init__ console options progress doctor datasets data job prefer export import_command models demo plain chat app"
+        "__init__ console options progress doctor datasets data job prefer export import_command models demo plain "
+        "chat app"
     ),
     "assistant.__main__": "",
     "evaluation": "__init__ escape figures next_command",

@@ -78,8 +78,8 @@ class Prompt(Vertical):
     DEFAULT_CSS = """
     Prompt {
         height: auto;
-        border-top: solid $border-blurred;
-        border-bottom: solid $border-blurred;
+        border-top: solid $primary 45%;
+        border-bottom: solid $primary 45%;
 
         TextArea {
             height: auto;

@@ -85,7 +85,7 @@ class ChatDriver:
 
     def type(self, text: str) -> None:
         """Insert the text into the prompt at once."""
-        self.prompt.insert(text)
+        self.prompt.instruction_field.insert(text)
 
     async def press(self, *keys: str) -> None:
         """Press all keys at once, as a terminal sends them, without waiting for the effect of each."""
@@ -98,7 +98,8 @@ class ChatDriver:
 
         Pilot's own pause waits for an idle processor, which on a busy machine takes most of a test's time.
         """
-        for pump in (self.app, self.prompt, self.app.screen, self.screen) * 2:
+        fields = (self.prompt.instruction_field, self.prompt.input_field)
+        for pump in (self.app, *fields, self.prompt, self.app.screen, self.screen) * 2:
             handled = asyncio.Event()
             if pump.call_later(handled.set):
                 await handled.wait()

@@ -20,6 +20,20 @@ from collections.abc import Callable
 from tests.conftest import REPOSITORY
 
 TIMEOUT_SECONDS = 20.0
+GIVEN_BACK = ("\x1b[?1049l", "\x1b[?25h", "\x1b[?1000l", "\x1b[?2004l")
+"""Alternate screen off, cursor on, mouse off, bracketed paste off."""
+
+
+def read_until(terminal: int, text: str, process: subprocess.Popen[bytes]) -> str:
+    """What the program writes, until it has written `text` or has ended."""
+    shown, deadline = b"", time.monotonic() + TIMEOUT_SECONDS
+    while text.encode() not in shown and time.monotonic() < deadline:
+        has_ended = process.poll() is not None
+        if select.select([terminal], [], [], 0.05)[0]:
+            shown += os.read(terminal, 65536)
+        elif has_ended:
+            break
+    return shown.decode(errors="replace")
 
 
 class RawTerminal:

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
+from textual.command import CommandPalette
 
 from assistant.errors import PrerequisiteError
 from assistant.settings import GenerationSettings
 from assistant.tui import app as app_module
 from assistant.tui.app import ChatApp, run_chat
+from assistant.tui.prompt import Field
 from tests.support.chat_driver import async_test, open_chat
 from tests.support.scripted_session import ScriptedSession
 
@@ -41,6 +43,18 @@ async def test_ctrl_c_does_not_end_the_chat() -> None:
         await chat.press("ctrl+c", "ctrl+c")
         assert chat.status == "Press ctrl+q to quit."
         assert chat.app.is_running
+
+
+@async_test
+async def test_the_palette_has_no_maximize() -> None:
+    async with open_chat() as chat:
+        assert not chat.prompt.instruction_field.allow_maximize
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Field, "ALLOW_MAXIMIZE", True)  # as of every other widget that can have the focus
+            await chat.press("ctrl+p")
+            await chat.until(lambda: isinstance(chat.app.screen, CommandPalette) and "Screenshot" in chat.visible())
+        assert "Theme" in chat.visible()
+        assert "Maximize" not in chat.visible()
 
 
 def test_importing_the_chat_does_not_import_torch() -> None:

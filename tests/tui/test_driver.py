@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 from textual import events
 from textual.message import Message
 
-from assistant.escape import displayable
 from assistant.tui import driver
 from assistant.tui.driver import PasteParser
 from tests.support.pastes import END, START, random_paste
@@ -146,7 +146,7 @@ def test_a_hundred_hostile_pastes_send_nothing_and_quit_nothing(tmp_path: Path) 
         terminal.until(lines)
         terminal.write("three\rlines\rin one read\r")  # from a terminal without bracketed paste
         terminal.until(lambda: len(lines()) == 2 or terminal.press("\r"))  # Enter is refused during the first reply
-        assert lines() == ["".join(displayable(text) for text in pastes), "three\nlines\nin one read"]
+        assert lines() == ["".join(re.sub("\r\n?", "\n", text) for text in pastes), "three\nlines\nin one read"]
         terminal.write("\x11")
         assert terminal.wait() == 0
     finally:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.raw_terminal import RawTerminal
+from tests.support.raw_terminal import GIVEN_BACK, RawTerminal
 
-GIVEN_BACK = ("\x1b[?1049l", "\x1b[?25h", "\x1b[?1000l", "\x1b[?2004l")
-"""Alternate screen off, cursor on, mouse off, bracketed paste off."""
 FAREWELL = "Go on with: scripted_chat"
 long = pytest.mark.long
 

@@ -126,13 +126,13 @@ def is_drawn_completely(screen: str) -> bool:
     Tests wait for this, since they may read the screen while the chat draws it.
     """
     rows = screen.splitlines()
-    is_framed = [row[:1] for row in rows[-5:-2]] == ["╭", "│", "╰"]
+    is_framed = [row[:1] for row in rows[-5:-2]] == ["─", " ", "─"]
     return is_framed and "writing" in rows[-2] and "Send" in rows[-1] and "ctrl" not in rows[-1]
 
 
 def test_the_first_screen_is_painted_before_loading_starts(open_terminal: Callable[..., Terminal]) -> None:
     terminal = open_terminal("block", width=40, height=12)
-    screen = terminal.until_shows("assistant · counting", "Type an instruction", "Type a message", "loading counting")
+    screen = terminal.until_shows("assistant · counting", "Type an instruction, then", "loading counting")
     assert max(len(row) for row in screen.splitlines()) == 40
     terminal.until_shows("ready · counting")
 

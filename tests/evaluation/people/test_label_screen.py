@@ -27,8 +27,8 @@ from evaluation.people.label_screen import SHOWN_LENGTH, LabelApp, Material, Tag
 from evaluation.people.labels import LABELS_FILE, Label, LabelSession, draw_rows, read_labels
 from tests.conftest import REPOSITORY
 from tests.support.chat_driver import TIMEOUT_SECONDS, async_test, text_of
+from tests.support.raw_terminal import GIVEN_BACK, read_until
 from tests.support.scored_answers import add_judgements, measured_answers, score_fields
-from tests.tui.test_ends import GIVEN_BACK, read_until
 
 HOSTILE = "\x1b]52;c;cm0gLXJm\x07\x1b[31m a\u202eb \x9b2J <b>x</b> [name](http://example.org) [@click=app.quit]q[/] $x"
 SYMBOLS = r"␛]52;c;cm0gLXJm␇␛[31m a\u202eb \u009b2J <b>x</b> [name](http://example.org) [@click=app.quit]q[/] $x"
