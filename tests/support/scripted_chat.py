@@ -50,7 +50,7 @@ class StuckSession(ScriptedSession):
 
     def reply(self, instruction: str, **rest: Any) -> Reply:  # type: ignore[override]
         """Write a few words, and sleep for days."""
-        on_text("never ends")
+        rest["on_text"]("never ends")
         time.sleep(1e6)
         return super().reply(instruction, **rest)
 

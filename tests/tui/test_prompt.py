@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from assistant.tui.turns import UserMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from textual import events, on
@@ -13,7 +14,6 @@ from textual.binding import Binding
 from textual.message import Message
 
 from assistant.tui.prompt import Prompt, _from_entry, _to_entry
-from assistant.tui.turns import UserMessage
 from tests.support.chat_driver import async_test, open_chat
 from tests.support.scripted_session import ScriptedSession
 
