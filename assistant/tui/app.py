@@ -23,7 +23,7 @@ class ChatApp(App[None]):
     """A chat. `setup` says with which model, and in which conversation."""
 
     TITLE = "assistant"
-    CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[misc, assignment]
+    CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[assignment]
     AUTO_FOCUS = "#instruction"
     # App declares these two as instance variables, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal"), (100, "-wide")]  # noqa: RUF012

@@ -441,7 +441,7 @@ class ChatScreen(Screen[None]):
         if turn is not None and turn.is_blind:
             self._call("choose", turn.number, None)
 
-    def actionflip(self, step: int) -> None:
+    def action_flip(self, step: int) -> None:
         """Flip variants, or choose."""
         self.call_later(self.flip, step)
 
