@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ HOMES = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for package in ("assistant", "evaluation", "data"):
@@ -85,6 +87,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules that a file imports anywhere, those for type checking alone left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +31,25 @@ def assistant(*words: str, text: str | None = None) -> subprocess.CompletedProce
 def invoke(*words: str, text: str | None = None) -> Result:
     """Run the command in this process, which is faster, with `text` as its standard input."""
     return CliRunner().invoke(app, words, input=text)
+
+
+def interrupt(*words: str, metrics: Path, steps: int) -> Result:
+    """Run the command in this process, and send it Ctrl-C once the metrics file has `steps` lines."""
+    ended = threading.Event()
+
+    def press() -> None:
+        while len(read_records(metrics)) < steps:
+            if ended.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        return invoke(*words)
+    finally:
+        ended.set()
+        presser.join()
 
 
 def start(*words: str) -> subprocess.Popen[str]:
