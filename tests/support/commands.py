@@ -57,10 +57,12 @@ def start(*words: str) -> subprocess.Popen[str]:
     return _start(_command(*words), _environment())
 
 
-def start_two(*words: str) -> subprocess.Popen[str]:
-    """Start the command on two ranks with torchrun, one thread each, without waiting for it."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return _start([*torchrun, "-m", "assistant", *words], _environment() | {"OMP_NUM_THREADS": "1"})
+def start_two(*words: str, torchrun: bool = False) -> subprocess.Popen[str]:
+    """Start the command on two ranks, one thread each, without waiting for it; with torchrun it takes seconds more."""
+    command = ["tests.support.two_ranks"]
+    if torchrun:
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "assistant"]
+    return _start([sys.executable, "-m", *command, *words], _environment() | {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
