@@ -33,7 +33,7 @@ from evaluation.reports.judge_findings import judge_with_scores, trust_in_judge
 
 COMPARE_SEED = 123
 SIGNIFICANCE = 0.05
-TEST_METHOD = f"sign-flip test of the rows' differences, two-sided, seed {COMPARE_SEED}"
+TEST_METHOD = f"sign-flip test of the rows' differences, two-sided mid-p, seed {COMPARE_SEED}"
 INTERVAL_METHOD = f"{METHOD_OF_MEANS}, of the rows' differences"
 """A paired bootstrap covers only 37 to 92 % where few of 10 to 60 rows differ; see benchmarks/RESULTS.md."""
 BITS_INTERVAL_METHOD = f"paired bootstrap, 95 %, {RESAMPLES} resamples, seed {COMPARE_SEED}"
@@ -78,7 +78,7 @@ class Difference(Frozen):
     interval: Interval | None
     """Of bits per byte, a paired bootstrap: None if fewer than two rows differ."""
     p_value: float
-    """Of the sign-flip test, which decides."""
+    """The mid-p-value of the sign-flip test, which decides."""
     adjusted_p_value: float
     """By Holm over all comparisons with the baseline. Equal to `p_value` if there is only one."""
     sign_test_p_value: float

@@ -123,10 +123,10 @@ def test_several_runs_are_adjusted_by_holm(tmp_path: Path) -> None:
     others = [judged(tmp_path / name, [3] * n + [2] * (12 - n)) for name, n in (("b", 6), ("c", 7))]
     alone = compare_runs([base, others[0]]).comparisons[0].score
     both = [pair.score for pair in compare_runs([base, *others]).comparisons]
-    assert alone.p_value == alone.adjusted_p_value == pytest.approx(2 / 2**6)
-    assert both[1].adjusted_p_value == pytest.approx(2 * 2 / 2**7)
+    assert alone.p_value == alone.adjusted_p_value == pytest.approx(1 / 2**6)
+    assert both[1].adjusted_p_value == pytest.approx(2 * 1 / 2**7)
     assert [score.verdict for score in both] == ["better", "better"]
-    assert both[0].adjusted_p_value == pytest.approx(2 / 2**6)
+    assert both[0].adjusted_p_value == pytest.approx(1 / 2**6)
 
 
 def test_bits_per_byte_decide_where_scores_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
