@@ -17,6 +17,8 @@ from assistant.escape import visible
 from assistant.settings import DataSettings
 from assistant.shipped import shipped
 from evaluation.cli.progress import progress
+from evaluation.cli.reports import PassMark
+from evaluation.figures import PASS_MARK
 from evaluation.judging.judge_options import JudgeOptions
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ def compare(
     different_judges: Annotated[
         bool, typer.Option("--different-judges", help="Compare scores of different judges all the same.")
     ] = False,
+    pass_mark: PassMark = PASS_MARK,
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same rows: is it better, or is that noise?
@@ -119,7 +122,7 @@ def compare(
     settings = asked.settings() if asked.judge is not None else None
     if settings is None and asked != JudgeOptions():
         note("note: --host and the other options of a judge do nothing without --judge.")
-    comparison = compare_runs(runs, different_judges=different_judges)
+    comparison = compare_runs(runs, different_judges=different_judges, pass_mark=pass_mark)
     pairwise: list[PairwiseComparison] = []
     ending: AssistantError | KeyboardInterrupt | None = None
     if settings is not None:

@@ -58,6 +58,7 @@ def report(
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder with answers folders in it.", metavar="DIR")],
+    pass_mark: PassMark = PASS_MARK,
     as_json: Json = False,
 ) -> None:
     """Show many runs: scores, trend, and the rows that each run fixed or broke.
@@ -68,7 +69,7 @@ def runs(
     from evaluation.reports.index import INDEX_FILE, as_html, as_values, read_index
     from evaluation.reports.page import MARK
 
-    series = read_index(folder, write_reports)
+    series = read_index(folder, lambda place: write_reports(place, pass_mark), pass_mark=pass_mark)
     write_export(folder / INDEX_FILE, as_html(folder, series), MARK)
     if as_json:
         print_json({"runs": as_values(series)})

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from assistant.escape import visible
 from assistant.statistics import Interval
@@ -184,10 +185,30 @@ def _bubbles(
 # --- trend --------------------------------------------------------------------------------------------------------
 
 
-def trend(points: Sequence[tuple[str, float, Interval | None, str]]) -> str:
-    """Return scores over runs, oldest first: (name, mean, interval, class of the judge's verdict)."""
-    height = 180
-    plot_width, plot_height = WIDTH - LEFT - RIGHT - 12, height - TOP - 22
+LINE_STYLES = 5
+"""Styles of lines in `page.css`. With more judges than that, styles are used again."""
+
+
+class TrendPoint(NamedTuple):
+    """The score of one run."""
+
+    name: str
+    mean: float
+    interval: Interval | None
+    verdict: str
+    """The class of the verdict on the judge, which colours the point."""
+    line: int
+    """Which line the point is on."""
+
+
+def trend(points: Sequence[TrendPoint], lines: Sequence[str]) -> str:
+    """Return scores over runs, oldest first. Only points on the same line are joined. `lines` are their names.
+
+    With more than one line, a legend names them.
+    """
+    legend = lines if len(lines) > 1 else ()
+    plot_bottom = 158
+    plot_width, plot_height = WIDTH - LEFT - RIGHT - 12, plot_bottom - TOP
 
     def place(index: float, score: float) -> tuple[float, float]:
         share = index / (len(points) - 1) if len(points) > 1 else 0.5
@@ -197,16 +218,27 @@ def trend(points: Sequence[tuple[str, float, Interval | None, str]]) -> str:
     for tick in (0, 25, 50, 75, 100):
         y = place(0, tick)[1]
         parts += [_line(LEFT, y, WIDTH - RIGHT, y, "grid"), _text(LEFT - 5, y + 4, str(tick), anchor="end")]
-    places = [place(index, mean) for index, (_, mean, _, _) in enumerate(points)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    places = [place(index, point.mean) for index, point in enumerate(points)]
+    for line in range(len(lines)):
+        on_line = [f"{x:.1f},{y:.1f}" for point, (x, y) in zip(points, places, strict=True) if point.line == line]
+        parts.append(f'<polyline class="{_line_style(line)}" points="{" ".join(on_line)}"/>')
     radius = max(min(4.0, 90 / len(points)), 2.0) if points else 4.0
-    parts.append(f'<polyline class="trend" points="{path}"/>')
-    for (x, y), (name, mean, interval, verdict) in zip(places, points, strict=True):
-        if interval:
-            parts.append(_line(x, place(0, interval.low)[1], x, place(0, interval.high)[1], "whisker"))
-        title = escape(visible(f"{name}: {mean:.1f}"))
-        circle = f'<circle class="point {verdict}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
+    for (x, y), point in zip(places, points, strict=True):
+        if point.interval:
+            parts.append(_line(x, place(0, point.interval.low)[1], x, place(0, point.interval.high)[1], "whisker"))
+        title = escape(visible(f"{point.name}: {point.mean:.1f}"))
+        circle = f'<circle class="point {point.verdict}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         parts.append(f"{circle}<title>{title}</title></circle>")
-    parts.append(_text(LEFT + 6, height - 4, "oldest", anchor="start"))
-    parts.append(_text(WIDTH - RIGHT, height - 4, "newest", anchor="end"))
-    return _svg(parts, height, f"Scores of {len(points)} runs, oldest first")
+    parts.append(_text(LEFT + 6, plot_bottom + 18, "oldest", anchor="start"))
+    parts.append(_text(WIDTH - RIGHT, plot_bottom + 18, "newest", anchor="end"))
+    for line, name in enumerate(legend):
+        y = plot_bottom + 40 + 18 * line
+        parts.append(_line(LEFT + 6, y - 4, LEFT + 46, y - 4, _line_style(line)))
+        parts.append(_text(LEFT + 54, y, shorten(name, 50), anchor="start", name="label"))
+    return _svg(
+        parts, plot_bottom + 22 + 18 * len(legend) + (6 if legend else 0), f"Scores of {len(points)} runs, oldest first"
+    )
+
+
+def _line_style(line: int) -> str:
+    return f"trend line{line % LINE_STYLES}"
