@@ -15,6 +15,7 @@ from typing import NamedTuple
 from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.escape import shorten
+from evaluation.figures import counted
 
 WIDTH = 420
 """Width of every chart in its own units. A page shows it from 340 to 560 pixels wide, so texts stay readable."""
@@ -24,10 +25,6 @@ LARGEST_RADIUS = 11.0
 
 Place = Callable[[float, float], tuple[float, float]]
 """Turns a point of the data into one of the chart."""
-
-
-def _rows(n: int) -> str:
-    return "1 row" if n == 1 else f"{n} rows"
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "middle", name: str = "tick") -> str:
@@ -72,7 +69,7 @@ def score_histogram(scores: Sequence[float]) -> str:
         label = str(low) if is_one_value or slot < 32 else f"{low}–{low + step - 1}"
         share = f"{100 * count / len(scores):.0f} %" if scores else ""
         values = f"{low}" if is_one_value else f"{low} to under {low + step}"
-        parts.append(_bar(x + slot * 0.1, base - tall, slot * 0.8, tall, f"score {values}: {_rows(count)}, {share}"))
+        parts.append(_bar(x + slot * 0.1, base - tall, slot * 0.8, tall, f"score {values}: {counted(count)}, {share}"))
         if count:
             parts.append(_text(x + slot / 2, base - tall - 4, str(count)))
         parts.append(_text(x + slot / 2, base + 14, label))
@@ -123,7 +120,7 @@ def bubbles_of_scores(points: Sequence[tuple[float, float]], x_name: str) -> str
 
     ticks = [(str(value), float(value)) for value in (0, 20, 40, 60, 80, 100)]
     parts = _frame(place, ticks, x_name, height)
-    parts += _bubbles(place, cells, lambda x, y, n: f"{x_name} about {x:.0f}, score about {y:.0f}: {_rows(n)}")
+    parts += _bubbles(place, cells, lambda x, y, n: f"{x_name} about {x:.0f}, score about {y:.0f}: {counted(n)}")
     return _svg(parts, height, f"Score against {x_name}, {len(points)} rows")
 
 
@@ -145,7 +142,7 @@ def bubbles_of_lengths(points: Sequence[tuple[int, int]]) -> str:
     parts += _bubbles(
         place,
         cells,
-        lambda x, y, n: f"about {2**x - 1:.0f} words in the reference, {2**y - 1:.0f} in the response: {_rows(n)}",
+        lambda x, y, n: f"about {2**x - 1:.0f} words in the reference, {2**y - 1:.0f} in the response: {counted(n)}",
     )
     return _svg(parts, height, f"Words of the response against words of the reference, {len(points)} rows")
 

@@ -24,7 +24,7 @@ from assistant.settings import Frozen
 from assistant.statistics import RESAMPLES, Interval, bounded_mean_interval
 from evaluation.answers.folder import ResponseRecord, read_answers
 from evaluation.figures import INTERVAL_METHOD as METHOD_OF_MEANS
-from evaluation.figures import PASS_MARK
+from evaluation.figures import PASS_MARK, counted
 from evaluation.judging.ledger import JudgeLine, read_ledger
 from evaluation.judging.row_outcome import headline_score
 from evaluation.judging.scoring import LEDGER_FILE, read_metrics
@@ -270,7 +270,7 @@ def _difference(test: _Test, adjusted_p_value: float) -> Difference:
         first_mean=round(math.fsum(test.first) / n, 4),
         second_mean=round(math.fsum(test.second) / n, 4),
         mean=round(math.fsum(test.differences) / n, 4),
-        interval=interval and Interval(round(interval.low, 4), round(interval.high, 4)),
+        interval=interval and interval.rounded(),
         p_value=test.p_value,
         adjusted_p_value=adjusted_p_value,
         sign_test_p_value=sign_test_p_value(wins, losses),
@@ -312,7 +312,7 @@ def _comparison(
 
 def _sentence(first: str, second: str, score: Difference, bits: Difference | None) -> str:
     """Return the answer to "is it better, or is that noise?" in one sentence."""
-    rows = "1 row" if score.n == 1 else f"{score.n} rows"
+    rows = counted(score.n)
     if score.verdict == "same":
         answer = f"{second} and {first} have the same score on every one of {rows}"
     else:

@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,7 +21,7 @@ from rich.text import Text
 from assistant.errors import DataError
 from assistant.escape import visible
 from assistant.files import shown_path
-from evaluation.answers.folder import RESPONSES_FILE, RUN_FILE, AnswersInfo
+from evaluation.answers.folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, part_text
 from evaluation.figures import PASS_MARK
 from evaluation.judging.scoring import LEDGER_FILE, METRICS_FILE
 from evaluation.reports import charts
@@ -93,13 +92,13 @@ def read_index(folder: Path, refresh: Callable[[Path], object], *, pass_mark: fl
             f"evaluation respond MODEL --data FILE --run {folder}/NAME"
         )
     by_data: dict[tuple[str, int], list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (_seconds(run.info.created), run.name)):
+    for run in sorted(runs, key=lambda run: (run.info.created.timestamp(), run.name)):
         by_data.setdefault((run.info.data_fingerprint, run.info.rows), []).append(run)
     series = [
         Series(data=_data_name(runs[0].info), runs=_with_changes(runs, pass_mark), pass_mark=pass_mark)
         for runs in by_data.values()
     ]
-    return tuple(sorted(series, key=lambda one: -_seconds(one.runs[-1].info.created)))
+    return tuple(sorted(series, key=lambda one: -one.runs[-1].info.created.timestamp()))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -145,14 +144,9 @@ def _fresh_report(place: Path) -> Report | None:
         return None
 
 
-def _seconds(created: datetime) -> float:
-    return created.timestamp()
-
-
 def _data_name(info: AnswersInfo) -> str:
     files = ", ".join(Path(name).name for name in info.data_files)
-    part = "all rows" if info.part == "all" else f"the {info.part} part"
-    return f"{files}, {part}, {info.rows} rows"
+    return f"{files}, {part_text(info.part)}, {info.rows} rows"
 
 
 # --- changes ------------------------------------------------------------------------------------------------------

@@ -75,6 +75,56 @@ class ReportRow:
         return self.stop_reason == "length"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredRow:
+    """One response with its metrics and its headline score."""
+
+    record: ResponseRecord
+    metrics: Metrics | None
+    score: float | None
+    unscored: Reason | None
+    outcome: Judgement | None
+    """What the ledger says of it."""
+
+    @property
+    def label_key(self) -> tuple[str, int]:
+        """What a label is stored under: row and sample."""
+        return self.record.id, self.record.sample
+
+    def shown(self, label: float | None = None) -> ReportRow:
+        """Return the row as pages and exports list it. `label` is the points that people gave."""
+        record, outcome = self.record, self.outcome
+        origin: Origin | None = None
+        if self.score is not None:
+            origin = (outcome.source or "judge") if outcome else "metric"
+        return ReportRow(
+            id=record.key,
+            row=record.row,
+            source=record.source,
+            category=record.category,
+            instruction=record.instruction,
+            input=record.input,
+            history=record.history,
+            reference=record.reference,
+            response=record.response,
+            score=self.score,
+            unscored=self.unscored,
+            origin=origin,
+            analysis=outcome.analysis if outcome else None,
+            detail=(outcome.detail if outcome else None) or record.error,
+            metrics=self.metrics,
+            stop_reason=record.stop_reason,
+            num_tokens=record.num_tokens,
+            looping=record.is_looping,
+            seen_in_training=record.seen_in_training,
+            reference_bits_per_byte=record.reference_bits_per_byte,
+            sample=record.sample,
+            label=label,
+            answers=tuple(zip(record.rubric, outcome.answers, strict=False)) if outcome else (),
+            doubt=outcome.doubt if outcome else None,
+        )
+
+
 class BriefRow(Frozen):
     """A row in `row-scores.json`. Its texts are cut to `BRIEF_LENGTH` characters."""
 
@@ -90,46 +140,6 @@ class RowScores(Frozen):
     """The contents of `row-scores.json`: every row with a reference, by id."""
 
     rows: dict[str, BriefRow]
-
-
-def make_row(
-    record: ResponseRecord,
-    metrics: Metrics | None,
-    score: float | None,
-    unscored: Reason | None,
-    outcome: Judgement | None,
-    label: float | None = None,
-) -> ReportRow:
-    """Put together what answers folder, metrics and ledger know about one row."""
-    origin: Origin | None = None
-    if score is not None:
-        origin = (outcome.source or "judge") if outcome else "metric"
-    return ReportRow(
-        id=record.key,
-        row=record.row,
-        source=record.source,
-        category=record.category,
-        instruction=record.instruction,
-        input=record.input,
-        history=record.history,
-        reference=record.reference,
-        response=record.response,
-        score=score,
-        unscored=unscored,
-        origin=origin,
-        analysis=outcome.analysis if outcome else None,
-        detail=(outcome.detail if outcome else None) or record.error,
-        metrics=metrics,
-        stop_reason=record.stop_reason,
-        num_tokens=record.num_tokens,
-        looping=record.is_looping,
-        seen_in_training=record.seen_in_training,
-        reference_bits_per_byte=record.reference_bits_per_byte,
-        sample=record.sample,
-        label=label,
-        answers=tuple(zip(record.rubric, outcome.answers, strict=False)) if outcome else (),
-        doubt=outcome.doubt if outcome else None,
-    )
 
 
 def write_row_scores(folder: Path, rows: Sequence[ReportRow]) -> None:
