@@ -47,10 +47,10 @@ ROOMS: dict[str, str] = {
     ),
     "evaluation.people": "__init__ agreement labels label_screen pairs",
     "evaluation.reports": (
-        "__init__ charts rows exports values advice gates judge_findings compare comparison_view notes report "
-        "score_log siblings words page index render"
+        "__init__ charts rows exports values advice gates judge_findings changed_rows compare comparison_view notes "
+        "report score_log siblings words page index render"
     ),
-    "evaluation.cli": "__init__ people progress judge reports app",
+    "evaluation.cli": "__init__ people progress reports judge app",
     "evaluation.__main__": "",
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",

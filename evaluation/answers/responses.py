@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from assistant.model.config import ModelInfo
 
 
-__all__ = ["answer", "check_samples", "choose_part", "describe_answers", "row_ids", "seen_in_training"]
-
-
 class BatchSession(Protocol):
     """What this module needs of a model. `assistant.decoding.session.Session` is the real one."""
 

@@ -5,8 +5,6 @@ Heavy packages are imported by the command that needs them, so `--help` answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +19,7 @@ from assistant.settings import DataSettings, EngineSettings, GenerationSettings
 from assistant.shipped import find_model
 from evaluation.cli.judge import check_judge, compare
 from evaluation.cli.people import label, pairs
-from evaluation.cli.progress import progress
+from evaluation.cli.progress import Bar, progress
 from evaluation.cli.reports import (
     FailUnder,
     MaxUnscored,
@@ -158,7 +156,7 @@ def score(
     from evaluation.judging.scoring import PLAN_QUESTIONS, Asking, write_metrics
     from evaluation.reports.score_log import log_score
 
-    check_limits(fail_under, max_unscored)
+    check_limits(max_unscored)
     settings = asked.settings() if asked.judge is not None else None
     if settings is None and (asked.host or retry_unscored or rejudge or limit is not None or plan):
         note("note: --host, --retry-unscored, --rejudge, --limit and --plan do nothing without --judge.")
@@ -256,8 +254,7 @@ def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path
 def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, method: Method) -> JudgeRun:
     from evaluation.judging.scoring import judge_answers
 
-    with ExitStack() as stack:
-        show: Callable[[], None] | None = None
+    with Bar("judged") as bar:
 
         def start(run: JudgeRun) -> None:
             for sentence in run.notes:
@@ -271,11 +268,10 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
                 note(f"judge {settings.model}: no questions left.")
 
         def step(step: JudgeStep) -> None:
-            nonlocal show
-            if show is not None:
-                show()
-            elif step.total:
-                show = stack.enter_context(progress("judged", step.total))
+            if step.outcome is None:
+                bar.start(step.total)
+            else:
+                bar.step()
 
         run = judge_answers(answers, settings, asking, method=method, on_start=start, on_step=step)
     for fault in run.faults:

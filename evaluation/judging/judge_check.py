@@ -23,12 +23,12 @@ from assistant.errors import DataError
 from evaluation.answers.folder import ResponseRecord
 from evaluation.answers.records import make_record, row_ids
 from evaluation.judging.check_findings import JudgeCheck, PairFindings, conclude
-from evaluation.judging.controls import PURPOSES, ControlItem, control_items
+from evaluation.judging.controls import KIND_OF, ControlItem, control_items
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Asked, BaseJudge, Judge
 from evaluation.judging.judgement import JudgeSettings
 from evaluation.judging.ledger import JudgeLine, Judgement, Purpose
-from evaluation.judging.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks
+from evaluation.judging.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks, pairing_of
 from evaluation.judging.pairwise import Pairing, combine, position_flips
 from evaluation.judging.repeatability import repeatability
 from evaluation.judging.rubric import Material, Method
@@ -197,17 +197,7 @@ class _Check:
         for item in self.items:
             if item.kind == "other_reference":
                 record = self.records[item.row_id]
-                yield (
-                    record,
-                    Pairing(
-                        instruction=record.instruction,
-                        input=record.input,
-                        reference=record.reference,
-                        history=record.history,
-                        first=record.reference,
-                        second=item.response,
-                    ),
-                )
+                yield record, pairing_of(record, record.reference, item.response)
 
     def _repeated(self, tasks: Sequence[Task[Material]]) -> tuple[list[Task[Material]], list[Task[Material]]]:
         """Return the question that warms the server up, and all repeated questions, pass after pass.
@@ -279,8 +269,7 @@ def _count(points: Mapping[str, float | None]) -> int:
 
 
 def _control_scores(tasks: Iterable[Task[Material]], points: Points) -> list[ControlScore]:
-    kinds = {purpose: kind for kind, purpose in PURPOSES.items()}
-    return [ControlScore(kind=kinds[row.purpose], points=points[task.hash]) for task in tasks for row in task.rows]
+    return [ControlScore(kind=KIND_OF[row.purpose], points=points[task.hash]) for task in tasks for row in task.rows]
 
 
 def _pair_findings(pairs: PairTasks, points: Points) -> PairFindings:

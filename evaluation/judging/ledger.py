@@ -52,7 +52,7 @@ class Judgement(Attempt):
 
     kind: Literal["judgement"] = "judgement"
     id: str
-    """The row's id; see `evaluation.answers.responses.row_ids`."""
+    """The row's id; see `evaluation.answers.records.row_ids`."""
     response_hash: str
     fingerprint: str
     """Fingerprint of the judge."""

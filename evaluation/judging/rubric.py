@@ -197,8 +197,7 @@ class Method:
         """Return the question about one row. The same material always gives the same question.
 
         `repair` adds a sentence that the previous answer could not be read. It comes last, so that a server reuses
-        everything before it. A row with questions gets the same prompt
-        with every method.
+        everything before it. A row with questions gets the same prompt with every method.
         """
         again = (_REPAIR,) if repair else ()
         if material.questions:

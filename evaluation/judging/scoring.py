@@ -25,7 +25,6 @@ from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from evaluation.answers.folder import AnswersFolder, ResponseRecord
 from evaluation.answers.metrics import Metrics, measure
-from evaluation.answers.records import now
 from evaluation.judging.controls import ITEMS_PER_KIND, control_items
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Judge
@@ -35,7 +34,17 @@ from evaluation.judging.rubric import Material, Method
 from evaluation.judging.settled import judged_all_the_same, settle
 from evaluation.judging.verdict import POINTS_PER_SCORE
 from evaluation.judging.verdict_cache import Verdicts
-from evaluation.judging.work import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
+from evaluation.judging.work import (
+    JudgeStep,
+    JudgeWork,
+    Row,
+    Task,
+    connected,
+    judge_line,
+    judgement_of,
+    make_tasks,
+    take_over,
+)
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "judgements.jsonl"
@@ -175,8 +184,7 @@ def _prepare(
     outcomes = stored.outcomes(identity.fingerprint)
     newest = stored.newest_judge
     if newest is None or (newest.fingerprint, newest.identity) != (identity.fingerprint, identity):
-        url = ", ".join(host.client.url for host in hosts)
-        ledger.append([JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())])
+        ledger.append([judge_line(identity, hosts)])
     part = chosen_rows(answers, asking.limit)
     ledger.append(_new_judgements_without_judge(part, identity, outcomes))
     versions = {host.facts.version for host in hosts}
@@ -192,11 +200,8 @@ def _prepare(
     known = shared.find(identity.fingerprint, {task.hash for task in tasks})
     if asking.rejudge:
         known = {question: attempt for question, attempt in known.items() if attempt.server_version in versions}
-    for task in tasks:
-        if task.hash in known:
-            ledger.append(judgements_of(task, identity, [known[task.hash]]))
-            run.reused += len(task.rows)
-    tasks = [task for task in tasks if task.hash not in known]
+    run.reused = sum(len(task.rows) for task in tasks if task.hash in known)
+    tasks = take_over(tasks, known, identity, ledger)
     run.questions = len(tasks)
     n_scored = run.reused + sum(outcome.source == "judge" for outcome in outcomes.values())
     return JudgeWork(judge, hosts, ledger, shared, n_scored=n_scored, on_step=on_step), tasks
@@ -255,7 +260,7 @@ def _questions(part: AnswersFolder, answers: AnswersFolder, method: Method, cont
         if _settle_without_judge(record) is None:
             yield Row("score", record)
     in_part = {record.id for record in part.responses}
-    for record in ceiling_sample(answers):
+    for record in judged_all_the_same(answers.responses):
         if record.id in in_part:
             yield Row("ceiling", record)
     by_id = {record.id: record for record in answers.responses if record.reference}
@@ -274,11 +279,6 @@ def _needs_asking(
     # Another context may hold a row that did not fit.
     fits_now = outcome.unscored in {"too_long", "truncated"} and outcome.num_ctx != settings.num_ctx
     return asking.retry_unscored or not outcome.final or fits_now
-
-
-def ceiling_sample(answers: AnswersFolder) -> list[ResponseRecord]:
-    """Return the settled rows that the judge gets as a check. It is always the same sample."""
-    return judged_all_the_same(answers.responses)
 
 
 def _settle_without_judge(record: ResponseRecord) -> tuple[Source | None, Attempt] | None:

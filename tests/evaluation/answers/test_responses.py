@@ -18,7 +18,8 @@ from assistant.jsonl import AppendOnly
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import GenerationSettings
 from evaluation.answers.folder import RESPONSES_FILE, ResponseRecord, claim_folder, read_answers
-from evaluation.answers.responses import ChosenPart, answer, choose_part, describe_answers, row_ids, seen_in_training
+from evaluation.answers.records import row_ids
+from evaluation.answers.responses import ChosenPart, answer, choose_part, describe_answers, seen_in_training
 from evaluation.judging.scoring import write_metrics
 from evaluation.reports.report import make_report
 from tests.support.runs import FAST, train
