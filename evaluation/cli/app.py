@@ -266,7 +266,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
                 note(f"judge {settings.model}: {run.reused} verdicts are known from other runs.")
             if run.questions:
                 where = ", ".join(run.urls)
-                note(f"judge {settings.model} at {where}: {run.questions} to ask. The server loads the model first.")
+                note(f"judge {settings.model} at {where}: {_to_ask(run, asking)}. The server loads the model first.")
             else:
                 note(f"judge {settings.model}: no questions left.")
 
@@ -281,6 +281,15 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
     for fault in run.faults:
         note(f"note: the other servers did the rest. {fault}")
     return run
+
+
+def _to_ask(run: JudgeRun, asking: Asking) -> str:
+    """Return how many questions follow. The progress counts responses, and equal ones share a question."""
+    if asking.n_questions is not None and asking.n_questions < run.questions:
+        return f"{asking.n_questions} of {run.questions} questions to ask"
+    if run.questions == run.responses:
+        return f"{run.questions} to ask"
+    return f"{run.questions} {'question' if run.questions == 1 else 'questions'} to ask about {run.responses} responses"
 
 
 def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
