@@ -5,6 +5,7 @@ Heavy packages are imported by the command that needs them, so `--help` answers 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -302,6 +303,9 @@ def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
     typer.echo(
         f"{run.questions} questions to {settings.model}; {len(run.seconds)} are asked now and their scores kept."
     )
+    if run.failed:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(run.failed).items()))
+        typer.echo(f"Without a score: {reasons}. If that stays so, try another judge or another --method.")
     if each is not None and seconds is not None:
         in_flight = len(run.urls) * settings.parallel
         typer.echo(

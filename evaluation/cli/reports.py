@@ -113,7 +113,7 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
     from evaluation.reports.render import terminal
     from evaluation.reports.siblings import earlier_run
 
-    Console(highlight=False).print(terminal(result))
+    Console(highlight=False).print(terminal(result), crop=False)
     if (before := earlier_run(folder)) is not None:
         command = f"evaluation compare {shlex.quote(str(before))} {shlex.quote(str(folder))}"
         typer.echo("Or, to see whether it is better than the run before, or whether that is noise:")

@@ -133,6 +133,8 @@ class JudgeRun:
     """The servers that are asked."""
     seconds: list[float] = field(default_factory=list)
     """Seconds of every question that was asked now."""
+    failed: list[Reason] = field(default_factory=list)
+    """Why responses that were asked about now have no score, one reason for each."""
     faults: list[str] = field(default_factory=list)
     """What happened to servers that were lost on the way, if others did the rest."""
 
@@ -158,12 +160,17 @@ def judge_answers(
     judge, run, asking = Judge(settings, method), JudgeRun(), asking or Asking()
     shared = verdicts or Verdicts()
 
+    def step(one: JudgeStep) -> None:
+        if one.outcome is not None and one.outcome.unscored is not None:
+            run.failed.append(one.outcome.unscored)
+        on_step(one)
+
     async def work() -> None:
         async with connected(judge) as (hosts, notes):
             run.notes += notes
             run.urls = tuple(host.client.url for host in hosts)
             with _ledger(answers, asking) as ledger:
-                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, on_step)
+                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, step)
                 on_start(run)
                 run.seconds = judging.seconds
                 await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import get_args
 
 from evaluation.judging.judge_options import JudgeOptions
 from evaluation.judging.judgement import TRANSIENT
-from evaluation.judging.rubric import Method, MethodName
+from evaluation.judging.rubric import MethodName, method_of
 from evaluation.next_command import DEFAULT_JUDGE, N_LABELS, Advice
 from evaluation.reports.values import JudgeSummary, Report
 
@@ -36,9 +35,9 @@ def next_step(report: Report) -> Advice:
             purpose="ask another judge or yourself, because this judge cannot be trusted",
         )
     if {*TRANSIENT, "not_judged"} & set(report.unscored):
-        method = _method(report.judge)
+        method = method_of(report.judge.rubric)
         again = _as_before(report.judge, method or "explain").words()
-        own = "" if method else ", with the --rubric or --prompt that you gave before"
+        own = "" if method else ", with your --method, --rubric and --prompt"
         return Advice(
             command=shlex.join(["evaluation", "score", report.run, *again]),
             purpose=f"ask about the rows that have no score yet{own}",
@@ -60,9 +59,3 @@ def _as_before(judge: JudgeSummary, method: MethodName) -> JudgeOptions:
 def _hosts(judge: JudgeSummary) -> tuple[str, ...]:
     """Return the addresses to name. Without any, this machine's Ollama is asked."""
     return () if judge.url == OLLAMA_URL and judge.api == "ollama" else tuple(judge.url.split(", "))
-
-
-def _method(judge: JudgeSummary) -> MethodName | None:
-    """Return the method that a judge was asked with. None if it had a person's own rubric or prompt."""
-    names: tuple[MethodName, ...] = get_args(MethodName)
-    return next((name for name in names if Method(name=name).hash == judge.rubric), None)

@@ -30,7 +30,10 @@ VERDICT_STYLES: dict[Level, str] = {"green": "green", "amber": "yellow", "red": 
 
 
 def terminal(report: Report) -> RenderableType:
-    """Return the report for a terminal of 80 columns. The headline comes last, where it stays visible."""
+    """Return the report for a terminal of 80 columns. The headline comes last, where it stays visible.
+
+    Print it with `crop=False`: its last line is a command that may be longer than the terminal is wide.
+    """
     parts: list[RenderableType] = []
     if report.worst:
         parts += [*_worst_section(report), Text()]
@@ -48,7 +51,9 @@ def terminal(report: Report) -> RenderableType:
         parts.append(Text(visible(texts.verdict), style=VERDICT_STYLES[level]))
     parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
     step = next_step(report)
-    parts += [Text(f"Next, to {step.purpose}:"), Text(f"  {visible(step.command)}")]
+    parts.append(Text(f"Next, to {step.purpose}:"))
+    # A command that is broken into lines cannot be copied.
+    parts.append(Text(f"  {visible(step.command)}", no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 

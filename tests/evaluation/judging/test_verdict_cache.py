@@ -14,7 +14,7 @@ from evaluation.judging.scoring import LEDGER_FILE
 from evaluation.judging.verdict_cache import VERDICTS_FILE
 from tests.support.evaluation_command import evaluation, score
 from tests.support.guesses import asked, write_guesses
-from tests.support.ollama_double import OllamaDouble, verdict
+from tests.support.ollama_double import Answer, OllamaDouble, verdict
 
 pytestmark = pytest.mark.usefixtures("work_in_tmp_path")
 RUN = Path("runs/guesses")
@@ -146,6 +146,16 @@ def test_plan_times_three_questions_and_keeps_their_verdicts(tmp_path: Path, dou
     double.requests.clear()
     assert score(path, double).json["scored"] == 10
     assert len(asked(double)) == 4
+
+
+def test_plan_names_what_has_no_score(tmp_path: Path, double: OllamaDouble) -> None:
+    double.default = Answer("I cannot say.")
+    path = write_guesses(tmp_path, 9)
+    words = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan", "--controls", 0)
+    assert (words.code, "Without a score: unparsable 3." in words.out) == (0, True)
+    double.default = verdict(3)
+    words = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan", "--controls", 0)
+    assert "Without a score" not in words.out
 
 
 def test_plan_leaves_no_trace_in_a_limited_score(tmp_path: Path, double: OllamaDouble) -> None:

@@ -71,7 +71,7 @@ def test_same_judge_goes_on_with_its_own_options(
     assert shlex.split(step.command) == ["evaluation", "score", str(answers.folder), *words]
     assert step.purpose == "ask about the rows that have no score yet"
     own = next_step(report.model_copy(update={"judge_verdict": verdict}))
-    assert own.purpose.endswith("with the --rubric or --prompt that you gave before")
+    assert own.purpose.endswith("with your --method, --rubric and --prompt")
 
 
 def test_red_judge_without_another_one_needs_labels(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import unicodedata
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
 from assistant.jsonl import AppendOnly
 from evaluation.answers.folder import RESPONSES_FILE, read_answers
 from evaluation.judging.ledger import JudgeLine, Judgement
+from evaluation.judging.rubric import Method, Rubric
 from evaluation.judging.scoring import LEDGER_FILE, write_metrics
 from evaluation.judging.trust import ControlFinding
 from evaluation.reports.render import as_markdown, terminal
@@ -21,6 +23,7 @@ from evaluation.reports.report import make_report
 from evaluation.reports.values import Report
 from tests.support.scored_answers import (
     FOUR_ROWS,
+    IDENTITY,
     ROWS_WITH_CATEGORIES,
     add_judgements,
     judgement,
@@ -34,7 +37,7 @@ def on_screen(report: Report, width: int = 80) -> str:
     """Return the report as a terminal without colours shows it."""
     output = StringIO()
     console = Console(file=output, width=width, force_terminal=False, highlight=False)
-    console.print(terminal(report))
+    console.print(terminal(report), crop=False)
     return output.getvalue()
 
 
@@ -55,6 +58,28 @@ def test_missing_score_is_shown_as_not_available(tmp_path: Path) -> None:
     report = make_report(answers.folder)
     assert "Score n/a of 100" in on_screen(report)
     assert "**Score n/a of 100" in as_markdown(report)
+
+
+def test_next_command_is_never_broken_into_lines(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    report = make_report(measured_answers(folder, FOUR_ROWS).folder)
+    assert f"\n  evaluation score {report.run} --judge llama3.1\n" in on_screen(report, width=40)
+
+
+@pytest.mark.parametrize(
+    ("rubric", "words"),
+    [
+        (Method().hash, "Judge: a score from 0 to 5, times 20."),
+        (Method(name="quick").hash, "Judge: the expected score over the probabilities of the digits 0 to 5"),
+        (Method(name="book").hash, "Judge: a whole number from 0 to 100, with the prompt of the book."),
+        (Method(rubric=Rubric(rules=("Be kind.",))).hash, "Judge: asked with a rubric or a prompt of your own"),
+    ],
+)
+def test_page_says_how_the_judge_was_asked(tmp_path: Path, rubric: str, words: str) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS)
+    add_judgements(answers, {1: score_fields(1)}, IDENTITY.model_copy(update={"rubric": rubric}))
+    assert words in as_markdown(make_report(answers.folder))
 
 
 def test_headline_names_the_judge_that_failed(tmp_path: Path) -> None:
@@ -101,7 +126,9 @@ def test_hostile_text_is_escaped_on_the_terminal_and_in_markdown(tmp_path: Path)
 def test_terminal_report_fits_into_80_columns(tmp_path: Path) -> None:
     rows = [("x" * 500, "long " * 200, "category " * 30), ("東京" * 100, "\n\n\n" * 50 + "z", "b")]
     report = make_report(measured_answers(tmp_path, rows).folder)
-    assert max(len(line) for line in on_screen(report).splitlines()) <= 80
+    *lines, command = on_screen(report).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert command.startswith("  evaluation score ")
 
 
 def test_first_line_of_the_score_names_a_red_judge_and_the_rest_of_the_reasons_is_in_the_table(tmp_path: Path) -> None:
