@@ -32,7 +32,7 @@ VERDICT_STYLES: dict[Level, str] = {"green": "green", "amber": "yellow", "red": 
 def terminal(report: Report) -> RenderableType:
     """Return the report for a terminal of 80 columns. The headline comes last, where it stays visible.
 
-    Print it with `crop=False`: its last line is a command that may be longer than the terminal is wide.
+    After it comes `next_command`, which no terminal's width may break.
     """
     parts: list[RenderableType] = []
     if report.worst:
@@ -50,11 +50,13 @@ def terminal(report: Report) -> RenderableType:
     if level and texts.verdict:
         parts.append(Text(visible(texts.verdict), style=VERDICT_STYLES[level]))
     parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
-    step = next_step(report)
-    parts.append(Text(f"Next, to {step.purpose}:"))
-    # A command that is broken into lines cannot be copied.
-    parts.append(Text(f"  {visible(step.command)}", no_wrap=True, overflow="ignore"))
+    parts.append(Text(f"Next, to {next_step(report).purpose}:"))
     return Group(*parts)
+
+
+def next_command(report: Report) -> str:
+    """Return the command that the last line of `terminal` announces. Broken into lines, it could not be copied."""
+    return f"  {visible(next_step(report).command)}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Table:
