@@ -5,6 +5,7 @@ Heavy packages are imported by the command that needs them, so `--help` answers 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -263,7 +264,7 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
                 note(f"judge {settings.model}: {run.reused} verdicts are known from other runs.")
             if run.questions:
                 where = ", ".join(run.urls)
-                note(f"judge {settings.model} at {where}: {run.questions} to ask. The server loads the model first.")
+                note(f"judge {settings.model} at {where}: {_to_ask(run, asking)}. The server loads the model first.")
             else:
                 note(f"judge {settings.model}: no questions left.")
 
@@ -279,6 +280,15 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
     return run
 
 
+def _to_ask(run: JudgeRun, asking: Asking) -> str:
+    """Return how many questions follow. The progress counts responses, and equal ones share a question."""
+    if asking.n_questions is not None and asking.n_questions < run.questions:
+        return f"{asking.n_questions} of {run.questions} questions to ask"
+    if run.questions == run.responses:
+        return f"{run.questions} to ask"
+    return f"{run.questions} {'question' if run.questions == 1 else 'questions'} to ask about {run.responses} responses"
+
+
 def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
     left = run.questions - len(run.seconds)
     each = sum(run.seconds) / len(run.seconds) if run.seconds else None
@@ -289,6 +299,9 @@ def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
     typer.echo(
         f"{run.questions} questions to {settings.model}; {len(run.seconds)} are asked now and their scores kept."
     )
+    if run.failed:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(run.failed).items()))
+        typer.echo(f"Without a score: {reasons}. If that stays so, try another judge or another --method.")
     if each is not None and seconds is not None:
         in_flight = len(run.urls) * settings.parallel
         typer.echo(

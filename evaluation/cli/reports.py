@@ -111,10 +111,11 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from evaluation.reports.render import terminal
+    from evaluation.reports.render import next_command, terminal
     from evaluation.reports.siblings import earlier_run
 
     Console(highlight=False).print(terminal(result))
+    typer.echo(next_command(result))
     if (before := earlier_run(folder)) is not None:
         command = f"evaluation compare {shlex.quote(str(before))} {shlex.quote(str(folder))}"
         typer.echo("Or, to see whether it is better than the run before, or whether that is noise:")

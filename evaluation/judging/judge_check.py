@@ -27,14 +27,14 @@ from evaluation.judging.controls import KIND_OF, ControlItem, control_items
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Asked, BaseJudge, Judge
 from evaluation.judging.judgement import JudgeSettings
-from evaluation.judging.ledger import JudgeLine, Judgement, Purpose
+from evaluation.judging.ledger import Purpose
 from evaluation.judging.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks, pairing_of
 from evaluation.judging.pairwise import Pairing, combine, position_flips
 from evaluation.judging.repeatability import repeatability
 from evaluation.judging.rubric import Material, Method
 from evaluation.judging.trust import ControlScore, judge_trust
 from evaluation.judging.verdict_cache import Verdicts
-from evaluation.judging.work import JudgeStep, JudgeWork, Row, Task, connected, make_tasks
+from evaluation.judging.work import JudgeStep, JudgeWork, NoLedger, Row, Task, connected, make_tasks
 
 DEFAULT_REPEATS = 2
 REPEATED_PER_KIND = 2
@@ -57,16 +57,6 @@ class CheckPlan:
     urls: tuple[str, ...]
     notes: tuple[str, ...]
     """A sentence about each server that is left out."""
-
-
-class _NoLedger:
-    """A check has no answers folder, so no ledger keeps its attempts."""
-
-    def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None:
-        """Keep nothing."""
-
-    def sync(self) -> None:
-        """Do nothing."""
 
 
 def check(
@@ -247,7 +237,7 @@ class _Check:
         work = JudgeWork(
             judge,
             [host for host in hosts if host.fault is None],
-            _NoLedger(),
+            NoLedger(),  # a check has no answers folder
             None if is_repeated else self.verdicts,
             n_scored=n_scored + _count(known),
             on_step=step,

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -37,6 +38,8 @@ from evaluation.judging.verdict_cache import Verdicts
 from evaluation.judging.work import (
     JudgeStep,
     JudgeWork,
+    Ledger,
+    NoLedger,
     Row,
     Task,
     connected,
@@ -103,7 +106,7 @@ class Asking:
         retry_unscored: Ask again about every row without a score, also if the failure will not pass.
         rejudge: Ask again about rows whose verdict is of another version of the server.
         limit: Score only this many rows of the folder: a seeded part, stratified by category. None means all.
-        n_questions: Ask only this many questions. None means all.
+        n_questions: Ask only this many questions, whose verdicts are shared but not in the ledger. None means all.
         controls: How many control items of each kind the judge gets. 0 leaves the judge untested.
     """
 
@@ -122,12 +125,16 @@ class JudgeRun:
     """Sentences for the user: servers left out, verdicts of another version."""
     questions: int = 0
     """Questions that no run has asked before."""
+    responses: int = 0
+    """Responses that these questions are about. Equal ones share a question."""
     reused: int = 0
     """Rows with verdicts of other runs."""
     urls: tuple[str, ...] = ()
     """The servers that are asked."""
     seconds: list[float] = field(default_factory=list)
     """Seconds of every question that was asked now."""
+    failed: list[Reason] = field(default_factory=list)
+    """Why responses that were asked about now have no score, one reason for each."""
     faults: list[str] = field(default_factory=list)
     """What happened to servers that were lost on the way, if others did the rest."""
 
@@ -153,12 +160,17 @@ def judge_answers(
     judge, run, asking = Judge(settings, method), JudgeRun(), asking or Asking()
     shared = verdicts or Verdicts()
 
+    def step(one: JudgeStep) -> None:
+        if one.outcome is not None and one.outcome.unscored is not None:
+            run.failed.append(one.outcome.unscored)
+        on_step(one)
+
     async def work() -> None:
         async with connected(judge) as (hosts, notes):
             run.notes += notes
             run.urls = tuple(host.client.url for host in hosts)
-            with AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE) as ledger:
-                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, on_step)
+            with _ledger(answers, asking) as ledger:
+                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, step)
                 on_start(run)
                 run.seconds = judging.seconds
                 await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
@@ -168,11 +180,22 @@ def judge_answers(
     return run
 
 
+def _ledger(answers: AnswersFolder, asking: Asking) -> AbstractContextManager[Ledger]:
+    """Return what gets the attempts.
+
+    A sample of questions leaves no trace in the folder. It would settle all exact matches, and a later `limit` would
+    then score its part of the rows and the exact matches of all.
+    """
+    if asking.n_questions is not None:
+        return nullcontext(NoLedger())
+    return AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE)
+
+
 def _prepare(
     answers: AnswersFolder,
     judge: Judge,
     hosts: Sequence[Host],
-    ledger: AppendOnly[JudgeLine | Judgement],
+    ledger: Ledger,
     shared: Verdicts,
     asking: Asking,
     run: JudgeRun,
@@ -202,7 +225,7 @@ def _prepare(
         known = {question: attempt for question, attempt in known.items() if attempt.server_version in versions}
     run.reused = sum(len(task.rows) for task in tasks if task.hash in known)
     tasks = take_over(tasks, known, identity, ledger)
-    run.questions = len(tasks)
+    run.questions, run.responses = len(tasks), sum(len(task.rows) for task in tasks)
     n_scored = run.reused + sum(outcome.source == "judge" for outcome in outcomes.values())
     return JudgeWork(judge, hosts, ledger, shared, n_scored=n_scored, on_step=on_step), tasks
 

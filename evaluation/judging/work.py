@@ -36,6 +36,16 @@ class Ledger(Protocol):
     def sync(self) -> None: ...
 
 
+class NoLedger:
+    """Keeps no attempt: for questions that belong to no answers folder."""
+
+    def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None:
+        """Keep nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
 ADVICE: dict[Reason, str] = {
     "unparsable": "Try a larger judge, or one that follows instructions better.",
     "incomplete": "Try another judge: this one does not come to an end.",

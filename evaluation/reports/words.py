@@ -13,6 +13,7 @@ from assistant.statistics import Interval
 from evaluation.answers.folder import part_text
 from evaluation.figures import PASS_MARK, Mean, counted
 from evaluation.judging.controls import ControlKind
+from evaluation.judging.rubric import MethodName, method_of
 from evaluation.judging.trust import ControlFinding, Trust
 from evaluation.reports.values import Category, Report, ShownRow
 
@@ -200,6 +201,14 @@ def worst_fields(row: ShownRow) -> list[tuple[str, str]]:
     return [(name, value) for name, value in fields if value]
 
 
+_METHODS: dict[MethodName | None, str] = {
+    "explain": "a score from 0 to 5, times 20",
+    "quick": "the expected score over the probabilities of the digits 0 to 5, times 20",
+    "book": "a whole number from 0 to 100, with the prompt of the book",
+    None: "asked with a rubric or a prompt of your own, or by another version of this program",
+}
+
+
 def _method(report: Report) -> list[str]:
     """Return how the figures were computed, one sentence each."""
     sentences = [f"Intervals: {report.interval_method}. For a rate, this is Clopper and Pearson's interval itself."]
@@ -212,7 +221,8 @@ def _method(report: Report) -> list[str]:
     sentences.append("ROUGE-L and F1 compare words, chrF is sacrebleu's chrF2; all use the one reference.")
     if report.judge is not None:
         sentences.append(
-            "Judge: a score from 0 to 5, times 20. Exact matches get 100 and empty responses 0 without asking it. "
+            f"Judge: {_METHODS[method_of(report.judge.rubric)]}. Exact matches get 100 and empty responses 0 without "
+            "asking it. "
             f"Options: {_settings(report.judge.options)}; rubric {report.judge.rubric}."
         )
     return sentences
