@@ -11,7 +11,8 @@ from rich.text import Text
 from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.judging.pair_runs import PairwiseComparison
-from evaluation.reports.compare import ChangedRow, Comparison, Difference, RunComparison, p_value_text
+from evaluation.reports.changed_rows import ChangedRow
+from evaluation.reports.compare import Comparison, Difference, RunComparison, p_value_text
 
 N_CHANGED = 5
 """Most fixed rows, and most regressed rows, on the terminal. `--json` has all."""
@@ -113,6 +114,6 @@ def _changed(title: str, rows: tuple[ChangedRow, ...]) -> list[RenderableType]:
     table.add_column(no_wrap=True, overflow="ellipsis")
     for row in rows[:N_CHANGED]:
         scores = f"{row.first_score:.0f} -> {row.second_score:.0f}"
-        instruction = " ".join(visible(f"{row.instruction[:200]} {row.input[:200]}").split())
+        instruction = " ".join(visible(row.task()).split())
         table.add_row(Text(f"  row {row.row}"), Text(scores), Text(instruction))
     return [Text(title + hidden, style="bold"), table, Text()]
