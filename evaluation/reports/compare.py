@@ -213,7 +213,7 @@ def _check_judges(runs: Sequence[ComparedRun], different_judges: bool) -> list[s
         )
     notes = []
     if unjudged:
-        notes.append("No judge was asked, so only exact matches count as right.")
+        notes.append("No judge has scored these runs, so only exact matches count as right.")
     other = next((run for run in runs if run.judge_fingerprint != runs[0].judge_fingerprint), None)
     if other is None:
         return notes

@@ -57,6 +57,17 @@ def test_equal_runs_are_the_same(tmp_path: Path) -> None:
     assert "same score on every one of 3 rows" in pair.sentence
 
 
+def test_changed_rows_keep_their_numbers_beside_a_long_instruction(tmp_path: Path) -> None:
+    for name, response in (("a", "No."), ("b", "Yes.")):
+        row = {"instruction": "A very long task. " * 20, "output": "Yes.", "model_response": response}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([row]))
+        evaluation("score", path, "--run", tmp_path / name)
+    out = evaluation("compare", tmp_path / "a", tmp_path / "b").out
+    assert "  row 1  0 -> 100  A very long task." in out
+    assert "No judge has scored these runs" in out
+
+
 def test_answer_by_a_red_judge_says_so(tmp_path: Path) -> None:
     runs = [judged(tmp_path / name, [score] * 12) for name, score in (("a", 2), ("b", 5))]  # always the same
     pair = compare_runs(runs).comparisons[0]
