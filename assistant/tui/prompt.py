@@ -125,7 +125,7 @@ class Prompt(Vertical):
             "tab",
             "switch_field",
             "Input",
-            tooltip="Open or leave the input, the text that the instruction is about",
+            tooltip="Open or leave the input, which the instruction is about",
             key_display="tab",
             priority=True,
         ),

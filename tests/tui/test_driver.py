@@ -137,7 +137,7 @@ def test_a_hundred_hostile_pastes_send_nothing_and_quit_nothing(tmp_path: Path) 
         return [json.loads(line) for line in sent.read_text(encoding="utf-8").splitlines()]
 
     try:
-        terminal.until_written("ready")
+        terminal.until_written("ready · ")
         for text in pastes:
             terminal.write(f"{START}{text}{END}", pieces=draw.randint(1, 4))
         assert terminal.process.poll() is None

@@ -49,7 +49,7 @@ def test_a_signal_gives_the_terminal_back(
     open_terminal: Callable[..., RawTerminal], number: signal.Signals, loading: str
 ) -> None:
     terminal = open_terminal(*filter(None, [loading]))
-    terminal.until_written("loading counting" if loading == "forever" else "ready")
+    terminal.until_written("loading counting" if loading == "forever" else "ready · ")
     terminal.process.send_signal(number)
     assert terminal.wait() == 128 + number
     assert_given_back(terminal)
@@ -58,7 +58,7 @@ def test_a_signal_gives_the_terminal_back(
 
 def test_quitting_does_not_wait_for_a_reply_that_never_ends(open_terminal: Callable[..., RawTerminal]) -> None:
     terminal = open_terminal("stuck")
-    terminal.until_written("ready")
+    terminal.until_written("ready · ")
     terminal.write("hello\r")
     terminal.until_written("never ends")
     terminal.write("\x11")
@@ -77,6 +77,6 @@ def test_a_crash_gives_the_terminal_back(open_terminal: Callable[..., RawTermina
 @long
 def test_a_closed_window_ends_the_chat(open_terminal: Callable[..., RawTerminal]) -> None:
     terminal = open_terminal()
-    terminal.until_written("ready")
+    terminal.until_written("ready · ")
     terminal.hang_up()
     assert terminal.wait() == 128 + signal.SIGHUP
