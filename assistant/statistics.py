@@ -24,6 +24,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def rounded(self, *, times: float = 1) -> Interval:
+        """Return both ends, multiplied by `times` and rounded to four decimals."""
+        return Interval(round(times * self.low, 4), round(times * self.high, 4))
+
 
 def rate_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval | None:
     """Clopper and Pearson's interval of the rate `successes / n`, within 0..1. None if `n` is 0."""

@@ -2,7 +2,8 @@
 
     python docs/pictures.py demo/model
 
-`make pictures` calls this, and runs the demo first if there is no model yet.
+`make pictures` calls this, and runs the demo first if there is no model yet. With a judge's scores in demo/run, the
+picture of the report shows what its control items say: evaluation score demo/run --judge smollm2:135m --limit 120
 """
 
 from __future__ import annotations

@@ -9,11 +9,7 @@ import math
 from collections.abc import Sequence
 
 from assistant.settings import Frozen
-from assistant.statistics import (
-    Interval,
-    bounded_mean_interval,
-    smallest_detectable_difference,
-)
+from assistant.statistics import Interval, bounded_mean_interval, smallest_detectable_difference
 
 PASS_MARK = 80.0
 """A response is right from this number of points."""
@@ -47,6 +43,11 @@ class SmallestDifference(Frozen):
     assumed_correlation: float = CORRELATION_OF_RUNS
 
 
+def counted(n: int, noun: str = "row") -> str:
+    """Return a number of things in words: `1 row`, `2 rows`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def mean_of_scores(values: Sequence[float], *, high: float = 100.0) -> Mean:
     """Return the mean and the interval of values from 0 to `high`. The interval is honest for few rows too.
 
@@ -63,8 +64,8 @@ def plain_mean(values: Sequence[float]) -> float | None:
 def _mean(values: Sequence[float], interval: Interval | None) -> Mean:
     if not values:
         return Mean(n=0, mean=None, interval=None)
-    rounded = interval and Interval(round(interval.low, 4), round(interval.high, 4))
-    return Mean(n=len(values), mean=round(math.fsum(values) / len(values), 4), interval=rounded)
+    mean = round(math.fsum(values) / len(values), 4)
+    return Mean(n=len(values), mean=mean, interval=interval and interval.rounded())
 
 
 def bounds(scores: Sequence[float], n: int) -> Bounds | None:

@@ -280,13 +280,27 @@ def test_pocket_gives_the_same_logits_in_transformers() -> None:
         assert (logits - hf_model(torch.tensor([ids])).logits).abs().max() < 1e-3
 
 
-def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path) -> None:
-    """Runs all stages: corpus, tokenizer, some pretraining, model folder."""
+@pytest.mark.parametrize("own_processes", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path, own_processes: bool) -> None:
+    """Runs all stages: corpus, tokenizer, some pretraining, model folder.
+
+    Each making is a process. Its three runs of `assistant finetune` are processes of their own only in the long test.
+    """
     program = (
         "import sys; from data.authoring import pocket; from assistant.model.config import ModelConfig\n"
         "pocket.SHAPE = ModelConfig(n_layer=1, n_head=2, n_embd=16, n_positions=256, vocab_size=300)\n"
-        "pocket.main()\n"
     )
+    if not own_processes:
+        program += (
+            "from typer.testing import CliRunner; from assistant.cli.app import app\n"
+            "class Done: returncode = 0\n"
+            "def run(command, env, check):\n"
+            "    assert command[:3] == [sys.executable, '-m', 'assistant']\n"
+            "    CliRunner().invoke(app, command[3:], catch_exceptions=False)\n"
+            "    return Done\n"
+            "pocket.subprocess.run = run\n"
+        )
+    program += "pocket.main()\n"
     weights = []
     for name in ("first", "second"):
         options = ["--work", str(tmp_path / name), "--output", str(tmp_path / name / "made"), "--share", "0.0005"]

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,10 @@ ROOMS: dict[str, str] = {
     ),
     "evaluation.people": "__init__ agreement labels label_screen pairs",
     "evaluation.reports": (
-        "__init__ charts rows exports values advice gates judge_findings compare comparison_view notes report "
-        "score_log siblings words page index render"
+        "__init__ charts rows exports values advice gates judge_findings changed_rows compare comparison_view notes "
+        "report score_log siblings words page index render"
     ),
-    "evaluation.cli": "__init__ people progress judge reports app",
+    "evaluation.cli": "__init__ people progress reports judge app",
     "evaluation.__main__": "",
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
@@ -95,6 +96,7 @@ HOMES = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for package in ("assistant", "evaluation", "data"):
@@ -104,6 +106,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules that a file imports anywhere, those for type checking alone left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

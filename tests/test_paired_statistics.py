@@ -23,20 +23,43 @@ from assistant.paired_statistics import (
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(-5, 5), min_size=1, max_size=9))
-def test_sign_flip_test_of_few_rows_counts_all_patterns(differences: list[int]) -> None:
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=9).filter(any))
+def test_sign_flip_test_of_few_rows_counts_all_patterns_and_half_of_those_as_far(differences: list[int]) -> None:
     patterns = itertools.product([-1, 1], repeat=len(differences))
     sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
-    expected = np.mean([value >= abs(sum(differences)) for value in sums])
+    measured = abs(sum(differences))
+    expected = np.mean([(value > measured) + 0.5 * (value == measured) for value in sums])
     assert sign_flip_p_value(differences, seed=1) == pytest.approx(expected)
 
 
+def test_sign_flip_test_of_two_values_is_the_mid_p_of_the_exact_binomial_test() -> None:
+    for wins, losses in ((5, 0), (8, 1), (6, 6), (40, 22)):
+        p_value, n = stats.binomtest(wins, wins + losses).pvalue, wins + losses
+        measured = stats.binom.pmf(wins, n, 0.5) * (1 if wins == losses else 2)
+        found = sign_flip_p_value([20.0] * wins + [-20.0] * losses, seed=1)
+        assert found == pytest.approx(p_value - measured / 2, abs=1e-12 if n <= 13 else 0.01)
+
+
 def test_sign_flip_test_of_many_rows_agrees_with_scipys_permutation_test() -> None:
+    """Scipy counts the patterns that are as far as the measured one in full, so its p-value is a little larger."""
     differences = np.random.default_rng(4).choice([-20, 0, 20, 60], size=80, p=[0.3, 0.4, 0.2, 0.1])
     expected = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=10_000, rng=np.random.default_rng(1)
     ).pvalue
-    assert sign_flip_p_value(differences.tolist(), seed=1) == pytest.approx(expected, abs=0.01)
+    as_far = stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.abs(values.mean(axis)) > abs(differences.mean()) + 1e-9,
+        permutation_type="samples",
+        n_resamples=10_000,
+        alternative="greater",
+        rng=np.random.default_rng(1),
+    ).null_distribution
+    mid_p = (expected + float(as_far.mean())) / 2
+    assert sign_flip_p_value(differences.tolist(), seed=1) == pytest.approx(mid_p, abs=0.008)
+    # Unequal values hardly ever have equal sums, and then both count the same patterns.
+    spread = np.random.default_rng(5).normal(0.3, 1, 11)
+    ordinary = stats.permutation_test((spread,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_flip_p_value(spread.tolist(), seed=1) == pytest.approx(ordinary - 1 / 2**11)
 
 
 def test_rows_that_are_all_equal_show_no_difference() -> None:

@@ -13,9 +13,11 @@ NEARLY_FULL = 0.8
 """Share of the context from which the count of tokens is amber."""
 
 
-def keys(chat: Chat | None, *, has_text: bool) -> Sequence[Key]:
+def keys(chat: Chat | None, *, has_text: bool, is_selected: bool = False) -> Sequence[Key]:
     """Return the keys that matter now, the most important one first."""
     shown = [Key("enter", "send", "send")] if has_text or chat is None or not chat.conversation.turns else []
+    if is_selected and not has_text:
+        shown = [Key("enter", "edit", "edit")]
     if chat is not None:
         newest = chat.newest()
         is_running = any(not run.has_ended for run in chat.runs.values())

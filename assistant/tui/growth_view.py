@@ -34,7 +34,8 @@ class GrowthScreen(ModalScreen[None]):
         with VerticalScroll(id="growth") as box:
             box.border_title = "How it learnt"
             box.border_subtitle = "← → row · esc closes"
-            yield Static(id="growth-text", markup=False)
+            yield Static(id="growth-row", markup=False)
+            yield Static(id="growth-steps", markup=False)
 
     def on_mount(self) -> None:
         """Show the first row."""
@@ -43,20 +44,26 @@ class GrowthScreen(ModalScreen[None]):
     def action_move(self, step: int) -> None:
         """Show another row."""
         self._index = (self._index + step) % len(self._rows)
-        content = growth_content(self._rows[self._index], self._index, len(self._rows))
-        self.query_one("#growth-text", Static).update(content)
+        row = self._rows[self._index]
+        self.query_one("#growth-row", Static).update(row_content(row, self._index, len(self._rows)))
+        self.query_one("#growth-steps", Static).update(steps_content(row))
 
 
-def growth_content(row: GrowthRow, index: int, count: int) -> Content:
-    """Return the row's question and reference, then a line for each step: step, loss, and the answer."""
+def row_content(row: GrowthRow, index: int, count: int) -> Content:
+    """Return a row's question and reference."""
     parts: list[tuple[str, str]] = [
         (f"validation row {index + 1} of {count}\n", "$foreground-muted"),
         (f"❯ {displayable(row.instruction)}\n", "bold $text-primary"),
     ]
     if row.input:
         parts.append((f"  {displayable(row.input)}\n", ""))
-    parts.append((f"  reference: {displayable(row.reference)}\n\n", "$foreground-muted"))
-    parts.append(("  step    loss\n", "$foreground-muted"))
+    parts.append((f"  reference: {displayable(row.reference)}\n", "$foreground-muted"))
+    return Content.assemble(*parts)
+
+
+def steps_content(row: GrowthRow) -> Content:
+    """Return a line for each step: step, loss, and the answer."""
+    parts: list[tuple[str, str]] = [("  step    loss\n", "$foreground-muted")]
     for answer in row.steps:
         mark, style = ("✓", "$text-success") if answer.is_match else ("✗", "$text-error")
         parts.append((f"{answer.step:>6}  {answer.validation_loss:>6.3f}  ", "$foreground-muted"))

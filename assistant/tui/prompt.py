@@ -16,8 +16,8 @@ from textual.widgets import Static, TextArea
 from assistant.chat.inputs import InputHistory
 from assistant.tui.raw_text import RawTextArea
 
-# Keys of TextArea that do something else in the chat. TextArea redoes with ctrl+y; the chat copies the reply with it.
-OVERRIDDEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y"}
+# Keys of TextArea that do something else in the chat. TextArea redoes with ctrl+y, and selects with f6 and f7.
+OVERRIDDEN = {"up", "down", "pageup", "pagedown", "ctrl+y,super+y", "f6", "f7"}
 _WITH_INPUT = re.compile(r"(\d+)\x1e")
 
 
@@ -125,7 +125,7 @@ class Prompt(Vertical):
             "tab",
             "switch_field",
             "Input",
-            tooltip="Open or leave the input, the text that the instruction is about",
+            tooltip="Open or leave the input, which the instruction is about",
             key_display="tab",
             priority=True,
         ),
@@ -159,6 +159,9 @@ class Prompt(Vertical):
 
         step: int
         """-1 for up, 1 for down."""
+
+    class EnteredEmpty(Message):
+        """The user pressed Enter in an empty prompt."""
 
     def __init__(self, *, id: str | None = None, history: InputHistory | None = None) -> None:
         super().__init__(id=id)
@@ -264,6 +267,8 @@ class Prompt(Vertical):
         """Take this field's text now, and the other one's after the keys that are still on their way to it."""
         text = field.text
         if field is self.instruction_field and not text.strip():
+            if not self.has_text:
+                self.post_message(self.EnteredEmpty())
             return
         field.load_text("")
         self._go_to(self.instruction_field)

@@ -59,7 +59,7 @@ class ChatScreen(Screen[None]):
         Binding("f9", "growth", "Growth", tooltip="Show how the model learnt, from step to step"),
         Binding("f10", "nearest", "Nearest", tooltip="Show the nearest training row under each answer"),
         Binding("f2", "settings", "Settings", tooltip="Temperature, seed and length"),
-        Binding("ctrl+e", "edit", "Edit", tooltip="Put the selected question into the prompt again"),
+        Binding("alt+e", "edit", "Edit", tooltip="Put the selected question into the prompt again; so does enter"),
         Binding("ctrl+y", "copy", "Copy", tooltip="Copy the answer; once more: its code blocks"),
         Binding("ctrl+o", "sessions", "Conversations", tooltip="List, search, rename and go on with conversations"),
         Binding("ctrl+n", "tie", "Neither", tooltip="In a blind choice: neither answer is better"),
@@ -207,7 +207,7 @@ class ChatScreen(Screen[None]):
                     card.end()
         exact = self.exact_prompt()
         self._foot.show(
-            foot_state.keys(chat, has_text=bool(self._prompt.instruction)),
+            foot_state.keys(chat, has_text=self._prompt.has_text, is_selected=self.selected is not None),
             foot_state.state(chat, self.setup.model_name, prompt_tokens=None if exact is None else exact.n_tokens),
         )
 
@@ -271,6 +271,11 @@ class ChatScreen(Screen[None]):
     @on(Prompt.Flipped)
     async def _flipped(self, message: Prompt.Flipped) -> None:
         await self.flip(message.step)
+
+    @on(Prompt.EnteredEmpty)
+    def _entered_empty(self) -> None:
+        if self.selected is not None:
+            self.action_edit()
 
     @on(Prompt.TurnSelected)
     async def _turn_selected(self, message: Prompt.TurnSelected) -> None:
@@ -379,6 +384,7 @@ class ChatScreen(Screen[None]):
         await self._mark_selected()
 
     async def _mark_selected(self) -> None:
+        self._show_state(tally_too=False)
         for view in self._view.query(TurnView):
             view.set_class(view.state.number == self.selected, "-selected")
 

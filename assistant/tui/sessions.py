@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -17,6 +18,7 @@ from textual.widgets.option_list import Option
 from assistant.chat.store import Store, Summary
 from assistant.errors import AssistantError
 from assistant.escape import displayable, one_line
+from assistant.files import shown_path
 
 SHOWN = 200
 """Conversations in the list. Search finds the others."""
@@ -153,7 +155,7 @@ def describe(summary: Summary, current: str | None) -> Content:
     return Content.assemble(
         (f"{when}  ", "$foreground-muted"),
         one_line(summary.title) or "(no question)",
-        (f"  {one_line(summary.model)} · {turns}{here}", "$foreground-muted"),
+        (f"  {one_line(shown_path(Path(summary.model)))} · {turns}{here}", "$foreground-muted"),
     )
 
 

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from data.authoring.questions import CATEGORIES, Question, bare, make_question, pair_key, sum_key
@@ -162,6 +163,7 @@ class Phrasings:
         return {"instruction": instruction, "input": "" if phrasing["input"] == "-" else texts[1]}
 
 
+@cache
 def table_of_phrasings(*names: str) -> Sequence[dict[str, str]]:
     """Return the rows of phrasings.tsv (polite, complete sentences), casual.tsv (typed in a hurry), or both."""
     rows: list[dict[str, str]] = []
@@ -169,7 +171,7 @@ def table_of_phrasings(*names: str) -> Sequence[dict[str, str]]:
         header, *lines = (HERE / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
         columns = [*header.split("\t"), "table"]
         rows += [dict(zip(columns, [*line.split("\t"), name], strict=True)) for line in lines]
-    return rows
+    return tuple(rows)
 
 
 def prompt_of(row: Mapping[str, str]) -> tuple[str, str]:

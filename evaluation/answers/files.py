@@ -31,6 +31,7 @@ from assistant.files import shown_path, write_atomic
 from assistant.settings import DataSettings
 from evaluation.answers.folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, claim_folder, is_correction
 from evaluation.answers.records import make_record, now, package_versions, with_response
+from evaluation.figures import counted
 
 RESPONSE_FIELDS = ("model_response", "prediction", "generation")
 """Names of the field with the answer; the first that a row has counts."""
@@ -153,14 +154,10 @@ def _take_answer(fields: Mapping[str, Any], own_name: str | None) -> tuple[str |
 def _notes(name: str, answers: _Answers) -> tuple[str, ...]:
     notes = []
     if answers.n_bad:
-        notes.append(f"{name}: left out {_count(answers.n_bad)} that cannot be used.")
+        notes.append(f"{name}: left out {counted(answers.n_bad)} that cannot be used.")
     if answers.n_unusable:
-        notes.append(f"{name}: left out {_count(answers.n_unusable)} with more than text.")
+        notes.append(f"{name}: left out {counted(answers.n_unusable)} with more than text.")
     if answers.unused:
-        named = ", ".join(f'"{field}" ({_count(n)})' for field, n in answers.unused.most_common(10))
+        named = ", ".join(f'"{field}" ({counted(n)})' for field, n in answers.unused.most_common(10))
         notes.append(f"{name}: fields that are not used: {named}.")
     return tuple(notes)
-
-
-def _count(number: int) -> str:
-    return f"{number} row" if number == 1 else f"{number} rows"

@@ -33,6 +33,11 @@ Part = Literal["auto", "test", "validation", "train", "all"]
 """Which rows of the data to answer."""
 
 
+def part_text(part: str) -> str:
+    """Return the name of a part in words: `the test part`, or `all rows`."""
+    return "all rows" if part == "all" else f"the {part} part"
+
+
 class ResponseRecord(Frozen):
     """One row of the data and one response to it. What a line of an older version lacks is None or empty."""
 
@@ -239,5 +244,4 @@ def _differences(stored: AnswersInfo, requested: AnswersInfo) -> list[str]:
 
 
 def _describe_rows(info: AnswersInfo) -> str:
-    part = "all rows" if info.part == "all" else f"the {info.part} part"
-    return f"{part}, {info.rows}, of {', '.join(info.data_files)}"
+    return f"{part_text(info.part)}, {info.rows}, of {', '.join(info.data_files)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from assistant.settings import Frozen
 from evaluation.answers.folder import AnswersFolder
-from evaluation.figures import Mean, mean_of_scores
+from evaluation.figures import Mean, counted, mean_of_scores
 
 BITS_OF_A_BYTE = 8.0
 """What a byte costs a model that knows nothing. The interval of a mean takes it as the largest value."""
@@ -29,18 +29,14 @@ class ResponseFacts(Frozen):
 def response_facts(answers: AnswersFolder) -> ResponseFacts:
     """Return the facts about the responses of a folder."""
     seen = {record.id: record.seen_in_training for record in answers.responses}
-    bits = [record.reference_bits_per_byte for record in answers.responses if record.sample == 0]
+    firsts = (record.reference_bits_per_byte for record in answers.responses if record.sample == 0)
+    bits = [value for value in firsts if value is not None]
     return ResponseFacts(
         samples=answers.info.samples,
         looping=sum(record.is_looping for record in answers.responses),
         seen_in_training=sum(map(bool, seen.values())) if set(seen.values()) - {None} else None,
-        reference_bits_per_byte=_mean_of_bits([value for value in bits if value is not None]),
+        reference_bits_per_byte=mean_of_scores(bits, high=max([BITS_OF_A_BYTE, *bits])),
     )
-
-
-def _mean_of_bits(values: list[float]) -> Mean:
-    high = max([BITS_OF_A_BYTE, *values])
-    return mean_of_scores(values, high=high)
 
 
 def fact_notes(facts: ResponseFacts) -> list[str]:
@@ -51,6 +47,6 @@ def fact_notes(facts: ResponseFacts) -> list[str]:
             f"{facts.looping} {'response repeats itself' if facts.looping == 1 else 'responses repeat themselves'}."
         )
     if facts.seen_in_training:
-        rows = "1 row" if facts.seen_in_training == 1 else f"{facts.seen_in_training} rows"
+        rows = counted(facts.seen_in_training)
         notes.append(f"The model was fine-tuned on the prompts of {rows}, so these say little about new questions.")
     return notes

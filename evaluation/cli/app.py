@@ -5,8 +5,7 @@ Heavy packages are imported by the command that needs them, so `--help` answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +20,7 @@ from assistant.settings import DataSettings, EngineSettings, GenerationSettings
 from assistant.shipped import find_model
 from evaluation.cli.judge import check_judge, compare
 from evaluation.cli.people import label, pairs
-from evaluation.cli.progress import progress
+from evaluation.cli.progress import Bar, progress
 from evaluation.cli.reports import (
     FailUnder,
     MaxUnscored,
@@ -158,7 +157,7 @@ def score(
     from evaluation.judging.scoring import PLAN_QUESTIONS, Asking, write_metrics
     from evaluation.reports.score_log import log_score
 
-    check_limits(fail_under, max_unscored)
+    check_limits(max_unscored)
     settings = asked.settings() if asked.judge is not None else None
     if settings is None and (asked.host or retry_unscored or rejudge or limit is not None or plan):
         note("note: --host, --retry-unscored, --rejudge, --limit and --plan do nothing without --judge.")
@@ -256,8 +255,7 @@ def _answers_folder(path: Path, run: Path | None, reading: DataSettings) -> Path
 def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, method: Method) -> JudgeRun:
     from evaluation.judging.scoring import judge_answers
 
-    with ExitStack() as stack:
-        show: Callable[[], None] | None = None
+    with Bar("judged") as bar:
 
         def start(run: JudgeRun) -> None:
             for sentence in run.notes:
@@ -266,21 +264,29 @@ def _ask_judge(answers: AnswersFolder, settings: JudgeSettings, asking: Asking, 
                 note(f"judge {settings.model}: {run.reused} verdicts are known from other runs.")
             if run.questions:
                 where = ", ".join(run.urls)
-                note(f"judge {settings.model} at {where}: {run.questions} to ask. The server loads the model first.")
+                note(f"judge {settings.model} at {where}: {_to_ask(run, asking)}. The server loads the model first.")
             else:
                 note(f"judge {settings.model}: no questions left.")
 
         def step(step: JudgeStep) -> None:
-            nonlocal show
-            if show is not None:
-                show()
-            elif step.total:
-                show = stack.enter_context(progress("judged", step.total))
+            if step.outcome is None:
+                bar.start(step.total)
+            else:
+                bar.step()
 
         run = judge_answers(answers, settings, asking, method=method, on_start=start, on_step=step)
     for fault in run.faults:
         note(f"note: the other servers did the rest. {fault}")
     return run
+
+
+def _to_ask(run: JudgeRun, asking: Asking) -> str:
+    """Return how many questions follow. The progress counts responses, and equal ones share a question."""
+    if asking.n_questions is not None and asking.n_questions < run.questions:
+        return f"{asking.n_questions} of {run.questions} questions to ask"
+    if run.questions == run.responses:
+        return f"{run.questions} to ask"
+    return f"{run.questions} {'question' if run.questions == 1 else 'questions'} to ask about {run.responses} responses"
 
 
 def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
@@ -293,6 +299,9 @@ def _show_plan(run: JudgeRun, settings: JudgeSettings, as_json: bool) -> None:
     typer.echo(
         f"{run.questions} questions to {settings.model}; {len(run.seconds)} are asked now and their scores kept."
     )
+    if run.failed:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(run.failed).items()))
+        typer.echo(f"Without a score: {reasons}. If that stays so, try another judge or another --method.")
     if each is not None and seconds is not None:
         in_flight = len(run.urls) * settings.parallel
         typer.echo(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,9 @@ from assistant.errors import AssistantError, SettingsError
 from assistant.escape import visible
 from assistant.settings import DataSettings
 from assistant.shipped import shipped
-from evaluation.cli.progress import progress
+from evaluation.cli.progress import Bar
+from evaluation.cli.reports import PassMark
+from evaluation.figures import PASS_MARK
 from evaluation.judging.judge_options import JudgeOptions
 
 if TYPE_CHECKING:
@@ -24,20 +25,9 @@ if TYPE_CHECKING:
 
     from assistant.statistics import Interval
     from evaluation.judging.check_findings import JudgeCheck
-    from evaluation.judging.controls import ControlKind
     from evaluation.judging.judge_check import CheckPlan
     from evaluation.judging.judgement import JudgeSettings
     from evaluation.judging.pair_runs import PairPlan, PairwiseComparison
-
-KIND_NAMES: dict[ControlKind, str] = {
-    "reference": "the reference",
-    "other_reference": "another row's reference",
-    "colon": 'only ":"',
-    "echo": "the task, repeated",
-    "shuffled": "the reference, shuffled",
-    "empty": "looks empty",
-    "order": "orders a high score",
-}
 
 
 @derive_options()
@@ -64,23 +54,15 @@ def check_judge(
         raise SettingsError("--controls: expected 1 or more to check a judge, got 0. Leave it out.")
     examples = read_data(data or [shipped("instructions.json")], reading).examples
     try:
-        with ExitStack() as stack:
-            show: Callable[[], None] = lambda: None  # noqa: E731 - replaced below
-
-            def start(plan: CheckPlan) -> None:
-                nonlocal show
-                _announce(settings.model, plan)
-                if plan.total:
-                    show = stack.enter_context(progress("asked", plan.total))
-
+        with Bar("asked") as bar:
             found = check(
                 examples,
                 settings,
                 method,
                 per_kind=asked.controls,
                 repeats=repeats,
-                on_start=start,
-                on_step=lambda: show(),
+                on_start=partial(_announce, settings.model, bar),
+                on_step=bar.step,
             )
     except KeyboardInterrupt as error:
         note("interrupted: the verdicts so far are kept. Give the same command again to continue.")
@@ -108,6 +90,7 @@ def compare(
     different_judges: Annotated[
         bool, typer.Option("--different-judges", help="Compare scores of different judges all the same.")
     ] = False,
+    pass_mark: PassMark = PASS_MARK,
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same rows: is it better, or is that noise?
@@ -119,7 +102,7 @@ def compare(
     settings = asked.settings() if asked.judge is not None else None
     if settings is None and asked != JudgeOptions():
         note("note: --host and the other options of a judge do nothing without --judge.")
-    comparison = compare_runs(runs, different_judges=different_judges)
+    comparison = compare_runs(runs, different_judges=different_judges, pass_mark=pass_mark)
     pairwise: list[PairwiseComparison] = []
     ending: AssistantError | KeyboardInterrupt | None = None
     if settings is not None:
@@ -147,26 +130,20 @@ def _choose(runs: list[Path], settings: JudgeSettings) -> list[PairwiseCompariso
     """Let the judge choose between every run and the first one, and show how far it is."""
     from evaluation.judging.pair_runs import compare_pairwise
 
-    with ExitStack() as stack:
-        show: Callable[[], None] = lambda: None  # noqa: E731 - replaced below
-
-        def start(plan: PairPlan) -> None:
-            nonlocal show
-            stack.close()  # ends the bar of the run before
-            _announce(settings.model, plan)
-            if plan.total:
-                show = stack.enter_context(progress("asked", plan.total))
-
-        return compare_pairwise(runs, settings, on_start=start, on_step=lambda: show())
+    with Bar("asked") as bar:
+        return compare_pairwise(runs, settings, on_start=partial(_announce, settings.model, bar), on_step=bar.step)
 
 
-def _announce(model: str, plan: CheckPlan | PairPlan) -> None:
+def _announce(model: str, bar: Bar, plan: CheckPlan | PairPlan) -> None:
+    """Say what the judge is about to be asked, and start the bar."""
+    bar.start(0)  # ends that of the run before
     for sentence in plan.notes:
         note(f"note: {sentence}")
     if plan.reused:
         note(f"judge {model}: {plan.reused} verdicts are known from earlier runs.")
     if plan.total:
         note(f"judge {model} at {', '.join(plan.urls)}: {plan.total} to ask. The server loads the model first.")
+    bar.start(plan.total)
 
 
 def check_view(found: JudgeCheck) -> RenderableType:
@@ -196,6 +173,7 @@ def check_view(found: JudgeCheck) -> RenderableType:
 
 def _table_rows(found: JudgeCheck) -> list[tuple[str, str, str, str, str]]:
     from assistant.statistics import rate_interval
+    from evaluation.reports.words import CONTROL_NAMES
 
     def row(name: str, should: str, right: int, n: int, mean: str = "") -> tuple[str, str, str, str, str]:
         return name, should, f"{right} of {n}" if n else "n/a", _interval(rate_interval(right, n)), mean
@@ -205,7 +183,7 @@ def _table_rows(found: JudgeCheck) -> list[tuple[str, str, str, str, str]]:
     for finding in found.trust.findings:
         should = f"get {mark:g} or more" if finding.kind == "reference" else f"get less than {mark:g}"
         mean = "n/a" if finding.mean is None else f"{finding.mean:.0f}"
-        rows.append(row(KIND_NAMES[finding.kind], should, finding.right, finding.n, mean))
+        rows.append(row(CONTROL_NAMES[finding.kind], should, finding.right, finding.n, mean))
     repeated, pairs = found.repeatability, found.pairs
     equal = round((repeated.equal or 0) * repeated.items / 100)
     sd = "" if repeated.sd is None else f"sd {repeated.sd:.1f}"

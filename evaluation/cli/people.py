@@ -58,7 +58,6 @@ def label(
         session = LabelSession(rows, read_labels(answers), file, labeller=who, count=count)
         code = run_labels(session, str(folder))
     summary = summarise(answers, read_labels(answers).values(), open_rows=len(rows))
-    # The agreement of judge and person is shown here, too: see `evaluation.people.agreement`.
     if as_json:
         print_json(summary.model_dump(mode="json"))
     else:

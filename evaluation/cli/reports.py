@@ -49,7 +49,7 @@ def report(
 
     report.html has every row to filter and to open, and works from a file.
     """
-    check_limits(fail_under, max_unscored)
+    check_limits(max_unscored)
     result, rows, page = write_reports(folder, pass_mark)
     show(result, folder, as_json)
     _write_exports(result, rows, page, html=html, csv=csv, junit=junit, pass_mark=pass_mark)
@@ -58,6 +58,7 @@ def report(
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder with answers folders in it.", metavar="DIR")],
+    pass_mark: PassMark = PASS_MARK,
     as_json: Json = False,
 ) -> None:
     """Show many runs: scores, trend, and the rows that each run fixed or broke.
@@ -68,7 +69,7 @@ def runs(
     from evaluation.reports.index import INDEX_FILE, as_html, as_values, read_index
     from evaluation.reports.page import MARK
 
-    series = read_index(folder, write_reports)
+    series = read_index(folder, lambda place: write_reports(place, pass_mark), pass_mark=pass_mark)
     write_export(folder / INDEX_FILE, as_html(folder, series), MARK)
     if as_json:
         print_json({"runs": as_values(series)})
@@ -110,10 +111,11 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from evaluation.reports.render import terminal
+    from evaluation.reports.render import next_command, terminal
     from evaluation.reports.siblings import earlier_run
 
     Console(highlight=False).print(terminal(result))
+    typer.echo(next_command(result))
     if (before := earlier_run(folder)) is not None:
         command = f"evaluation compare {shlex.quote(str(before))} {shlex.quote(str(folder))}"
         typer.echo("Or, to see whether it is better than the run before, or whether that is noise:")
@@ -121,11 +123,10 @@ def show(result: Report, folder: Path, as_json: bool) -> None:
     note(f"written: {folder / 'report.html'}, {folder / 'report.md'}, {folder / 'report.json'}")
 
 
-def check_limits(fail_under: float | None, max_unscored: str | None) -> None:
-    """Raise SettingsError if a limit cannot be read, before anything is asked or written."""
+def check_limits(max_unscored: str | None) -> None:
+    """Raise SettingsError if the limit cannot be read, before anything is asked or written."""
     from evaluation.reports.gates import parse_limit
 
-    del fail_under
     if max_unscored is not None:
         parse_limit(max_unscored)
 

@@ -181,6 +181,12 @@ def on_one_line(message: object) -> str:
     return " ".join(encodable(str(message)).split())[:MAX_MESSAGE_LENGTH]
 
 
+def quoted(data: bytes | str) -> str:
+    """Return the beginning of what a server sent, as an error shows it."""
+    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
 def too_long(message: str) -> CallFailure | None:
     """Return the failure of a prompt that does not fit, if this is what a server's message says.
 

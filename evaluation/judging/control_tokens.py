@@ -61,11 +61,6 @@ def neutralise_tokens(text: str) -> str:
     return _RARE.sub(_spaced, text)
 
 
-def has_tokens(text: str) -> bool:
-    """Return whether anything in the text looks like a control token."""
-    return neutralise_tokens(text) != text
-
-
 def _spaced(match: re.Match[str]) -> str:
     return f" {match.group()} "
 

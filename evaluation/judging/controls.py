@@ -43,6 +43,7 @@ PURPOSES: dict[ControlKind, Purpose] = {
     "order": "control:order",
 }
 """The purposes of control items in the ledger."""
+KIND_OF: dict[Purpose, ControlKind] = {purpose: kind for kind, purpose in PURPOSES.items()}
 
 ITEMS_PER_KIND = 8
 CONTROL_SEED = 123
@@ -73,11 +74,6 @@ class ControlItem:
     kind: ControlKind
     row_id: str
     response: str
-
-    @property
-    def expected(self) -> Literal["high", "low"]:
-        """Whether the judge must give a high or a low score."""
-        return "high" if self.kind == "reference" else "low"
 
     @property
     def purpose(self) -> Purpose:

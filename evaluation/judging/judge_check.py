@@ -23,18 +23,18 @@ from assistant.errors import DataError
 from evaluation.answers.folder import ResponseRecord
 from evaluation.answers.records import make_record
 from evaluation.judging.check_findings import JudgeCheck, PairFindings, conclude
-from evaluation.judging.controls import PURPOSES, ControlItem, control_items
+from evaluation.judging.controls import KIND_OF, ControlItem, control_items
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Asked, BaseJudge, Judge
 from evaluation.judging.judgement import JudgeSettings
-from evaluation.judging.ledger import JudgeLine, Judgement, Purpose
-from evaluation.judging.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks
+from evaluation.judging.ledger import Purpose
+from evaluation.judging.pair_judge import PairJudge, PairTasks, choices, make_pair_tasks, pairing_of
 from evaluation.judging.pairwise import Pairing, combine, position_flips
 from evaluation.judging.repeatability import repeatability
 from evaluation.judging.rubric import Material, Method
 from evaluation.judging.trust import ControlScore, judge_trust
 from evaluation.judging.verdict_cache import Verdicts
-from evaluation.judging.work import JudgeStep, JudgeWork, Row, Task, connected, make_tasks
+from evaluation.judging.work import JudgeStep, JudgeWork, NoLedger, Row, Task, connected, make_tasks
 
 DEFAULT_REPEATS = 2
 REPEATED_PER_KIND = 2
@@ -57,16 +57,6 @@ class CheckPlan:
     urls: tuple[str, ...]
     notes: tuple[str, ...]
     """A sentence about each server that is left out."""
-
-
-class _NoLedger:
-    """A check has no answers folder, so no ledger keeps its attempts."""
-
-    def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None:
-        """Keep nothing."""
-
-    def sync(self) -> None:
-        """Do nothing."""
 
 
 def check(
@@ -197,17 +187,7 @@ class _Check:
         for item in self.items:
             if item.kind == "other_reference":
                 record = self.records[item.row_id]
-                yield (
-                    record,
-                    Pairing(
-                        instruction=record.instruction,
-                        input=record.input,
-                        reference=record.reference,
-                        history=record.history,
-                        first=record.reference,
-                        second=item.response,
-                    ),
-                )
+                yield record, pairing_of(record, record.reference, item.response)
 
     def _repeated(self, tasks: Sequence[Task[Material]]) -> tuple[list[Task[Material]], list[Task[Material]]]:
         """Return the question that warms the server up, and all repeated questions, pass after pass.
@@ -257,7 +237,7 @@ class _Check:
         work = JudgeWork(
             judge,
             [host for host in hosts if host.fault is None],
-            _NoLedger(),
+            NoLedger(),  # a check has no answers folder
             None if is_repeated else self.verdicts,
             n_scored=n_scored + _count(known),
             on_step=step,
@@ -279,8 +259,7 @@ def _count(points: Mapping[str, float | None]) -> int:
 
 
 def _control_scores(tasks: Iterable[Task[Material]], points: Points) -> list[ControlScore]:
-    kinds = {purpose: kind for kind, purpose in PURPOSES.items()}
-    return [ControlScore(kind=kinds[row.purpose], points=points[task.hash]) for task in tasks for row in task.rows]
+    return [ControlScore(kind=KIND_OF[row.purpose], points=points[task.hash]) for task in tasks for row in task.rows]
 
 
 def _pair_findings(pairs: PairTasks, points: Points) -> PairFindings:

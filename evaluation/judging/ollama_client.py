@@ -30,6 +30,7 @@ from evaluation.judging.calls import (
     has_name,
     missing_model,
     on_one_line,
+    quoted,
     refused,
     too_long,
     unreachable,
@@ -141,7 +142,7 @@ class OllamaClient:
                 if not line.strip():
                     continue
                 if parts and parts[-1].done:
-                    raise CallFailure("incomplete", f"the server sent more after `done`: {_quoted(line)}")
+                    raise CallFailure("incomplete", f"the server sent more after `done`: {quoted(line)}")
                 parts.append(self._part(line, incoming))
         return _complete(parts, question)
 
@@ -169,14 +170,14 @@ class OllamaClient:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             if incoming.content_type == "application/x-ndjson":
-                raise CallFailure("incomplete", f"the stream broke: {_quoted(line)}", retries=1) from error
-            raise CallFailure("server_error", f"the server's answer is not Ollama's: {_quoted(line)}") from error
+                raise CallFailure("incomplete", f"the stream broke: {quoted(line)}", retries=1) from error
+            raise CallFailure("server_error", f"the server's answer is not Ollama's: {quoted(line)}") from error
         if isinstance(value, dict) and value.get("error"):
             raise self._classify(IN_STREAM, _error_text(line))
         try:
             part: ollama.ChatResponse = self._ollama.ChatResponse.model_validate(value)
         except ValidationError as error:
-            raise CallFailure("server_error", f"the server's answer is not Ollama's: {_quoted(line)}") from error
+            raise CallFailure("server_error", f"the server's answer is not Ollama's: {quoted(line)}") from error
         return part
 
     def _classify(self, status: int, message: str) -> CallFailure:
@@ -242,11 +243,6 @@ def _error_text(body: bytes) -> str:
         return on_one_line(text)
     error = value.get("error", value) if isinstance(value, dict) else value
     return error if isinstance(error, str) else on_one_line(json.dumps(error))
-
-
-def _quoted(line: bytes) -> str:
-    text = line.decode("utf-8", "replace")
-    return repr(text if len(text) <= 80 else text[:79] + "…")
 
 
 def _import_ollama(url: str) -> Any:

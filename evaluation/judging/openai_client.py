@@ -28,6 +28,7 @@ from evaluation.judging.calls import (
     has_name,
     missing_model,
     on_one_line,
+    quoted,
     refused,
     too_long,
     too_long_by,
@@ -182,7 +183,7 @@ class OpenAIClient:
             if field != b"data" or not data:
                 continue
             if ended:
-                raise CallFailure("incomplete", f"the server sent more after `[DONE]`: {_quoted(data)}")
+                raise CallFailure("incomplete", f"the server sent more after `[DONE]`: {quoted(data)}")
             if data == b"[DONE]":
                 ended = True
                 continue
@@ -195,8 +196,8 @@ class OpenAIClient:
             raise self._classify(-1, value)
         if not isinstance(value, dict):
             if started:
-                raise CallFailure("incomplete", f"the stream broke: {_quoted(data)}", retries=1)
-            raise CallFailure("server_error", f"the server's answer is not OpenAI's: {_quoted(data)}")
+                raise CallFailure("incomplete", f"the stream broke: {quoted(data)}", retries=1)
+            raise CallFailure("server_error", f"the server's answer is not OpenAI's: {quoted(data)}")
         return value
 
     def _classify(self, status: int, value: Any) -> CallFailure:
@@ -233,7 +234,7 @@ class _Answer:
             self._usage = usage
         choices = value.get("choices")
         if not isinstance(choices, list):
-            raise CallFailure("server_error", f"the server's answer is not OpenAI's: {_quoted(json.dumps(value))}")
+            raise CallFailure("server_error", f"the server's answer is not OpenAI's: {quoted(json.dumps(value))}")
         for choice in choices:
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
                 self._add_choice(choice)
@@ -243,7 +244,7 @@ class _Answer:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, str) and content:
             if self._finish is not None:
-                raise CallFailure("incomplete", f"the server sent more after its end: {_quoted(content)}")
+                raise CallFailure("incomplete", f"the server sent more after its end: {quoted(content)}")
             self._pieces.append(content)
         logprobs = choice.get("logprobs")
         entries = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -314,8 +315,3 @@ def _json(body: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _quoted(data: bytes | str) -> str:
-    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    return repr(text if len(text) <= 80 else text[:79] + "…")

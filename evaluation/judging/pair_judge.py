@@ -66,6 +66,18 @@ class PairTasks:
     """The hashes of each pair's questions in both orders, in the order of the pairs."""
 
 
+def pairing_of(record: ResponseRecord, first: str, second: str) -> Pairing:
+    """Return two responses to a row, with what the judge sees of the row."""
+    return Pairing(
+        instruction=record.instruction,
+        input=record.input,
+        reference=record.reference,
+        history=record.history,
+        first=first,
+        second=second,
+    )
+
+
 def make_pair_tasks(judge: PairJudge, pairs: Iterable[tuple[ResponseRecord, Pairing]]) -> PairTasks:
     """Return the questions about pairs. Each pair comes with the row that it answers."""
     tasks: dict[str, Task[PairQuestion]] = {}

@@ -16,11 +16,10 @@ from pathlib import Path
 from assistant.jsonl import AppendOnly
 from assistant.settings import Frozen
 from evaluation.answers.folder import AnswersFolder, ResponseRecord, read_answers
-from evaluation.answers.records import now
 from evaluation.judging.hosts import Host
 from evaluation.judging.judgement import JudgeIdentity, JudgeSettings
 from evaluation.judging.ledger import JudgeLine, Judgement, read_ledger
-from evaluation.judging.pair_judge import PairJudge, choices, make_pair_tasks
+from evaluation.judging.pair_judge import PairJudge, choices, make_pair_tasks, pairing_of
 from evaluation.judging.pairwise import (
     Pairing,
     PairOutcome,
@@ -33,7 +32,7 @@ from evaluation.judging.pairwise import (
 )
 from evaluation.judging.settled import settle
 from evaluation.judging.verdict_cache import Verdicts
-from evaluation.judging.work import JudgeStep, JudgeWork, connected, judgements_of
+from evaluation.judging.work import JudgeStep, JudgeWork, connected, judge_line, take_over
 
 PAIRWISE_FILE = "pairwise.jsonl"
 MANY_FLIPS = 25.0
@@ -139,16 +138,11 @@ async def _compare(
         tasks = [task for task in asked.tasks if task.hash not in points]
         known = shared.find(identity.fingerprint, {task.hash for task in tasks})
         if tasks:
-            url = ", ".join(host.client.url for host in hosts)
-            ledger.append([JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())])
-        for task in tasks:
-            if task.hash in known:
-                ledger.append(judgements_of(task, identity, [known[task.hash]]))
-                points[task.hash] = known[task.hash].points
-        tasks = [task for task in tasks if task.hash not in known]
+            ledger.append([judge_line(identity, hosts)])
+        tasks = take_over(tasks, known, identity, ledger)
+        points |= {question: attempt.points for question, attempt in known.items()}
         urls = tuple(host.client.url for host in hosts)
-        plan = PairPlan(total=len(tasks), reused=len(known), urls=urls, notes=notes)
-        on_start(plan)
+        on_start(PairPlan(total=len(tasks), reused=len(known), urls=urls, notes=notes))
         alive = [host for host in hosts if host.fault is None]
         n_scored = sum(value is not None for value in points.values())
         await JudgeWork(judge, alive, ledger, shared, n_scored=n_scored, on_step=step).ask_all(tasks)
@@ -194,19 +188,8 @@ def _pairs(baseline: AnswersFolder, other: AnswersFolder) -> _Pairs:
         elif (result := _result_without_judge(record, before)) is not None:
             settled.append(result)
         else:
-            to_ask.append((record, _pairing(record, record.response, before.response)))
+            to_ask.append((record, pairing_of(record, record.response, before.response)))
     return _Pairs(settled, to_ask, left_out)
-
-
-def _pairing(record: ResponseRecord, first: str, second: str) -> Pairing:
-    return Pairing(
-        instruction=record.instruction,
-        input=record.input,
-        reference=record.reference,
-        history=record.history,
-        first=first,
-        second=second,
-    )
 
 
 def _result_without_judge(first: ResponseRecord, second: ResponseRecord) -> Result | None:

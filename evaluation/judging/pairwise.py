@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from assistant.settings import Frozen
 from assistant.statistics import Interval, bounded_mean_interval, rate_interval
 from evaluation.judging.rubric import ANALYSIS, RULES, TAG, neutralise
-from evaluation.judging.verdict import VerdictError
+from evaluation.judging.verdict import VerdictError, analysis_of, read_object, short_repr
 
 Winner = Literal["A", "B", "tie"]
 """The better response by its name in the prompt."""
@@ -142,18 +142,11 @@ def parse_choice(content: str) -> Choice:
     Raises:
         VerdictError: the answer is not a JSON object with a text `analysis` and a `winner` that is A, B or tie.
     """
-    try:
-        value = json.loads(content, object_pairs_hook=_refuse_duplicate_keys)
-    except (ValueError, RecursionError) as error:
-        raise VerdictError(f"expected one JSON object, got {_short(content)} ({error})") from error
-    if not isinstance(value, dict):
-        raise VerdictError(f"expected a JSON object, got {_short(content)}")
-    winner, analysis = value.get("winner"), value.get("analysis")
-    if not isinstance(winner, str) or winner not in WINNERS:
-        raise VerdictError(f'expected "winner" to be A, B or tie, got {_short(winner)}')
-    if not isinstance(analysis, str):
-        raise VerdictError(f'expected "analysis" to be text, got {_short(analysis)}')
-    return Choice(analysis, winner)
+    value = read_object(content)
+    winner = value.get("winner")
+    if winner not in WINNERS:
+        raise VerdictError(f'expected "winner" to be A, B or tie, got {short_repr(winner)}')
+    return Choice(analysis_of(value), winner)
 
 
 def pairwise_hash() -> str:
@@ -167,18 +160,6 @@ def pairwise_hash() -> str:
 
 def _block(name: str, text: str) -> str:
     return f"<{name}-{TAG}>\n" + neutralise(text) + f"\n</{name}-{TAG}>"
-
-
-def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 # --- both orders --------------------------------------------------------------------------------------------------
@@ -214,7 +195,7 @@ def win_rate(outcomes: Iterable[PairOutcome]) -> WinRate:
         ties=ties,
         losses=n - wins - ties,
         rate=None if share is None else round(100 * share, 4),
-        interval=interval and Interval(round(interval.low, 4), round(interval.high, 4)),
+        interval=interval and interval.rounded(),
     )
 
 
@@ -227,5 +208,5 @@ def position_flips(answers: Sequence[tuple[Winner, Winner]]) -> PositionFlips:
         flips=len(flips),
         shown_first=flips.count("A"),
         rate=round(100 * len(flips) / len(answers), 4) if answers else None,
-        interval=interval and Interval(round(100 * interval.low, 4), round(100 * interval.high, 4)),
+        interval=interval and interval.rounded(times=100),
     )

@@ -44,7 +44,7 @@ def repeatability(scores: Sequence[Sequence[float | None]]) -> Repeatability:
         verdicts=sum(map(len, items)),
         missing=sum(score is None for item in scores for score in item),
         equal=round(100 * n_equal / len(items), 4) if items else None,
-        equal_interval=interval and Interval(round(100 * interval.low, 4), round(100 * interval.high, 4)),
+        equal_interval=interval and interval.rounded(times=100),
         sd=_rounded(math.sqrt(_within(items)) if items else None),
         largest=max((max(item) - min(item) for item in items), default=None),
         icc=_rounded(_icc(items)),

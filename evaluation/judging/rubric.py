@@ -18,7 +18,8 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args
 
 from assistant.dataset.checks import MAX_QUESTIONS
 from assistant.errors import SettingsError
@@ -197,8 +198,7 @@ class Method:
         """Return the question about one row. The same material always gives the same question.
 
         `repair` adds a sentence that the previous answer could not be read. It comes last, so that a server reuses
-        everything before it. A row with questions gets the same prompt
-        with every method.
+        everything before it. A row with questions gets the same prompt with every method.
         """
         again = (_REPAIR,) if repair else ()
         if material.questions:
@@ -251,6 +251,13 @@ class Method:
 
         user = "\n\n".join([fill(template.user), *again])
         return (("system", fill(template.system)), ("user", user)) if template.system else (("user", user),)
+
+
+@cache
+def method_of(fingerprint: str) -> MethodName | None:
+    """Return the method with the product's own texts that has this hash. None if the texts are others."""
+    names: tuple[MethodName, ...] = get_args(MethodName)
+    return next((name for name in names if Method(name=name).hash == fingerprint), None)
 
 
 def neutralise(text: str) -> str:

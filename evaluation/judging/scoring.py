@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -25,7 +26,6 @@ from assistant.files import write_atomic
 from assistant.jsonl import AppendOnly, read_lines
 from evaluation.answers.folder import AnswersFolder, ResponseRecord
 from evaluation.answers.metrics import Metrics, measure
-from evaluation.answers.records import now
 from evaluation.judging.controls import ITEMS_PER_KIND, control_items
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Judge
@@ -35,7 +35,19 @@ from evaluation.judging.rubric import Material, Method
 from evaluation.judging.settled import judged_all_the_same, settle
 from evaluation.judging.verdict import POINTS_PER_SCORE
 from evaluation.judging.verdict_cache import Verdicts
-from evaluation.judging.work import JudgeStep, JudgeWork, Row, Task, connected, judgement_of, judgements_of, make_tasks
+from evaluation.judging.work import (
+    JudgeStep,
+    JudgeWork,
+    Ledger,
+    NoLedger,
+    Row,
+    Task,
+    connected,
+    judge_line,
+    judgement_of,
+    make_tasks,
+    take_over,
+)
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "judgements.jsonl"
@@ -94,7 +106,7 @@ class Asking:
         retry_unscored: Ask again about every row without a score, also if the failure will not pass.
         rejudge: Ask again about rows whose verdict is of another version of the server.
         limit: Score only this many rows of the folder: a seeded part, stratified by category. None means all.
-        n_questions: Ask only this many questions. None means all.
+        n_questions: Ask only this many questions, whose verdicts are shared but not in the ledger. None means all.
         controls: How many control items of each kind the judge gets. 0 leaves the judge untested.
     """
 
@@ -113,12 +125,16 @@ class JudgeRun:
     """Sentences for the user: servers left out, verdicts of another version."""
     questions: int = 0
     """Questions that no run has asked before."""
+    responses: int = 0
+    """Responses that these questions are about. Equal ones share a question."""
     reused: int = 0
     """Rows with verdicts of other runs."""
     urls: tuple[str, ...] = ()
     """The servers that are asked."""
     seconds: list[float] = field(default_factory=list)
     """Seconds of every question that was asked now."""
+    failed: list[Reason] = field(default_factory=list)
+    """Why responses that were asked about now have no score, one reason for each."""
     faults: list[str] = field(default_factory=list)
     """What happened to servers that were lost on the way, if others did the rest."""
 
@@ -144,12 +160,17 @@ def judge_answers(
     judge, run, asking = Judge(settings, method), JudgeRun(), asking or Asking()
     shared = verdicts or Verdicts()
 
+    def step(one: JudgeStep) -> None:
+        if one.outcome is not None and one.outcome.unscored is not None:
+            run.failed.append(one.outcome.unscored)
+        on_step(one)
+
     async def work() -> None:
         async with connected(judge) as (hosts, notes):
             run.notes += notes
             run.urls = tuple(host.client.url for host in hosts)
-            with AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE) as ledger:
-                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, on_step)
+            with _ledger(answers, asking) as ledger:
+                judging, tasks = _prepare(answers, judge, hosts, ledger, shared, asking, run, step)
                 on_start(run)
                 run.seconds = judging.seconds
                 await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
@@ -159,11 +180,22 @@ def judge_answers(
     return run
 
 
+def _ledger(answers: AnswersFolder, asking: Asking) -> AbstractContextManager[Ledger]:
+    """Return what gets the attempts.
+
+    A sample of questions leaves no trace in the folder. It would settle all exact matches, and a later `limit` would
+    then score its part of the rows and the exact matches of all.
+    """
+    if asking.n_questions is not None:
+        return nullcontext(NoLedger())
+    return AppendOnly[JudgeLine | Judgement](answers.folder / LEDGER_FILE)
+
+
 def _prepare(
     answers: AnswersFolder,
     judge: Judge,
     hosts: Sequence[Host],
-    ledger: AppendOnly[JudgeLine | Judgement],
+    ledger: Ledger,
     shared: Verdicts,
     asking: Asking,
     run: JudgeRun,
@@ -175,8 +207,7 @@ def _prepare(
     outcomes = stored.outcomes(identity.fingerprint)
     newest = stored.newest_judge
     if newest is None or (newest.fingerprint, newest.identity) != (identity.fingerprint, identity):
-        url = ", ".join(host.client.url for host in hosts)
-        ledger.append([JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())])
+        ledger.append([judge_line(identity, hosts)])
     part = chosen_rows(answers, asking.limit)
     ledger.append(_new_judgements_without_judge(part, identity, outcomes))
     versions = {host.facts.version for host in hosts}
@@ -192,12 +223,9 @@ def _prepare(
     known = shared.find(identity.fingerprint, {task.hash for task in tasks})
     if asking.rejudge:
         known = {question: attempt for question, attempt in known.items() if attempt.server_version in versions}
-    for task in tasks:
-        if task.hash in known:
-            ledger.append(judgements_of(task, identity, [known[task.hash]]))
-            run.reused += len(task.rows)
-    tasks = [task for task in tasks if task.hash not in known]
-    run.questions = len(tasks)
+    run.reused = sum(len(task.rows) for task in tasks if task.hash in known)
+    tasks = take_over(tasks, known, identity, ledger)
+    run.questions, run.responses = len(tasks), sum(len(task.rows) for task in tasks)
     n_scored = run.reused + sum(outcome.source == "judge" for outcome in outcomes.values())
     return JudgeWork(judge, hosts, ledger, shared, n_scored=n_scored, on_step=on_step), tasks
 
@@ -255,7 +283,7 @@ def _questions(part: AnswersFolder, answers: AnswersFolder, method: Method, cont
         if _settle_without_judge(record) is None:
             yield Row("score", record)
     in_part = {record.id for record in part.responses}
-    for record in ceiling_sample(answers):
+    for record in judged_all_the_same(answers.responses):
         if record.id in in_part:
             yield Row("ceiling", record)
     by_id = {record.id: record for record in answers.responses if record.reference}
@@ -274,11 +302,6 @@ def _needs_asking(
     # Another context may hold a row that did not fit.
     fits_now = outcome.unscored in {"too_long", "truncated"} and outcome.num_ctx != settings.num_ctx
     return asking.retry_unscored or not outcome.final or fits_now
-
-
-def ceiling_sample(answers: AnswersFolder) -> list[ResponseRecord]:
-    """Return the settled rows that the judge gets as a check. It is always the same sample."""
-    return judged_all_the_same(answers.responses)
 
 
 def _settle_without_judge(record: ResponseRecord) -> tuple[Source | None, Attempt] | None:

@@ -1,7 +1,8 @@
 """One HTTP call to a judge's server, with limits that hold for whatever arrives.
 
 - Three limits in time: to the first byte, between bytes, and for the whole answer. They hold inside a line, too.
-- Two limits in size: of a line and of an answer.
+- Three limits in size: of a line, of an answer, and of its number of lines. Each line becomes an object, and those of
+  an answer full of short lines would take sixty times its bytes.
 - Redirects are not followed: the question would go to a server that nobody has named.
 
 Every fault is a `CallFailure`. This module does not know what is asked, and reads no JSON.
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 8 << 20
+MAX_LINES = 1 << 14
+"""A server sends one or two lines a token, and a verdict has some hundred tokens."""
 MAX_ERROR_BYTES = 1 << 16
 """Of an error page, no more than this is read."""
 GET_TIMEOUT_S = 30.0
@@ -44,6 +47,7 @@ class Limits:
     total_s: float
     line_bytes: int = MAX_LINE_BYTES
     answer_bytes: int = MAX_ANSWER_BYTES
+    lines: int = MAX_LINES
 
 
 def chat_limits(settings: JudgeSettings) -> Limits:
@@ -137,6 +141,7 @@ class Incoming:
         self._received = 0
         self._buffer = bytearray()
         self._searched = 0
+        self._n_lines = 0
         self._ended = False
 
     @property
@@ -156,6 +161,9 @@ class Incoming:
                 line = bytes(self._buffer[:end])
                 del self._buffer[: end + 1]
                 self._searched = 0
+                self._n_lines += 1
+                if self._n_lines > self._limits.lines:
+                    raise CallFailure("server_error", f"an answer of more than {self._limits.lines} lines")
                 return line
             self._searched = len(self._buffer)
             if self._searched > self._limits.line_bytes:

@@ -77,19 +77,19 @@ def question_key(number: int) -> str:
 
 
 def _explained(content: str) -> Verdict:
-    value = _read_object(content)
+    value = read_object(content)
     score = _whole_number(value.get("score"), MAX_SCORE, 'a whole number "score"')
-    return Verdict(_analysis(value), score, float(score * POINTS_PER_SCORE))
+    return Verdict(analysis_of(value), score, float(score * POINTS_PER_SCORE))
 
 
 def _checklist(content: str, n_questions: int) -> Verdict:
-    value = _read_object(content)
+    value = read_object(content)
     answers = [value.get(question_key(number)) for number in range(1, n_questions + 1)]
     for number, answer in enumerate(answers, start=1):
         if not isinstance(answer, bool):
-            raise VerdictError(f'expected true or false for "{question_key(number)}", got {_short_repr(answer)}')
+            raise VerdictError(f'expected true or false for "{question_key(number)}", got {short_repr(answer)}')
     share = sum(map(bool, answers)) / n_questions
-    return Verdict(_analysis(value), share, 100 * share, answers=tuple(map(bool, answers)))
+    return Verdict(analysis_of(value), share, 100 * share, answers=tuple(map(bool, answers)))
 
 
 def _expected_digit(content: str, top: Sequence[tuple[str, float]]) -> Verdict:
@@ -116,21 +116,23 @@ def _expected_digit(content: str, top: Sequence[tuple[str, float]]) -> Verdict:
 
 def _whole_number(value: object, maximum: int, name: str) -> int:
     if type(value) is not int or not 0 <= value <= maximum:  # bool is a subclass of int; 3.0 is refused
-        raise VerdictError(f"expected {name} from 0 to {maximum}, got {_short_repr(value)}")
+        raise VerdictError(f"expected {name} from 0 to {maximum}, got {short_repr(value)}")
     return value
 
 
-def _analysis(value: dict[str, Any]) -> str:
+def analysis_of(value: dict[str, Any]) -> str:
+    """Return the analysis in a judge's object. Raises VerdictError if it is not a text."""
     analysis = value.get("analysis")
     if not isinstance(analysis, str):
-        raise VerdictError(f'expected "analysis" to be text, got {_short_repr(analysis)}')
+        raise VerdictError(f'expected "analysis" to be text, got {short_repr(analysis)}')
     return analysis
 
 
-def _read_object(content: str) -> dict[str, Any]:
+def read_object(content: str) -> dict[str, Any]:
+    """Read an answer that is one JSON object. Raises VerdictError if it is anything else."""
     value = _read_json(content)
     if not isinstance(value, dict):
-        raise VerdictError(f"expected a JSON object, got {_short_repr(content)}")
+        raise VerdictError(f"expected a JSON object, got {short_repr(content)}")
     return value
 
 
@@ -138,7 +140,7 @@ def _read_json(content: str) -> Any:
     try:
         return json.loads(content, object_pairs_hook=_refuse_duplicate_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise VerdictError(f"expected one JSON value, got {_short_repr(content)} ({error})") from error
+        raise VerdictError(f"expected one JSON value, got {short_repr(content)} ({error})") from error
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -152,6 +154,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not valid JSON")
 
 
-def _short_repr(value: object) -> str:
+def short_repr(value: object) -> str:
+    """Return a value as an error shows it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol
@@ -34,6 +34,16 @@ class Ledger(Protocol):
 
     def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None: ...
     def sync(self) -> None: ...
+
+
+class NoLedger:
+    """Keeps no attempt: for questions that belong to no answers folder."""
+
+    def append(self, records: Iterable[JudgeLine | Judgement], *, sync: bool = True) -> None:
+        """Keep nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
 
 
 ADVICE: dict[Reason, str] = {
@@ -286,6 +296,22 @@ class JudgeWork(Generic[Asked]):
 
 
 # --- lines of the ledger ------------------------------------------------------------------------------------------
+
+
+def judge_line(identity: JudgeIdentity, hosts: Sequence[Host]) -> JudgeLine:
+    """Return the line that begins a judge's work in a ledger."""
+    url = ", ".join(host.client.url for host in hosts)
+    return JudgeLine(fingerprint=identity.fingerprint, identity=identity, url=url, created=now())
+
+
+def take_over(
+    tasks: Sequence[Task[Asked]], known: Mapping[str, Attempt], identity: JudgeIdentity, ledger: Ledger
+) -> list[Task[Asked]]:
+    """Store the verdicts that other runs have on some questions. Returns the other questions."""
+    for task in tasks:
+        if task.hash in known:
+            ledger.append(judgements_of(task, identity, [known[task.hash]]))
+    return [task for task in tasks if task.hash not in known]
 
 
 def judgements_of(task: Task[Any], identity: JudgeIdentity, attempts: Iterable[Attempt]) -> Iterator[Judgement]:

@@ -108,7 +108,7 @@ def _corrected(rows: Sequence[RowScore]) -> HumanCorrectedMean | None:
         return None
     return HumanCorrectedMean(
         mean=round(result.mean, 4),
-        interval=_rounded(result.interval),
+        interval=result.interval.rounded(),
         raw_mean=round(sum(row.score for row in rows) / len(rows), 4),
     )
 
@@ -138,9 +138,4 @@ def _notes(rows: Sequence[RowScore], n_judged_labels: int, corrected: HumanCorre
 def _figure(estimate: Estimate | None) -> Figure | None:
     if estimate is None:
         return None
-    interval = None if estimate.interval is None else _rounded(estimate.interval)
-    return Figure(value=round(estimate.value, 4), interval=interval)
-
-
-def _rounded(interval: Interval) -> Interval:
-    return Interval(round(interval.low, 4), round(interval.high, 4))
+    return Figure(value=round(estimate.value, 4), interval=estimate.interval and estimate.interval.rounded())

@@ -20,8 +20,10 @@ from assistant.errors import DataError
 from assistant.model.config import ModelInfo
 from assistant.settings import Frozen, SplitSettings
 from evaluation.answers.folder import AnswersFolder, ResponseRecord
+from evaluation.figures import counted
 from evaluation.judging.ledger import read_ledger
 from evaluation.judging.scoring import LEDGER_FILE, outcome_of
+from evaluation.next_command import DEFAULT_JUDGE
 
 DEFAULT_MARGIN = 20.0
 """One level of the judge's scale, in points."""
@@ -100,7 +102,7 @@ def newest_scores(answers: AnswersFolder) -> ScoreOf:
         got = "none" if ledger.newest_judge is None else f"none by {ledger.newest_judge.identity.model}"
         raise DataError(
             f"{answers.folder}: expected a judge's scores of the answers, got {got}. "
-            f"Run: evaluation score {shlex.quote(str(answers.folder))} --judge llama3.1"
+            f"Run: evaluation score {shlex.quote(str(answers.folder))} --judge {DEFAULT_JUDGE}"
         )
     return lambda record: outcome_of(record, outcomes)[0]
 
@@ -165,7 +167,7 @@ def dump_pairs(examples: Sequence[Example]) -> str:
 
 def describe_counts(counts: PairCounts, output: Path, margin: float) -> str:
     """Return what was made of which rows, in one or two sentences."""
-    made = f"{output}: {_number(counts.pairs, 'pair')} of {_number(counts.rows, 'row')} and {counts.answers} answers."
+    made = f"{output}: {counted(counts.pairs, 'pair')} of {counted(counts.rows, 'row')} and {counts.answers} answers."
     reasons = [
         (counts.too_close, f"whose answers differ by less than {margin:g} points"),
         (counts.too_few, "with fewer than two different scored answers"),
@@ -222,7 +224,3 @@ def _example(record: ResponseRecord, better: _Answer, worse: _Answer) -> Example
         source=record.source,
         row=record.row,
     )
-
-
-def _number(n: int, word: str) -> str:
-    return f"1 {word}" if n == 1 else f"{n} {word}s"

@@ -10,10 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.escape import shorten
+from evaluation.figures import counted
 
 WIDTH = 420
 """Width of every chart in its own units. A page shows it from 340 to 560 pixels wide, so texts stay readable."""
@@ -23,10 +25,6 @@ LARGEST_RADIUS = 11.0
 
 Place = Callable[[float, float], tuple[float, float]]
 """Turns a point of the data into one of the chart."""
-
-
-def _rows(n: int) -> str:
-    return "1 row" if n == 1 else f"{n} rows"
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "middle", name: str = "tick") -> str:
@@ -71,7 +69,7 @@ def score_histogram(scores: Sequence[float]) -> str:
         label = str(low) if is_one_value or slot < 32 else f"{low}–{low + step - 1}"
         share = f"{100 * count / len(scores):.0f} %" if scores else ""
         values = f"{low}" if is_one_value else f"{low} to under {low + step}"
-        parts.append(_bar(x + slot * 0.1, base - tall, slot * 0.8, tall, f"score {values}: {_rows(count)}, {share}"))
+        parts.append(_bar(x + slot * 0.1, base - tall, slot * 0.8, tall, f"score {values}: {counted(count)}, {share}"))
         if count:
             parts.append(_text(x + slot / 2, base - tall - 4, str(count)))
         parts.append(_text(x + slot / 2, base + 14, label))
@@ -122,7 +120,7 @@ def bubbles_of_scores(points: Sequence[tuple[float, float]], x_name: str) -> str
 
     ticks = [(str(value), float(value)) for value in (0, 20, 40, 60, 80, 100)]
     parts = _frame(place, ticks, x_name, height)
-    parts += _bubbles(place, cells, lambda x, y, n: f"{x_name} about {x:.0f}, score about {y:.0f}: {_rows(n)}")
+    parts += _bubbles(place, cells, lambda x, y, n: f"{x_name} about {x:.0f}, score about {y:.0f}: {counted(n)}")
     return _svg(parts, height, f"Score against {x_name}, {len(points)} rows")
 
 
@@ -144,7 +142,7 @@ def bubbles_of_lengths(points: Sequence[tuple[int, int]]) -> str:
     parts += _bubbles(
         place,
         cells,
-        lambda x, y, n: f"about {2**x - 1:.0f} words in the reference, {2**y - 1:.0f} in the response: {_rows(n)}",
+        lambda x, y, n: f"about {2**x - 1:.0f} words in the reference, {2**y - 1:.0f} in the response: {counted(n)}",
     )
     return _svg(parts, height, f"Words of the response against words of the reference, {len(points)} rows")
 
@@ -184,10 +182,30 @@ def _bubbles(
 # --- trend --------------------------------------------------------------------------------------------------------
 
 
-def trend(points: Sequence[tuple[str, float, Interval | None, str]]) -> str:
-    """Return scores over runs, oldest first: (name, mean, interval, class of the judge's verdict)."""
-    height = 180
-    plot_width, plot_height = WIDTH - LEFT - RIGHT - 12, height - TOP - 22
+LINE_STYLES = 5
+"""Styles of lines in `page.css`. With more judges than that, styles are used again."""
+
+
+class TrendPoint(NamedTuple):
+    """The score of one run."""
+
+    name: str
+    mean: float
+    interval: Interval | None
+    verdict: str
+    """The class of the verdict on the judge, which colours the point."""
+    line: int
+    """Which line the point is on."""
+
+
+def trend(points: Sequence[TrendPoint], lines: Sequence[str]) -> str:
+    """Return scores over runs, oldest first. Only points on the same line are joined. `lines` are their names.
+
+    With more than one line, a legend names them.
+    """
+    legend = lines if len(lines) > 1 else ()
+    plot_bottom = 158
+    plot_width, plot_height = WIDTH - LEFT - RIGHT - 12, plot_bottom - TOP
 
     def place(index: float, score: float) -> tuple[float, float]:
         share = index / (len(points) - 1) if len(points) > 1 else 0.5
@@ -197,16 +215,27 @@ def trend(points: Sequence[tuple[str, float, Interval | None, str]]) -> str:
     for tick in (0, 25, 50, 75, 100):
         y = place(0, tick)[1]
         parts += [_line(LEFT, y, WIDTH - RIGHT, y, "grid"), _text(LEFT - 5, y + 4, str(tick), anchor="end")]
-    places = [place(index, mean) for index, (_, mean, _, _) in enumerate(points)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    places = [place(index, point.mean) for index, point in enumerate(points)]
+    for line in range(len(lines)):
+        on_line = [f"{x:.1f},{y:.1f}" for point, (x, y) in zip(points, places, strict=True) if point.line == line]
+        parts.append(f'<polyline class="{_line_style(line)}" points="{" ".join(on_line)}"/>')
     radius = max(min(4.0, 90 / len(points)), 2.0) if points else 4.0
-    parts.append(f'<polyline class="trend" points="{path}"/>')
-    for (x, y), (name, mean, interval, verdict) in zip(places, points, strict=True):
-        if interval:
-            parts.append(_line(x, place(0, interval.low)[1], x, place(0, interval.high)[1], "whisker"))
-        title = escape(visible(f"{name}: {mean:.1f}"))
-        circle = f'<circle class="point {verdict}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
+    for (x, y), point in zip(places, points, strict=True):
+        if point.interval:
+            parts.append(_line(x, place(0, point.interval.low)[1], x, place(0, point.interval.high)[1], "whisker"))
+        title = escape(visible(f"{point.name}: {point.mean:.1f}"))
+        circle = f'<circle class="point {point.verdict}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         parts.append(f"{circle}<title>{title}</title></circle>")
-    parts.append(_text(LEFT + 6, height - 4, "oldest", anchor="start"))
-    parts.append(_text(WIDTH - RIGHT, height - 4, "newest", anchor="end"))
-    return _svg(parts, height, f"Scores of {len(points)} runs, oldest first")
+    parts.append(_text(LEFT + 6, plot_bottom + 18, "oldest", anchor="start"))
+    parts.append(_text(WIDTH - RIGHT, plot_bottom + 18, "newest", anchor="end"))
+    for line, name in enumerate(legend):
+        y = plot_bottom + 40 + 18 * line
+        parts.append(_line(LEFT + 6, y - 4, LEFT + 46, y - 4, _line_style(line)))
+        parts.append(_text(LEFT + 54, y, shorten(name, 50), anchor="start", name="label"))
+    return _svg(
+        parts, plot_bottom + 22 + 18 * len(legend) + (6 if legend else 0), f"Scores of {len(points)} runs, oldest first"
+    )
+
+
+def _line_style(line: int) -> str:
+    return f"trend line{line % LINE_STYLES}"

@@ -24,16 +24,17 @@ from assistant.settings import Frozen
 from assistant.statistics import RESAMPLES, Interval, bounded_mean_interval
 from evaluation.answers.folder import ResponseRecord, read_answers
 from evaluation.figures import INTERVAL_METHOD as METHOD_OF_MEANS
-from evaluation.figures import PASS_MARK
+from evaluation.figures import PASS_MARK, counted
 from evaluation.judging.ledger import JudgeLine, read_ledger
 from evaluation.judging.row_outcome import headline_score
 from evaluation.judging.scoring import LEDGER_FILE, read_metrics
 from evaluation.judging.trust import Level
+from evaluation.reports.changed_rows import ChangedRow, changed_rows
 from evaluation.reports.judge_findings import judge_with_scores, trust_in_judge
 
 COMPARE_SEED = 123
 SIGNIFICANCE = 0.05
-TEST_METHOD = f"sign-flip test of the rows' differences, two-sided, seed {COMPARE_SEED}"
+TEST_METHOD = f"sign-flip test of the rows' differences, two-sided mid-p, seed {COMPARE_SEED}"
 INTERVAL_METHOD = f"{METHOD_OF_MEANS}, of the rows' differences"
 """A paired bootstrap covers only 37 to 92 % where few of 10 to 60 rows differ; see benchmarks/RESULTS.md."""
 BITS_INTERVAL_METHOD = f"paired bootstrap, 95 %, {RESAMPLES} resamples, seed {COMPARE_SEED}"
@@ -56,18 +57,6 @@ class ComparedRun(Frozen):
     """How far the judge can be trusted. None without a judge."""
 
 
-class ChangedRow(Frozen):
-    """A row that one run got right and the other did not."""
-
-    id: str
-    row: int
-    source: str
-    instruction: str
-    input: str
-    first_score: float
-    second_score: float
-
-
 class Difference(Frozen):
     """The other run's mean minus the baseline's, over the rows that have a value in both."""
 
@@ -78,7 +67,7 @@ class Difference(Frozen):
     interval: Interval | None
     """Of bits per byte, a paired bootstrap: None if fewer than two rows differ."""
     p_value: float
-    """Of the sign-flip test, which decides."""
+    """The mid-p-value of the sign-flip test, which decides."""
     adjusted_p_value: float
     """By Holm over all comparisons with the baseline. Equal to `p_value` if there is only one."""
     sign_test_p_value: float
@@ -117,7 +106,8 @@ class Comparison(Frozen):
     """Two or more runs. `comparisons` has one entry for every run after the first."""
 
     runs: tuple[ComparedRun, ...]
-    pass_mark: float = PASS_MARK
+    pass_mark: float
+    """A response is right from this number of points."""
     test_method: str = TEST_METHOD
     interval_method: str = INTERVAL_METHOD
     bits_interval_method: str = BITS_INTERVAL_METHOD
@@ -145,8 +135,10 @@ class _Test:
     """1 for scores, where more is better, and -1 for bits per byte, where less is."""
 
 
-def compare_runs(folders: Sequence[Path], *, different_judges: bool = False) -> Comparison:
-    """Compare every run with the first one.
+def compare_runs(
+    folders: Sequence[Path], *, different_judges: bool = False, pass_mark: float = PASS_MARK
+) -> Comparison:
+    """Compare every run with the first one. A response is right from `pass_mark` points.
 
     Raises:
         SettingsError: there are fewer than two runs, or their scores come from different judges.
@@ -156,7 +148,7 @@ def compare_runs(folders: Sequence[Path], *, different_judges: bool = False) -> 
         raise SettingsError(f"runs: expected two or more answers folders, got {len(folders)}. Name a second one.")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise SettingsError("runs: expected different answers folders, got the same folder twice. Leave one out.")
-    runs = [_read_run(folder) for folder in folders]
+    runs = [_read_run(folder, pass_mark) for folder in folders]
     notes = _check_judges([run.info for run in runs], different_judges)
     baseline, others = runs[0], runs[1:]
     tests = [_test(_shared_values(baseline, other, "scores"), sign=1) for other in others]
@@ -169,16 +161,19 @@ def compare_runs(folders: Sequence[Path], *, different_judges: bool = False) -> 
             other,
             _difference(test, p_value),
             None if bits_test is None else _difference(bits_test, next(adjusted_bits)),
+            pass_mark,
         )
         for other, test, p_value, bits_test in zip(others, tests, adjusted, bits, strict=True)
     ]
-    return Comparison(runs=tuple(run.info for run in runs), comparisons=tuple(comparisons), notes=tuple(notes))
+    return Comparison(
+        runs=tuple(run.info for run in runs), pass_mark=pass_mark, comparisons=tuple(comparisons), notes=tuple(notes)
+    )
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def _read_run(folder: Path) -> _Run:
+def _read_run(folder: Path, pass_mark: float) -> _Run:
     answers = read_answers(folder)
     read_metrics(answers)  # refuses answers that were not scored yet
     ledger = read_ledger(answers.folder / LEDGER_FILE)
@@ -199,7 +194,7 @@ def _read_run(folder: Path) -> _Run:
             scored=len(scores),
             judge=judge.identity.model if judge else None,
             judge_fingerprint=judge.fingerprint if judge else None,
-            judge_verdict=None if outcomes is None else trust_in_judge(outcomes, PASS_MARK).level,
+            judge_verdict=None if outcomes is None else trust_in_judge(outcomes, pass_mark).level,
         ),
         records={record.id: record for record in answers.responses if not record.is_reference_free},
         scores=scores,
@@ -218,7 +213,7 @@ def _check_judges(runs: Sequence[ComparedRun], different_judges: bool) -> list[s
         )
     notes = []
     if unjudged:
-        notes.append("No judge was asked, so only exact matches count as right.")
+        notes.append("No judge has scored these runs, so only exact matches count as right.")
     other = next((run for run in runs if run.judge_fingerprint != runs[0].judge_fingerprint), None)
     if other is None:
         return notes
@@ -275,7 +270,7 @@ def _difference(test: _Test, adjusted_p_value: float) -> Difference:
         first_mean=round(math.fsum(test.first) / n, 4),
         second_mean=round(math.fsum(test.second) / n, 4),
         mean=round(math.fsum(test.differences) / n, 4),
-        interval=interval and Interval(round(interval.low, 4), round(interval.high, 4)),
+        interval=interval and interval.rounded(),
         p_value=test.p_value,
         adjusted_p_value=adjusted_p_value,
         sign_test_p_value=sign_test_p_value(wins, losses),
@@ -295,22 +290,11 @@ def _rounded(value: float | None) -> float | None:
 # --- one run against the baseline ---------------------------------------------------------------------------------
 
 
-def _comparison(first: _Run, second: _Run, score: Difference, bits: Difference | None) -> RunComparison:
+def _comparison(
+    first: _Run, second: _Run, score: Difference, bits: Difference | None, pass_mark: float
+) -> RunComparison:
     shared = first.records.keys() & second.records.keys()
-    changed = [
-        ChangedRow(
-            id=row_id,
-            row=first.records[row_id].row,
-            source=first.records[row_id].source,
-            instruction=first.records[row_id].instruction,
-            input=first.records[row_id].input,
-            first_score=first.scores[row_id],
-            second_score=second.scores[row_id],
-        )
-        for row_id in first.scores
-        if row_id in second.scores and (first.scores[row_id] < PASS_MARK) != (second.scores[row_id] < PASS_MARK)
-    ]
-    changed.sort(key=lambda row: -abs(row.second_score - row.first_score))
+    changes = changed_rows(first.records, first.scores, second.scores, pass_mark)
     return RunComparison(
         first=first.info.run,
         second=second.info.run,
@@ -320,15 +304,15 @@ def _comparison(first: _Run, second: _Run, score: Difference, bits: Difference |
         unscored=len(shared) - score.n,
         score=score,
         bits_per_byte=bits,
-        fixed=tuple(row for row in changed if row.second_score > row.first_score),
-        regressed=tuple(row for row in changed if row.second_score < row.first_score),
+        fixed=changes.fixed,
+        regressed=changes.regressed,
         sentence=_sentence(first.info.run, second.info.run, score, bits) + _doubt(first.info, second.info),
     )
 
 
 def _sentence(first: str, second: str, score: Difference, bits: Difference | None) -> str:
     """Return the answer to "is it better, or is that noise?" in one sentence."""
-    rows = "1 row" if score.n == 1 else f"{score.n} rows"
+    rows = counted(score.n)
     if score.verdict == "same":
         answer = f"{second} and {first} have the same score on every one of {rows}"
     else:

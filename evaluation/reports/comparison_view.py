@@ -11,7 +11,8 @@ from rich.text import Text
 from assistant.escape import visible
 from assistant.statistics import Interval
 from evaluation.judging.pair_runs import PairwiseComparison
-from evaluation.reports.compare import ChangedRow, Comparison, Difference, RunComparison, p_value_text
+from evaluation.reports.changed_rows import ChangedRow
+from evaluation.reports.compare import Comparison, Difference, RunComparison, p_value_text
 
 N_CHANGED = 5
 """Most fixed rows, and most regressed rows, on the terminal. `--json` has all."""
@@ -108,11 +109,11 @@ def _changed(title: str, rows: tuple[ChangedRow, ...]) -> list[RenderableType]:
         return []
     hidden = f" ({len(rows) - N_CHANGED} more with --json)" if len(rows) > N_CHANGED else ""
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
+    numbers = [(f"  row {row.row}", f"{row.first_score:.0f} -> {row.second_score:.0f}") for row in rows[:N_CHANGED]]
+    # Without a least width, a long instruction takes the place of the numbers.
+    for cells in zip(*numbers, strict=True):
+        table.add_column(no_wrap=True, min_width=max(map(len, cells)))
     table.add_column(no_wrap=True, overflow="ellipsis")
-    for row in rows[:N_CHANGED]:
-        scores = f"{row.first_score:.0f} -> {row.second_score:.0f}"
-        instruction = " ".join(visible(f"{row.instruction[:200]} {row.input[:200]}").split())
-        table.add_row(Text(f"  row {row.row}"), Text(scores), Text(instruction))
+    for row, (number, scores) in zip(rows[:N_CHANGED], numbers, strict=True):
+        table.add_row(Text(number), Text(scores), Text(" ".join(visible(row.task()).split())))
     return [Text(title + hidden, style="bold"), table, Text()]

@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,20 +21,22 @@ from rich.text import Text
 from assistant.errors import DataError
 from assistant.escape import visible
 from assistant.files import shown_path
-from evaluation.answers.folder import RESPONSES_FILE, RUN_FILE, AnswersInfo
+from evaluation.answers.folder import RESPONSES_FILE, RUN_FILE, AnswersInfo, part_text
+from evaluation.figures import PASS_MARK
 from evaluation.judging.scoring import LEDGER_FILE, METRICS_FILE
 from evaluation.reports import charts
+from evaluation.reports.changed_rows import ChangedRow, Changes, changed_rows
 from evaluation.reports.page import render_page
 from evaluation.reports.report import HTML_FILE, REPORT_FILE
-from evaluation.reports.rows import ROW_SCORES_FILE, read_row_scores
+from evaluation.reports.rows import ROW_SCORES_FILE, BriefRow, read_row_scores
 from evaluation.reports.values import Report
 from evaluation.reports.words import interval_text, number_text
 
 INDEX_FILE = "index.html"
 DEPTH = 3
 """How many folders deep answers folders are looked for."""
-RIGHT_FROM = 50.0
-"""A row is fixed or regressed if its score crosses this."""
+MOST_CHANGED = 100
+"""Most fixed rows, and most regressed rows, of one run on the page."""
 INPUTS = (RUN_FILE, RESPONSES_FILE, METRICS_FILE, LEDGER_FILE)
 """What a report is made from."""
 
@@ -45,9 +46,8 @@ class Change:
     """Rows against the run before on the same data, by the same judge. Only rows with a score in both count."""
 
     before: str
-    """The folder of the run before."""
-    fixed: int
-    regressed: int
+    """The name of the run before."""
+    rows: Changes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +60,8 @@ class Run:
     info: AnswersInfo
     report: Report | None
     fault: str | None
-    scores: Mapping[str, float | None]
-    """The headline score of each row, by id."""
+    rows: Mapping[str, BriefRow]
+    """Every row by id, with its headline score."""
     change: Change | None = None
 
 
@@ -71,10 +71,14 @@ class Series:
 
     data: str
     runs: tuple[Run, ...]
+    pass_mark: float
+    """A row is fixed or regressed if its score crosses this."""
 
 
-def read_index(folder: Path, refresh: Callable[[Path], object]) -> tuple[Series, ...]:
+def read_index(folder: Path, refresh: Callable[[Path], object], *, pass_mark: float = PASS_MARK) -> tuple[Series, ...]:
     """Read all answers folders below a folder, by data set. `refresh` writes the report of a folder again.
+
+    A row is right from `pass_mark` points.
 
     Raises:
         DataError: the folder does not exist, or has no answers folder in it.
@@ -88,10 +92,13 @@ def read_index(folder: Path, refresh: Callable[[Path], object]) -> tuple[Series,
             f"evaluation respond MODEL --data FILE --run {folder}/NAME"
         )
     by_data: dict[tuple[str, int], list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (_seconds(run.info.created), run.name)):
+    for run in sorted(runs, key=lambda run: (run.info.created.timestamp(), run.name)):
         by_data.setdefault((run.info.data_fingerprint, run.info.rows), []).append(run)
-    series = [Series(data=_data_name(runs[0].info), runs=_with_changes(runs)) for runs in by_data.values()]
-    return tuple(sorted(series, key=lambda one: -_seconds(one.runs[-1].info.created)))
+    series = [
+        Series(data=_data_name(runs[0].info), runs=_with_changes(runs, pass_mark), pass_mark=pass_mark)
+        for runs in by_data.values()
+    ]
+    return tuple(sorted(series, key=lambda one: -one.runs[-1].info.created.timestamp()))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -114,15 +121,15 @@ def _read_run(place: Path, top: Path, refresh: Callable[[Path], object]) -> Run 
         info = AnswersInfo.model_validate_json((place / RUN_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
-    report, scores, fault = _fresh_report(place), read_row_scores(place), None
-    if report is None or scores is None:
+    report, rows, fault = _fresh_report(place), read_row_scores(place), None
+    if report is None or rows is None:
         try:
             refresh(place)
-            report, scores = _fresh_report(place), read_row_scores(place)
+            report, rows = _fresh_report(place), read_row_scores(place)
         except (DataError, OSError) as error:
-            report, scores, fault = None, None, str(error)
+            report, rows, fault = None, None, str(error)
     name = shown_path(place.relative_to(top)) if place != top else shown_path(place.absolute()).rpartition("/")[2]
-    return Run(folder=place, name=name, info=info, report=report, fault=fault, scores=scores or {})
+    return Run(folder=place, name=name, info=info, report=report, fault=fault, rows=rows or {})
 
 
 def _fresh_report(place: Path) -> Report | None:
@@ -137,27 +144,22 @@ def _fresh_report(place: Path) -> Report | None:
         return None
 
 
-def _seconds(created: datetime) -> float:
-    return created.timestamp()
-
-
 def _data_name(info: AnswersInfo) -> str:
     files = ", ".join(Path(name).name for name in info.data_files)
-    part = "all rows" if info.part == "all" else f"the {info.part} part"
-    return f"{files}, {part}, {info.rows} rows"
+    return f"{files}, {part_text(info.part)}, {info.rows} rows"
 
 
 # --- changes ------------------------------------------------------------------------------------------------------
 
 
-def _with_changes(runs: Sequence[Run]) -> tuple[Run, ...]:
+def _with_changes(runs: Sequence[Run], pass_mark: float) -> tuple[Run, ...]:
     """Compare each run with the one before it that has scores of the same kind."""
     newest: dict[str, Run] = {}
     changed = []
     for run in runs:
         scorer = _scorer(run)
         before = newest.get(scorer) if scorer else None
-        change = _change(before, run) if before else None
+        change = _change(before, run, pass_mark) if before else None
         changed.append(replace(run, change=change))
         if scorer:
             newest[scorer] = run
@@ -165,21 +167,15 @@ def _with_changes(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _scorer(run: Run) -> str | None:
-    """Return who gave the scores: the judge's fingerprint, or `exact`. None for a run without a score."""
-    if run.report is None or run.report.mean is None:
-        return None
-    return run.report.judge.judge_fingerprint if run.report.judge else "exact"
+    """Return who gave the scores. None for a run without a score."""
+    return None if run.report is None or run.report.mean is None else run.report.scorer
 
 
-def _change(before: Run, run: Run) -> Change:
-    fixed = regressed = 0
-    for name, score in run.scores.items():
-        earlier = before.scores.get(name)
-        if score is None or earlier is None:
-            continue
-        fixed += earlier < RIGHT_FROM <= score
-        regressed += score < RIGHT_FROM <= earlier
-    return Change(before=before.name, fixed=fixed, regressed=regressed)
+def _change(before: Run, run: Run, pass_mark: float) -> Change:
+    first, second = (
+        {row_id: row.score for row_id, row in one.rows.items() if row.score is not None} for one in (before, run)
+    )
+    return Change(before=before.name, rows=changed_rows(run.rows, first, second, pass_mark))
 
 
 # --- showing ------------------------------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ HEADER = ("run", "score", "95 % interval", "fixed", "regressed", "judge", "model
 def cells(run: Run) -> tuple[str, ...]:
     """Return the line of a run in a table, as text that is not escaped yet."""
     report = run.report
-    change = (str(run.change.fixed), str(run.change.regressed)) if run.change else ("", "")
+    change = [str(len(rows)) for rows in run.change.rows] if run.change else ["", ""]
     figures = (score_text(report), interval_text(report.interval)) if report else ("n/a", "n/a")
     judge = judge_text(report) if report else "no report"
     return (run.name, *figures, *change, judge, run.info.name, f"{run.info.created:%Y-%m-%d %H:%M}")
@@ -245,13 +241,19 @@ def as_values(series: Sequence[Series]) -> list[dict[str, object]]:
             "judge": run.report.judge.model if run.report and run.report.judge else None,
             "verdict": run.report.judge_verdict.level if run.report and run.report.judge_verdict else None,
             "before": run.change.before if run.change else None,
-            "fixed": run.change.fixed if run.change else None,
-            "regressed": run.change.regressed if run.change else None,
+            "fixed": len(run.change.rows.fixed) if run.change else None,
+            "regressed": len(run.change.rows.regressed) if run.change else None,
+            "fixed_rows": _row_values(run.change.rows.fixed) if run.change else None,
+            "regressed_rows": _row_values(run.change.rows.regressed) if run.change else None,
             "fault": run.fault,
         }
         for one in series
         for run in one.runs
     ]
+
+
+def _row_values(rows: Sequence[ChangedRow]) -> list[dict[str, object]]:
+    return [row.model_dump(include={"id", "row", "source", "first_score", "second_score"}) for row in rows]
 
 
 def next_command(series: Sequence[Series]) -> tuple[str, str]:
@@ -276,9 +278,10 @@ def as_html(folder: Path, series: Sequence[Series]) -> str:
         name=shown_path(folder),
         header=HEADER,
         red_note=RED_NOTE,
-        series=[(one.data, _trend(one), _lines(folder, one), _faults(one)) for one in series],
+        series=[(one.data, _trend(one), _lines(folder, one), _changes(folder, one), _faults(one)) for one in series],
         n_runs=sum(len(one.runs) for one in series),
-        right_from=f"{RIGHT_FROM:g}",
+        pass_mark=f"{series[0].pass_mark:g}",
+        most=MOST_CHANGED,
         command=command,
         purpose=purpose,
     )
@@ -289,12 +292,26 @@ def _faults(series: Series) -> list[tuple[str, str]]:
 
 
 def _trend(series: Series) -> str | None:
+    """Return the scores over the runs, with a line for each judge. None for fewer than two scores."""
+    judges: dict[str, str] = {}
     points = []
     for run in series.runs:
-        if run.report is not None and run.report.mean is not None:
-            verdict = run.report.judge_verdict.level if run.report.judge_verdict else "none"
-            points.append((f"{run.name}, {judge_text(run.report)}", run.report.mean, run.report.interval, verdict))
-    return charts.trend(points) if len(points) > 1 else None
+        report = run.report
+        if report is not None and report.mean is not None:
+            judges.setdefault(report.scorer, report.judge.model if report.judge else "exact matches")
+            verdict = report.judge_verdict.level if report.judge_verdict else "none"
+            point = charts.TrendPoint(
+                name=f"{run.name}, {judge_text(report)}",
+                mean=report.mean,
+                interval=report.interval,
+                verdict=verdict,
+                line=list(judges).index(report.scorer),
+            )
+            points.append(point)
+    names = [
+        f"{name} ({scorer[:8]})" if list(judges.values()).count(name) > 1 else name for scorer, name in judges.items()
+    ]
+    return charts.trend(points, names) if len(points) > 1 else None
 
 
 def _lines(folder: Path, series: Series) -> list[tuple[str | None, str, tuple[str, ...], str]]:
@@ -306,6 +323,18 @@ def _lines(folder: Path, series: Series) -> list[tuple[str | None, str, tuple[st
         against = f"against {run.change.before}" if run.change else ""
         lines.append((link, verdict, cells(run), against))
     return lines
+
+
+def _changes(folder: Path, series: Series) -> list[tuple[str, str, list[tuple[str, tuple[ChangedRow, ...]]]]]:
+    """Return what each run changed, newest first: (title, link to its report, rows by kind)."""
+    changes = []
+    for run in reversed(series.runs):
+        if run.change is not None and any(run.change.rows):
+            fixed, regressed = run.change.rows
+            title = f"{run.name} against {run.change.before}: {len(fixed)} fixed, {len(regressed)} regressed"
+            kinds = [(name, rows) for name, rows in (("regressed", regressed), ("fixed", fixed)) if rows]
+            changes.append((title, _link(folder, run), kinds))
+    return changes
 
 
 def _link(folder: Path, run: Run) -> str:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from evaluation.answers.folder import AnswersFolder
-from evaluation.judging.controls import PURPOSES
+from evaluation.judging.controls import KIND_OF
 from evaluation.judging.judgement import WITHOUT_JUDGE
 from evaluation.judging.ledger import JudgeLine, Judgement, JudgementKey, Ledger
-from evaluation.judging.scoring import ceiling_sample
+from evaluation.judging.settled import judged_all_the_same
 from evaluation.judging.trust import ControlScore, CorrectedRate, Trust, corrected_rate, judge_trust
 from evaluation.reports.values import Ceiling, JudgeSummary
 
@@ -23,22 +23,20 @@ def judge_with_scores(answers: AnswersFolder, ledger: Ledger) -> JudgeLine | Non
     judge = ledger.newest_judge
     if judge is None:
         return None
-    was_asked = any(
-        outcome is not None and (outcome.source == "judge" or outcome.unscored not in {None, *WITHOUT_JUDGE})
-        for outcome in _row_outcomes(answers, ledger, judge)
-    )
-    return judge if was_asked or not is_needed(answers, ledger, judge) else None
-
-
-def has_scored(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> bool:
-    """Return whether the judge has scored a row."""
-    return any(outcome and outcome.source == "judge" for outcome in _row_outcomes(answers, ledger, judge))
-
-
-def is_needed(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> bool:
-    """Return whether a row has no score that needs none from the judge."""
     outcomes = _row_outcomes(answers, ledger, judge)
-    return any(outcome is None or outcome.unscored not in {None, *WITHOUT_JUDGE} for outcome in outcomes)
+    was_asked = any(outcome and (outcome.source == "judge" or _needs_judge(outcome)) for outcome in outcomes)
+    return judge if was_asked or not any(map(_needs_judge, outcomes)) else None
+
+
+def has_failed(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> bool:
+    """Return whether rows needed the judge, and it has scored none of them."""
+    outcomes = _row_outcomes(answers, ledger, judge)
+    return any(map(_needs_judge, outcomes)) and not any(one and one.source == "judge" for one in outcomes)
+
+
+def _needs_judge(outcome: Judgement | None) -> bool:
+    """Return whether a row has no score, and only a judge can give it one."""
+    return outcome is None or outcome.unscored not in {None, *WITHOUT_JUDGE}
 
 
 def _row_outcomes(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> list[Judgement | None]:
@@ -48,7 +46,7 @@ def _row_outcomes(answers: AnswersFolder, ledger: Ledger, judge: JudgeLine) -> l
 
 def ceiling(answers: AnswersFolder, outcomes: Mapping[JudgementKey, Judgement]) -> Ceiling | None:
     """Return the judge's scores of settled rows. None if no row is settled."""
-    sample = ceiling_sample(answers)
+    sample = judged_all_the_same(answers.responses)
     judgements = [outcomes.get(("ceiling", record.id, record.response_hash)) for record in sample]
     points = [judgement.points for judgement in judgements if judgement is not None and judgement.points is not None]
     if not sample:
@@ -77,9 +75,8 @@ def judge_summary(judge: JudgeLine, ledger: Ledger, outcomes: Mapping[JudgementK
 
 def trust_in_judge(outcomes: Mapping[JudgementKey, Judgement], pass_mark: float) -> Trust:
     """Return how far the judge can be trusted, from its scores of the control items and of the rows."""
-    kinds = {purpose: kind for kind, purpose in PURPOSES.items()}
-    controls = [outcome for outcome in outcomes.values() if outcome.purpose in kinds]
-    scores = [ControlScore(kind=kinds[outcome.purpose], points=outcome.points) for outcome in controls]
+    controls = [outcome for outcome in outcomes.values() if outcome.purpose in KIND_OF]
+    scores = [ControlScore(kind=KIND_OF[outcome.purpose], points=outcome.points) for outcome in controls]
     judged = [outcome for outcome in outcomes.values() if outcome.purpose == "score" and outcome.source == "judge"]
     points = [outcome.points for outcome in judged if outcome.points is not None]
     return judge_trust(scores, points, pass_mark=pass_mark)

@@ -9,26 +9,9 @@ from evaluation.reports.values import Report
 
 
 def report_notes(report: Report, ledger: Ledger) -> list[str]:
-    """Return what a reader must know before trusting the mean, one sentence each."""
-    notes = []
+    """Return the notes of a report, the most important first."""
+    notes = _notes_on_judge(report, ledger)
     n_missing = report.n - report.scored
-    if ledger.newest_judge is not None and report.judge is None:
-        model = ledger.newest_judge.identity.model
-        notes.append(f"The judge {model} scored no row, so the score is the rate of exact matches.")
-    if report.judge_failed:
-        notes.append("The judge gave no usable verdict, so there is no score. Exact matches alone do not make one.")
-    if report.judge and report.judge.other_versions:
-        counts = ", ".join(
-            f"{count} of {version or 'unknown'}" for version, count in report.judge.other_versions.items()
-        )
-        notes.append(
-            f"Not all verdicts are of the server's version {report.judge.server_version or 'unknown'}: {counts}. "
-            f"evaluation score with --rejudge asks about them again."
-        )
-    if report.judge and report.judge.digest == UNVERIFIED:
-        notes.append("The server names no digest of the judge, so nobody can check that it stayed the same model.")
-    if report.judge is None and ledger.newest_judge is None:
-        notes.append("No judge was asked, so correct paraphrases count as wrong.")
     if report.unanswered:
         notes.append(
             f"{report.unanswered} of {report.n} rows are not answered yet. Run evaluation respond again to continue."
@@ -55,4 +38,27 @@ def report_notes(report: Report, ledger: Ledger) -> list[str]:
     if report.judge and (n_others := report.judge.other_judges):
         judges = "judge" if n_others == 1 else "judges"
         notes.append(f"The ledger also has scores of {n_others} other {judges}. They are not included.")
+    return notes
+
+
+def _notes_on_judge(report: Report, ledger: Ledger) -> list[str]:
+    """Return who gave the scores, if the headline does not say it all."""
+    notes = []
+    if ledger.newest_judge is not None and report.judge is None:
+        model = ledger.newest_judge.identity.model
+        notes.append(f"The judge {model} scored no row, so the score is the rate of exact matches.")
+    if report.judge_failed:
+        notes.append("The judge gave no usable verdict, so there is no score. Exact matches alone do not make one.")
+    if report.judge and report.judge.other_versions:
+        counts = ", ".join(
+            f"{count} of {version or 'unknown'}" for version, count in report.judge.other_versions.items()
+        )
+        notes.append(
+            f"Not all verdicts are of the server's version {report.judge.server_version or 'unknown'}: {counts}. "
+            f"evaluation score with --rejudge asks about them again."
+        )
+    if report.judge and report.judge.digest == UNVERIFIED:
+        notes.append("The server names no digest of the judge, so nobody can check that it stayed the same model.")
+    if report.judge is None and ledger.newest_judge is None:
+        notes.append("No judge was asked, so correct paraphrases count as wrong.")
     return notes

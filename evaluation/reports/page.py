@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from assistant.escape import displayable, one_line, visible
 from evaluation.answers.metrics import Metrics
+from evaluation.figures import counted
 from evaluation.reports import charts
 from evaluation.reports.advice import next_step
 from evaluation.reports.rows import ReportRow
@@ -179,7 +180,7 @@ def _charts(report: Report, rows: Sequence[ReportRow]) -> list[tuple[str, str, s
                 "(none)" if category.name is None else category.name,
                 category.mean,
                 category.interval,
-                "1 row" if category.n == 1 else f"{category.n} rows",
+                counted(category.n),
             )
             for category in report.categories
         ]

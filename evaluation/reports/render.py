@@ -30,7 +30,10 @@ VERDICT_STYLES: dict[Level, str] = {"green": "green", "amber": "yellow", "red": 
 
 
 def terminal(report: Report) -> RenderableType:
-    """Return the report for a terminal of 80 columns. The headline comes last, where it stays visible."""
+    """Return the report for a terminal of 80 columns. The headline comes last, where it stays visible.
+
+    After it comes `next_command`, which no terminal's width may break.
+    """
     parts: list[RenderableType] = []
     if report.worst:
         parts += [*_worst_section(report), Text()]
@@ -47,9 +50,13 @@ def terminal(report: Report) -> RenderableType:
     if level and texts.verdict:
         parts.append(Text(visible(texts.verdict), style=VERDICT_STYLES[level]))
     parts += [Text(f"Note: {visible(note)}", style="yellow") for note in report.notes]
-    step = next_step(report)
-    parts += [Text(f"Next, to {step.purpose}:"), Text(f"  {visible(step.command)}")]
+    parts.append(Text(f"Next, to {next_step(report).purpose}:"))
     return Group(*parts)
+
+
+def next_command(report: Report) -> str:
+    """Return the command that the last line of `terminal` announces. Broken into lines, it could not be copied."""
+    return f"  {visible(next_step(report).command)}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Table:

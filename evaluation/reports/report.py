@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,14 +35,13 @@ from evaluation.people.labels import label_scores, read_labels
 from evaluation.reports.judge_findings import (
     ceiling,
     corrected_rate_of,
-    has_scored,
-    is_needed,
+    has_failed,
     judge_summary,
     judge_with_scores,
     trust_in_judge,
 )
 from evaluation.reports.notes import report_notes
-from evaluation.reports.rows import ReportRow, make_row, write_row_scores
+from evaluation.reports.rows import ReportRow, ScoredRow, write_row_scores
 from evaluation.reports.values import Category, Report, ScoreName, ShownRow
 
 if TYPE_CHECKING:
@@ -53,26 +51,6 @@ REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
 N_WORST_ROWS = 10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ScoredRow:
-    """One row with its metrics and its headline score."""
-
-    record: ResponseRecord
-    metrics: Metrics | None
-    score: float | None
-    unscored: Reason | None
-    outcome: Judgement | None
-
-    def shown(self, label: float | None) -> ReportRow:
-        """Return the row as pages and exports list it. `label` is the points that people gave."""
-        return make_row(self.record, self.metrics, self.score, self.unscored, self.outcome, label)
-
-    @property
-    def label_key(self) -> tuple[str, int]:
-        """What a label is stored under: row and sample."""
-        return self.record.id, self.record.sample
 
 
 def make_report(folder: Path, *, pass_mark: float = PASS_MARK) -> Report:
@@ -91,7 +69,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     ledger = read_ledger(answers.folder / LEDGER_FILE)
     judge = judge_with_scores(answers, ledger)
     outcomes = ledger.outcomes(judge.fingerprint) if judge else None
-    judge_failed = judge is not None and not has_scored(answers, ledger, judge) and is_needed(answers, ledger, judge)
+    judge_failed = judge is not None and has_failed(answers, ledger, judge)
     all_rows = [_scored_row(record, metrics.get(record.key), outcomes) for record in answers.responses]
     # Rates and labels count rows. The responses to one row are no independent rows, so they take the first one.
     first = [row for row in all_rows if row.record.sample == 0 and not row.record.is_reference_free]
@@ -143,7 +121,7 @@ def make_report_with_rows(folder: Path, *, pass_mark: float = PASS_MARK) -> tupl
     return report.model_copy(update={"notes": tuple(report_notes(report, ledger))}), shown
 
 
-def _agreement(labels: Mapping[tuple[str, int], float], rows: Sequence[_ScoredRow]) -> Agreement | None:
+def _agreement(labels: Mapping[tuple[str, int], float], rows: Sequence[ScoredRow]) -> Agreement | None:
     """Compare people's labels with the scores. None without labels."""
     if not labels:
         return None
@@ -178,13 +156,13 @@ def write_pages(folder: Path, rows: Sequence[ReportRow], page: str) -> None:
 
 def _scored_row(
     record: ResponseRecord, metrics: Metrics | None, outcomes: Mapping[JudgementKey, Judgement] | None
-) -> _ScoredRow:
+) -> ScoredRow:
     score, unscored = headline_score(record, outcomes)
     outcome = None if outcomes is None else outcomes.get(("score", record.id, record.response_hash))
-    return _ScoredRow(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
+    return ScoredRow(record=record, metrics=metrics, score=score, unscored=unscored, outcome=outcome)
 
 
-def _table(rows: Sequence[_ScoredRow]) -> pd.DataFrame:
+def _table(rows: Sequence[ScoredRow]) -> pd.DataFrame:
     """Return a table with one line per row: category, headline score and metrics. A missing value is NaN.
 
     Numbers are the means over the row's samples that have them.
@@ -208,7 +186,7 @@ def _table(rows: Sequence[_ScoredRow]) -> pd.DataFrame:
     return table.groupby("id", sort=False, as_index=False).agg(how)
 
 
-def _worst(rows: Sequence[_ScoredRow]) -> tuple[ShownRow, ...]:
+def _worst(rows: Sequence[ScoredRow]) -> tuple[ShownRow, ...]:
     """Return the rows with the lowest scores below 100. Among equal scores, the lowest chrF comes first."""
     scored = [(row.score, row.metrics, row) for row in rows if row.score is not None and row.metrics is not None]
     scored.sort(key=lambda scored_row: (scored_row[0], scored_row[1].chrf))
@@ -238,7 +216,7 @@ def _metric_means(table: pd.DataFrame) -> dict[str, Mean]:
     return {name: mean_of_scores(column) for name, column in values.items()}
 
 
-def _unscored(rows: Sequence[_ScoredRow]) -> Counter[Reason]:
+def _unscored(rows: Sequence[ScoredRow]) -> Counter[Reason]:
     """Count the rows without any score under the reason of their last sample."""
     scored = {row.record.id for row in rows if row.score is not None}
     reasons = {row.record.id: row.unscored for row in rows if row.unscored and row.record.id not in scored}

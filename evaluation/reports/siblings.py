@@ -26,7 +26,7 @@ def earlier_run(folder: Path) -> Path | None:
         if other is None or other[0].created > info.created:
             continue
         is_same_data = (other[0].data_fingerprint, other[0].rows) == (info.data_fingerprint, info.rows)
-        if is_same_data and _scorer(other[1]) == _scorer(report):
+        if is_same_data and other[1].scorer == report.scorer:
             found.append((other[0].created.timestamp(), place))
     return max(found)[1] if found else None
 
@@ -38,7 +38,3 @@ def _read(folder: Path) -> tuple[AnswersInfo, Report] | None:
     except (OSError, ValidationError):
         return None
     return (info, report) if report.mean is not None else None
-
-
-def _scorer(report: Report) -> str | None:
-    return report.judge.judge_fingerprint if report.judge else None

@@ -117,3 +117,8 @@ class Report(Frozen):
     """Whether the judge was asked and gave no usable verdict at all. Then there is no mean."""
     worst: tuple[ShownRow, ...]
     notes: tuple[str, ...]
+
+    @property
+    def scorer(self) -> str:
+        """Who gave the scores: the judge's fingerprint, or `exact`. Means of different ones cannot be compared."""
+        return self.judge.judge_fingerprint if self.judge else "exact"

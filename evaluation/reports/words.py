@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant.statistics import Interval
-from evaluation.figures import PASS_MARK, Mean
+from evaluation.answers.folder import part_text
+from evaluation.figures import PASS_MARK, Mean, counted
 from evaluation.judging.controls import ControlKind
+from evaluation.judging.rubric import MethodName, method_of
 from evaluation.judging.trust import ControlFinding, Trust
 from evaluation.reports.values import Category, Report, ShownRow
 
@@ -38,11 +40,10 @@ def interval_text(interval: Interval | None) -> str:
 
 def _title(report: Report) -> str:
     if report.kind == "file":
-        return f"{report.name}, {_rows(report.n)}"
-    part = "all rows" if report.part == "all" else f"the {report.part} part"
+        return f"{report.name}, {counted(report.n)}"
     template = f", template {report.template}" if report.template else ""
     files = ", ".join(Path(name).name for name in report.data_files)
-    return f"{report.name}{template}, on {part} of {files}: {_rows(report.n)}"
+    return f"{report.name}{template}, on {part_text(report.part)} of {files}: {counted(report.n)}"
 
 
 def _headline(report: Report) -> str:
@@ -50,7 +51,7 @@ def _headline(report: Report) -> str:
     if report.judge_failed and report.judge:
         failed = _counts((reason, count) for reason, count in report.unscored.items() if reason != "no_response")
         return f"No score: the judge {report.judge.model} failed on every row that needed it ({failed})."
-    rows = _rows(report.n) if report.scored == report.n else f"{report.scored} of {_rows(report.n)}"
+    rows = counted(report.n) if report.scored == report.n else f"{report.scored} of {counted(report.n)}"
     interval = f"95 % interval {interval_text(report.interval)}"
     score = f"Score {number_text(report.mean)} of 100"
     if report.judge is None:
@@ -70,10 +71,6 @@ def _difference(report: Report) -> str | None:
         return None
     points = f"{report.smallest_difference.points:.0f}"
     return f"A difference of less than about {points} points to another run can be chance; evaluation compare tests it."
-
-
-def _rows(n: int) -> str:
-    return "1 row" if n == 1 else f"{n} rows"
 
 
 def _settings(options: dict[str, bool | int | float]) -> str:
@@ -162,11 +159,11 @@ def _response_facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("responses a row", str(responses.samples)))
     if bits.mean is not None:
         interval = f", 95 % interval {bits.interval.low:.3f} to {bits.interval.high:.3f}" if bits.interval else ""
-        facts.append(("reference bits per byte", f"{bits.mean:.3f}{interval} ({_rows(bits.n)}; lower is better)"))
+        facts.append(("reference bits per byte", f"{bits.mean:.3f}{interval} ({counted(bits.n)}; lower is better)"))
     if n_free := report.reference_free_rows:
         interval = f"95 % interval {interval_text(free.interval)}"
         score = f"score {number_text(free.mean)} ({interval})" if free.n else "no score"
-        rows = _rows(n_free) if free.n in {0, n_free} else f"{free.n} of {_rows(n_free)}"
+        rows = counted(n_free) if free.n in {0, n_free} else f"{free.n} of {counted(n_free)}"
         facts.append(("rows without reference", f"{score}, {rows}, not in the main score"))
     return facts
 
@@ -204,6 +201,14 @@ def worst_fields(row: ShownRow) -> list[tuple[str, str]]:
     return [(name, value) for name, value in fields if value]
 
 
+_METHODS: dict[MethodName | None, str] = {
+    "explain": "a score from 0 to 5, times 20",
+    "quick": "the expected score over the probabilities of the digits 0 to 5, times 20",
+    "book": "a whole number from 0 to 100, with the prompt of the book",
+    None: "asked with a rubric or a prompt of your own, or by another version of this program",
+}
+
+
 def _method(report: Report) -> list[str]:
     """Return how the figures were computed, one sentence each."""
     sentences = [f"Intervals: {report.interval_method}. For a rate, this is Clopper and Pearson's interval itself."]
@@ -216,7 +221,8 @@ def _method(report: Report) -> list[str]:
     sentences.append("ROUGE-L and F1 compare words, chrF is sacrebleu's chrF2; all use the one reference.")
     if report.judge is not None:
         sentences.append(
-            "Judge: a score from 0 to 5, times 20. Exact matches get 100 and empty responses 0 without asking it. "
+            f"Judge: {_METHODS[method_of(report.judge.rubric)]}. Exact matches get 100 and empty responses 0 without "
+            "asking it. "
             f"Options: {_settings(report.judge.options)}; rubric {report.judge.rubric}."
         )
     return sentences

@@ -23,8 +23,8 @@ from tests.support.commands import FINETUNE, assistant, invoke
 
 
 def test_a_finetuned_model_answers_like_transformers(folder: Path) -> None:
-    done = assistant("finetune", "rows.json", "--model", "base", "--output", "out", *FINETUNE, "--json")
-    assert done.returncode == 0, done.stderr
+    done = invoke("finetune", "rows.json", "--model", "base", "--output", "out", *FINETUNE, "--json")
+    assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["best_validation_loss"] < result["first_validation_loss"]
     assert "34 training rows, 2 validation rows, 10 steps, float32 on cpu." in done.stderr

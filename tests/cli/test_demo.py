@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from assistant.cli import demo
 from assistant.cli.demo import MARKER, clear_folder
 from assistant.dataset.instructions import dump_rows, read_examples
 from assistant.errors import SettingsError
+from assistant.shipped import shipped
 from tests.conftest import REPOSITORY
 
 
-def test_demo_does_the_whole_main_job(tmp_path: Path) -> None:
+def test_demo_does_the_whole_main_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The demo's own steps on fewer rows: the commands it prints are the ones it runs."""
-    program = (
-        "import sys; from pathlib import Path; import assistant.cli.demo as demo\n"
-        "real = demo.shipped; demo.shipped = lambda name: Path('few.json') if name.endswith('.json') else real(name)\n"
-        "demo.FINETUNE_OPTIONS = ('--max-steps', '5')\n"
-        "sys.exit(demo.run_demo(Path('demo'), seed=1, as_json='--json' in sys.argv))\n"
-    )
     few = [row for row in read_examples(REPOSITORY / "data" / "instructions.json") if row.category == "capitals"][:60]
     (tmp_path / "few.json").write_text(dump_rows(few))
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-
-    call = [sys.executable, "-c", program, "--json"]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(demo, "shipped", lambda name: Path("few.json") if name.endswith(".json") else shipped(name))
+    monkeypatch.setattr(demo, "FINETUNE_OPTIONS", ("--max-steps", "5"))
+    code = demo.run_demo(Path("demo"), seed=1, as_json=True)
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    result = json.loads(said.out)
     assert result["report"]["n"] == result["report"]["closed"]["n"] == 6
     assert result["report"]["closed"]["exact_matches"] == result["report"]["exact_matches"]
     (shown,) = result["shown"]
     assert shown["before"] != shown["after"]
     for words in ("$ assistant finetune few.json", "$ evaluation respond demo/model", "$ evaluation score demo/run"):
-        assert words in done.stderr
-    assert "assistant chat demo/model" in done.stderr
+        assert words in said.err
+    assert "assistant chat demo/model" in said.err
 
 
 def test_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from evaluation.figures import (
     Bounds,
     Mean,
     bounds,
+    counted,
     mean_of_scores,
     plain_mean,
     smallest_difference,
@@ -57,3 +58,7 @@ def test_smallest_difference_needs_scores_that_differ() -> None:
     assert difference.model_dump() == {"points": 11.64, "power": 0.8, "assumed_correlation": CORRELATION_OF_RUNS}
     assert smallest_difference(None, 1) is None
     assert smallest_difference(0.0, 5) is None
+
+
+def test_one_of_a_thing_is_not_plural() -> None:
+    assert [counted(0), counted(1), counted(2, "pair")] == ["0 rows", "1 row", "2 pairs"]

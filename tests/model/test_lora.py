@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import GPT2LMHeadModel
 
 from assistant.dataset.encode import count_targets, encode_examples
 from assistant.dataset.instructions import Example
@@ -63,6 +61,9 @@ def test_new_adapters_do_not_change_the_outputs(byte_tokenizer: Tokenizer) -> No
 def test_peft_reads_the_adapter_and_computes_the_same_logits(
     tmp_path: Path, byte_tokenizer: Tokenizer, settings: LoraSettings
 ) -> None:
+    from peft import PeftModel
+    from transformers import GPT2LMHeadModel
+
     checkpoint, adapter = adapted(byte_tokenizer, settings)
     save_checkpoint(tiny_checkpoint(byte_tokenizer), tmp_path / "base")
     tuned = Checkpoint(
@@ -89,6 +90,9 @@ def test_peft_reads_the_adapter_and_computes_the_same_logits(
 
 
 def test_loss_and_gradients_match_peft(tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2LMHeadModel
+
     checkpoint, adapter = adapted(byte_tokenizer)
     save_checkpoint(tiny_checkpoint(byte_tokenizer), tmp_path / "base")
     config = LoraConfig(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -32,15 +33,36 @@ def invoke(*words: str, text: str | None = None) -> Result:
     return CliRunner().invoke(app, words, input=text)
 
 
+def interrupt(*words: str, metrics: Path, steps: int) -> Result:
+    """Run the command in this process, and send it Ctrl-C once the metrics file has `steps` lines."""
+    ended = threading.Event()
+
+    def press() -> None:
+        while len(read_records(metrics)) < steps:
+            if ended.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        return invoke(*words)
+    finally:
+        ended.set()
+        presser.join()
+
+
 def start(*words: str) -> subprocess.Popen[str]:
     """Start the command in a new process, without waiting for it."""
     return _start(_command(*words), _environment())
 
 
-def start_two(*words: str) -> subprocess.Popen[str]:
-    """Start the command on two ranks with torchrun, one thread each, without waiting for it."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return _start([*torchrun, "-m", "assistant", *words], _environment() | {"OMP_NUM_THREADS": "1"})
+def start_two(*words: str, torchrun: bool = False) -> subprocess.Popen[str]:
+    """Start the command on two ranks, one thread each, without waiting for it; with torchrun it takes seconds more."""
+    command = ["tests.support.two_ranks"]
+    if torchrun:
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "assistant"]
+    return _start([sys.executable, "-m", *command, *words], _environment() | {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for_steps(path: Path, steps: int, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

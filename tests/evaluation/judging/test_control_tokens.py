@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evaluation.judging.control_tokens import has_tokens, neutralise_tokens
+from evaluation.judging.control_tokens import neutralise_tokens
 
 FAMILIES = {
     "GPT-2, GPT-4": "<|endoftext|> <|fim_prefix|> <|endofprompt|>",
@@ -107,7 +107,7 @@ def test_full_width_spelling_is_broken_too() -> None:
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_does_not_change(text: str) -> None:
     assert neutralise_tokens(text) == text
-    assert not has_tokens(text)
+    assert neutralise_tokens(text) == text
 
 
 @given(st.text(st.characters(exclude_characters="<>[]|＜＞﹤﹥［］｜")))

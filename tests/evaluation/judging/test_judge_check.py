@@ -119,8 +119,8 @@ def test_judge_without_errors_is_green_in_json_and_in_a_table_of_80_columns(rows
     result = check(double, rows)
     table, _, verdict_text = result.out.partition("\n\n")
     assert [line.split("  ")[0] for line in table.splitlines()] == [
-        "response", "the reference", "another row's reference", 'only ":"', "the task, repeated",
-        "the reference, shuffled", "looks empty", "orders a high score", "some of them, asked again",
+        "response", "the reference", "another row's reference", 'only ":"', "the task repeated",
+        "the reference, shuffled", "an empty-looking one", "an order to the judge", "some of them, asked again",
         "pairs, in both orders", "the reference, in pairs",
     ]  # fmt: skip
     assert table.count(f"{PER_KIND} of {PER_KIND}") == 9

@@ -11,7 +11,8 @@ import pytest
 
 from assistant.errors import DataError
 from evaluation.judging.ledger import read_ledger
-from evaluation.judging.scoring import LEDGER_FILE, METRICS_FILE, ceiling_sample, outcome_of, read_metrics
+from evaluation.judging.scoring import LEDGER_FILE, METRICS_FILE, outcome_of, read_metrics
+from evaluation.judging.settled import judged_all_the_same
 from tests.support.scored_answers import FOUR_ROWS, IDENTITY, add_judgements, measured_answers, score_fields
 
 
@@ -31,9 +32,9 @@ def test_responses_without_metrics_are_refused(tmp_path: Path) -> None:
 
 def test_ceiling_sample_is_a_tenth_of_the_exact_matches_and_always_the_same(tmp_path: Path) -> None:
     answers = measured_answers(tmp_path, [("x", "x")] * 15 + [("x", "y")])
-    sample = ceiling_sample(answers)
+    sample = judged_all_the_same(answers.responses)
     assert len(sample) == 2
-    assert sample == ceiling_sample(answers)
+    assert sample == judged_all_the_same(answers.responses)
     assert all(record.response == record.reference for record in sample)
 
 

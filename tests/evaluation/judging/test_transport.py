@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from assistant.errors import JudgeError
 from evaluation.judging.calls import CallFailure
-from evaluation.judging.transport import Limits, Transport
+from evaluation.judging.transport import MAX_LINES, Limits, Transport
 from tests.support.scripted_server import HEAD, ScriptedServer, dripping
 
 LONG = 30.0
@@ -82,6 +82,12 @@ def test_first_byte_limit_holds_for_a_head_that_drips() -> None:
 def test_line_is_bounded() -> None:
     failure = failure_of([HEAD, b"x" * 5000], limits(line_bytes=1000))
     assert (failure.reason, str(failure)) == ("server_error", "a line of more than 1000 bytes")
+
+
+def test_number_of_lines_is_bounded() -> None:
+    failure = failure_of([HEAD, b"{}\n" * (MAX_LINES + 1)])
+    assert (failure.reason, str(failure)) == ("server_error", "an answer of more than 16384 lines")
+    assert lines_of([HEAD, b"\n" * MAX_LINES]) == [b""] * MAX_LINES
 
 
 def test_answer_is_bounded() -> None:

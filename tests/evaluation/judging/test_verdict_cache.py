@@ -14,7 +14,7 @@ from evaluation.judging.scoring import LEDGER_FILE
 from evaluation.judging.verdict_cache import VERDICTS_FILE
 from tests.support.evaluation_command import evaluation, score
 from tests.support.guesses import asked, write_guesses
-from tests.support.ollama_double import OllamaDouble, verdict
+from tests.support.ollama_double import Answer, OllamaDouble, verdict
 
 pytestmark = pytest.mark.usefixtures("work_in_tmp_path")
 RUN = Path("runs/guesses")
@@ -29,6 +29,7 @@ def test_identical_questions_are_asked_once(tmp_path: Path, double: OllamaDouble
     path.write_text(json.dumps(rows))
     result = score(path, double)
     assert (asked(double), result.json["scored"], result.json["sources"]) == ([1], 5, {"judge": 5})
+    assert "1 question to ask about 5 responses. The server" in result.err
     assert "judged 5 of 5" in result.err
 
 
@@ -145,6 +146,34 @@ def test_plan_times_three_questions_and_keeps_their_verdicts(tmp_path: Path, dou
     double.requests.clear()
     assert score(path, double).json["scored"] == 10
     assert len(asked(double)) == 4
+
+
+def test_plan_names_what_has_no_score(tmp_path: Path, double: OllamaDouble) -> None:
+    double.default = Answer("I cannot say.")
+    path = write_guesses(tmp_path, 9)
+    words = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan", "--controls", 0)
+    assert (words.code, "Without a score: unparsable 3." in words.out) == (0, True)
+    double.default = verdict(3)
+    words = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan", "--controls", 0)
+    assert "Without a score" not in words.out
+
+
+def test_plan_leaves_no_trace_in_a_limited_score(tmp_path: Path, double: OllamaDouble) -> None:
+    """A plan over all rows settled all exact matches, and --limit then added them to its part."""
+    rows = json.loads(write_guesses(tmp_path, 20).read_text())
+    for row in rows[10:]:
+        row["model_response"] = row["output"]
+    path = tmp_path / "guesses.json"
+    path.write_text(json.dumps(rows))
+    plan = evaluation("score", path, "--judge", "llama3.1", "--host", double.url, "--plan", "--controls", 0)
+    assert "3 of 11 questions to ask" in plan.err
+    assert "judged 3 of 3" in plan.err
+    assert read_ledger(RUN / LEDGER_FILE).judgements == ()
+    part = score(path, double, "--limit", 6)
+    assert (part.json["scored"], part.json["unscored"]) == (6, {"not_judged": 14})
+    assert score(path, double).json["scored"] == 20
+    questions = [body["messages"] for body in double.chat() if body["messages"]]
+    assert len(questions) == 11  # none of them twice: 10 guesses, and one exact match as a check
 
 
 def test_limit_scores_a_seeded_part_with_each_category_in_proportion(tmp_path: Path, double: OllamaDouble) -> None:

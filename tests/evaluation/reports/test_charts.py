@@ -7,7 +7,14 @@ from xml.etree import ElementTree
 import pytest
 
 from assistant.statistics import Interval
-from evaluation.reports.charts import bubbles_of_lengths, bubbles_of_scores, interval_bars, score_histogram, trend
+from evaluation.reports.charts import (
+    TrendPoint,
+    bubbles_of_lengths,
+    bubbles_of_scores,
+    interval_bars,
+    score_histogram,
+    trend,
+)
 from tests.support.hostile import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -57,6 +64,19 @@ def test_equal_lengths_lie_on_the_diagonal() -> None:
         assert x1 <= x <= x2
 
 
+def test_trend_joins_only_runs_of_the_same_judge_and_names_the_lines() -> None:
+    points = [TrendPoint(f"run {n}", 10.0 * n, None, "none", line) for n, line in enumerate((0, 1, 0, 1, 1))]
+    chart = ElementTree.fromstring(trend(points, ["first judge", "second judge"]))
+    lines = [line.attrib["points"].split() for line in chart.iter(f"{SVG}polyline")]
+    assert [len(line) for line in lines] == [2, 3]
+    circles = [f"{circle.attrib['cx']},{circle.attrib['cy']}" for circle in chart.iter(f"{SVG}circle")]
+    assert lines == [[circles[0], circles[2]], [circles[1], circles[3], circles[4]]]
+    texts = [text.text for text in chart.iter(f"{SVG}text")]
+    assert texts[-2:] == ["first judge", "second judge"]
+    one_judge = ElementTree.fromstring(trend([point._replace(line=0) for point in points], ["first judge"]))
+    assert "first judge" not in [text.text for text in one_judge.iter(f"{SVG}text")]
+
+
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_every_chart_can_be_drawn_with_few_data(n: int) -> None:
     for svg in (
@@ -64,7 +84,7 @@ def test_every_chart_can_be_drawn_with_few_data(n: int) -> None:
         interval_bars([("a", None, None, "")] * n),
         bubbles_of_scores([(1.0, 2.0)] * n, "chrF"),
         bubbles_of_lengths([(1, 2)] * n),
-        trend([("a", 1.0, None, "none")] * n),
+        trend([TrendPoint("a", 1.0, None, "none", 0)] * n, ["judge"]),
     ):
         assert ElementTree.fromstring(svg).attrib["role"] == "img"
 
@@ -73,7 +93,9 @@ def test_hostile_labels_are_text() -> None:
     for svg in (
         interval_bars([(HOSTILE, 5.0, None, HOSTILE)]),
         bubbles_of_scores([(1.0, 1.0)], HOSTILE),
-        trend([(HOSTILE, 1.0, None, "red"), ("b", 2.0, Interval(0, 3), "none")]),
+        trend(
+            [TrendPoint(HOSTILE, 1.0, None, "red", 0), TrendPoint("b", 2.0, Interval(0, 3), "none", 1)], [HOSTILE, "b"]
+        ),
     ):
         names = {element.tag.removeprefix(SVG) for element in ElementTree.fromstring(svg).iter()}
         assert names <= {"svg", "rect", "text", "line", "title", "circle", "polyline"}

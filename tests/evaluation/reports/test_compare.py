@@ -57,6 +57,17 @@ def test_equal_runs_are_the_same(tmp_path: Path) -> None:
     assert "same score on every one of 3 rows" in pair.sentence
 
 
+def test_changed_rows_keep_their_numbers_beside_a_long_instruction(tmp_path: Path) -> None:
+    for name, response in (("a", "No."), ("b", "Yes.")):
+        row = {"instruction": "A very long task. " * 20, "output": "Yes.", "model_response": response}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([row]))
+        evaluation("score", path, "--run", tmp_path / name)
+    out = evaluation("compare", tmp_path / "a", tmp_path / "b").out
+    assert "  row 1  0 -> 100  A very long task." in out
+    assert "No judge has scored these runs" in out
+
+
 def test_answer_by_a_red_judge_says_so(tmp_path: Path) -> None:
     runs = [judged(tmp_path / name, [score] * 12) for name, score in (("a", 2), ("b", 5))]  # always the same
     pair = compare_runs(runs).comparisons[0]
@@ -123,18 +134,18 @@ def test_several_runs_are_adjusted_by_holm(tmp_path: Path) -> None:
     others = [judged(tmp_path / name, [3] * n + [2] * (12 - n)) for name, n in (("b", 6), ("c", 7))]
     alone = compare_runs([base, others[0]]).comparisons[0].score
     both = [pair.score for pair in compare_runs([base, *others]).comparisons]
-    assert alone.p_value == alone.adjusted_p_value == pytest.approx(2 / 2**6)
-    assert both[1].adjusted_p_value == pytest.approx(2 * 2 / 2**7)
+    assert alone.p_value == alone.adjusted_p_value == pytest.approx(1 / 2**6)
+    assert both[1].adjusted_p_value == pytest.approx(2 * 1 / 2**7)
     assert [score.verdict for score in both] == ["better", "better"]
-    assert both[0].adjusted_p_value == pytest.approx(2 / 2**6)
+    assert both[0].adjusted_p_value == pytest.approx(1 / 2**6)
 
 
 def test_bits_per_byte_decide_where_scores_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = judged(tmp_path / "a", [2, 3] * 10), judged(tmp_path / "b", [3, 2] * 10)
     read = compare._read_run
 
-    def with_bits(folder: Path) -> compare._Run:
-        run = read(folder)
+    def with_bits(folder: Path, pass_mark: float) -> compare._Run:
+        run = read(folder, pass_mark)
         less = 0.1 if folder == second else 0.0
         bits = {row_id: 1.0 + 0.01 * i - less for i, row_id in enumerate(run.records)}
         return compare._Run(info=run.info, records=run.records, scores=run.scores, bits=bits)
@@ -161,3 +172,15 @@ def test_command_shows_the_sentence_last_and_escapes_hostile_rows(tmp_path: Path
     assert value["comparisons"][0]["score"]["verdict"] == "better"
     assert len(value["comparisons"][0]["fixed"]) == 12
     assert json.dumps(value)
+
+
+def test_pass_mark_decides_which_rows_are_fixed(tmp_path: Path) -> None:
+    first, second = judged(tmp_path / "a", [2, 3, 5, 1]), judged(tmp_path / "b", [3, 4, 4, 1])
+    counts = {}
+    for mark in (60, 80, 90):
+        value = evaluation("compare", first, second, "--pass-mark", mark, "--json").json
+        pair = value["comparisons"][0]
+        counts[mark] = (len(pair["fixed"]), len(pair["regressed"]))
+        assert value["pass_mark"] == mark
+    assert counts == {60: (1, 0), 80: (1, 0), 90: (0, 1)}
+    assert evaluation("compare", first, second, "--json").json["pass_mark"] == 80

@@ -17,7 +17,7 @@ from rich.console import Console
 from evaluation.answers.folder import AnswersFolder
 from evaluation.judging.trust import ControlFinding, HitRate, Trust
 from evaluation.reports.page import as_html, safe_json
-from evaluation.reports.render import terminal
+from evaluation.reports.render import next_command, terminal
 from evaluation.reports.report import make_report_with_rows
 from tests.support.hostile import HOSTILE, ReadPage, check_is_inert
 from tests.support.scored_answers import FOUR_ROWS, add_judgements, measured_answers, score_fields, trust_of
@@ -78,7 +78,7 @@ def test_page_says_what_the_terminal_says(judged: AnswersFolder) -> None:
     assert [text.strip() for text in shown.texts["li"]][: len(report.notes)] == list(report.notes)
     command = "".join(shown.texts["code"])
     assert command.startswith("evaluation score ")
-    assert f"  {command}" in [line.rstrip() for line in output.getvalue().splitlines()]
+    assert next_command(report) == f"  {command}"
 
 
 def test_verdict_on_the_judge_is_beside_the_score(judged: AnswersFolder) -> None:

@@ -8,19 +8,23 @@ import unicodedata
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
 from assistant.jsonl import AppendOnly
 from evaluation.answers.folder import RESPONSES_FILE, read_answers
 from evaluation.judging.ledger import JudgeLine, Judgement
+from evaluation.judging.rubric import Method, Rubric
 from evaluation.judging.scoring import LEDGER_FILE, write_metrics
 from evaluation.judging.trust import ControlFinding
 from evaluation.reports.render import as_markdown, terminal
 from evaluation.reports.report import make_report
 from evaluation.reports.values import Report
+from tests.support.evaluation_command import evaluation
 from tests.support.scored_answers import (
     FOUR_ROWS,
+    IDENTITY,
     ROWS_WITH_CATEGORIES,
     add_judgements,
     judgement,
@@ -55,6 +59,29 @@ def test_missing_score_is_shown_as_not_available(tmp_path: Path) -> None:
     report = make_report(answers.folder)
     assert "Score n/a of 100" in on_screen(report)
     assert "**Score n/a of 100" in as_markdown(report)
+
+
+def test_next_command_is_never_broken_into_lines(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    answers = measured_answers(folder, FOUR_ROWS)
+    out = evaluation("report", answers.folder).out
+    assert out.endswith(f":\n  evaluation score {answers.folder} --judge llama3.1\n")
+
+
+@pytest.mark.parametrize(
+    ("rubric", "words"),
+    [
+        (Method().hash, "Judge: a score from 0 to 5, times 20."),
+        (Method(name="quick").hash, "Judge: the expected score over the probabilities of the digits 0 to 5"),
+        (Method(name="book").hash, "Judge: a whole number from 0 to 100, with the prompt of the book."),
+        (Method(rubric=Rubric(rules=("Be kind.",))).hash, "Judge: asked with a rubric or a prompt of your own"),
+    ],
+)
+def test_page_says_how_the_judge_was_asked(tmp_path: Path, rubric: str, words: str) -> None:
+    answers = measured_answers(tmp_path, FOUR_ROWS)
+    add_judgements(answers, {1: score_fields(1)}, IDENTITY.model_copy(update={"rubric": rubric}))
+    assert words in as_markdown(make_report(answers.folder))
 
 
 def test_headline_names_the_judge_that_failed(tmp_path: Path) -> None:

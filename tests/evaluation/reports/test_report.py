@@ -11,7 +11,8 @@ import pytest
 from evaluation.answers.files import import_answers
 from evaluation.answers.folder import RESPONSES_FILE, read_answers
 from evaluation.figures import INTERVAL_METHOD
-from evaluation.judging.scoring import ceiling_sample, write_metrics
+from evaluation.judging.scoring import write_metrics
+from evaluation.judging.settled import judged_all_the_same
 from evaluation.reports.report import make_report, write_report
 from evaluation.reports.values import Report
 from tests.conftest import shared_file
@@ -177,7 +178,7 @@ def test_small_category_has_a_wide_interval_and_the_report_says_which_interval_i
 
 def test_ceiling_check_does_not_count_in_the_mean(tmp_path: Path) -> None:
     answers = measured_answers(tmp_path, [("x", "x")] * 15 + [("x", "y")])
-    sample = ceiling_sample(answers)
+    sample = judged_all_the_same(answers.responses)
     add_judgements(answers, {index: score_fields(5, "exact") for index in range(15)} | {15: score_fields(1)})
     first, second = (answers.responses.index(record) for record in sample)
     add_judgements(answers, {first: score_fields(4, purpose="ceiling"), second: score_fields(2, purpose="ceiling")})
