@@ -38,7 +38,7 @@ class RecordingSession(ScriptedSession):
     """Writes every instruction into a file."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("ok", name="recording")
+        super().__init__("ok", name="recording", context_length=1_000_000)
         self._path = Path(path)
 
     def reply(self, instruction: str, **rest: Any) -> Reply:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from textual.command import CommandPalette
+from textual.binding import Binding
+from textual.command import CommandList, CommandPalette
 
 from assistant.chat.store import Store
+from assistant.dataset.examples import Example
 from assistant.tui import app as app_module
 from assistant.tui.app import ChatApp, run_chat
 from assistant.tui.prompt import Field
+from assistant.tui.screen import ChatScreen
 from tests.support.chat_driver import async_test, open_chat
 from tests.support.chat_setup import make_setup
 from tests.support.scripted_session import ScriptedSession
@@ -46,15 +49,32 @@ async def test_ctrl_c_does_not_end_the_chat() -> None:
 
 
 @async_test
-async def test_the_palette_has_no_maximize() -> None:
+async def test_the_palette_has_our_commands_first_and_no_maximize() -> None:
     async with open_chat() as chat:
         assert not chat.prompt.instruction_field.allow_maximize
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Field, "ALLOW_MAXIMIZE", True)  # as of every other widget that can have the focus
             await chat.press("ctrl+p")
-            await chat.until(lambda: isinstance(chat.app.screen, CommandPalette) and "Screenshot" in chat.visible())
-        assert "Theme" in chat.visible()
-        assert "Maximize" not in chat.visible()
+            await chat.until(lambda: isinstance(chat.app.screen, CommandPalette))
+            commands = chat.app.screen.query_one(CommandList)
+            await chat.until(lambda: commands.option_count)
+        names = [str(option.prompt).splitlines()[0] for option in commands.options]
+        ours = [one for one in ChatScreen.BINDINGS if isinstance(one, Binding)]
+        assert names[0] == "Stop (esc)"
+        assert [name.partition(" (")[0] for name in names[: len(ours)]] == [one.description for one in ours]
+        assert set(names[len(ours) :]) == {"Theme", "Quit", "Screenshot"}
+
+
+@async_test
+async def test_a_command_of_the_palette_does_what_its_key_does() -> None:
+    async with open_chat(rows=[Example(instruction="Say it.", input="", output="Hello.")]) as chat:
+        await chat.press("ctrl+p")
+        await chat.until(lambda: isinstance(chat.app.screen, CommandPalette))
+        await chat.press(*"testrow")
+        commands = chat.app.screen.query_one(CommandList)
+        await chat.until(lambda: [str(one.prompt).splitlines()[0] for one in commands.options] == ["Test row (ctrl+t)"])
+        await chat.press("enter", "enter")
+        await chat.until(lambda: chat.texts(".question") == ["Say it."])
 
 
 def test_importing_the_chat_does_not_import_torch() -> None:
@@ -98,6 +118,8 @@ def test_the_farewell_says_how_to_go_on_if_there_is_something_to_go_on_with(tmp_
             farewell = chat.app.farewell()
             ids = [one.id for one in Store(tmp_path).list()]
             assert len(ids) == asks
-            assert farewell == (f"The conversation is saved. To go on with it: assistant chat --resume {ids[0]}" if asks else "")
+            assert farewell == (
+                f"The conversation is saved. To go on with it: assistant chat --resume {ids[0]}" if asks else ""
+            )
 
     talk()

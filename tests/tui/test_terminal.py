@@ -101,9 +101,9 @@ def test_a_conversation(open_terminal: Callable[..., Terminal]) -> None:
         # Enter comes directly after the text. With a priority binding, it would overtake the last characters.
         line = f"line {number} [with brackets and no word lost on the way to the end"
         terminal.type(f"{line}\n")
-        terminal.until_shows(f"You said: {line}.")
+        terminal.until(lambda screen: f"You said: {line}." in screen and "esc stop" in screen)
         terminal.press("Escape")
-        terminal.until(lambda screen: "stopped by you" in screen and "esc stop" not in screen)
+        terminal.until(lambda screen: "stopped by you" in screen.partition(f"You said: {line}.")[2])
     terminal.type("a")
     terminal.press("C-j")
     terminal.type("b\n")
