@@ -135,8 +135,8 @@ class TurnView(Vertical):
         self._foot = Static(classes="foot", markup=False)
 
     def compose(self) -> ComposeResult:
-        yield Static(MARK, classes="mark", markup=False)
         yield self._question
+        yield Static(MARK, classes="mark", markup=False)
         with self._answers:
             for answer in self.state.answers:
                 yield AnswerView(answer, is_markdown=self._is_markdown)
