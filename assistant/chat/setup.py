@@ -60,7 +60,7 @@ class ChatSetup:
         chat = Chat(
             front=front,
             worker=worker,
-            sides=tuple(self.load),
+            names={side: self.model_name if side == "tuned" else self.base_name for side in self.load},
             conversation=self.conversation,
             file=self.file,
             opened=self.opened,

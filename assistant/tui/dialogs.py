@@ -51,8 +51,7 @@ def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, .
             screen.call_later(screen._call_and_draw, "continue_from", key, chosen.place, chosen.token_id)
 
     assert screen.chat is not None
-    name = screen.chat.card(key.side)
-    title = f"Tokens · {key.side}" if name is None else f"Tokens · {key.side} · {name.name}"
+    title = f"Tokens · {key.side} · {screen.chat.names.get(key.side, '')}"
     can_continue = screen.chat.state(key.side) == "ready"
     screen.app.push_screen(TokenScreen(tokens, title=title, can_continue=can_continue), take)
 

@@ -142,7 +142,7 @@ class ChatScreen(Screen[None]):
         for key, text in bridge.texts:
             view = self._view.widget(Item(TURN, key.turn))
             if isinstance(view, TurnView) and key.turn not in bridge.changed:
-                view.append(key.side, text)
+                await view.append(key.side, text)
         for number in bridge.changed - set(bridge.added):
             await self._draw_turn(number)
         for row in bridge.rows:

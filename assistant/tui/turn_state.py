@@ -136,8 +136,7 @@ def _variant_words(turn: Turn, answer: Answered) -> str:
 
 def _with_label(chat: Chat, turn: Turn, state: AnswerState, place: int, *, is_named: bool) -> AnswerState:
     side = state.key.side
-    card = chat.card(side)
-    label = f"{side} · {card.name}" if card is not None else side
+    label = f"{side} · {chat.names.get(side, '')}"
     note = state.note
     if turn.is_blind:
         label = "AB"[place]

@@ -9,7 +9,8 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Static
+from textual.widgets import Markdown, Static
+from textual.widgets.markdown import MarkdownStream
 
 from assistant.escape import displayable, one_line
 from assistant.tui.markdown import ReplyMarkdown
@@ -30,23 +31,38 @@ class AnswerBody(Vertical):
         self._marked: tuple[int, int] | None = None
         self._mark_style = ""
         self._raw = Static(classes="raw", markup=False)
-        self._markdown: ReplyMarkdown | None = None
+        self._markdown: ReplyMarkdown | None = ReplyMarkdown() if is_markdown else None
+        self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
         yield self._raw
+        if self._markdown is not None:
+            yield self._markdown
 
-    def append(self, text: str) -> None:
+    async def on_mount(self) -> None:
+        """Draw what was given before."""
+        await self._draw()
+
+    async def append(self, text: str) -> None:
         """Add text at the end."""
         self._text += text
-        self._raw.update(displayable(self._text))
+        if self._is_markdown and self._markdown is not None:
+            if self._stream is None:
+                # The widget must be empty. A stream that starts after update() shows a fence in the first line as
+                # paragraphs.
+                self._stream = Markdown.get_stream(self._markdown)
+                text = self._text
+            await self._stream.write(displayable(text))
+        else:
+            self._raw.update(displayable(self._text))
 
-    def show(self, text: str, marked: tuple[int, int] | None, mark_style: str) -> None:
+    async def show(self, text: str, marked: tuple[int, int] | None, mark_style: str) -> None:
         """Show the whole text, with some characters marked."""
-        if (text, marked, mark_style) != (self._text, self._marked, self._mark_style):
-            self._text, self._marked, self._mark_style = text, marked, mark_style
-            self._raw.update(answer_content(text, marked, mark_style))
-            if self._markdown is not None:
-                self._markdown.update(displayable(text))
+        if (text, marked, mark_style) == (self._text, self._marked, self._mark_style) and self._stream is None:
+            return
+        self._text, self._marked, self._mark_style = text, marked, mark_style
+        if self.is_mounted:
+            await self._draw()
 
     async def set_markdown(self, is_markdown: bool) -> None:
         """Show the text as Markdown, or every character as it is."""
@@ -54,10 +70,26 @@ class AnswerBody(Vertical):
         if is_markdown and self._markdown is None:
             self._markdown = ReplyMarkdown()
             await self.mount(self._markdown)
-            await self._markdown.update(displayable(self._text))
-        self._raw.display = not is_markdown
+        await self._draw()
+
+    async def _draw(self) -> None:
+        await self._end_stream()
+        self._raw.display = not self._is_markdown
+        if not self._is_markdown:
+            self._raw.update(answer_content(self._text, self._marked, self._mark_style))
         if self._markdown is not None:
-            self._markdown.display = is_markdown
+            self._markdown.display = self._is_markdown
+            if self._is_markdown:
+                await self._markdown.update(displayable(self._text))
+
+    async def on_unmount(self) -> None:
+        """End the stream's task when the person quits during an answer."""
+        await self._end_stream()
+
+    async def _end_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.stop()
 
 
 class AnswerView(Vertical):
@@ -73,7 +105,6 @@ class AnswerView(Vertical):
     def __init__(self, state: AnswerState, *, is_markdown: bool) -> None:
         super().__init__(classes=f"-{state.key.side}" if state.is_named and state.label not in ("A", "B") else "")
         self.state = state
-        self._is_markdown = is_markdown
         self._label = Static(classes="label", markup=False)
         self._body = AnswerBody(is_markdown=is_markdown)
         self._note = Static(classes="note", markup=False)
@@ -85,11 +116,9 @@ class AnswerView(Vertical):
 
     async def on_mount(self) -> None:
         """Draw the state that was given."""
-        self.show(self.state)
-        if self._is_markdown:
-            await self._body.set_markdown(True)
+        await self.show(self.state)
 
-    def show(self, state: AnswerState) -> None:
+    async def show(self, state: AnswerState) -> None:
         """Draw a new state."""
         self.state = state
         self.set_class(state.is_named, "-named")
@@ -97,16 +126,15 @@ class AnswerView(Vertical):
         self._label.update(one_line(state.label))
         is_good = state.is_match if state.is_match is not None else state.key.side == "tuned"
         style = "underline bold $text-success" if is_good else "underline bold $text-error"
-        self._body.show(state.text, state.marked, style)
+        await self._body.show(state.text, state.marked, style)
         self._note.update(note_content(state))
 
-    def append(self, text: str) -> None:
+    async def append(self, text: str) -> None:
         """Add text that arrived."""
-        self._body.append(text)
+        await self._body.append(text)
 
     async def set_markdown(self, is_markdown: bool) -> None:
         """Show Markdown, or every character."""
-        self._is_markdown = is_markdown
         await self._body.set_markdown(is_markdown)
 
     def on_click(self, event: events.Click) -> None:
@@ -153,15 +181,15 @@ class TurnView(Vertical):
             await self._answers.mount(*(AnswerView(answer, is_markdown=self._is_markdown) for answer in state.answers))
         else:
             for view, answer in zip(views, state.answers, strict=True):
-                view.show(answer)
+                await view.show(answer)
         self.state = state
         self._draw()
 
-    def append(self, side: str, text: str) -> None:
+    async def append(self, side: str, text: str) -> None:
         """Add text that arrived to the answer of a side."""
         for view in self._answers.query(AnswerView):
             if view.state.key.side == side:
-                view.append(text)
+                await view.append(text)
 
     async def set_markdown(self, is_markdown: bool) -> None:
         """Show answers as Markdown, or every character as it is."""
