@@ -207,7 +207,7 @@ def until(events: queue.Queue[Event], kind: type) -> Event:
 
 async def measure_lag(*, is_markdown: bool) -> list[float]:
     """Return how late the event loop was, every 5 ms, while an answer streamed. In seconds."""
-    words = [f"word{n} " if n % 15 else "\n\n* item " for n in range(TOKENS)]
+    words = [{0: "\n\n", 60: "\n\n* item ", 75: "\n* item "}.get(n % 120, f"word{n} ") for n in range(TOKENS)]
     session = ScriptedSession(*words, piece_seconds=1 / TOKENS_PER_SECOND)
     app = ChatApp(make_setup(session))
     lags: list[float] = []
@@ -216,8 +216,10 @@ async def measure_lag(*, is_markdown: bool) -> list[float]:
         await idle(screen)
         if is_markdown:
             await pilot.press("f8")
-        screen.chat.send("Write.")
-        await screen.draw()
+        screen.call_later(screen.send, "Write.", "")
+        screen.call_later(screen.draw)
+        while not screen.chat.open_answers:
+            await asyncio.sleep(0.002)
         while screen.chat.open_answers:
             before = time.perf_counter()
             await asyncio.sleep(0.005)
@@ -255,8 +257,11 @@ async def processor_a_turn(count: int) -> float:
         await idle(screen)
         before = processor()
         for turn in range(20):
-            screen.chat.send(f"Question {turn}")
-            await screen.draw()
+            screen.call_later(screen.send, f"Question {turn}", "")
+            screen.call_later(screen.draw)
+            await asyncio.sleep(0)
+            while len(screen.chat.conversation.turns) <= count + turn:
+                await asyncio.sleep(0.002)
             await idle(screen)
         return (processor() - before) / 20
 

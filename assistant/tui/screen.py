@@ -116,7 +116,7 @@ class ChatScreen(Screen[None]):
         conversation = self.chat.conversation
         runs = [Item(RUN, run) for run in dict.fromkeys(row.run for row in conversation.rows)]
         await self._view.open([Item(TURN, turn.number) for turn in conversation.turns] + runs)
-        self.bridge.has_news = True
+        self.bridge.state_changed()
 
     def _post(self, event: Event) -> None:
         with suppress(RuntimeError):  # the app is closing
@@ -132,29 +132,28 @@ class ChatScreen(Screen[None]):
 
     async def draw(self) -> None:
         """Draw what the chat reported since the last time."""
-        bridge, chat = self.bridge, self.chat
+        news, chat = self.bridge.take(), self.chat
         if chat is None:
             return
-        for number in bridge.added:
+        for number in news.added:
             self.selected = None
             await self._view.add(Item(TURN, number))
             await self._mark_selected()
-        for key, text in bridge.texts:
+        for key, text in news.texts:
             view = self._view.widget(Item(TURN, key.turn))
-            if isinstance(view, TurnView) and key.turn not in bridge.changed:
+            if isinstance(view, TurnView) and key.turn not in news.changed:
                 await view.append(key.side, text)
-        for number in bridge.changed - set(bridge.added):
+        for number in news.changed - set(news.added):
             await self._draw_turn(number)
-        for row in bridge.rows:
+        for row in news.rows:
             await self._draw_row(row)
-        for problem in bridge.problems:
+        for problem in news.problems:
             self._problems.append(problem)
             await self._view.add(Item(PROBLEM, len(self._problems) - 1))
-        has_news = bool(bridge.added or bridge.changed or bridge.rows or bridge.problems)
-        if bridge.has_news or has_news:
-            self._show_state(tally_too=has_news or not bridge.texts)
-        bridge.added, bridge.changed, bridge.texts, bridge.rows, bridge.problems = [], set(), [], [], []
-        bridge.has_news = False
+        if news.added or news.changed or news.rows or news.problems or news.has_state:
+            self._show_state()
+        elif news.texts:
+            self._show_foot()
 
     def _make(self, item: Item) -> Widget:
         """Make the widget of an item, as it is now."""
@@ -194,18 +193,21 @@ class ChatScreen(Screen[None]):
         if isinstance(card, RunCard):
             card.add(row)
 
-    def _show_state(self, *, tally_too: bool = True) -> None:
+    def _show_state(self) -> None:
         """Draw title, tally and foot."""
         chat = self.chat
         self.query_one("#title", Title).show(dialogs.title_parts(self.setup, chat))
-        if chat is not None and tally_too:
+        if chat is not None:
             self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
             self._welcome.show_history(is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
                 card = self._view.widget(Item(RUN, number))
                 if run.has_ended and isinstance(card, RunCard):
                     card.end()
-        exact = self.exact_prompt()
+        self._show_foot()
+
+    def _show_foot(self) -> None:
+        chat, exact = self.chat, self.exact_prompt()
         self._foot.show(
             foot_state.keys(chat, has_text=self._prompt.has_text, is_selected=self.selected is not None),
             foot_state.state(chat, self.setup.model_name, prompt_tokens=None if exact is None else exact.n_tokens),
@@ -266,7 +268,7 @@ class ChatScreen(Screen[None]):
 
     @on(TextArea.Changed)
     def _text_changed(self) -> None:
-        self._show_state(tally_too=False)
+        self._show_foot()
 
     @on(Prompt.Flipped)
     async def _flipped(self, message: Prompt.Flipped) -> None:
@@ -384,7 +386,7 @@ class ChatScreen(Screen[None]):
         await self._mark_selected()
 
     async def _mark_selected(self) -> None:
-        self._show_state(tally_too=False)
+        self._show_foot()
         for view in self._view.query(TurnView):
             view.set_class(view.state.number == self.selected, "-selected")
 
