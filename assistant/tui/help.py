@@ -8,11 +8,12 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from assistant.tui.modal import Modal
 
-class HelpScreen(ModalScreen[None]):
+
+class HelpScreen(Modal[None]):
     """A list of keys, shown over the conversation. Each line is a binding's key and its tooltip."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

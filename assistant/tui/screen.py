@@ -89,6 +89,8 @@ class ChatScreen(Screen[None]):
         self.unclear: str | None = None
         """A bare word such as `quit` that was sent just now."""
         self._copied: tuple[AnswerKey, int] | None = None
+        self.close_problem = ""
+        """Why the conversation could not be saved at the end."""
 
     def compose(self) -> ComposeResult:
         yield Title(TitleParts(model=self.setup.model_name, base=self.setup.base_name), id="title")
@@ -199,7 +201,8 @@ class ChatScreen(Screen[None]):
         self.query_one("#title", Title).show(dialogs.title_parts(self.setup, chat))
         if chat is not None:
             self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
-            self._welcome.show_history(is_seen=chat.has_learnt_conversations)
+            if (card := chat.card("tuned")) is not None:
+                self._welcome.show_history(is_base=card.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
                 card = self._view.widget(Item(RUN, number))
                 if run.has_ended and isinstance(card, RunCard):
@@ -301,7 +304,10 @@ class ChatScreen(Screen[None]):
     def close_chat(self) -> None:
         """Save what has been written of answers, and end the worker. May be called twice."""
         if self.chat is not None:
-            self.chat.close()
+            try:
+                self.chat.close()
+            except AssistantError as error:
+                self.close_problem = str(error)
 
     async def resume(self, id: str) -> None:
         """Go on with another conversation, with the models that are loaded."""
@@ -449,7 +455,7 @@ class ChatScreen(Screen[None]):
         if turn is not None and turn.is_blind:
             self._call("choose", turn.number, None)
 
-    def actionflip(self, step: int) -> None:
+    def action_flip(self, step: int) -> None:
         """Flip variants, or choose."""
         self.call_later(self.flip, step)
 

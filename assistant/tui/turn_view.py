@@ -18,6 +18,7 @@ from assistant.tui.turn_state import AnswerState, TurnState
 
 INLINE_INPUT = 40
 """A longer input, or one with a line end, stands on lines of its own."""
+MARK = "❯"
 MATCH, NO_MATCH = "✓", "✗"
 
 
@@ -162,6 +163,7 @@ class TurnView(Vertical):
         self._foot = Static(classes="foot", markup=False)
 
     def compose(self) -> ComposeResult:
+        yield Static(MARK, classes="mark", markup=False)
         yield self._question
         with self._answers:
             for answer in self.state.answers:
@@ -216,14 +218,11 @@ class TurnView(Vertical):
 
 def question_content(state: TurnState) -> Content:
     """Return the question. A short input stands on its line, a longer one below."""
-    parts: list[tuple[str, str]] = [
-        ("❯ ", "bold $text-primary"),
-        (displayable(state.instruction), "bold $text-primary"),
-    ]
+    parts: list[tuple[str, str]] = [(displayable(state.instruction), "")]
     if state.input:
         is_short = len(state.input) <= INLINE_INPUT and "\n" not in state.input + state.instruction
         parts.append(("  " if is_short else "\n", ""))
-        parts.append((displayable(state.input), ""))
+        parts.append((displayable(state.input), "not bold $foreground"))
     return Content.assemble(*parts)
 
 
