@@ -31,7 +31,7 @@ from assistant.tui.prompt import Prompt
 from assistant.tui.tally_bar import TallyBar
 from assistant.tui.title import Title, TitleParts
 from assistant.tui.turn_state import TurnState, turn_state
-from assistant.tui.turn_view import AnswerView, TurnClicked, TurnView
+from assistant.tui.turn_view import AnswerClicked, TurnClicked, TurnView
 from assistant.tui.welcome import SuggestionLine, Welcome
 
 TURN, RUN, PROBLEM = "turn", "run", "problem"
@@ -88,6 +88,7 @@ class ChatScreen(Screen[None]):
         self._problems: list[tuple[str, str]] = []
         self.unclear: str | None = None
         """A bare word such as `quit` that was sent just now."""
+        self._tallied: tuple[int, int] | None = None
         self._copied: tuple[AnswerKey, int] | None = None
         self.close_problem = ""
         """Why the conversation could not be saved at the end."""
@@ -167,8 +168,9 @@ class ChatScreen(Screen[None]):
             rows = [row for row in chat.conversation.rows if row.run == item.number]
             run = chat.runs.get(item.number)
             return RunCard(rows, len(rows) if run is None or run.has_ended else len(run.rows))
-        view = TurnView(self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown)
-        view.set_wide(self._wide)
+        view = TurnView(
+            self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown, wide=self._wide
+        )
         view.set_class(item.number == self.selected, "-selected")
         return view
 
@@ -182,7 +184,6 @@ class ChatScreen(Screen[None]):
         view = self._view.widget(Item(TURN, number))
         if isinstance(view, TurnView):
             await view.show(self._state_of(self.chat.conversation.turns[number]))
-            view.set_wide(self._wide)
 
     async def redraw_turns(self) -> None:
         """Draw all turns again that have a widget."""
@@ -200,7 +201,10 @@ class ChatScreen(Screen[None]):
         chat = self.chat
         self.query_one("#title", Title).show(dialogs.title_parts(self.setup, chat))
         if chat is not None:
-            self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
+            shown = (id(chat.conversation), chat.conversation.n_comparisons)
+            if shown != self._tallied:  # counting takes milliseconds in a long conversation
+                self._tallied = shown
+                self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
             if (card := chat.card("tuned")) is not None:
                 self._welcome.show_history(is_base=card.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
@@ -400,9 +404,9 @@ class ChatScreen(Screen[None]):
     async def _turn_clicked(self, message: TurnClicked) -> None:
         await self.select(message.number)
 
-    @on(AnswerView.Clicked)
-    async def _column_clicked(self, message: AnswerView.Clicked) -> None:
-        side = message.view.state.key.side
+    @on(AnswerClicked)
+    async def _column_clicked(self, message: AnswerClicked) -> None:
+        side = message.state.key.side
         await self._widen(None if self._wide == side else side)
 
     async def _widen(self, side: str | None) -> None:

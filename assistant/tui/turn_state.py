@@ -33,6 +33,8 @@ class AnswerState:
     """Characters of the first token in which the two answers differ."""
     is_named: bool = False
     """Whether the label is shown: only if two models answer."""
+    is_hidden: bool = False
+    """Whether the label is a letter, because a blind choice is open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +155,7 @@ def _with_label(chat: Chat, turn: Turn, state: AnswerState, place: int, *, is_na
         note=note,
         is_match=state.is_match,
         marked=None if turn.is_blind else state.marked,
+        is_hidden=turn.is_blind,
         is_named=is_named,
     )
 
