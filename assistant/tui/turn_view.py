@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from textual import events
 from textual.app import ComposeResult
@@ -10,12 +11,13 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.widgets import Static
 
 from assistant.escape import displayable, one_line
-from assistant.tui.markdown import ReplyMarkdown
 from assistant.tui.turn_state import AnswerState, TurnState
+
+if TYPE_CHECKING:
+    from assistant.tui.markdown_answer import MarkdownAnswer
 
 INLINE_INPUT = 40
 """A longer input, or one with a line end, stands on lines of its own."""
@@ -70,76 +72,6 @@ class RawAnswer(Static):
             self.post_message(AnswerClicked(self.state))
 
 
-class MarkdownAnswer(Vertical):
-    """An answer as Markdown."""
-
-    def __init__(self, state: AnswerState) -> None:
-        super().__init__(classes="answer")
-        self.state = state
-        self._label = Static(classes="label", markup=False)
-        self._markdown = ReplyMarkdown()
-        self._note = Static(classes="note", markup=False)
-        self._stream: MarkdownStream | None = None
-        self._streamed = ""
-
-    def compose(self) -> ComposeResult:
-        yield self._label
-        yield self._markdown
-        yield self._note
-
-    async def on_mount(self) -> None:
-        """Draw the state that was given."""
-        await self.show(self.state)
-
-    async def show(self, state: AnswerState) -> None:
-        """Draw a new state. Text that is still arriving goes on as a stream."""
-        self.state = state
-        set_side_classes(self, state)
-        self._label.update(label_content(state))
-        self._label.display = state.is_named
-        self._note.update(note_content(state))
-        if state.status == "ended" or not state.text.startswith(self._streamed):
-            await self._end_stream()
-            await self._markdown.update(displayable(state.text))
-        else:
-            await self._write(state.text[len(self._streamed) :])
-
-    async def append(self, text: str) -> None:
-        """Add text that arrived."""
-        self.state = replace(self.state, text=self.state.text + text)
-        await self._write(text)
-
-    async def _write(self, text: str) -> None:
-        if text:
-            if self._stream is None:
-                # The widget must be empty. A stream that starts after update() shows a fence in the first line as
-                # paragraphs.
-                self._stream = Markdown.get_stream(self._markdown)
-            self._streamed += text
-            await self._stream.write(displayable(text))
-
-    def fold(self, *, is_folded: bool) -> None:
-        """Show one line, or everything."""
-        self.set_class(is_folded, "-folded")
-
-    async def on_unmount(self) -> None:
-        """End the stream's task when the person quits during an answer."""
-        await self._end_stream()
-
-    async def _end_stream(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.stop()
-
-    def on_click(self, event: events.Click) -> None:
-        """Give the column more room, if its name was clicked."""
-        if event.widget is self._label:
-            self.post_message(AnswerClicked(self.state))
-
-
-AnswerView = RawAnswer | MarkdownAnswer
-
-
 @dataclass
 class TurnClicked(Message):
     """The person clicked a turn."""
@@ -155,7 +87,7 @@ class TurnView(Vertical):
         self.state = state
         self._is_markdown, self._wide = is_markdown, wide
         self._question = Static(classes="question", markup=False)
-        self._answers: list[AnswerView] = []
+        self._answers: list[RawAnswer | MarkdownAnswer] = []
         self._foot = Static(classes="foot", markup=False)
 
     def compose(self) -> ComposeResult:
@@ -165,8 +97,12 @@ class TurnView(Vertical):
             yield self._foot
 
     def _make_answers(self) -> list[Widget]:
-        kind = MarkdownAnswer if self._is_markdown else RawAnswer
-        self._answers = [kind(answer) for answer in self.state.answers]
+        if self._is_markdown:
+            from assistant.tui.markdown_answer import MarkdownAnswer  # here, so that the chat paints sooner
+
+            self._answers = [MarkdownAnswer(answer) for answer in self.state.answers]
+        else:
+            self._answers = [RawAnswer(answer) for answer in self.state.answers]
         self._fold()
         return [Horizontal(*self._answers, classes="answers")] if len(self._answers) > 1 else [*self._answers]
 
