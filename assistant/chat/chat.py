@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
@@ -153,7 +153,7 @@ class Chat:
     Args:
         front: Shows what changes.
         worker: Has the models; the caller starts it.
-        sides: The models that the worker loads.
+        names: What the models that the worker loads are called.
         conversation: An empty one, or one that is resumed.
         file: Gets every new record.
         opened: The first record of a new conversation.
@@ -165,7 +165,7 @@ class Chat:
         *,
         front: Front,
         worker: Worker,
-        sides: Sequence[Side],
+        names: Mapping[Side, str],
         conversation: Conversation,
         file: RecordSink,
         opened: Opened,
@@ -173,13 +173,14 @@ class Chat:
         draw: random.Random | None = None,
     ) -> None:
         self.front, self.worker, self.settings = front, worker, settings
+        self.names = names
         self.conversation = conversation
         self.file = file
         self.waiting: deque[Question] = deque()
         """Questions that were sent and not asked yet, oldest first."""
         self.open_answers: dict[AnswerKey, OpenAnswer] = {}
         self.failures: dict[AnswerKey, str] = {}
-        """Why answers have failed, by their name."""
+        """What was written of answers that failed, by their name."""
         self.runs: dict[int, Run] = {}
         self.held_out: HeldOut | None = None
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
@@ -188,7 +189,7 @@ class Chat:
         self._deck: Deck | None = None
         self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
-        self._models = _Models(states=states | dict.fromkeys(sides, "loading"))
+        self._models = _Models(states=states | dict.fromkeys(names, "loading"))
         self._draw = draw or random.SystemRandom()
         conversation.apply(opened)  # which the file has already
 
@@ -474,8 +475,8 @@ class Chat:
         self.front.turn_changed(event.key.turn)
 
     def _answer_failed(self, event: AnswerFailed) -> None:
-        self.open_answers.pop(event.key, None)
-        self.failures[event.key] = event.problem
+        answer = self.open_answers.pop(event.key, None)
+        self.failures[event.key] = "" if answer is None else answer.text
         question = self.conversation.turns[event.key.turn].question
         advice = self._take_back(Question(question.instruction, question.input)) if question.row is None else ""
         self.front.turn_changed(event.key.turn)

@@ -85,6 +85,8 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     rows: list[RowRun] = field(default_factory=list)
     """Held-out rows that were answered in the background, in the order of their answers."""
+    n_comparisons: int = field(default=0, compare=False)
+    """Counts records that may change the tally: answers to held-out rows and of two models, and choices."""
 
     def apply(self, record: Record) -> None:
         """Change the conversation by one record. A record of a turn that does not exist is ignored."""
@@ -96,10 +98,13 @@ class Conversation:
                     self.turns.append(Turn(question=record))
             case RowRun():
                 self.rows.append(record)
+                self.n_comparisons += 1
             case Titled():
                 self.title = record.title
             case _ if 0 <= record.turn < len(self.turns):
-                self._apply_to_turn(self.turns[record.turn], record)
+                turn = self.turns[record.turn]
+                self._apply_to_turn(turn, record)
+                self.n_comparisons += turn.is_held_out or bool(turn.answers["base"])
 
     @staticmethod
     def _apply_to_turn(turn: Turn, record: Answered | Kept | Chosen | Corrected) -> None:

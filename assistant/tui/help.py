@@ -1,4 +1,4 @@
-"""The help: a list of the chat's keys and commands. The list comes from the bindings, so it names only keys that exist."""
+"""The help: the chat's keys and commands. They come from the bindings and the parser, so it names only what exists."""
 
 from __future__ import annotations
 

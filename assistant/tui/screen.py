@@ -31,7 +31,7 @@ from assistant.tui.prompt import Prompt
 from assistant.tui.tally_bar import TallyBar
 from assistant.tui.title import Title, TitleParts
 from assistant.tui.turn_state import TurnState, turn_state
-from assistant.tui.turn_view import AnswerView, TurnClicked, TurnView
+from assistant.tui.turn_view import AnswerClicked, TurnClicked, TurnView
 from assistant.tui.welcome import SuggestionLine, Welcome
 
 TURN, RUN, PROBLEM = "turn", "run", "problem"
@@ -88,6 +88,7 @@ class ChatScreen(Screen[None]):
         self._problems: list[tuple[str, str]] = []
         self.unclear: str | None = None
         """A bare word such as `quit` that was sent just now."""
+        self._tallied: tuple[int, int] | None = None
         self._copied: tuple[AnswerKey, int] | None = None
         self.close_problem = ""
         """Why the conversation could not be saved at the end."""
@@ -118,7 +119,7 @@ class ChatScreen(Screen[None]):
         conversation = self.chat.conversation
         runs = [Item(RUN, run) for run in dict.fromkeys(row.run for row in conversation.rows)]
         await self._view.open([Item(TURN, turn.number) for turn in conversation.turns] + runs)
-        self.bridge.has_news = True
+        self.bridge.state_changed()
 
     def _post(self, event: Event) -> None:
         with suppress(RuntimeError):  # the app is closing
@@ -134,29 +135,28 @@ class ChatScreen(Screen[None]):
 
     async def draw(self) -> None:
         """Draw what the chat reported since the last time."""
-        bridge, chat = self.bridge, self.chat
+        news, chat = self.bridge.take(), self.chat
         if chat is None:
             return
-        for number in bridge.added:
+        for number in news.added:
             self.selected = None
             await self._view.add(Item(TURN, number))
             await self._mark_selected()
-        for key, text in bridge.texts:
+        for key, text in news.texts:
             view = self._view.widget(Item(TURN, key.turn))
-            if isinstance(view, TurnView) and key.turn not in bridge.changed:
-                view.append(key.side, text)
-        for number in bridge.changed - set(bridge.added):
+            if isinstance(view, TurnView) and key.turn not in news.changed:
+                await view.append(key, text)
+        for number in news.changed - set(news.added):
             await self._draw_turn(number)
-        for row in bridge.rows:
+        for row in news.rows:
             await self._draw_row(row)
-        for problem in bridge.problems:
+        for problem in news.problems:
             self._problems.append(problem)
             await self._view.add(Item(PROBLEM, len(self._problems) - 1))
-        has_news = bool(bridge.added or bridge.changed or bridge.rows or bridge.problems)
-        if bridge.has_news or has_news:
-            self._show_state(tally_too=has_news or not bridge.texts)
-        bridge.added, bridge.changed, bridge.texts, bridge.rows, bridge.problems = [], set(), [], [], []
-        bridge.has_news = False
+        if news.added or news.changed or news.rows or news.problems or news.has_state:
+            self._show_state()
+        elif news.texts:
+            self._show_foot()
 
     def _make(self, item: Item) -> Widget:
         """Make the widget of an item, as it is now."""
@@ -168,8 +168,9 @@ class ChatScreen(Screen[None]):
             rows = [row for row in chat.conversation.rows if row.run == item.number]
             run = chat.runs.get(item.number)
             return RunCard(rows, len(rows) if run is None or run.has_ended else len(run.rows))
-        view = TurnView(self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown)
-        view.set_wide(self._wide)
+        view = TurnView(
+            self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown, wide=self._wide
+        )
         view.set_class(item.number == self.selected, "-selected")
         return view
 
@@ -183,7 +184,6 @@ class ChatScreen(Screen[None]):
         view = self._view.widget(Item(TURN, number))
         if isinstance(view, TurnView):
             await view.show(self._state_of(self.chat.conversation.turns[number]))
-            view.set_wide(self._wide)
 
     async def redraw_turns(self) -> None:
         """Draw all turns again that have a widget."""
@@ -196,19 +196,25 @@ class ChatScreen(Screen[None]):
         if isinstance(card, RunCard):
             card.add(row)
 
-    def _show_state(self, *, tally_too: bool = True) -> None:
+    def _show_state(self) -> None:
         """Draw title, tally and foot."""
         chat = self.chat
         self.query_one("#title", Title).show(dialogs.title_parts(self.setup, chat))
-        if chat is not None and tally_too:
-            self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
-            if (model := chat.card("tuned")) is not None:
-                self._welcome.show_history(is_base=model.info is None, is_seen=chat.has_learnt_conversations)
+        if chat is not None:
+            shown = (id(chat.conversation), chat.conversation.n_comparisons)
+            if shown != self._tallied:  # counting takes milliseconds in a long conversation
+                self._tallied = shown
+                self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
+            if (card := chat.card("tuned")) is not None:
+                self._welcome.show_history(is_base=card.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
                 card = self._view.widget(Item(RUN, number))
                 if run.has_ended and isinstance(card, RunCard):
                     card.end()
-        exact = self.exact_prompt()
+        self._show_foot()
+
+    def _show_foot(self) -> None:
+        chat, exact = self.chat, self.exact_prompt()
         self._foot.show(
             foot_state.keys(chat, has_text=self._prompt.has_text, is_selected=self.selected is not None),
             foot_state.state(chat, self.setup.model_name, prompt_tokens=None if exact is None else exact.n_tokens),
@@ -269,7 +275,7 @@ class ChatScreen(Screen[None]):
 
     @on(TextArea.Changed)
     def _text_changed(self) -> None:
-        self._show_state(tally_too=False)
+        self._show_foot()
 
     @on(Prompt.Flipped)
     async def _flipped(self, message: Prompt.Flipped) -> None:
@@ -393,7 +399,7 @@ class ChatScreen(Screen[None]):
         await self._mark_selected()
 
     async def _mark_selected(self) -> None:
-        self._show_state(tally_too=False)
+        self._show_foot()
         for view in self._view.query(TurnView):
             view.set_class(view.state.number == self.selected, "-selected")
 
@@ -401,9 +407,9 @@ class ChatScreen(Screen[None]):
     async def _turn_clicked(self, message: TurnClicked) -> None:
         await self.select(message.number)
 
-    @on(AnswerView.Clicked)
-    async def _column_clicked(self, message: AnswerView.Clicked) -> None:
-        side = message.view.state.key.side
+    @on(AnswerClicked)
+    async def _column_clicked(self, message: AnswerClicked) -> None:
+        side = message.state.key.side
         await self._widen(None if self._wide == side else side)
 
     async def _widen(self, side: str | None) -> None:

@@ -94,6 +94,7 @@ def _keep(screen: ChatScreen, turn: Turn, number: int) -> None:
     variants = turn.variants
     if number <= len(variants):
         screen.keep(turn, variants[number - 1])
+        screen.show_notice(f"Answer {number} of {len(variants)} counts.")
     else:
         screen.show_notice(f"/keep: expected the number of an answer from 1 to {len(variants)}, got {number}.")
 

@@ -20,6 +20,7 @@ from assistant.tui.turn_view import TurnView
 from tests.support.chat_driver import ChatDriver, async_test, open_chat, text_of
 from tests.support.scripted_session import ScriptedSession
 
+HELLO = "Hello.\n1 token · 20/s · ended by itself"
 MARKUP = "see [/etc/x] and [bold and [@click=app.quit]q[/] $primary"
 
 
@@ -40,8 +41,7 @@ async def test_a_message_gets_an_answer() -> None:
         assert chat.prompt.instruction == ""
         await chat.until_idle()
         assert chat.texts(".question") == ["  Which colour\nis grass?  "]
-        assert chat.texts(".raw") == ["It is **green**.\nReally."]
-        assert chat.texts(".note") == ["4 tokens · 20/s · ended by itself"]
+        assert chat.texts(".answer") == ["It is **green**.\nReally.\n4 tokens · 20/s · ended by itself"]
         assert not chat.screen.query(ProblemCard)
     assert session.instructions == ["  Which colour\nis grass?  "]
     assert session.settings == [GenerationSettings(max_new_tokens=9)]
@@ -64,18 +64,16 @@ async def test_escape_stops_the_answer_and_keeps_its_text() -> None:
     session = ScriptedSession("one ", "two ", "three", hold_at=2)
     async with open_chat(session, every_piece=True) as chat:
         await chat.send("count")
-        await chat.until(lambda: chat.texts(".raw") == ["one two "])
-        assert chat.texts(".note") == ["writing …"]
+        await chat.until(lambda: chat.texts(".answer") == ["one two \nwriting …"])
         await chat.until(lambda: "tuned: 2 tokens" in chat.state)
         assert "esc stop" in chat.visible().splitlines()[-1]
         await chat.press("escape")
         await chat.until_idle()
-        assert chat.texts(".raw") == ["one two "]
-        assert chat.texts(".note") == ["2 tokens · 20/s · stopped by you"]
+        assert chat.texts(".answer") == ["one two \n2 tokens · 20/s · stopped by you"]
         session.gate.set()
         await chat.send("again")  # the earlier stop must not affect the new answer
         await chat.until(lambda: len(chat.screen.query(TurnView)) == 2 and chat.idle)
-        assert chat.texts(".raw")[1] == "one two three"
+        assert chat.texts(".answer")[1].startswith("one two three\n")
 
 
 @async_test
@@ -91,7 +89,7 @@ async def test_messages_queue_and_are_answered_in_order() -> None:
         session.gate.set()
         await chat.until_idle()
         assert chat.texts(".question") == ["first", "second", "third"]
-        assert chat.texts(".raw") == ["one two"] * 3
+        assert chat.texts(".answer") == ["one two\n2 tokens · 20/s · ended by itself"] * 3
     assert session.instructions == ["first", "second", "third"]
     assert session.max_running == 1
 
@@ -105,11 +103,11 @@ async def test_escape_stops_the_answer_first_and_then_the_next_one_begins() -> N
         await chat.send("second")
         await chat.until(lambda: session.running)
         await chat.press("escape")
-        await chat.until(lambda: chat.texts(".note") == ["stopping …"])
+        await chat.until(lambda: chat.texts(".answer")[0].endswith("stopping …"))
         assert session.instructions == ["first"]
         session.gate.set()
         await chat.until(lambda: len(session.instructions) == 2 and chat.idle)
-        assert [note.split(" · ")[-1] for note in chat.texts(".note")] == ["stopped by you", "ended by itself"]
+        assert [text.split(" · ")[-1] for text in chat.texts(".answer")] == ["stopped by you", "ended by itself"]
     assert session.max_running == 1
 
 
@@ -121,7 +119,7 @@ async def test_escape_at_any_moment_after_enter_stops_the_answer() -> None:
         for number in range(5):
             chat.prompt.post_message(Prompt.Submitted(f"message {number}"))
             await asyncio.sleep(0.001 * number)
-            await chat.until(lambda: chat.chat.open_answers or chat.screen.action_stop())
+            await chat.until(lambda: chat.chat.open_answers)
             chat.screen.action_stop()
             await chat.until_idle()
         assert len(chat.screen.query(TurnView)) == 5
@@ -150,14 +148,13 @@ def test_after_an_error_the_text_stays_and_the_message_can_be_sent_again(error: 
             card = text_of(chat.screen.query_one(ProblemCard))
             assert problem in card
             assert "back in the prompt" in card
-            assert chat.texts(".raw") == ["half an "]
-            assert chat.texts(".note") == ["not finished"]
+            assert chat.texts(".answer") == ["half an \nnot finished"]
             assert chat.texts(".question") == ["first"]
             assert chat.prompt.instruction == "first"
             session.error = None
             await chat.press("enter")
             await chat.until(lambda: len(chat.screen.query(TurnView)) == 2 and chat.idle)
-            assert chat.texts(".note")[1].endswith("ended by itself")
+            assert chat.texts(".answer")[1].endswith("ended by itself")
 
     scenario()
 
@@ -214,7 +211,7 @@ async def test_the_first_screen_is_painted_before_loading_starts() -> None:
         await chat.press("escape")
         assert chat.prompt.instruction == "more"
         gate.set()
-        await chat.until(lambda: chat.texts(".raw") == ["Hello."] and chat.idle)
+        await chat.until(lambda: chat.texts(".answer") == [HELLO] and chat.idle)
         assert chat.texts(".question") == ["early"]
         assert chat.prompt.instruction == "more"
 
@@ -246,7 +243,7 @@ async def test_a_failed_load_gives_the_message_back_and_can_be_repeated() -> Non
         await chat.until_idle()
         await chat.until(lambda: chat.chat.state("tuned") == "ready")
         await chat.press("enter")
-        await chat.until(lambda: chat.texts(".raw") == ["Hello."] and chat.idle)
+        await chat.until(lambda: chat.texts(".answer") == [HELLO] and chat.idle)
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -288,7 +285,7 @@ async def test_a_bare_quit_asks_once() -> None:
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
 def test_every_command_does_something(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = {"keep": "1", "choose": "left", "correct": "Right.", "open": "no-such-id", "rename": "A name"}
+    arguments = {"keep": "1", "choose": "left", "correct": "Right.", "open": "no-such-id", "rename": "A name", "input": "text"}
 
     @async_test
     async def scenario() -> None:
