@@ -285,7 +285,14 @@ async def test_a_bare_quit_asks_once() -> None:
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
 def test_every_command_does_something(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = {"keep": "1", "choose": "left", "correct": "Right.", "open": "no-such-id", "rename": "A name", "input": "text"}
+    arguments = {
+        "keep": "1",
+        "choose": "left",
+        "correct": "Right.",
+        "open": "no-such-id",
+        "rename": "A name",
+        "input": "text",
+    }
 
     @async_test
     async def scenario() -> None:
