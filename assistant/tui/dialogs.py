@@ -11,7 +11,6 @@ from textual.binding import Binding
 
 from assistant.chat.chat import Chat
 from assistant.chat.events import TokenDetail
-from assistant.chat.growth import NoGrowth, read_growth
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
 from assistant.tui.prompt import Prompt
@@ -123,6 +122,7 @@ def list_sessions(screen: ChatScreen) -> None:
 
 def show_growth(screen: ChatScreen) -> None:
     """Open how the model learnt."""
+    from assistant.chat.growth import NoGrowth, read_growth
     from assistant.tui.growth_view import GrowthScreen
 
     growth = read_growth(screen.setup.folder)
