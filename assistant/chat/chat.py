@@ -182,7 +182,7 @@ class Chat:
         """Questions that were sent and not asked yet, oldest first."""
         self.open_answers: dict[AnswerKey, OpenAnswer] = {}
         self.failures: dict[AnswerKey, str] = {}
-        """Why answers have failed, by their name."""
+        """What was written of answers that failed, by their name."""
         self.runs: dict[int, Run] = {}
         self.held_out: HeldOut | None = None
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
@@ -477,8 +477,8 @@ class Chat:
         self.front.turn_changed(event.key.turn)
 
     def _answer_failed(self, event: AnswerFailed) -> None:
-        self.open_answers.pop(event.key, None)
-        self.failures[event.key] = event.problem
+        answer = self.open_answers.pop(event.key, None)
+        self.failures[event.key] = "" if answer is None else answer.text
         question = self.conversation.turns[event.key.turn].question
         advice = self._take_back(Question(question.instruction, question.input)) if question.row is None else ""
         self.front.turn_changed(event.key.turn)

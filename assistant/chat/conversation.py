@@ -57,9 +57,14 @@ class Turn:
         return next((answer for answer in answers if answer.variant == wanted), None)
 
     @property
+    def variants(self) -> list[int]:
+        """The numbers of all variants that have ended, in order."""
+        return sorted({answer.variant for answers in self.answers.values() for answer in answers})
+
+    @property
     def next_variant(self) -> int:
         """The number of the next variant."""
-        return 1 + max((answer.variant for answers in self.answers.values() for answer in answers), default=-1)
+        return 1 + max(self.variants, default=-1)
 
     @property
     def final_text(self) -> str | None:

@@ -25,7 +25,7 @@ class ChatApp(App[None]):
 
     TITLE = "assistant"
     CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[assignment]
-    COMMANDS: ClassVar[set[type[ChatCommands]]] = {ChatCommands}  # type: ignore[assignment, misc]
+    COMMANDS: ClassVar[set[type[ChatCommands]]] = {ChatCommands}  # type: ignore[assignment]
     AUTO_FOCUS = "#instruction"
     # App declares these two as instance variables, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal"), (100, "-wide")]  # noqa: RUF012
@@ -73,7 +73,7 @@ class ChatApp(App[None]):
 
     def action_command_palette(self) -> None:
         """Open the palette."""
-        if not Palette.is_open(self):
+        if not isinstance(self.screen, Palette):
             self.push_screen(Palette())
 
     async def action_quit(self) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
-from assistant.chat.chat import Chat
+from assistant.chat.chat import Chat, ChatSettings
+from assistant.chat.commands import help_lines
 from assistant.chat.events import TokenDetail
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
@@ -46,7 +47,7 @@ def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, .
 
     def take(chosen: Alternative | None) -> None:
         if chosen is not None and screen.chat is not None:
-            screen.call_later(screen._call_and_draw, "continue_from", key, chosen.place, chosen.token_id)
+            screen.call_later(screen.continue_from, key, chosen.place, chosen.token_id)
 
     assert screen.chat is not None
     title = f"Tokens · {key.side} · {screen.chat.names.get(key.side, '')}"
@@ -97,15 +98,19 @@ def change_settings(screen: ChatScreen) -> None:
     def take(new: NewSettings | None) -> None:
         if new is not None:
             chat.settings.generation, chat.settings.seed = new.generation, new.seed
-            seed = "a new seed for each answer" if new.seed is None else f"seed {new.seed}"
-            screen.show_notice(
-                f"temperature {new.generation.temperature:g} · {seed} · at most {new.generation.max_new_tokens} tokens"
-            )
+            screen.show_notice(settings_words(chat.settings))
 
     screen.app.push_screen(SettingsForm(chat.settings.generation, chat.settings.seed), take)
 
 
-def list_sessions(screen: ChatScreen) -> None:
+def settings_words(settings: ChatSettings) -> str:
+    """Return the three settings in words."""
+    seed = "a new seed for each answer" if settings.seed is None else f"seed {settings.seed}"
+    generation = settings.generation
+    return f"temperature {generation.temperature:g} · {seed} · at most {generation.max_new_tokens} tokens"
+
+
+def list_sessions(screen: ChatScreen, search: str = "") -> None:
     """Open the list of conversations, and go on with the chosen one."""
     from assistant.tui.sessions import SessionsScreen
 
@@ -117,7 +122,7 @@ def list_sessions(screen: ChatScreen) -> None:
         if chosen is not None:
             screen.call_later(screen.resume, chosen)
 
-    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id()), take)
+    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id(), search=search), take)
 
 
 def show_growth(screen: ChatScreen) -> None:
@@ -133,8 +138,9 @@ def show_growth(screen: ChatScreen) -> None:
 
 
 def show_help(screen: ChatScreen) -> None:
-    """Open the list of keys."""
+    """Open the list of keys and commands."""
     from assistant.tui.help import HelpScreen
 
     bindings = [*Prompt.BINDINGS, *screen.BINDINGS, *screen.app.BINDINGS]
-    screen.app.push_screen(HelpScreen(one for one in bindings if isinstance(one, Binding) and one.tooltip))
+    keys = [one for one in bindings if isinstance(one, Binding) and one.tooltip]
+    screen.app.push_screen(HelpScreen(keys, help_lines()))

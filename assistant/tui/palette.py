@@ -31,4 +31,4 @@ class Palette(CommandPalette):
     def dismiss(self, result: object = None) -> AwaitComplete:
         """Close the palette, if it is still on top."""
         del result
-        return super().dismiss() if self.is_active else AwaitComplete.nothing()
+        return super().dismiss() if self.is_active else AwaitComplete.nothing()  # type: ignore[no-untyped-call]

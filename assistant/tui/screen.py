@@ -146,7 +146,7 @@ class ChatScreen(Screen[None]):
         for key, text in news.texts:
             view = self._view.widget(Item(TURN, key.turn))
             if isinstance(view, TurnView) and key.turn not in news.changed:
-                await view.append(key.side, text)
+                await view.append(key, text)
         for number in news.changed - set(news.added):
             await self._draw_turn(number)
         for row in news.rows:
@@ -370,15 +370,18 @@ class ChatScreen(Screen[None]):
             self.chat.choose(turn.number, left if step < 0 else right)
             await self.draw()
             return
-        variants = sorted({answer.variant for answers in turn.answers.values() for answer in answers})
-        if len(variants) < 2:
-            return
         key = self.shown_key()
-        place = variants.index(key.variant) if key is not None else 0
-        chosen = variants[(place + step) % len(variants)]
-        self._shown_variants[turn.number] = chosen
-        self.chat.keep(turn.number, chosen)
+        if key is None or len(turn.variants) < 2:
+            return
+        place = turn.variants.index(key.variant) + step
+        self.keep(turn, turn.variants[place % len(turn.variants)])
         await self.draw()
+
+    def keep(self, turn: Turn, variant: int) -> None:
+        """Show a variant, and make it the one that counts."""
+        if self.chat is not None:
+            self._shown_variants[turn.number] = variant
+            self.chat.keep(turn.number, variant)
 
     async def _select_next(self, step: int) -> None:
         turn = self.turn()
@@ -451,8 +454,15 @@ class ChatScreen(Screen[None]):
         """Answer once more."""
         turn = self.turn()
         if turn is not None:
-            self._shown_variants.pop(turn.number, None)
+            self._shown_variants[turn.number] = turn.next_variant
             self._call("again", turn.number)
+
+    async def continue_from(self, key: AnswerKey, place: int, token_id: int) -> None:
+        """Write a new variant of an answer, from another token on."""
+        if self.chat is not None:
+            self._shown_variants[key.turn] = self.chat.conversation.turns[key.turn].next_variant
+            self.chat.continue_from(key, place, token_id)
+            await self.draw()
 
     def action_tie(self) -> None:
         """Say that neither answer is better."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assistant.chat.actions import save
+from assistant.chat.actions import change_setting, order_of, save
 from assistant.chat.commands import Command, Text, Unclear, Unknown, parse_line
+from assistant.chat.conversation import Turn
+from assistant.chat.records import Side
 from assistant.chat.tally import tally
+from assistant.errors import AssistantError
+from assistant.tui import dialogs
 
 if TYPE_CHECKING:
     from assistant.tui.screen import ChatScreen
@@ -34,6 +38,10 @@ async def submit(screen: ChatScreen, instruction: str, input: str) -> None:
     match parsed:
         case Text():
             await screen.send(parsed.text, input)
+        case Command("settings", argument) if argument:
+            _change_setting(screen, argument)
+        case Command("list", argument) if argument:
+            dialogs.list_sessions(screen, argument)
         case Command() if parsed.name in ACTIONS:
             await screen.run_action(ACTIONS[parsed.name])
         case Command():
@@ -70,12 +78,36 @@ async def _other(screen: ChatScreen, command: Command) -> None:
         case _ if turn is None:
             screen.show_notice("There is no answer yet.")
         case "keep":
-            chat.keep(turn.number, (command.count or 1) - 1)
+            _keep(screen, turn, command.count or 1)
         case "correct":
             chat.correct(turn.number, argument)
         case "choose":
-            sides = {"left": -1, "right": 1}
+            left, right = order_of(turn)
+            sides: dict[str, Side | None] = {"left": left, "right": right, "neither": None}
             if argument in sides:
-                await screen.flip(sides[argument])
+                chat.choose(turn.number, sides[argument])
             else:
-                screen.action_tie()
+                screen.show_notice(f"/choose: expected left, right or neither, got {argument}.")
+
+
+def _keep(screen: ChatScreen, turn: Turn, number: int) -> None:
+    variants = turn.variants
+    if number <= len(variants):
+        screen.keep(turn, variants[number - 1])
+        screen.show_notice(f"Answer {number} of {len(variants)} counts.")
+    else:
+        screen.show_notice(f"/keep: expected the number of an answer from 1 to {len(variants)}, got {number}.")
+
+
+def _change_setting(screen: ChatScreen, argument: str) -> None:
+    """Change one setting, such as `temperature 0.7`."""
+    if screen.chat is None:
+        return
+    name, _, value = argument.partition(" ")
+    settings = screen.chat.settings
+    try:
+        settings.generation, settings.seed = change_setting(settings, name, value.strip())
+    except AssistantError as error:
+        screen.show_notice(str(error))
+    else:
+        screen.show_notice(dialogs.settings_words(settings))

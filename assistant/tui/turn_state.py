@@ -121,8 +121,8 @@ def _answer_state(
         )
     open_answer = chat.open_answers.get(key)
     if open_answer is None:
-        note = "not finished" if key in chat.failures else "no answer"
-        return AnswerState(key=key, label="", status="failed", text="", note=note)
+        text, note = chat.failures.get(key, ""), "not finished" if key in chat.failures else "no answer"
+        return AnswerState(key=key, label="", status="failed", text=text, note=note)
     status: Status = "stopping" if open_answer.is_stopping else "writing" if open_answer.has_begun else "waiting"
     notes = {"stopping": "stopping …", "writing": "writing …", "waiting": "waiting …"}
     return AnswerState(key=key, label="", status=status, text=open_answer.text, note=notes[status])

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
+from assistant.chat.records import AnswerKey
 from assistant.escape import displayable
 from assistant.tui.answer_view import RawAnswer
 from assistant.tui.turn_state import TurnState
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 INLINE_INPUT = 40
 """A longer input, or one with a line end, stands on lines of its own."""
-MARK = "❯"
+MARK = "❯ "
 
 
 @dataclass
@@ -31,6 +35,18 @@ class TurnClicked(Message):
     number: int
 
 
+class Question(Static):
+    """A question after its mark. The mark stands in the padding, so that all lines of the text begin in one column."""
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Draw the text, and the mark before its first line."""
+        strips = super().render_lines(crop)
+        if strips and crop.x == crop.y == 0:
+            mark = Strip([Segment(MARK, self.rich_style)])
+            strips[0] = Strip.join([mark, strips[0].crop(mark.cell_length)])
+        return strips
+
+
 class TurnView(Vertical):
     """A turn. Two answers stand side by side on a wide screen, and one above the other on a narrow one."""
 
@@ -38,7 +54,7 @@ class TurnView(Vertical):
         super().__init__()
         self.state = state
         self._is_markdown, self._wide = is_markdown, wide
-        self._question = Static(classes="question", markup=False)
+        self._question = Question(classes="question", markup=False)
         self._answers: list[RawAnswer | MarkdownAnswer] = []
         self._foot = Static(classes="foot", markup=False)
 
@@ -78,10 +94,10 @@ class TurnView(Vertical):
         self._foot.update(foot)
         self._foot.display = bool(foot.plain)
 
-    async def append(self, side: str, text: str) -> None:
-        """Add text that arrived to the answer of a side."""
+    async def append(self, key: AnswerKey, text: str) -> None:
+        """Add text that arrived to an answer, if that variant is the one that is shown."""
         for view in self._answers:
-            if view.state.key.side == side:
+            if view.state.key == key:
                 await view.append(text)
 
     async def set_markdown(self, is_markdown: bool) -> None:

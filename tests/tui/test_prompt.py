@@ -93,7 +93,7 @@ async def test_clicks_do_not_take_the_focus_from_the_prompt() -> None:
     async with open_chat() as chat:
         await chat.send("hello")
         await chat.until_idle()
-        for selector in ("#conversation", ".question", "AnswerBody", ".note", "#foot", "#title", "#prompt"):
+        for selector in ("#conversation", ".question", ".answer", "#foot", "#title", "#prompt"):
             await chat.pilot.click(selector)
         await chat.press("x", "y")
         assert chat.prompt.instruction == "xy"

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,10 @@ def test_a_conversation(open_terminal: Callable[..., Terminal]) -> None:
         # Enter comes directly after the text. With a priority binding, it would overtake the last characters.
         line = f"line {number} [with brackets and no word lost on the way to the end"
         terminal.type(f"{line}\n")
-        terminal.until(lambda screen: f"You said: {line}." in screen and "esc stop" in screen)
+        said = f"You said: {line}."
+        terminal.until_shows(said, "esc stop")
         terminal.press("Escape")
-        terminal.until(lambda screen: "stopped by you" in screen.partition(f"You said: {line}.")[2])
+        terminal.until(partial(is_stopped, said))
     terminal.type("a")
     terminal.press("C-j")
     terminal.type("b\n")
@@ -118,6 +120,11 @@ def test_a_conversation(open_terminal: Callable[..., Terminal]) -> None:
     terminal.type("more\n")
     terminal.until_shows("You said: more")
     assert terminal.quit() == ["Go on with: scripted_chat", "exit code 0"]
+
+
+def is_stopped(text: str, screen: str) -> bool:
+    """Whether the screen shows the text, and after it that the answer was stopped."""
+    return "stopped by you" in screen.partition(text)[2]
 
 
 def is_drawn_completely(screen: str) -> bool:
