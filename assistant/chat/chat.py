@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import (
@@ -31,7 +31,6 @@ from assistant.chat.events import (
     TokensReady,
 )
 from assistant.chat.heldout import Deck, HeldOut, HeldOutRow
-from assistant.chat.nearest import NearestRows
 from assistant.chat.records import (
     Answered,
     AnswerKey,
@@ -49,6 +48,9 @@ from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
 from assistant.dataset.examples import Exchange
 from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from assistant.chat.nearest import NearestRows
 
 LARGEST_DRAWN_SEED = 99_999
 """Drawn seeds have at most five digits, so that a person can type one again."""
@@ -243,7 +245,7 @@ class Chat:
 
     def send(self, instruction: str, input: str = "", row: HeldOutRow | None = None) -> None:
         """Ask a question, after those that wait already."""
-        self.waiting.append(Question(instruction, input, row))
+        self.waiting.append(Question(_encodable(instruction), _encodable(input), row))
         self._advance()
         self.front.state_changed()
 
@@ -594,6 +596,11 @@ class Chat:
             self.file.append(record)
         except AssistantError as error:
             self.front.problem(str(error), "The conversation goes on, but this part of it is not saved.")
+
+
+def _encodable(text: str) -> str:
+    """Return a text that UTF-8 can hold. A terminal that is not UTF-8 may send half a character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def now() -> datetime:

@@ -12,7 +12,6 @@ from textual.binding import Binding
 from assistant.chat.chat import Chat, ChatSettings
 from assistant.chat.commands import help_lines
 from assistant.chat.events import TokenDetail
-from assistant.chat.growth import NoGrowth, read_growth
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
 from assistant.tui.prompt import Prompt
@@ -128,6 +127,7 @@ def list_sessions(screen: ChatScreen, search: str = "") -> None:
 
 def show_growth(screen: ChatScreen) -> None:
     """Open how the model learnt."""
+    from assistant.chat.growth import NoGrowth, read_growth
     from assistant.tui.growth_view import GrowthScreen
 
     growth = read_growth(screen.setup.folder)

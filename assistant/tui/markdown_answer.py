@@ -11,9 +11,9 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from assistant.escape import displayable
+from assistant.tui.answer_view import AnswerClicked, label_content, note_content, set_side_classes
 from assistant.tui.markdown import ReplyMarkdown
 from assistant.tui.turn_state import AnswerState
-from assistant.tui.turn_view import AnswerClicked, label_content, note_content, set_side_classes
 
 
 class MarkdownAnswer(Vertical):

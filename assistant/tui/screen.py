@@ -22,6 +22,7 @@ from assistant.chat.setup import ChatSetup
 from assistant.chat.tally import same_answers_in_a_row, tally
 from assistant.errors import AssistantError
 from assistant.tui import dialogs, foot_state, slash
+from assistant.tui.answer_view import AnswerClicked
 from assistant.tui.bridge import Bridge, FromWorker
 from assistant.tui.cards import ProblemCard, RunCard
 from assistant.tui.clipboard import pieces
@@ -31,7 +32,7 @@ from assistant.tui.prompt import Prompt
 from assistant.tui.tally_bar import TallyBar
 from assistant.tui.title import Title, TitleParts
 from assistant.tui.turn_state import TurnState, turn_state
-from assistant.tui.turn_view import AnswerClicked, TurnClicked, TurnView
+from assistant.tui.turn_view import TurnClicked, TurnView
 from assistant.tui.welcome import SuggestionLine, Welcome
 
 TURN, RUN, PROBLEM = "turn", "run", "problem"
