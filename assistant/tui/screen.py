@@ -206,8 +206,8 @@ class ChatScreen(Screen[None]):
             if shown != self._tallied:  # counting takes milliseconds in a long conversation
                 self._tallied = shown
                 self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
-            if (card := chat.card("tuned")) is not None:
-                self._welcome.show_history(is_base=card.info is None, is_seen=chat.has_learnt_conversations)
+            if (model := chat.card("tuned")) is not None:
+                self._welcome.show_history(is_base=model.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
                 card = self._view.widget(Item(RUN, number))
                 if run.has_ended and isinstance(card, RunCard):
