@@ -532,6 +532,8 @@ class ChatScreen(Screen[None]):
 
     def action_copy(self) -> None:
         """Copy the shown answer. Pressed again, copy its code blocks in turn."""
+        if self._must_choose():
+            return
         key = self.shown_key()
         answer = None if key is None or self.chat is None else self.chat.conversation.find(key)
         if answer is None or key is None:
@@ -568,8 +570,16 @@ class ChatScreen(Screen[None]):
     def action_tokens(self) -> None:
         """Look at the tokens of the shown answer."""
         key = self.shown_key()
-        if key is not None:
+        if key is not None and not self._must_choose():
             self._call("inspect", key)
+
+    def _must_choose(self) -> bool:
+        """Whether the models' names are hidden, so that what the person wants would tell them."""
+        turn = self.turn()
+        if turn is None or not turn.is_blind:
+            return False
+        self.show_notice("Choose first.")
+        return True
 
     def action_prompt(self) -> None:
         """Show the exact prompt."""
