@@ -53,8 +53,8 @@ class ConversationFile:
 
     @property
     def is_saved(self) -> bool:
-        """Whether there is a file with all records in it."""
-        return self._descriptor is not None and not self._waiting
+        """Whether there is a file with all records in it, also after it was closed."""
+        return self._length > 0 and not self._waiting
 
     def append(self, record: Record) -> None:
         """Write a record, and wait until it is on the disk. A second `Opened` is left out.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
+from assistant.chat.actions import settings_words
 from assistant.chat.chat import Chat
 from assistant.chat.events import TokenDetail
 from assistant.chat.growth import NoGrowth, read_growth
@@ -94,16 +95,13 @@ def change_settings(screen: ChatScreen) -> None:
     def take(new: NewSettings | None) -> None:
         if new is not None:
             chat.settings.generation, chat.settings.seed = new.generation, new.seed
-            seed = "a new seed for each answer" if new.seed is None else f"seed {new.seed}"
-            screen.show_notice(
-                f"temperature {new.generation.temperature:g} · {seed} · at most {new.generation.max_new_tokens} tokens"
-            )
+            screen.show_notice(settings_words(chat.settings))
 
     screen.app.push_screen(SettingsForm(chat.settings.generation, chat.settings.seed), take)
 
 
-def list_sessions(screen: ChatScreen) -> None:
-    """Open the list of conversations, and go on with the chosen one."""
+def list_sessions(screen: ChatScreen, words: str = "") -> None:
+    """Open the list of conversations, or of those with the words, and go on with the chosen one."""
     chat = screen.chat
     if chat is None:
         return
@@ -112,7 +110,7 @@ def list_sessions(screen: ChatScreen) -> None:
         if chosen is not None:
             screen.call_later(screen.resume, chosen)
 
-    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id()), take)
+    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id(), words=words), take)
 
 
 def show_growth(screen: ChatScreen) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assistant.chat.actions import save
+from assistant.chat.actions import change_setting, choose, correct, keep, save, settings_words
 from assistant.chat.commands import Command, Text, Unclear, Unknown, parse_line
 from assistant.chat.tally import tally
+from assistant.errors import AssistantError
+from assistant.tui.dialogs import list_sessions
 
 if TYPE_CHECKING:
+    from assistant.chat.chat import Chat
     from assistant.tui.screen import ChatScreen
 
 ACTIONS = {
@@ -24,7 +27,7 @@ ACTIONS = {
     "settings": "settings",
     "list": "sessions",
 }
-"""Commands that do the same as a key."""
+"""Commands that do the same as a key, if nothing is typed after them."""
 
 
 async def submit(screen: ChatScreen, instruction: str, input: str) -> None:
@@ -34,7 +37,7 @@ async def submit(screen: ChatScreen, instruction: str, input: str) -> None:
     match parsed:
         case Text():
             await screen.send(parsed.text, input)
-        case Command() if parsed.name in ACTIONS:
+        case Command() if parsed.name in ACTIONS and not parsed.argument:
             await screen.run_action(ACTIONS[parsed.name])
         case Command():
             await _other(screen, parsed)
@@ -65,17 +68,27 @@ async def _other(screen: ChatScreen, command: Command) -> None:
             await screen.resume(argument)
         case "new":
             await screen.new_conversation()
+        case "settings":
+            screen.show_notice(_change_setting(chat, argument))
+        case "list":
+            list_sessions(screen, argument)
         case "tally":
             screen.show_notice(tally(chat.conversation).sentence or "No test row was answered yet. ctrl+t deals one.")
         case _ if turn is None:
             screen.show_notice("There is no answer yet.")
         case "keep":
-            chat.keep(turn.number, (command.count or 1) - 1)
+            screen.show_notice(keep(chat, turn, command.count or 1))
         case "correct":
-            chat.correct(turn.number, argument)
+            screen.show_notice(correct(chat, turn, argument))
         case "choose":
-            sides = {"left": -1, "right": 1}
-            if argument in sides:
-                await screen.flip(sides[argument])
-            else:
-                screen.action_tie()
+            screen.show_notice(choose(chat, turn, argument))
+
+
+def _change_setting(chat: Chat, argument: str) -> str:
+    """Change one setting, and return a sentence with all of them."""
+    name, _, value = argument.partition(" ")
+    try:
+        chat.settings.generation, chat.settings.seed = change_setting(chat.settings, name, value.strip())
+    except AssistantError as error:
+        return str(error)
+    return settings_words(chat.settings)
