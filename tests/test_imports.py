@@ -45,8 +45,8 @@ ROOMS: dict[str, str] = {
         "settings_form correction sessions growth_view bridge foot_state dialogs slash themes palette screen app"
     ),
     "assistant.cli": (
-        "__init__ console options progress doctor datasets data job prefer export import_command models demo plain "
-        "chat app"
+        "__init__ console options progress doctor datasets data job prefer export import_command models demo "
+        "plain_front plain chat app"
     ),
     "assistant.__main__": "",
     "evaluation": "__init__ escape figures next_command",

@@ -1,7 +1,9 @@
-"""What both fronts offer beyond asking: saving, the exact prompt, the nearest row, and changing a setting."""
+"""What both fronts offer beyond asking: choices, corrections, files, the exact prompt, the nearest row, settings."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 
 from assistant.chat.chat import Chat, ChatSettings
@@ -10,10 +12,12 @@ from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import Side
 from assistant.errors import AssistantError, SettingsError
 from assistant.escape import one_line
+from assistant.files import shown_path
 from assistant.settings import GenerationSettings, validate_settings
 
 SETTING_NAMES = {"temperature": "temperature", "seed": "seed", "length": "max_new_tokens"}
 """What the three settings are called in the form and in commands, and their fields."""
+SIDE_NAMES: dict[Side, str] = {"tuned": "the fine-tuned model", "base": "the base model"}
 
 
 def save(chat: Chat, what: str, name: str) -> str:
@@ -27,22 +31,60 @@ def save(chat: Chat, what: str, name: str) -> str:
     from assistant.chat import export
 
     tests = () if chat.held_out is None else [row.example for row in chat.held_out.rows]
-    here = Path.cwd()
+    here, given = Path(), Path(os.path.expanduser(name))  # noqa: PTH111  pathlib raises where there is no home
     try:
         if what == "save":
-            path = Path(name) if name else export.free_name(here, "conversation", ".md")
+            path = given if name else export.free_name(here, "conversation", ".md")
             export.save_markdown(chat.conversation, path)
-            return f"Written to {path}."
+            return f"Written to {shown_path(path)}."
         is_rows = what == "save-rows"
         exported = (export.training_rows if is_rows else export.preference_pairs)(chat.conversation, test_rows=tests)
         if not exported.rows:
             return exported.describe("row" if is_rows else "pair")
-        path = Path(name) if name else export.free_name(here, "corrections" if is_rows else "pairs", ".jsonl")
+        path = given if name else export.free_name(here, "corrections" if is_rows else "pairs", ".jsonl")
         export.save_rows(exported, path)
     except AssistantError as error:
         return str(error)
-    command = "finetune" if is_rows else "prefer"
-    return f"{path}: {exported.describe('row' if is_rows else 'pair')} Next: assistant {command} {path}"
+    command, output = ("finetune", "runs/corrected") if is_rows else ("prefer", "runs/preferred")
+    card = chat.card("tuned")
+    model = "MODEL" if card is None or card.folder is None else shlex.quote(shown_path(card.folder))
+    following = f"assistant {command} {shlex.quote(shown_path(path))} --model {model} --output {output}"
+    return f"{shown_path(path)}: {exported.describe('row' if is_rows else 'pair')} Next: {following}"
+
+
+def keep(chat: Chat, turn: Turn, number: int) -> str:
+    """Make the answer with this number, from 1, the one that counts. Return a sentence about it."""
+    variants = sorted({answer.variant for answers in turn.answers.values() for answer in answers})
+    if number - 1 not in variants:
+        numbers = ", ".join(str(variant + 1) for variant in variants) or "none yet"
+        return f"/keep: expected the number of an answer to the last question ({numbers}), got {number}."
+    chat.keep(turn.number, number - 1)
+    return f"Answer {number} counts now."
+
+
+def choose(chat: Chat, turn: Turn, which: str) -> str:
+    """Say which of two answers is better: `left` (`a`), `right` (`b`) or `neither`. Return a sentence about it."""
+    left, right = order_of(turn)
+    names: dict[str, Side | None] = {"left": left, "a": left, "right": right, "b": right, "neither": None, "tie": None}
+    if which.casefold() not in names:
+        return f"/choose: expected left, right or neither, got {one_line(which)}."
+    if turn.answer("tuned") is None or turn.answer("base") is None:
+        return "There are no two answers to choose from. /base lets both models answer."
+    was_blind = turn.is_blind
+    chosen = names[which.casefold()]
+    chat.choose(turn.number, chosen)
+    better = "Neither answer is better." if chosen is None else f"You preferred {SIDE_NAMES[chosen]}."
+    return f"{better} Left was {SIDE_NAMES[left]}, right was {SIDE_NAMES[right]}." if was_blind else better
+
+
+def correct(chat: Chat, turn: Turn, text: str) -> str:
+    """Write the right answer to a question. Return a sentence about it."""
+    if turn.is_blind:
+        return "Choose first: /choose left, right or neither."
+    chat.correct(turn.number, text)
+    if turn.is_held_out:
+        return "This is a test row: the correction is marked, and stays out of what you train on."
+    return "The correction counts as the answer now. /save-rows writes all corrections as rows to train on."
 
 
 def exact_prompt(chat: Chat, turn: Turn, layout: PromptLayout | None = None) -> ExactPrompt | None:
@@ -83,6 +125,13 @@ def change_setting(settings: ChatSettings, name: str, value: str) -> tuple[Gener
     values = settings.generation.model_dump() | {field: value}
     generation = validate_settings(GenerationSettings, values, names={field: name})
     return generation, generation.seed if field == "seed" else settings.seed
+
+
+def settings_words(settings: ChatSettings) -> str:
+    """Return the three settings in one line."""
+    seed = "a new seed for each answer" if settings.seed is None else f"seed {settings.seed}"
+    generation = settings.generation
+    return f"temperature {generation.temperature:g} · {seed} · at most {generation.max_new_tokens} tokens"
 
 
 def order_of(turn: Turn) -> tuple[Side, Side]:

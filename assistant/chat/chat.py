@@ -60,6 +60,15 @@ RUN_ROWS = 20
 ModelState = Literal["absent", "loading", "ready", "failed"]
 
 
+class Advice(NamedTuple):
+    """What a person can do about a problem, in the words of a front. By default, with the keys of the full screen."""
+
+    set_temperature: str = "f2 sets a temperature."
+    load_again: str = "Press ctrl+l to load the model again."
+    run_others: str = "Press f5 to go on with other rows."
+    find_message: str = "Press up in the prompt to get your message back."
+
+
 class RecordSink(Protocol):
     """Where records are kept."""
 
@@ -160,6 +169,7 @@ class Chat:
         file: Gets every new record.
         opened: The first record of a new conversation.
         draw: Draws seeds and sides. Tests give a seeded generator.
+        advice: What the front's person can do about problems.
     """
 
     def __init__(
@@ -173,9 +183,11 @@ class Chat:
         opened: Opened,
         settings: ChatSettings,
         draw: random.Random | None = None,
+        advice: Advice = Advice(),  # noqa: B008  a tuple cannot change
     ) -> None:
         self.front, self.worker, self.settings = front, worker, settings
         self.names = names
+        self._advice = advice
         self.conversation = conversation
         self.file = file
         self.waiting: deque[Question] = deque()
@@ -276,12 +288,14 @@ class Chat:
         """Answer a question once more, with a new seed."""
         turn = self.conversation.turns[number]
         if self.settings.generation.temperature == 0:
-            self.front.notice("At temperature 0 the answer would be the same. f2 sets a temperature.")
+            self.front.notice(f"At temperature 0 the answer would be the same. {self._advice.set_temperature}")
             return
         if any(key.turn == number for key in self.open_answers):
             self.front.notice("This answer is still being written.")
             return
         sides = [side for side, answers in turn.answers.items() if answers] or ["tuned"]
+        if turn.question.left == "base":
+            sides.reverse()  # in a blind choice, the order in which they are written must not tell which is which
         self._start(turn, [side for side in sides if self.state(side) == "ready"], self._new_settings())
 
     def continue_from(self, key: AnswerKey, place: int, token_id: int) -> None:
@@ -435,7 +449,7 @@ class Chat:
         self._models.problems[event.side] = event.problem
         if event.side == "base":
             return  # the person learns it when they ask for the base
-        advice = "Press ctrl+l to load the model again."
+        advice = self._advice.load_again
         if self.waiting:
             for question in reversed(self.waiting):
                 advice += f" {self._take_back(question)}"
@@ -507,7 +521,7 @@ class Chat:
         if event.run in self.runs:
             self.runs[event.run].has_ended = True
         if event.problem:
-            self.front.problem(event.problem, "Press f5 to go on with other rows.")
+            self.front.problem(event.problem, self._advice.run_others)
 
     def _data_ready(self, event: DataReady) -> None:
         self._has_read_data = True
@@ -587,7 +601,7 @@ class Chat:
             return ""
         if self.front.give_back(question.instruction, question.input):
             return "Your message is back in the prompt."
-        return "Press up in the prompt to get your message back."
+        return self._advice.find_message
 
     def _record(self, record: Record) -> None:
         """Apply a record and write it. A record that cannot be written still counts until the chat ends."""

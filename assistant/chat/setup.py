@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assistant.chat.chat import Chat, ChatSettings, Front, RecordSink, now
+from assistant.chat.chat import Advice, Chat, ChatSettings, Front, RecordSink, now
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
 from assistant.chat.heldout import NoHeldOut
@@ -53,7 +53,7 @@ class ChatSetup:
     folder: Path | None = None
     info: ModelInfo | None = None
 
-    def begin(self, front: Front, post: Post) -> Chat:
+    def begin(self, front: Front, post: Post, advice: Advice = Advice()) -> Chat:  # noqa: B008  a tuple
         """Start the worker, and return the chat. `post` gets the worker's events in its thread."""
         worker = Worker(self.load, post, prepare=self.read_data)
         chat = Chat(
@@ -64,6 +64,7 @@ class ChatSetup:
             file=self.file,
             opened=self.opened,
             settings=self.settings,
+            advice=advice,
         )
         worker.start()
         return chat
@@ -100,7 +101,7 @@ def set_up(
     opened = Opened(at=now(), model=str(model.absolute()), base=base_name or None)
     conversation, file = (Conversation(), store.create(opened)) if resume is None else store.open(resume)
     return ChatSetup(
-        model_name=shown_path(model),
+        model_name=shown_name(model),
         base_name=base_name,
         no_base=no_base,
         load=load,
@@ -133,8 +134,12 @@ def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> Data
 
 
 def shown_name(folder: Path) -> str:
-    """Return a model's name for the title: `pocket`, or its path from here."""
-    return POCKET if folder.resolve() == shipped(POCKET).resolve() else shown_path(folder)
+    """Return a model's name for the title: `pocket`, or its path, from here if it is below the current folder."""
+    if folder.resolve() == shipped(POCKET).resolve():
+        return POCKET
+    here = Path.cwd()
+    is_below = folder.is_absolute() and folder != here and folder.is_relative_to(here)
+    return shown_path(folder.relative_to(here) if is_below else folder)
 
 
 def _loader(folder: Path, engine: EngineSettings, tuned: ModelInfo | None = None) -> LoadModel:

@@ -362,10 +362,12 @@ def _find(folder: Path, id: str, place: str) -> Path:
     matches = [id] if id in paths else [name for name in paths if id and name.startswith(id)]
     if len(matches) == 1:
         return paths[matches[0]]
+    if not paths:
+        raise SettingsError(f"conversation: expected the id of a conversation {place}, got none: there is none yet.")
     got = f"{one_line(id)!r}, which {len(matches)} begin with" if matches else repr(one_line(id))
     raise SettingsError(
         f"conversation: expected the id of a conversation {place}, got {got}. "
-        f"ctrl+o in the chat lists all conversations."
+        f"/list in the chat lists all conversations."
     )
 
 

@@ -104,12 +104,13 @@ class Worker:
         self._stopped: set[AnswerKey] = set()
         self._stopped_runs: set[int] = set()
         self._is_closed = False
+        self._thread = threading.Thread(target=self._work, daemon=True, name="chat worker")
 
     # --- called by the front --------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread. It is a daemon: nothing can interrupt loading, so the program must not wait for it."""
-        threading.Thread(target=self._work, daemon=True, name="chat worker").start()
+        self._thread.start()
 
     def submit(self, job: AnswerJob | InspectJob | RowsJob) -> None:
         """Add a job to the queue."""
@@ -141,6 +142,15 @@ class Worker:
         with self._change:
             self._is_closed = True
             self._change.notify()
+
+    def has_ended(self, *, within: float) -> bool:
+        """Wait for the end of the thread after `close`, at most `within` seconds. Return whether it has ended.
+
+        If it has not, the interpreter must not shut down: it aborts while a thread is inside torch.
+        """
+        if self._thread.is_alive():
+            self._thread.join(within)
+        return not self._thread.is_alive()
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -188,9 +198,7 @@ class Worker:
     def _session(self, side: Side) -> SessionLike:
         session = self._sessions.get(side)
         if session is None:
-            raise AssistantError(
-                f"the {side} model: expected it to be loaded, got none. Press ctrl+l to load it again."
-            )
+            raise AssistantError(f"the {side} model: expected it to be loaded, got none. Load it again.")
         return session
 
     def _answer(self, job: AnswerJob) -> None:

@@ -32,29 +32,49 @@ def chat(
         typer.Option(help="Seed of every answer; by default each answer draws its own.", rich_help_panel="Sampling"),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Model to compare with; by default the one that was fine-tuned.")
+        str | None,
+        typer.Option(
+            help="Model to compare with; by default the one that was fine-tuned.",
+            metavar="MODEL",
+            rich_help_panel="Comparing",
+        ),
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="File of test rows to deal; may be repeated. By default the test part of the model's data."),
+        typer.Option(
+            help="File of test rows to ask; may be repeated. By default the test part of the model's data.",
+            metavar="FILE",
+            rich_help_panel="Comparing",
+        ),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Go on with a conversation: `last`, or the id that the chat printed.", metavar="ID"),
+        typer.Option(
+            help="Go on with a conversation: last, or the id that the chat printed.",
+            metavar="ID",
+            rich_help_panel="Conversations",
+        ),
     ] = None,
-    no_save: Annotated[bool, typer.Option("--no-save", help="Write no conversation to the disk.")] = False,
-    where: Annotated[bool, typer.Option("--where", help="Print where conversations are kept, and end.")] = False,
+    no_save: Annotated[
+        bool,
+        typer.Option("--no-save", help="Write no conversation to the disk.", rich_help_panel="Conversations"),
+    ] = False,
+    where: Annotated[
+        bool,
+        typer.Option("--where", help="Print where conversations are kept, and end.", rich_help_panel="Conversations"),
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Print lines only: for screen readers, dumb terminals and pipes.")
     ] = False,
 ) -> None:
-    """Chat with a model in the terminal, alone or beside its base model.
+    """Chat with a model in the terminal, alone or beside its base model. F1 in the chat lists the keys.
 
     Example: `assistant chat runs/mine --temperature 0.7`
     """
     from assistant.chat.chat import ChatSettings
     from assistant.chat.setup import set_up
     from assistant.chat.store import NoStore, Store
+    from assistant.dataset.sources import find_files
     from assistant.settings import validate_settings
 
     store = Store()
@@ -65,6 +85,8 @@ def chat(
         generation = validate_settings(GenerationSettings, generation.model_dump() | {"seed": seed})
     if resume is not None and model is None:
         model = store.model_of(resume)
+    if data:
+        find_files(data)  # a file that does not exist is refused now, not when its rows are needed
     setup = set_up(
         Path(model_or_demo(model)),
         settings=ChatSettings(generation=generation, seed=seed),

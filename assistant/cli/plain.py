@@ -1,135 +1,56 @@
-"""The chat as lines: for screen readers, dumb terminals and pipes. It writes no escape sequence.
+"""The chat as lines: for screen readers, dumb terminals and pipes.
 
-`You:` and `Model:` begin the lines. It is a front of `assistant.chat.chat.Chat` like the full-screen chat, with one
-thread: it reads a line, then waits for the answer.
+It is a front of `assistant.chat.chat.Chat` like the full-screen chat, with one thread: it reads a line, then waits for
+the answer. A line that ends with a backslash goes on in the next one.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import queue
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import TextIO
 
-from assistant.chat.actions import change_setting, exact_prompt, nearest_words, order_of, save
-from assistant.chat.chat import RUN_ROWS, Chat
+from assistant.chat.actions import (
+    change_setting,
+    choose,
+    correct,
+    exact_prompt,
+    keep,
+    nearest_words,
+    save,
+    settings_words,
+)
+from assistant.chat.chat import RUN_ROWS, Advice, Chat, now
 from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines, parse_line
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.events import AnswerFinished, Event, TokenDetail
+from assistant.chat.events import AnswerFinished, Event, ModelFailed
 from assistant.chat.growth import NoGrowth, read_growth
-from assistant.chat.heldout import is_match
-from assistant.chat.records import AnswerKey, RowRun, Side
 from assistant.chat.setup import ChatSetup
-from assistant.chat.tally import tally
-from assistant.chat.words import describe_end
+from assistant.cli.console import EXIT_FAILURE, SAME_REQUEST_S, interrupt_exit_code, note
+from assistant.cli.plain_front import INDENT, PlainFront, tally_words
 from assistant.errors import AssistantError
-from assistant.escape import displayable, one_line
+from assistant.escape import one_line
 
-LABELS: dict[Side, str] = {"tuned": "Model", "base": "Base"}
+ADVICE = Advice(
+    set_temperature="/settings temperature 0.7 sets one.",
+    load_again="",
+    run_others="/run goes on with other rows.",
+    find_message="",
+)
+LISTED = 20
+"""Conversations that /list shows."""
+ENDING_S = 1.0
+"""Time that the models' thread gets to end with the chat."""
 
 
-class PlainFront:
-    """Prints what happens, a line at a time."""
-
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
-        self._writing: AnswerKey | None = None
-        self._at_line_start = True
-        self.tokens: tuple[TokenDetail, ...] | None = ()
-        """The tokens that were looked at last. None: they are awaited."""
-        self._hidden: dict[int, dict[Side, str]] = {}
-        """The letters of answers whose models are hidden, by turn."""
-
-    def say(self, text: str) -> None:
-        """Print a line, after the end of the line that is being written."""
-        self._end_line()
-        self._output.write(f"{text}\n")
-        self._output.flush()
-
-    def ask(self, text: str) -> None:
-        """Print the beginning of a line that the person goes on with."""
-        self._end_line()
-        self._output.write(text)
-        self._output.flush()
-
-    def _end_line(self) -> None:
-        if not self._at_line_start:
-            self._output.write("\n")
-            self._at_line_start = True
-
-    # --- what `Chat` reports ----------------------------------------------------------------------------------------
-
-    def turn_added(self, turn: Turn) -> None:
-        """Print a question that the person did not type."""
-        question = turn.question
-        left, right = order_of(turn)
-        self._hidden[turn.number] = {left: "A", right: "B"} if turn.is_blind else {}
-        if question.row is not None:
-            self.say(f"Test row: {displayable(question.instruction)}")
-            if question.input:
-                self.say(f"Input: {displayable(question.input)}")
-
-    def turn_changed(self, number: int) -> None:
-        """Answers are printed as they arrive, so nothing is left to do."""
-
-    def text_arrived(self, key: AnswerKey, text: str) -> None:
-        """Print more of an answer."""
-        if self._writing != key:
-            self._end_line()
-            self._output.write(f"{self._label(key.turn, key.side)}: ")
-            self._writing = key
-        text = displayable(text)
-        self._output.write(text)
-        self._output.flush()
-        self._at_line_start = text.endswith("\n")
-
-    def _label(self, turn: int, side: Side) -> str:
-        return self._hidden.get(turn, {}).get(side, LABELS[side])
-
-    def end_answer(self, turn: Turn, side: Side) -> None:
-        """Print how an answer ended."""
-        self._writing = None
-        answer = turn.answer(side)
-        if answer is None:
-            return
-        if not answer.response:
-            self.say(f"{self._label(turn.number, side)}: (no text)")
-        if turn.is_blind:
-            return  # its length and speed could tell which model it is
-        words = describe_end(answer)
-        if turn.question.reference is not None:
-            match = is_match(answer.response, turn.question.reference)
-            words += " · equals the reference" if match else f" · reference: {one_line(turn.question.reference)}"
-        self.say(f"({words})")
-
-    def row_answered(self, row: RowRun) -> None:
-        """Print one row of a run."""
-        marks = [f"{LABELS['tuned']} {'right' if is_match(row.tuned, row.reference) else 'wrong'}"]
-        if row.base is not None:
-            marks.append(f"{LABELS['base']} {'right' if is_match(row.base, row.reference) else 'wrong'}")
-        self.say(f"{', '.join(marks)}: {one_line(f'{row.instruction} {row.input}')}")
-
-    def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:  # noqa: ARG002
-        """Print an answer's tokens with their probabilities."""
-        self.tokens = tokens
-        for token in tokens:
-            base = "" if token.base_rank is None else f", rank {token.base_rank} under the base"
-            self.say(f"  {one_line(token.text)!r}: {100 * token.probability:.0f} %, rank {token.rank}{base}")
-
-    def state_changed(self) -> None:
-        """The plain chat shows no state."""
-
-    def notice(self, text: str) -> None:
-        """Print a notice."""
-        self.say(f"({text})")
-
-    def problem(self, text: str, advice: str) -> None:
-        """Print a problem."""
-        self.say(f"Problem: {displayable(text)} {advice}".rstrip())
-
-    def give_back(self, instruction: str, input: str) -> bool:
-        """The person sees the question in the lines above."""
-        del instruction, input
-        return False
+class CtrlC:
+    """Stands among the worker's events for Ctrl-C while something is being answered."""
 
 
 class PlainChat:
@@ -138,63 +59,90 @@ class PlainChat:
     def __init__(self, setup: ChatSetup, lines: TextIO, output: TextIO) -> None:
         self._setup, self._lines = setup, lines
         self._is_dialogue = lines.isatty()
-        self._front = PlainFront(output)
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._is_first_line = True
+        self.front = PlainFront(output)
+        self._events: queue.SimpleQueue[Event | CtrlC] = queue.SimpleQueue()
         self._input = ""
         self._unclear: str | None = None
         self._is_over = False
-        self._chat: Chat = setup.begin(self._front, self._events.put)
+        self.chat: Chat = setup.begin(self.front, self._events.put, ADVICE)
 
     def run(self) -> int:
-        """Talk until the person quits or the lines end. Returns the exit code: 1 if the model cannot be loaded."""
-        self._greet()
-        self._wait(lambda: self._chat.state("tuned") == "loading")
-        if self._chat.state("tuned") == "failed":
-            return 1
+        """Talk until the person quits or the lines end. Returns the exit code: 1 if the model cannot be loaded.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, but not while an answer is written to a person, which stops only that.
+        """
         try:
-            while not self._is_over and (line := self._read()) is not None:
-                self._take(line)
+            self._greet()
+            if (problem := self._load()) is not None:
+                self.front.end_line()
+                note(f"error: {problem}")
+                return EXIT_FAILURE
+            self._talk()
+            return 0
         finally:
-            self._chat.close()
-        return 0
+            self.chat.close()
+            if (id := self._saved_id()) is not None:
+                note(f"The conversation is saved. To go on with it: assistant chat --plain --resume {id}")
+
+    def _talk(self) -> None:
+        try:
+            while not self._is_over and (text := self._read()) is not None:
+                self._take(text)
+        finally:
+            if self._is_dialogue and not self._is_over:
+                self.front.say("")  # the shell's next line must not follow `You: `
+
+    def _saved_id(self) -> str | None:
+        """Return the id of the conversation. None for a pipe, and if nothing was saved."""
+        file = self.chat.file
+        return getattr(file, "id", None) if self._is_dialogue and getattr(file, "is_saved", False) else None
 
     def _greet(self) -> None:
-        say = self._front.say
-        base = f", fine-tuned from {one_line(self._setup.base_name)}" if self._setup.base_name else ""
-        say(f"Chat with {one_line(self._setup.model_name)}{base}. /help lists the commands, /quit ends.")
-        for suggestion in self._setup.suggestions[:1]:
-            say(f"For example: {one_line(suggestion.instruction)}")
+        setup, say = self._setup, self.front.say
+        base = f", fine-tuned from {one_line(setup.base_name)}" if setup.base_name else ""
+        say(f"Chat with {one_line(setup.model_name)}{base}. /help lists the commands, /quit ends.")
+        if setup.conversation.turns:
+            self._show_resumed(setup.conversation)
+        elif setup.suggestions:
+            example = setup.suggestions[0]
+            say(f"For example: {one_line(f'{example.instruction} {example.input}')}")
+
+    def _load(self) -> str | None:
+        """Wait for the model. Return why it cannot be loaded."""
+        while self.chat.state("tuned") == "loading":
+            event = self._events.get()
+            if isinstance(event, ModelFailed) and event.side == "tuned":
+                return event.problem
+            if not isinstance(event, CtrlC):
+                self.chat.handle(event)
+        return None
+
+    # --- lines ------------------------------------------------------------------------------------------------------
 
     def _read(self) -> str | None:
-        if self._is_dialogue:
-            self._front.ask("You: ")
-        line = self._lines.readline()
-        return line.rstrip("\r\n") if line else None
+        """Return the next text, of one line or more. None at the end."""
+        lines: list[str] = []
+        while True:
+            if self._is_dialogue:
+                self.front.ask("You, more: " if lines else "You: ")
+            line = self._lines.readline()
+            if not line:
+                return "\n".join(lines) if lines else None
+            line = line.rstrip("\r\n")
+            if self._is_first_line:
+                self._is_first_line = False
+                line = line.removeprefix("\ufeff")
+            n_backslashes = len(line) - len(line.rstrip("\\"))
+            lines.append(line.removesuffix("\\"))  # two of them are one
+            if n_backslashes % 2 == 0:
+                return "\n".join(lines)
 
-    def _wait(self, is_needed: Callable[[], bool]) -> None:
-        """Handle events while something has not happened yet. Ctrl-C stops what is being written."""
-        while is_needed():
-            try:
-                event = self._events.get()
-            except KeyboardInterrupt:
-                if not self._chat.open_answers and not self._has_runs():
-                    raise
-                self._chat.stop()
-                continue
-            self._chat.handle(event)
-            if isinstance(event, AnswerFinished):
-                self._front.end_answer(self._chat.conversation.turns[event.key.turn], event.key.side)
-
-    def _has_runs(self) -> bool:
-        return any(not run.has_ended for run in self._chat.runs.values())
-
-    def _finish(self) -> None:
-        self._wait(lambda: bool(self._chat.open_answers or self._chat.waiting or self._has_runs()))
-
-    def _take(self, line: str) -> None:
-        if not line.strip():
+    def _take(self, text: str) -> None:
+        if not text.strip():
             return
-        parsed = parse_line(line, self._unclear)
+        parsed = parse_line(text, self._unclear)
         self._unclear = parsed.word if isinstance(parsed, Unclear) else None
         match parsed:
             case Text():
@@ -202,142 +150,239 @@ class PlainChat:
             case Command():
                 self._command(parsed)
             case Unclear() | Unknown():
-                self._front.say(parsed.problem)
+                self.front.say(parsed.problem)
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def _wait(self, is_needed: Callable[[], bool]) -> None:
+        """Handle events while something has not happened yet. A person's Ctrl-C stops what is being written."""
+        stopped_at: float | None = None
+        with self._ctrl_c_as_event():
+            while is_needed():
+                event = self._events.get()
+                if not isinstance(event, CtrlC):
+                    self._handle(event)
+                elif stopped_at is None and (self.chat.open_answers or self._has_runs()):
+                    stopped_at = monotonic()
+                    self.chat.stop()
+                elif stopped_at is None or monotonic() - stopped_at > SAME_REQUEST_S:
+                    raise KeyboardInterrupt  # a model that does not stop
+
+    def _handle(self, event: Event) -> None:
+        self.chat.handle(event)
+        if isinstance(event, AnswerFinished) and (answer := self.chat.conversation.find(event.key)) is not None:
+            self.front.end_answer(self.chat.conversation.turns[event.key.turn], answer)
+
+    @contextmanager
+    def _ctrl_c_as_event(self) -> Iterator[None]:
+        """Put Ctrl-C among the events, so that it interrupts no record that is being written."""
+        previous = signal.getsignal(signal.SIGINT)
+        if not self._is_dialogue or previous is signal.SIG_IGN:
+            yield
+            return
+        signal.signal(signal.SIGINT, lambda *_: self._events.put(CtrlC()))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _has_runs(self) -> bool:
+        return any(not run.has_ended for run in self.chat.runs.values())
+
+    def _finish(self) -> None:
+        self._wait(lambda: bool(self.chat.open_answers or self.chat.waiting or self._has_runs()))
+
+    def _wait_for_data(self) -> None:
+        self._wait(lambda: not self.chat.has_read_data)
+
+    # --- what a line asks for ---------------------------------------------------------------------------------------
 
     def _send(self, text: str) -> None:
         if not self._is_dialogue:
-            self._front.say(f"You: {displayable(text)}")
-        self._chat.send(text, self._input)
+            self.front.say(f"You: {text}")
+            if self._input:
+                self.front.say(f"Input: {self._input}")
+        self.chat.send(text, self._input)
         self._input = ""
         self._finish()
 
     def _command(self, command: Command) -> None:
         """Carry out a command of the table."""
-        chat, say, turn = self._chat, self._front.say, self._chat.newest()
+        chat, say, turn, argument = self.chat, self.front.say, self.chat.newest(), command.argument
         match command.name:
             case "help":
                 for row in help_lines():
                     say(row)
+                say("A line that ends with a backslash goes on in the next line.")
             case "quit":
                 self._is_over = True
             case "input":
-                self._input = command.argument
+                self._input = argument
+                say("The next question has this input." if argument else "The next question has no input.")
             case "base" | "blind":
                 self._switch(command.name)
             case "row" | "run":
-                self._wait(lambda: not chat.has_read_data)
-                chat.deal() if command.name == "row" else chat.run_rows(command.count or RUN_ROWS)
-                self._finish()
-                say(f"({tally(chat.conversation).sentence or 'nothing counted yet'})")
+                self._ask_rows(command.count or RUN_ROWS if command.name == "run" else None)
             case "tally":
-                say(tally(chat.conversation).sentence or "No test row was answered yet. /row asks one.")
+                say(tally_words(chat.conversation) or "No test row was answered yet. /row asks one.")
             case "settings":
-                self._settings(command.argument)
+                self._settings(argument)
             case "learnt":
                 self._show_growth()
             case "where":
                 say(str(self._setup.store.where()))
             case "list":
-                self._list(command.argument)
+                self._list(argument)
             case "open" | "new":
-                self._exchange(command.argument)
+                self._exchange(argument)
             case "rename":
-                chat.rename(command.argument)
+                chat.rename(argument)
+                say("The conversation has this name now.")
             case "save" | "save-rows" | "save-pairs":
-                say(save(chat, command.name, command.argument))
+                self._wait_for_data()  # to know which questions are test rows
+                say(save(chat, command.name, argument))
             case _ if turn is None:
                 say("There is no answer yet.")
             case _:
                 self._about_turn(command, turn)
 
     def _about_turn(self, command: Command, turn: Turn) -> None:
-        """Carry out a command about the newest answer."""
-        chat, say = self._chat, self._front.say
-        answer = turn.answer("tuned") or turn.answer("base")
+        """Carry out a command about the newest question."""
+        chat, say = self.chat, self.front.say
         match command.name:
             case "again":
                 chat.again(turn.number)
                 self._finish()
             case "keep":
-                chat.keep(turn.number, (command.count or 1) - 1)
+                say(keep(chat, turn, command.count or 1))
             case "correct":
-                chat.correct(turn.number, command.argument)
-                say("Saved. /save-rows writes corrections as rows to train on.")
+                say(correct(chat, turn, command.argument))
             case "choose":
-                self._choose(turn, command.argument)
+                was_blind = turn.is_blind
+                say(choose(chat, turn, command.argument))
+                if was_blind and not turn.is_blind:
+                    self.front.reveal(turn)
             case "prompt":
                 prompt = exact_prompt(chat, turn)
-                say("The prompt is not known yet." if prompt is None else displayable(prompt.text))
+                say("The prompt is not known yet." if prompt is None else f"The model reads:\n{prompt.text}")
+            case _ if turn.is_blind:
+                say("Choose first: /choose left, right or neither.")
             case "nearest":
-                self._wait(lambda: not chat.has_read_data)
+                self._wait_for_data()
                 say(nearest_words(chat, turn) or "The training rows of this model are not known here.")
-            case "tokens" if answer is not None:
-                self._front.tokens = None
-                chat.inspect(answer.key)
-                self._wait(lambda: self._front.tokens is None and bool(answer.token_ids))
+            case "tokens":
+                self._show_tokens(turn)
+
+    def _ask_rows(self, count: int | None) -> None:
+        """Ask the next test row, or let both models answer so many."""
+        self._wait_for_data()
+        if count is None:
+            self.chat.deal()
+        else:
+            self.chat.run_rows(count)
+        self._finish()
+        if self.chat.held_out is not None and (words := tally_words(self.chat.conversation)):
+            self.front.say(f"({words})")
+
+    def _show_tokens(self, turn: Turn) -> None:
+        answer = turn.answer("tuned") or turn.answer("base")
+        if answer is None or not answer.token_ids:
+            self.front.say("There are no tokens to look at.")
+            return
+        self.front.tokens = None
+        self.chat.inspect(answer.key)
+        self._wait(lambda: self.front.tokens is None)
 
     def _switch(self, name: str) -> None:
-        chat, settings = self._chat, self._chat.settings
+        chat, settings, say = self.chat, self.chat.settings, self.front.say
+        self._wait(lambda: chat.state("base") == "loading")
         if not chat.has_base:
-            self._front.say(self._setup.no_base or "There is no base model.")
+            say(self._setup.no_base or chat.load_problem("base") or "There is no base model.")
         elif name == "base":
             settings.beside = not settings.beside
-            self._front.say("The base model answers too." if settings.beside else "Only the tuned model answers.")
+            settings.blind = settings.blind and settings.beside
+            say("The base model answers too." if settings.beside else "Only the fine-tuned model answers.")
         else:
             settings.blind = not settings.blind
-            self._front.say("Answers are A and B now. /choose left or right." if settings.blind else "Names are shown.")
-
-    def _choose(self, turn: Turn, which: str) -> None:
-        sides: dict[str, Side | None] = dict(zip(("left", "right"), order_of(turn), strict=True)) | {"neither": None}
-        sides |= {"a": sides["left"], "b": sides["right"], "tie": None}
-        if which.casefold() not in sides:
-            self._front.say("/choose: expected left, right or neither.")
-            return
-        self._chat.choose(turn.number, sides[which.casefold()])
-        left, right = (LABELS[side] for side in order_of(turn))
-        self._front.say(f"Saved. Left was: {left}. Right was: {right}.")
+            words = "Both models answer, as A (left) and B (right). /choose left, right or neither shows who is who."
+            say(words if settings.blind else "The names of the models are shown.")
 
     def _settings(self, argument: str) -> None:
-        settings = self._chat.settings
+        settings = self.chat.settings
         name, _, value = argument.partition(" ")
-        if name:
-            try:
+        try:
+            if name:
                 settings.generation, settings.seed = change_setting(settings, name, value.strip())
-            except AssistantError as error:
-                self._front.say(str(error))
-                return
-        seed = "drawn for each answer" if settings.seed is None else str(settings.seed)
-        generation = settings.generation
-        self._front.say(
-            f"temperature {generation.temperature:g}, seed {seed}, at most {generation.max_new_tokens} tokens"
-        )
+        except AssistantError as error:
+            self.front.say(str(error))
+            return
+        self.front.say(settings_words(settings).replace(" · ", ", "))
 
     def _show_growth(self) -> None:
         growth = read_growth(self._setup.folder)
         if isinstance(growth, NoGrowth):
-            self._front.say(growth.reason)
+            self.front.say(growth.reason)
             return
         row = growth.rows[0]
-        self._front.say(f"{one_line(f'{row.instruction} {row.input}')} Reference: {one_line(row.reference)}")
+        self.front.say(f"{one_line(f'{row.instruction} {row.input}')} Reference: {one_line(row.reference)}")
         for step in row.steps:
-            self._front.say(f"  step {step.step}, loss {step.validation_loss:.3f}: {one_line(step.response)}")
+            self.front.say(f"{INDENT}step {step.step}, loss {step.validation_loss:.3f}: {one_line(step.response)}")
+
+    # --- conversations ----------------------------------------------------------------------------------------------
 
     def _list(self, words: str) -> None:
         store = self._setup.store
-        for summary in (store.search(words) if words else store.list())[:20]:
-            self._front.say(f"  {summary.id}  {one_line(summary.problem or summary.title)}")
+        found = store.search(words) if words else store.list()
+        for summary in found[:LISTED]:
+            self.front.say(f"{INDENT}{summary.id}  {one_line(summary.problem or summary.title)}")
+        shown = f" These are the newest {LISTED}." if len(found) > LISTED else ""
+        self.front.say(f"{len(found)} {'conversation' if len(found) == 1 else 'conversations'}.{shown}")
 
     def _exchange(self, id: str) -> None:
-        store, opened = self._setup.store, self._setup.opened
+        store, opened = self._setup.store, self._setup.opened.model_copy(update={"at": now()})
+        if id and id == getattr(self.chat.file, "id", None):
+            self.front.say("This conversation is open.")
+            return
         try:
             conversation, file = store.open(id) if id else (Conversation(), store.create(opened))
         except AssistantError as error:
-            self._front.say(str(error))
+            self.front.say(str(error))
             return
-        self._chat.exchange(conversation, file, opened)
-        self._front.say(f"{len(conversation.turns)} questions so far." if id else "A new conversation.")
+        self.chat.exchange(conversation, file, opened)
+        if id:
+            self._show_resumed(conversation)
+        else:
+            self.front.say("A new conversation.")
+
+    def _show_resumed(self, conversation: Conversation) -> None:
+        n = len(conversation.turns)
+        title = f" {one_line(conversation.title)}:" if conversation.title else ""
+        self.front.say(f"Going on with a conversation.{title} {n} {'question' if n == 1 else 'questions'} so far.")
+        if conversation.turns:
+            self.front.show_turn(conversation.turns[-1])
 
 
-def run_plain(setup: ChatSetup, lines: TextIO, output: TextIO) -> int:
-    """Chat in lines until they end, and return the exit code."""
-    return PlainChat(setup, lines, output).run()
+def run_plain(setup: ChatSetup, lines: TextIO | None, output: TextIO) -> int:
+    """Chat in lines until they end, and return the exit code. `lines` is None if standard input is closed."""
+    if isinstance(lines, io.TextIOWrapper):
+        lines.reconfigure(errors="replace")
+    plain = PlainChat(setup, lines or io.StringIO(), output)
+    try:
+        code = plain.run()
+    except KeyboardInterrupt as error:
+        _leave(plain, interrupt_exit_code(error))
+        raise
+    _leave(plain, code)
+    return code
+
+
+def _leave(plain: PlainChat, code: int) -> None:
+    """End the process if the models' thread does not end with the chat, because it is inside a load.
+
+    The interpreter's shutdown would abort with a core dump.
+    """
+    if not plain.chat.worker.has_ended(within=ENDING_S):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
-from assistant.chat.chat import Chat, ChatSettings
+from assistant.chat.actions import settings_words
+from assistant.chat.chat import Chat
 from assistant.chat.commands import help_lines
 from assistant.chat.events import TokenDetail
 from assistant.chat.records import AnswerKey
@@ -103,15 +104,8 @@ def change_settings(screen: ChatScreen) -> None:
     screen.app.push_screen(SettingsForm(chat.settings.generation, chat.settings.seed), take)
 
 
-def settings_words(settings: ChatSettings) -> str:
-    """Return the three settings in words."""
-    seed = "a new seed for each answer" if settings.seed is None else f"seed {settings.seed}"
-    generation = settings.generation
-    return f"temperature {generation.temperature:g} · {seed} · at most {generation.max_new_tokens} tokens"
-
-
-def list_sessions(screen: ChatScreen, search: str = "") -> None:
-    """Open the list of conversations, and go on with the chosen one."""
+def list_sessions(screen: ChatScreen, words: str = "") -> None:
+    """Open the list of conversations, or of those with the words, and go on with the chosen one."""
     from assistant.tui.sessions import SessionsScreen
 
     chat = screen.chat
@@ -122,7 +116,7 @@ def list_sessions(screen: ChatScreen, search: str = "") -> None:
         if chosen is not None:
             screen.call_later(screen.resume, chosen)
 
-    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id(), search=search), take)
+    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id(), words=words), take)
 
 
 def show_growth(screen: ChatScreen) -> None:

@@ -209,9 +209,9 @@ class ChatScreen(Screen[None]):
             if (model := chat.card("tuned")) is not None:
                 self._welcome.show_history(is_base=model.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
-                card = self._view.widget(Item(RUN, number))
-                if run.has_ended and isinstance(card, RunCard):
-                    card.end()
+                run_card = self._view.widget(Item(RUN, number))
+                if run.has_ended and isinstance(run_card, RunCard):
+                    run_card.end()
         self._show_foot()
 
     def _show_foot(self) -> None:
@@ -382,6 +382,10 @@ class ChatScreen(Screen[None]):
         if self.chat is not None:
             self._shown_variants[turn.number] = variant
             self.chat.keep(turn.number, variant)
+
+    def show_kept(self, turn: Turn) -> None:
+        """Show the variant of a turn that counts."""
+        self._shown_variants.pop(turn.number, None)
 
     async def _select_next(self, step: int) -> None:
         turn = self.turn()

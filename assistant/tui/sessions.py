@@ -35,9 +35,10 @@ class SessionsScreen(Modal[str | None]):
         Binding("ctrl+z", "restore", "Out of the bin", priority=True),
     ]
 
-    def __init__(self, store: Store, *, current: str | None, search: str = "") -> None:
+    def __init__(self, store: Store, *, current: str | None, words: str = "") -> None:
         super().__init__()
-        self._store, self._current, self._search = store, current, search
+        self._words = words
+        self._store, self._current = store, current
         self._binned: list[str] = []
         self._renaming: str | None = None
 
@@ -45,7 +46,7 @@ class SessionsScreen(Modal[str | None]):
         with Vertical(id="sessions") as box:
             box.border_title = "Conversations"
             box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
-            yield Input(self._search, placeholder="Search in questions and answers", id="session-search", compact=True)
+            yield Input(self._words, placeholder="Search in questions and answers", id="session-search", compact=True)
             yield OptionList(id="session-list", markup=False, compact=True)
             yield Static(id="session-note", markup=False)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assistant.chat.actions import change_setting, order_of, save
+from assistant.chat.actions import change_setting, choose, correct, keep, save, settings_words
 from assistant.chat.commands import Command, Text, Unclear, Unknown, parse_line
-from assistant.chat.conversation import Turn
-from assistant.chat.records import Side
 from assistant.chat.tally import tally
 from assistant.errors import AssistantError
-from assistant.tui import dialogs
+from assistant.tui.dialogs import list_sessions
 
 if TYPE_CHECKING:
+    from assistant.chat.chat import Chat
     from assistant.tui.screen import ChatScreen
 
 ACTIONS = {
@@ -28,7 +27,7 @@ ACTIONS = {
     "settings": "settings",
     "list": "sessions",
 }
-"""Commands that do the same as a key."""
+"""Commands that do the same as a key, if nothing is typed after them."""
 
 
 async def submit(screen: ChatScreen, instruction: str, input: str) -> None:
@@ -38,11 +37,7 @@ async def submit(screen: ChatScreen, instruction: str, input: str) -> None:
     match parsed:
         case Text():
             await screen.send(parsed.text, input)
-        case Command("settings", argument) if argument:
-            _change_setting(screen, argument)
-        case Command("list", argument) if argument:
-            dialogs.list_sessions(screen, argument)
-        case Command() if parsed.name in ACTIONS:
+        case Command() if parsed.name in ACTIONS and not parsed.argument:
             await screen.run_action(ACTIONS[parsed.name])
         case Command():
             await _other(screen, parsed)
@@ -73,41 +68,28 @@ async def _other(screen: ChatScreen, command: Command) -> None:
             await screen.resume(argument)
         case "new":
             await screen.new_conversation()
+        case "settings":
+            screen.show_notice(_change_setting(chat, argument))
+        case "list":
+            list_sessions(screen, argument)
         case "tally":
             screen.show_notice(tally(chat.conversation).sentence or "No test row was answered yet. ctrl+t deals one.")
         case _ if turn is None:
             screen.show_notice("There is no answer yet.")
         case "keep":
-            _keep(screen, turn, command.count or 1)
+            screen.show_kept(turn)
+            screen.show_notice(keep(chat, turn, command.count or 1))
         case "correct":
-            chat.correct(turn.number, argument)
+            screen.show_notice(correct(chat, turn, argument))
         case "choose":
-            left, right = order_of(turn)
-            sides: dict[str, Side | None] = {"left": left, "right": right, "neither": None}
-            if argument in sides:
-                chat.choose(turn.number, sides[argument])
-            else:
-                screen.show_notice(f"/choose: expected left, right or neither, got {argument}.")
+            screen.show_notice(choose(chat, turn, argument))
 
 
-def _keep(screen: ChatScreen, turn: Turn, number: int) -> None:
-    variants = turn.variants
-    if number <= len(variants):
-        screen.keep(turn, variants[number - 1])
-        screen.show_notice(f"Answer {number} of {len(variants)} counts.")
-    else:
-        screen.show_notice(f"/keep: expected the number of an answer from 1 to {len(variants)}, got {number}.")
-
-
-def _change_setting(screen: ChatScreen, argument: str) -> None:
-    """Change one setting, such as `temperature 0.7`."""
-    if screen.chat is None:
-        return
+def _change_setting(chat: Chat, argument: str) -> str:
+    """Change one setting, and return a sentence with all of them."""
     name, _, value = argument.partition(" ")
-    settings = screen.chat.settings
     try:
-        settings.generation, settings.seed = change_setting(settings, name, value.strip())
+        chat.settings.generation, chat.settings.seed = change_setting(chat.settings, name, value.strip())
     except AssistantError as error:
-        screen.show_notice(str(error))
-    else:
-        screen.show_notice(dialogs.settings_words(settings))
+        return str(error)
+    return settings_words(chat.settings)

@@ -42,7 +42,7 @@ def terminal_problem(
     """
     environment = os.environ if environment is None else environment
     for name, stream in (("input", stdin or sys.stdin), ("error", stderr or sys.stderr)):
-        if not stream.isatty():
+        if stream is None or not stream.isatty():  # None: closed
             return f"standard {name} is not a terminal"
     term = environment.get("TERM", "")
     if term in SIMPLE_TERMINALS:
