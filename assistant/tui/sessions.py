@@ -27,6 +27,7 @@ SHOWN = 200
 class SessionsScreen(Modal[str | None]):
     """Lists the conversations, newest first. Returns the id of the one to go on with, or None."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+o", "close", "Close", key_display="esc", priority=True),
         Binding("down", "into_list", show=False),
