@@ -6,7 +6,6 @@ import os
 import shlex
 from pathlib import Path
 
-from assistant.chat import export
 from assistant.chat.chat import Chat, ChatSettings
 from assistant.chat.conversation import Turn
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
@@ -29,6 +28,8 @@ def save(chat: Chat, what: str, name: str) -> str:
         what: `save`, `save-rows` or `save-pairs`.
         name: Path of the file. Empty: a free name in the current folder.
     """
+    from assistant.chat import export
+
     tests = () if chat.held_out is None else [row.example for row in chat.held_out.rows]
     here, given = Path(), Path(os.path.expanduser(name))  # noqa: PTH111  pathlib raises where there is no home
     try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import (
@@ -31,7 +31,6 @@ from assistant.chat.events import (
     TokensReady,
 )
 from assistant.chat.heldout import Deck, HeldOut, HeldOutRow
-from assistant.chat.nearest import NearestRows
 from assistant.chat.records import (
     Answered,
     AnswerKey,
@@ -49,6 +48,9 @@ from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
 from assistant.dataset.examples import Exchange
 from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from assistant.chat.nearest import NearestRows
 
 LARGEST_DRAWN_SEED = 99_999
 """Drawn seeds have at most five digits, so that a person can type one again."""
@@ -162,7 +164,7 @@ class Chat:
     Args:
         front: Shows what changes.
         worker: Has the models; the caller starts it.
-        sides: The models that the worker loads.
+        names: What the models that the worker loads are called.
         conversation: An empty one, or one that is resumed.
         file: Gets every new record.
         opened: The first record of a new conversation.
@@ -175,7 +177,7 @@ class Chat:
         *,
         front: Front,
         worker: Worker,
-        sides: Sequence[Side],
+        names: Mapping[Side, str],
         conversation: Conversation,
         file: RecordSink,
         opened: Opened,
@@ -184,6 +186,7 @@ class Chat:
         advice: Advice = Advice(),  # noqa: B008  a tuple cannot change
     ) -> None:
         self.front, self.worker, self.settings = front, worker, settings
+        self.names = names
         self._advice = advice
         self.conversation = conversation
         self.file = file
@@ -191,7 +194,7 @@ class Chat:
         """Questions that were sent and not asked yet, oldest first."""
         self.open_answers: dict[AnswerKey, OpenAnswer] = {}
         self.failures: dict[AnswerKey, str] = {}
-        """Why answers have failed, by their name."""
+        """What was written of answers that failed, by their name."""
         self.runs: dict[int, Run] = {}
         self.held_out: HeldOut | None = None
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
@@ -200,7 +203,7 @@ class Chat:
         self._deck: Deck | None = None
         self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
-        self._models = _Models(states=states | dict.fromkeys(sides, "loading"))
+        self._models = _Models(states=states | dict.fromkeys(names, "loading"))
         self._draw = draw or random.SystemRandom()
         conversation.apply(opened)  # which the file has already
 
@@ -254,7 +257,7 @@ class Chat:
 
     def send(self, instruction: str, input: str = "", row: HeldOutRow | None = None) -> None:
         """Ask a question, after those that wait already."""
-        self.waiting.append(Question(instruction, input, row))
+        self.waiting.append(Question(_encodable(instruction), _encodable(input), row))
         self._advance()
         self.front.state_changed()
 
@@ -488,8 +491,8 @@ class Chat:
         self.front.turn_changed(event.key.turn)
 
     def _answer_failed(self, event: AnswerFailed) -> None:
-        self.open_answers.pop(event.key, None)
-        self.failures[event.key] = event.problem
+        answer = self.open_answers.pop(event.key, None)
+        self.failures[event.key] = "" if answer is None else answer.text
         question = self.conversation.turns[event.key.turn].question
         advice = self._take_back(Question(question.instruction, question.input)) if question.row is None else ""
         self.front.turn_changed(event.key.turn)
@@ -607,6 +610,11 @@ class Chat:
             self.file.append(record)
         except AssistantError as error:
             self.front.problem(str(error), "The conversation goes on, but this part of it is not saved.")
+
+
+def _encodable(text: str) -> str:
+    """Return a text that UTF-8 can hold. A terminal that is not UTF-8 may send half a character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def now() -> datetime:

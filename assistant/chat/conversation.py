@@ -57,9 +57,14 @@ class Turn:
         return next((answer for answer in answers if answer.variant == wanted), None)
 
     @property
+    def variants(self) -> list[int]:
+        """The numbers of all variants that have ended, in order."""
+        return sorted({answer.variant for answers in self.answers.values() for answer in answers})
+
+    @property
     def next_variant(self) -> int:
         """The number of the next variant."""
-        return 1 + max((answer.variant for answers in self.answers.values() for answer in answers), default=-1)
+        return 1 + max(self.variants, default=-1)
 
     @property
     def final_text(self) -> str | None:
@@ -80,6 +85,8 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     rows: list[RowRun] = field(default_factory=list)
     """Held-out rows that were answered in the background, in the order of their answers."""
+    n_comparisons: int = field(default=0, compare=False)
+    """Counts records that may change the tally: answers to held-out rows and of two models, and choices."""
 
     def apply(self, record: Record) -> None:
         """Change the conversation by one record. A record of a turn that does not exist is ignored."""
@@ -91,10 +98,13 @@ class Conversation:
                     self.turns.append(Turn(question=record))
             case RowRun():
                 self.rows.append(record)
+                self.n_comparisons += 1
             case Titled():
                 self.title = record.title
             case _ if 0 <= record.turn < len(self.turns):
-                self._apply_to_turn(self.turns[record.turn], record)
+                turn = self.turns[record.turn]
+                self._apply_to_turn(turn, record)
+                self.n_comparisons += turn.is_held_out or bool(turn.answers["base"])
 
     @staticmethod
     def _apply_to_turn(turn: Turn, record: Answered | Kept | Chosen | Corrected) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 from assistant.chat.chat import Advice, Chat, ChatSettings, Front, RecordSink, now
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
-from assistant.chat.heldout import NoHeldOut, find_held_out
+from assistant.chat.heldout import NoHeldOut
 from assistant.chat.inputs import InputHistory
 from assistant.chat.models import find_base
-from assistant.chat.nearest import NearestRows
 from assistant.chat.records import Opened, Side
 from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
 from assistant.chat.store import Store
@@ -62,7 +61,7 @@ class ChatSetup:
         chat = Chat(
             front=front,
             worker=worker,
-            sides=tuple(self.load),
+            names={side: self.model_name if side == "tuned" else self.base_name for side in self.load},
             conversation=self.conversation,
             file=self.file,
             opened=self.opened,
@@ -125,6 +124,9 @@ def set_up(
 
 def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> DataReady:
     """Find the held-out rows, and the training rows to search. A problem becomes a sentence, never an error."""
+    from assistant.chat.find_rows import find_held_out
+    from assistant.chat.nearest import NearestRows
+
     try:
         found = find_held_out(model, info, data)
     except AssistantError as error:

@@ -40,6 +40,9 @@ FLUSH_SECONDS = 1 / 20
 """The shortest time between two `TextArrived` events of an answer, except for the last one."""
 ROWS_AT_ONCE = 20
 """Held-out rows of a background run that are decoded together."""
+ROOM_FACTOR, ROOM_TOKENS = 2, 16
+"""An answer of a background run ends at this many times the tokens of the longest reference, and these more. A longer
+one equals no reference, and a base model would write on to its limit on every row."""
 
 LoadModel = Callable[[], SessionLike]
 
@@ -258,8 +261,12 @@ class Worker:
             return bool(self._jobs) or job.run in self._stopped_runs or self._is_closed
 
         examples = [example for _, example in rows]
+        session = self._session(side)
+        longest = max(len(session.tokenizer.encode(example.output)) for example in examples)
+        limit = min(job.settings.max_new_tokens, ROOM_FACTOR * longest + ROOM_TOKENS)
+        settings = job.settings.model_copy(update={"max_new_tokens": limit})
         found: dict[str, Reply] = {}
-        for index, reply in self._session(side).replies(examples, job.settings, should_stop=should_stop):
+        for index, reply in session.replies(examples, settings, should_stop=should_stop):
             if isinstance(reply, Exception):
                 raise reply
             if reply.stop_reason != "cancelled":

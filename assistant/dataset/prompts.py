@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
-from assistant.dataset.instructions import Example, Exchange
+from assistant.dataset.examples import Example, Exchange
 from assistant.errors import SettingsError
 
 PartKind = Literal[

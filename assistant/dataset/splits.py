@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from assistant.dataset.instructions import Example
+from assistant.dataset.examples import Example
 from assistant.errors import SettingsError
 from assistant.settings import SplitMethod, SplitSettings
 

@@ -15,6 +15,7 @@ from assistant.chat.setup import ChatSetup
 from assistant.tui.clipboard import copy_sequence
 from assistant.tui.driver import PasteDriver
 from assistant.tui.ends import run_app
+from assistant.tui.palette import ChatCommands, Palette
 from assistant.tui.screen import ChatScreen
 from assistant.tui.themes import ThemeFile
 
@@ -23,7 +24,8 @@ class ChatApp(App[None]):
     """A chat. `setup` says with which model, and in which conversation."""
 
     TITLE = "assistant"
-    CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[misc, assignment]
+    CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[assignment]
+    COMMANDS: ClassVar[set[type[ChatCommands]]] = {ChatCommands}  # type: ignore[assignment]
     AUTO_FOCUS = "#instruction"
     # App declares these two as instance variables, so mypy rejects ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal"), (100, "-wide")]  # noqa: RUF012
@@ -55,7 +57,7 @@ class ChatApp(App[None]):
             if isinstance(binding, Binding) and binding.tooltip:
                 action = binding.action
                 yield SystemCommand(
-                    f"{binding.description} ({binding.key})",
+                    f"{binding.description} ({binding.key_display or binding.key})",
                     binding.tooltip,
                     lambda action=action: self.call_later(self._chat_screen.run_action, action),
                 )
@@ -68,6 +70,11 @@ class ChatApp(App[None]):
         self._clipboard = text
         if self._driver is not None:
             self._driver.write(copy_sequence(text))
+
+    def action_command_palette(self) -> None:
+        """Open the palette."""
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette())
 
     async def action_quit(self) -> None:
         """Save what has been written of an answer, and end."""
@@ -82,11 +89,11 @@ class ChatApp(App[None]):
         self._chat_screen.show_notice("Press ctrl+q to quit.")
 
     def farewell(self) -> str:
-        """Return the line that says how to go on."""
+        """Return the line that says how to go on, or why nothing is saved."""
         self._chat_screen.close_chat()
         id = self._chat_screen.conversation_id()
         if id is None:
-            return ""
+            return self._chat_screen.close_problem
         return f"The conversation is saved. To go on with it: assistant chat --resume {shlex.quote(id)}"
 
 

@@ -37,10 +37,9 @@ class ScreenLike(Protocol):
 
 
 @dataclass
-class Bridge:
-    """The chat's front. What the screen has to draw collects in the fields until the screen takes it."""
+class News:
+    """What the screen has to draw."""
 
-    screen: ScreenLike
     added: list[int] = field(default_factory=list)
     """Turns that are new."""
     changed: set[int] = field(default_factory=set)
@@ -51,42 +50,54 @@ class Bridge:
     """Rows that were answered."""
     problems: list[tuple[str, str]] = field(default_factory=list)
     """Problems and advice."""
-    has_news: bool = False
+    has_state: bool = False
     """Whether title, foot or tally may be different."""
+
+
+class Bridge:
+    """The chat's front. What the screen has to draw collects until the screen takes it."""
+
+    def __init__(self, screen: ScreenLike) -> None:
+        self._screen = screen
+        self._news = News()
+
+    def take(self) -> News:
+        """Return what has to be drawn since the last time."""
+        news, self._news = self._news, News()
+        return news
 
     def turn_added(self, turn: Turn) -> None:
         """Note a new turn."""
-        self.added.append(turn.number)
+        self._news.added.append(turn.number)
 
     def turn_changed(self, number: int) -> None:
         """Note that a turn looks different."""
-        self.changed.add(number)
+        self._news.changed.add(number)
 
     def text_arrived(self, key: AnswerKey, text: str) -> None:
         """Note text that arrived."""
-        self.texts.append((key, text))
-        self.has_news = True
+        self._news.texts.append((key, text))
 
     def row_answered(self, row: RowRun) -> None:
         """Note a row of a run."""
-        self.rows.append(row)
+        self._news.rows.append(row)
 
     def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
         """Open the token view."""
-        self.screen.show_tokens(key, tokens)
+        self._screen.show_tokens(key, tokens)
 
     def state_changed(self) -> None:
         """Note that title, foot or tally may be different."""
-        self.has_news = True
+        self._news.has_state = True
 
     def notice(self, text: str) -> None:
         """Show a notice."""
-        self.screen.show_notice(text)
+        self._screen.show_notice(text)
 
     def problem(self, text: str, advice: str) -> None:
         """Note a problem."""
-        self.problems.append((text, advice))
+        self._news.problems.append((text, advice))
 
     def give_back(self, instruction: str, input: str) -> bool:
         """Put a question back into the prompt."""
-        return self.screen.give_back(instruction, input)
+        return self._screen.give_back(instruction, input)

@@ -47,10 +47,6 @@ class ConversationView(VerticalScroll, can_focus=False):
     def compose(self) -> ComposeResult:
         yield self._first
 
-    def on_mount(self) -> None:
-        """Stay at the bottom until the person scrolls up."""
-        self.anchor()
-
     @property
     def items(self) -> Sequence[Item]:
         """All items, oldest first."""
@@ -64,7 +60,9 @@ class ConversationView(VerticalScroll, can_focus=False):
         """Show other items, from the newest on."""
         self._items = list(items)
         await self._show_window(max(0, len(items) - AT_FIRST), len(items))
-        self.anchor()
+        self.anchor(bool(items))  # the welcome is read from its first line, also where it does not fit
+        if not items:
+            self.scroll_home(animate=False)
 
     async def add(self, item: Item) -> None:
         """Add an item at the end, and go there."""

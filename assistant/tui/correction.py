@@ -9,10 +9,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
 from assistant.escape import displayable
+from assistant.tui.modal import Modal
 
 
 class CorrectionArea(TextArea):
@@ -30,7 +30,7 @@ class CorrectionArea(TextArea):
             self.replace("\n", *self.selection, maintain_selection_offset=False)
 
 
-class CorrectionScreen(ModalScreen[str | None]):
+class CorrectionScreen(Modal[str | None]):
     """Shows the question and its answer for editing. Returns the new answer, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Close", key_display="esc", priority=True)]

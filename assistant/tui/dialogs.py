@@ -1,4 +1,7 @@
-"""Opens the screens over the conversation, and does what they return."""
+"""Opens the screens over the conversation, and does what they return.
+
+Each screen is imported when it is opened, so that the chat paints sooner.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,17 @@ from textual.binding import Binding
 
 from assistant.chat.actions import settings_words
 from assistant.chat.chat import Chat
+from assistant.chat.commands import help_lines
 from assistant.chat.events import TokenDetail
-from assistant.chat.growth import NoGrowth, read_growth
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
-from assistant.tui.correction import CorrectionScreen
-from assistant.tui.growth_view import GrowthScreen
-from assistant.tui.help import HelpScreen
 from assistant.tui.prompt import Prompt
-from assistant.tui.prompt_view import PromptScreen
-from assistant.tui.sessions import SessionsScreen
-from assistant.tui.settings_form import NewSettings, SettingsForm
 from assistant.tui.title import TitleParts
-from assistant.tui.token_view import Alternative, TokenScreen
 
 if TYPE_CHECKING:
     from assistant.tui.screen import ChatScreen
+    from assistant.tui.settings_form import NewSettings
+    from assistant.tui.token_view import Alternative
 
 HELD_OUT = "This is a test row: the correction is marked, and stays out of what you train on."
 OWN = "It is saved with the conversation. /save-rows writes all corrections as rows for assistant finetune."
@@ -46,20 +44,22 @@ def title_parts(setup: ChatSetup, chat: Chat | None) -> TitleParts:
 
 def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
     """Open the token view, and continue from the token that the person takes."""
+    from assistant.tui.token_view import TokenScreen
 
     def take(chosen: Alternative | None) -> None:
         if chosen is not None and screen.chat is not None:
-            screen.call_later(screen._call_and_draw, "continue_from", key, chosen.place, chosen.token_id)
+            screen.call_later(screen.continue_from, key, chosen.place, chosen.token_id)
 
     assert screen.chat is not None
-    name = screen.chat.card(key.side)
-    title = f"Tokens · {key.side}" if name is None else f"Tokens · {key.side} · {name.name}"
+    title = f"Tokens · {key.side} · {screen.chat.names.get(key.side, '')}"
     can_continue = screen.chat.state(key.side) == "ready"
     screen.app.push_screen(TokenScreen(tokens, title=title, can_continue=can_continue), take)
 
 
 def show_prompt(screen: ChatScreen) -> None:
     """Open the exact prompt of what is typed, or else of the selected question."""
+    from assistant.tui.prompt_view import PromptScreen
+
     exact = screen.exact_prompt()
     turn = screen.turn()
     if exact is None and turn is not None:
@@ -72,6 +72,8 @@ def show_prompt(screen: ChatScreen) -> None:
 
 def correct(screen: ChatScreen) -> None:
     """Open the editor of the shown answer."""
+    from assistant.tui.correction import CorrectionScreen
+
     turn = screen.turn()
     if turn is None or turn.final_text is None or turn.is_blind:
         screen.show_notice("Choose first." if turn is not None and turn.is_blind else "There is no answer to correct.")
@@ -88,6 +90,8 @@ def correct(screen: ChatScreen) -> None:
 
 def change_settings(screen: ChatScreen) -> None:
     """Open the settings form."""
+    from assistant.tui.settings_form import SettingsForm
+
     chat = screen.chat
     if chat is None:
         return
@@ -102,6 +106,8 @@ def change_settings(screen: ChatScreen) -> None:
 
 def list_sessions(screen: ChatScreen, words: str = "") -> None:
     """Open the list of conversations, or of those with the words, and go on with the chosen one."""
+    from assistant.tui.sessions import SessionsScreen
+
     chat = screen.chat
     if chat is None:
         return
@@ -115,6 +121,9 @@ def list_sessions(screen: ChatScreen, words: str = "") -> None:
 
 def show_growth(screen: ChatScreen) -> None:
     """Open how the model learnt."""
+    from assistant.chat.growth import NoGrowth, read_growth
+    from assistant.tui.growth_view import GrowthScreen
+
     growth = read_growth(screen.setup.folder)
     if isinstance(growth, NoGrowth):
         screen.show_notice(growth.reason)
@@ -123,6 +132,9 @@ def show_growth(screen: ChatScreen) -> None:
 
 
 def show_help(screen: ChatScreen) -> None:
-    """Open the list of keys."""
+    """Open the list of keys and commands."""
+    from assistant.tui.help import HelpScreen
+
     bindings = [*Prompt.BINDINGS, *screen.BINDINGS, *screen.app.BINDINGS]
-    screen.app.push_screen(HelpScreen(one for one in bindings if isinstance(one, Binding) and one.tooltip))
+    keys = [one for one in bindings if isinstance(one, Binding) and one.tooltip]
+    screen.app.push_screen(HelpScreen(keys, help_lines()))

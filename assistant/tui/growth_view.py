@@ -9,14 +9,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from assistant.chat.growth import GrowthRow
 from assistant.escape import displayable, one_line
+from assistant.tui.modal import Modal
 
 
-class GrowthScreen(ModalScreen[None]):
+class GrowthScreen(Modal[None]):
     """Shows one row at a time. Left and right change the row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -1,27 +1,29 @@
-"""The help: a list of the chat's keys. The list comes from the bindings, so it names only keys that exist."""
+"""The help: the chat's keys and commands. They come from the bindings and the parser, so it names only what exists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from assistant.tui.modal import Modal
 
-class HelpScreen(ModalScreen[None]):
-    """A list of keys, shown over the conversation. Each line is a binding's key and its tooltip."""
+
+class HelpScreen(Modal[None]):
+    """A list of keys, shown over the conversation, and of the commands. A line is a binding's key and its tooltip."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", key_display="esc"),
     ]
 
-    def __init__(self, bindings: Iterable[Binding]) -> None:
+    def __init__(self, bindings: Iterable[Binding], commands: Sequence[str] = ()) -> None:
         super().__init__()
         self._listed_bindings = list(bindings)
+        self._commands = commands
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help") as box:
@@ -31,3 +33,4 @@ class HelpScreen(ModalScreen[None]):
                 for binding in self._listed_bindings:
                     yield Static(binding.key.replace("escape", "esc"), classes="key", markup=False)
                     yield Static(binding.tooltip, markup=False)
+            yield Static("\n".join(self._commands), id="commands", markup=False)

@@ -8,17 +8,17 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from assistant.chat.prompt_parts import ExactPrompt, PromptPart
 from assistant.escape import displayable, visible
+from assistant.tui.modal import Modal
 
 STYLES = {"instruction": "bold $text-primary", "input": "$text-success", "history": "$foreground-muted"}
 """Styles of the parts that a person wrote. What the template adds is plain."""
 
 
-class PromptScreen(ModalScreen[None]):
+class PromptScreen(Modal[None]):
     """Shows the prompt. `i` shows its token ids."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -22,6 +22,7 @@ from assistant.chat.setup import ChatSetup
 from assistant.chat.tally import same_answers_in_a_row, tally
 from assistant.errors import AssistantError
 from assistant.tui import dialogs, foot_state, slash
+from assistant.tui.answer_view import AnswerClicked
 from assistant.tui.bridge import Bridge, FromWorker
 from assistant.tui.cards import ProblemCard, RunCard
 from assistant.tui.clipboard import pieces
@@ -31,7 +32,7 @@ from assistant.tui.prompt import Prompt
 from assistant.tui.tally_bar import TallyBar
 from assistant.tui.title import Title, TitleParts
 from assistant.tui.turn_state import TurnState, turn_state
-from assistant.tui.turn_view import AnswerView, TurnClicked, TurnView
+from assistant.tui.turn_view import TurnClicked, TurnView
 from assistant.tui.welcome import SuggestionLine, Welcome
 
 TURN, RUN, PROBLEM = "turn", "run", "problem"
@@ -88,7 +89,10 @@ class ChatScreen(Screen[None]):
         self._problems: list[tuple[str, str]] = []
         self.unclear: str | None = None
         """A bare word such as `quit` that was sent just now."""
+        self._tallied: tuple[int, int] | None = None
         self._copied: tuple[AnswerKey, int] | None = None
+        self.close_problem = ""
+        """Why the conversation could not be saved at the end."""
 
     def compose(self) -> ComposeResult:
         yield Title(TitleParts(model=self.setup.model_name, base=self.setup.base_name), id="title")
@@ -116,7 +120,7 @@ class ChatScreen(Screen[None]):
         conversation = self.chat.conversation
         runs = [Item(RUN, run) for run in dict.fromkeys(row.run for row in conversation.rows)]
         await self._view.open([Item(TURN, turn.number) for turn in conversation.turns] + runs)
-        self.bridge.has_news = True
+        self.bridge.state_changed()
 
     def _post(self, event: Event) -> None:
         with suppress(RuntimeError):  # the app is closing
@@ -132,29 +136,28 @@ class ChatScreen(Screen[None]):
 
     async def draw(self) -> None:
         """Draw what the chat reported since the last time."""
-        bridge, chat = self.bridge, self.chat
+        news, chat = self.bridge.take(), self.chat
         if chat is None:
             return
-        for number in bridge.added:
+        for number in news.added:
             self.selected = None
             await self._view.add(Item(TURN, number))
             await self._mark_selected()
-        for key, text in bridge.texts:
+        for key, text in news.texts:
             view = self._view.widget(Item(TURN, key.turn))
-            if isinstance(view, TurnView) and key.turn not in bridge.changed:
-                view.append(key.side, text)
-        for number in bridge.changed - set(bridge.added):
+            if isinstance(view, TurnView) and key.turn not in news.changed:
+                await view.append(key, text)
+        for number in news.changed - set(news.added):
             await self._draw_turn(number)
-        for row in bridge.rows:
+        for row in news.rows:
             await self._draw_row(row)
-        for problem in bridge.problems:
+        for problem in news.problems:
             self._problems.append(problem)
             await self._view.add(Item(PROBLEM, len(self._problems) - 1))
-        has_news = bool(bridge.added or bridge.changed or bridge.rows or bridge.problems)
-        if bridge.has_news or has_news:
-            self._show_state(tally_too=has_news or not bridge.texts)
-        bridge.added, bridge.changed, bridge.texts, bridge.rows, bridge.problems = [], set(), [], [], []
-        bridge.has_news = False
+        if news.added or news.changed or news.rows or news.problems or news.has_state:
+            self._show_state()
+        elif news.texts:
+            self._show_foot()
 
     def _make(self, item: Item) -> Widget:
         """Make the widget of an item, as it is now."""
@@ -166,8 +169,9 @@ class ChatScreen(Screen[None]):
             rows = [row for row in chat.conversation.rows if row.run == item.number]
             run = chat.runs.get(item.number)
             return RunCard(rows, len(rows) if run is None or run.has_ended else len(run.rows))
-        view = TurnView(self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown)
-        view.set_wide(self._wide)
+        view = TurnView(
+            self._state_of(chat.conversation.turns[item.number]), is_markdown=self._is_markdown, wide=self._wide
+        )
         view.set_class(item.number == self.selected, "-selected")
         return view
 
@@ -181,7 +185,6 @@ class ChatScreen(Screen[None]):
         view = self._view.widget(Item(TURN, number))
         if isinstance(view, TurnView):
             await view.show(self._state_of(self.chat.conversation.turns[number]))
-            view.set_wide(self._wide)
 
     async def redraw_turns(self) -> None:
         """Draw all turns again that have a widget."""
@@ -194,18 +197,25 @@ class ChatScreen(Screen[None]):
         if isinstance(card, RunCard):
             card.add(row)
 
-    def _show_state(self, *, tally_too: bool = True) -> None:
+    def _show_state(self) -> None:
         """Draw title, tally and foot."""
         chat = self.chat
         self.query_one("#title", Title).show(dialogs.title_parts(self.setup, chat))
-        if chat is not None and tally_too:
-            self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
-            self._welcome.show_history(is_seen=chat.has_learnt_conversations)
+        if chat is not None:
+            shown = (id(chat.conversation), chat.conversation.n_comparisons)
+            if shown != self._tallied:  # counting takes milliseconds in a long conversation
+                self._tallied = shown
+                self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
+            if (card := chat.card("tuned")) is not None:
+                self._welcome.show_history(is_base=card.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
-                card = self._view.widget(Item(RUN, number))
-                if run.has_ended and isinstance(card, RunCard):
-                    card.end()
-        exact = self.exact_prompt()
+                run_card = self._view.widget(Item(RUN, number))
+                if run.has_ended and isinstance(run_card, RunCard):
+                    run_card.end()
+        self._show_foot()
+
+    def _show_foot(self) -> None:
+        chat, exact = self.chat, self.exact_prompt()
         self._foot.show(
             foot_state.keys(chat, has_text=self._prompt.has_text, is_selected=self.selected is not None),
             foot_state.state(chat, self.setup.model_name, prompt_tokens=None if exact is None else exact.n_tokens),
@@ -266,7 +276,7 @@ class ChatScreen(Screen[None]):
 
     @on(TextArea.Changed)
     def _text_changed(self) -> None:
-        self._show_state(tally_too=False)
+        self._show_foot()
 
     @on(Prompt.Flipped)
     async def _flipped(self, message: Prompt.Flipped) -> None:
@@ -299,7 +309,10 @@ class ChatScreen(Screen[None]):
     def close_chat(self) -> None:
         """Save what has been written of answers, and end the worker. May be called twice."""
         if self.chat is not None:
-            self.chat.close()
+            try:
+                self.chat.close()
+            except AssistantError as error:
+                self.close_problem = str(error)
 
     async def resume(self, id: str) -> None:
         """Go on with another conversation, with the models that are loaded."""
@@ -357,15 +370,22 @@ class ChatScreen(Screen[None]):
             self.chat.choose(turn.number, left if step < 0 else right)
             await self.draw()
             return
-        variants = sorted({answer.variant for answers in turn.answers.values() for answer in answers})
-        if len(variants) < 2:
-            return
         key = self.shown_key()
-        place = variants.index(key.variant) if key is not None else 0
-        chosen = variants[(place + step) % len(variants)]
-        self._shown_variants[turn.number] = chosen
-        self.chat.keep(turn.number, chosen)
+        if key is None or len(turn.variants) < 2:
+            return
+        place = turn.variants.index(key.variant) + step
+        self.keep(turn, turn.variants[place % len(turn.variants)])
         await self.draw()
+
+    def keep(self, turn: Turn, variant: int) -> None:
+        """Show a variant, and make it the one that counts."""
+        if self.chat is not None:
+            self._shown_variants[turn.number] = variant
+            self.chat.keep(turn.number, variant)
+
+    def show_kept(self, turn: Turn) -> None:
+        """Show the variant of a turn that counts."""
+        self._shown_variants.pop(turn.number, None)
 
     async def _select_next(self, step: int) -> None:
         turn = self.turn()
@@ -384,7 +404,7 @@ class ChatScreen(Screen[None]):
         await self._mark_selected()
 
     async def _mark_selected(self) -> None:
-        self._show_state(tally_too=False)
+        self._show_foot()
         for view in self._view.query(TurnView):
             view.set_class(view.state.number == self.selected, "-selected")
 
@@ -392,9 +412,9 @@ class ChatScreen(Screen[None]):
     async def _turn_clicked(self, message: TurnClicked) -> None:
         await self.select(message.number)
 
-    @on(AnswerView.Clicked)
-    async def _column_clicked(self, message: AnswerView.Clicked) -> None:
-        side = message.view.state.key.side
+    @on(AnswerClicked)
+    async def _column_clicked(self, message: AnswerClicked) -> None:
+        side = message.state.key.side
         await self._widen(None if self._wide == side else side)
 
     async def _widen(self, side: str | None) -> None:
@@ -438,8 +458,15 @@ class ChatScreen(Screen[None]):
         """Answer once more."""
         turn = self.turn()
         if turn is not None:
-            self._shown_variants.pop(turn.number, None)
+            self._shown_variants[turn.number] = turn.next_variant
             self._call("again", turn.number)
+
+    async def continue_from(self, key: AnswerKey, place: int, token_id: int) -> None:
+        """Write a new variant of an answer, from another token on."""
+        if self.chat is not None:
+            self._shown_variants[key.turn] = self.chat.conversation.turns[key.turn].next_variant
+            self.chat.continue_from(key, place, token_id)
+            await self.draw()
 
     def action_tie(self) -> None:
         """Say that neither answer is better."""
@@ -447,7 +474,7 @@ class ChatScreen(Screen[None]):
         if turn is not None and turn.is_blind:
             self._call("choose", turn.number, None)
 
-    def actionflip(self, step: int) -> None:
+    def action_flip(self, step: int) -> None:
         """Flip variants, or choose."""
         self.call_later(self.flip, step)
 

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -19,12 +18,13 @@ from assistant.chat.store import Store, Summary
 from assistant.errors import AssistantError
 from assistant.escape import displayable, one_line
 from assistant.files import shown_path
+from assistant.tui.modal import Modal
 
 SHOWN = 200
 """Conversations in the list. Search finds the others."""
 
 
-class SessionsScreen(ModalScreen[str | None]):
+class SessionsScreen(Modal[str | None]):
     """Lists the conversations, newest first. Returns the id of the one to go on with, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -8,12 +8,12 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
 from assistant.errors import SettingsError
 from assistant.escape import displayable
 from assistant.settings import GenerationSettings, validate_settings
+from assistant.tui.modal import Modal
 
 FIELDS = (
     ("temperature", "Temperature", "0 always takes the likeliest token; 0.7 to 1 varies the answers"),
@@ -30,7 +30,7 @@ class NewSettings(NamedTuple):
     """None: each answer draws its own."""
 
 
-class SettingsForm(ModalScreen[NewSettings | None]):
+class SettingsForm(Modal[NewSettings | None]):
     """Three fields. Enter takes them, Esc leaves everything as it was."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

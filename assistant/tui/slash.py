@@ -77,6 +77,7 @@ async def _other(screen: ChatScreen, command: Command) -> None:
         case _ if turn is None:
             screen.show_notice("There is no answer yet.")
         case "keep":
+            screen.show_kept(turn)
             screen.show_notice(keep(chat, turn, command.count or 1))
         case "correct":
             screen.show_notice(correct(chat, turn, argument))

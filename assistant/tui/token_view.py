@@ -16,11 +16,11 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Region
 from textual.reactive import reactive
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from assistant.chat.events import TokenDetail
 from assistant.escape import displayable, visible
+from assistant.tui.modal import Modal
 
 UNSURE = ((0.1, "bold underline $text on $error 45%"), (0.5, "underline on $warning 45%"), (0.9, "on $warning 20%"))
 """Styles of tokens whose probability is below a limit. Without colours, the underline stays."""
@@ -36,7 +36,7 @@ class Alternative(NamedTuple):
     token_id: int
 
 
-class TokenScreen(ModalScreen[Alternative | None]):
+class TokenScreen(Modal[Alternative | None]):
     """Shows the tokens of one answer. Returns the alternative to continue from, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -33,6 +33,8 @@ class AnswerState:
     """Characters of the first token in which the two answers differ."""
     is_named: bool = False
     """Whether the label is shown: only if two models answer."""
+    is_hidden: bool = False
+    """Whether the label is a letter, because a blind choice is open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,8 +121,8 @@ def _answer_state(
         )
     open_answer = chat.open_answers.get(key)
     if open_answer is None:
-        note = "not finished" if key in chat.failures else "no answer"
-        return AnswerState(key=key, label="", status="failed", text="", note=note)
+        text, note = chat.failures.get(key, ""), "not finished" if key in chat.failures else "no answer"
+        return AnswerState(key=key, label="", status="failed", text=text, note=note)
     status: Status = "stopping" if open_answer.is_stopping else "writing" if open_answer.has_begun else "waiting"
     notes = {"stopping": "stopping …", "writing": "writing …", "waiting": "waiting …"}
     return AnswerState(key=key, label="", status=status, text=open_answer.text, note=notes[status])
@@ -136,8 +138,7 @@ def _variant_words(turn: Turn, answer: Answered) -> str:
 
 def _with_label(chat: Chat, turn: Turn, state: AnswerState, place: int, *, is_named: bool) -> AnswerState:
     side = state.key.side
-    card = chat.card(side)
-    label = f"{side} · {card.name}" if card is not None else side
+    label = f"{side} · {chat.names.get(side, '')}"
     note = state.note
     if turn.is_blind:
         label = "AB"[place]
@@ -154,6 +155,7 @@ def _with_label(chat: Chat, turn: Turn, state: AnswerState, place: int, *, is_na
         note=note,
         is_match=state.is_match,
         marked=None if turn.is_blind else state.marked,
+        is_hidden=turn.is_blind,
         is_named=is_named,
     )
 

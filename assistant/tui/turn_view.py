@@ -3,116 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from textual import events
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
 from textual.widgets import Static
 
-from assistant.escape import displayable, one_line
-from assistant.tui.markdown import ReplyMarkdown
-from assistant.tui.turn_state import AnswerState, TurnState
+from assistant.chat.records import AnswerKey
+from assistant.escape import displayable
+from assistant.tui.answer_view import RawAnswer
+from assistant.tui.turn_state import TurnState
+
+if TYPE_CHECKING:
+    from assistant.tui.markdown_answer import MarkdownAnswer
 
 INLINE_INPUT = 40
 """A longer input, or one with a line end, stands on lines of its own."""
-MATCH, NO_MATCH = "✓", "✗"
-
-
-class AnswerBody(Vertical):
-    """The text of an answer as it arrives: every character as it is, or Markdown."""
-
-    def __init__(self, *, is_markdown: bool) -> None:
-        super().__init__()
-        self._is_markdown = is_markdown
-        self._text = ""
-        self._marked: tuple[int, int] | None = None
-        self._mark_style = ""
-        self._raw = Static(classes="raw", markup=False)
-        self._markdown: ReplyMarkdown | None = None
-
-    def compose(self) -> ComposeResult:
-        yield self._raw
-
-    def append(self, text: str) -> None:
-        """Add text at the end."""
-        self._text += text
-        self._raw.update(displayable(self._text))
-
-    def show(self, text: str, marked: tuple[int, int] | None, mark_style: str) -> None:
-        """Show the whole text, with some characters marked."""
-        if (text, marked, mark_style) != (self._text, self._marked, self._mark_style):
-            self._text, self._marked, self._mark_style = text, marked, mark_style
-            self._raw.update(answer_content(text, marked, mark_style))
-            if self._markdown is not None:
-                self._markdown.update(displayable(text))
-
-    async def set_markdown(self, is_markdown: bool) -> None:
-        """Show the text as Markdown, or every character as it is."""
-        self._is_markdown = is_markdown
-        if is_markdown and self._markdown is None:
-            self._markdown = ReplyMarkdown()
-            await self.mount(self._markdown)
-            await self._markdown.update(displayable(self._text))
-        self._raw.display = not is_markdown
-        if self._markdown is not None:
-            self._markdown.display = is_markdown
-
-
-class AnswerView(Vertical):
-    """One answer: its model's name where there are two, its text, and a note."""
-
-    class Clicked(Message):
-        """The person clicked the name of an answer's model: it wants more or less room."""
-
-        def __init__(self, view: AnswerView) -> None:
-            super().__init__()
-            self.view = view
-
-    def __init__(self, state: AnswerState, *, is_markdown: bool) -> None:
-        super().__init__(classes=f"-{state.key.side}" if state.is_named and state.label not in ("A", "B") else "")
-        self.state = state
-        self._is_markdown = is_markdown
-        self._label = Static(classes="label", markup=False)
-        self._body = AnswerBody(is_markdown=is_markdown)
-        self._note = Static(classes="note", markup=False)
-
-    def compose(self) -> ComposeResult:
-        yield self._label
-        yield self._body
-        yield self._note
-
-    async def on_mount(self) -> None:
-        """Draw the state that was given."""
-        self.show(self.state)
-        if self._is_markdown:
-            await self._body.set_markdown(True)
-
-    def show(self, state: AnswerState) -> None:
-        """Draw a new state."""
-        self.state = state
-        self.set_class(state.is_named, "-named")
-        self.set_class(state.is_named and state.label not in ("A", "B") and state.key.side == "tuned", "-tuned")
-        self._label.update(one_line(state.label))
-        is_good = state.is_match if state.is_match is not None else state.key.side == "tuned"
-        style = "underline bold $text-success" if is_good else "underline bold $text-error"
-        self._body.show(state.text, state.marked, style)
-        self._note.update(note_content(state))
-
-    def append(self, text: str) -> None:
-        """Add text that arrived."""
-        self._body.append(text)
-
-    async def set_markdown(self, is_markdown: bool) -> None:
-        """Show Markdown, or every character."""
-        self._is_markdown = is_markdown
-        await self._body.set_markdown(is_markdown)
-
-    def on_click(self, event: events.Click) -> None:
-        """Give the column more room, if its name was clicked."""
-        if event.widget is self._label:
-            self.post_message(self.Clicked(self))
+MARK = "❯ "
 
 
 @dataclass
@@ -122,64 +35,91 @@ class TurnClicked(Message):
     number: int
 
 
+class Question(Static):
+    """A question after its mark. The mark stands in the padding, so that all lines of the text begin in one column."""
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Draw the text, and the mark before its first line."""
+        strips = super().render_lines(crop)
+        if strips and crop.x == crop.y == 0:
+            mark = Strip([Segment(MARK, self.rich_style)])
+            strips[0] = Strip.join([mark, strips[0].crop(mark.cell_length)])
+        return strips
+
+
 class TurnView(Vertical):
     """A turn. Two answers stand side by side on a wide screen, and one above the other on a narrow one."""
 
-    def __init__(self, state: TurnState, *, is_markdown: bool) -> None:
+    def __init__(self, state: TurnState, *, is_markdown: bool, wide: str | None = None) -> None:
         super().__init__()
         self.state = state
-        self._is_markdown = is_markdown
-        self._question = Static(classes="question", markup=False)
-        self._answers = Horizontal(classes="answers")
+        self._is_markdown, self._wide = is_markdown, wide
+        self._question = Question(classes="question", markup=False)
+        self._answers: list[RawAnswer | MarkdownAnswer] = []
         self._foot = Static(classes="foot", markup=False)
 
     def compose(self) -> ComposeResult:
         yield self._question
-        with self._answers:
-            for answer in self.state.answers:
-                yield AnswerView(answer, is_markdown=self._is_markdown)
-        yield self._foot
+        yield from self._make_answers()
+        if foot_content(self.state).plain:
+            yield self._foot
+
+    def _make_answers(self) -> list[Widget]:
+        if self._is_markdown:
+            from assistant.tui.markdown_answer import MarkdownAnswer  # here, so that the chat paints sooner
+
+            self._answers = [MarkdownAnswer(answer) for answer in self.state.answers]
+        else:
+            self._answers = [RawAnswer(answer) for answer in self.state.answers]
+        self._fold()
+        return [Horizontal(*self._answers, classes="answers")] if len(self._answers) > 1 else [*self._answers]
 
     def on_mount(self) -> None:
         """Draw the state that was given."""
-        self._draw()
+        self._question.update(question_content(self.state))
+        self._foot.update(foot_content(self.state))
 
     async def show(self, state: TurnState) -> None:
         """Draw a new state."""
-        views = list(self._answers.query(AnswerView))
-        keys = [(answer.key.side, answer.label in ("A", "B")) for answer in state.answers]
-        if keys != [(view.state.key.side, view.state.label in ("A", "B")) for view in views]:
-            await self._answers.remove_children()
-            await self._answers.mount(*(AnswerView(answer, is_markdown=self._is_markdown) for answer in state.answers))
+        before, self.state = self.state, state
+        if [answer.key.side for answer in state.answers] != [answer.key.side for answer in before.answers]:
+            await self._make_again()
         else:
-            for view, answer in zip(views, state.answers, strict=True):
-                view.show(answer)
-        self.state = state
-        self._draw()
+            for view, answer in zip(self._answers, state.answers, strict=True):
+                await view.show(answer)
+        self._question.update(question_content(state))
+        foot = foot_content(state)
+        if foot.plain and not self._foot.is_attached:
+            await self.mount(self._foot)
+        self._foot.update(foot)
+        self._foot.display = bool(foot.plain)
 
-    def append(self, side: str, text: str) -> None:
-        """Add text that arrived to the answer of a side."""
-        for view in self._answers.query(AnswerView):
-            if view.state.key.side == side:
-                view.append(text)
+    async def append(self, key: AnswerKey, text: str) -> None:
+        """Add text that arrived to an answer, if that variant is the one that is shown."""
+        for view in self._answers:
+            if view.state.key == key:
+                await view.append(text)
 
     async def set_markdown(self, is_markdown: bool) -> None:
         """Show answers as Markdown, or every character as it is."""
         self._is_markdown = is_markdown
-        for view in self._answers.query(AnswerView):
-            await view.set_markdown(is_markdown)
+        await self._make_again()
 
     def set_wide(self, side: str | None) -> None:
         """Give all the room to one side, and one line to the other. None: equal room."""
-        for view in self._answers.query(AnswerView):
-            view.set_class(side is not None and view.state.key.side != side, "-folded")
+        self._wide = side
+        self._fold()
 
-    def _draw(self) -> None:
-        self.set_class(len(self.state.answers) > 1, "-beside")
-        self._question.update(question_content(self.state))
-        foot = foot_content(self.state)
-        self._foot.update(foot)
-        self._foot.display = bool(foot.plain)
+    def _fold(self) -> None:
+        for view in self._answers:
+            is_folded = self._wide is not None and len(self._answers) > 1 and view.state.key.side != self._wide
+            view.set_class(is_folded, "-folded")
+            view.fold(is_folded=is_folded)
+
+    async def _make_again(self) -> None:
+        """Replace the widgets of the answers."""
+        await self.query(".answers, TurnView > .answer").remove()
+        await self.mount(*self._make_answers(), after=self._question)
 
     def on_click(self) -> None:
         """Select the turn."""
@@ -188,35 +128,12 @@ class TurnView(Vertical):
 
 def question_content(state: TurnState) -> Content:
     """Return the question. A short input stands on its line, a longer one below."""
-    parts: list[tuple[str, str]] = [
-        ("❯ ", "bold $text-primary"),
-        (displayable(state.instruction), "bold $text-primary"),
-    ]
+    parts: list[tuple[str, str]] = [(displayable(state.instruction), "")]
     if state.input:
         is_short = len(state.input) <= INLINE_INPUT and "\n" not in state.input + state.instruction
         parts.append(("  " if is_short else "\n", ""))
-        parts.append((displayable(state.input), ""))
+        parts.append((displayable(state.input), "not bold $foreground"))
     return Content.assemble(*parts)
-
-
-def answer_content(text: str, marked: tuple[int, int] | None, mark_style: str) -> Content:
-    """Return an answer with every character that the model wrote, and some of them marked."""
-    if marked is None:
-        return Content(displayable(text))
-    start, end = marked
-    before, middle, after = text[:start], text[start:end], text[end:]
-    if not middle.strip():
-        middle = middle.replace(" ", "␣") or "▁"  # the answer ends here, or goes on with white space
-    return Content.assemble(displayable(before), (displayable(middle), mark_style), displayable(after))
-
-
-def note_content(state: AnswerState) -> Content:
-    """Return the line under an answer."""
-    if state.is_match is None:
-        return Content(displayable(state.note))
-    mark, style = (MATCH, "$text-success") if state.is_match else (NO_MATCH, "$text-error")
-    words = " = reference · " if state.is_match else " "
-    return Content.assemble((mark, style), words, displayable(state.note))
 
 
 def foot_content(state: TurnState) -> Content:

@@ -17,6 +17,7 @@ from assistant.escape import one_line
 
 SHOWN = 3
 SINGLE = "It was trained on single questions, so it does not see your earlier messages."
+BASE = "It is a base model, which was not trained to answer. It does not see your earlier messages."
 CONVERSATIONS = "It was trained on conversations, so it sees your earlier messages."
 
 
@@ -50,7 +51,8 @@ class Welcome(Vertical):
         super().__init__()
         self._suggestions = tuple(suggestions[:SHOWN])
         self._has_base = has_base
-        self._history = Static(SINGLE, classes="hint", markup=False)
+        self._history = Static(classes="hint", markup=False)
+        self._history.display = False
 
     def compose(self) -> ComposeResult:
         if self._suggestions:
@@ -65,6 +67,7 @@ class Welcome(Vertical):
             yield Static(words, classes="hint", markup=False)
         yield self._history
 
-    def show_history(self, *, is_seen: bool) -> None:
-        """Say whether the model sees earlier messages."""
-        self._history.update(CONVERSATIONS if is_seen else SINGLE)
+    def show_history(self, *, is_base: bool, is_seen: bool) -> None:
+        """Say whether the model sees earlier messages, as soon as that is known."""
+        self._history.update(BASE if is_base else CONVERSATIONS if is_seen else SINGLE)
+        self._history.display = True

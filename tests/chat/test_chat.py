@@ -244,3 +244,20 @@ def test_a_full_disk_is_reported_and_the_chat_goes_on() -> None:
     chat = ask(bench, "one")
     assert chat.conversation.turns[0].final_text == "Hello."
     assert "not saved" in bench.front.problems[0][1]
+
+
+def test_half_a_character_is_replaced_before_it_is_sent() -> None:
+    session = ScriptedSession("ok")
+    assert ask(open_bench(session), "half \udc80 of it").conversation.turns[0].final_text == "ok"
+    assert session.instructions == ["half ? of it"]
+
+
+def test_what_was_written_when_the_chat_closes_is_kept() -> None:
+    session = ScriptedSession("a", "b", hold_at=1)
+    bench = open_bench(session)
+    bench.chat.send("one")
+    bench.until(lambda: bench.front.texts)
+    bench.chat.close()
+    answer = bench.chat.conversation.turns[0].answers["tuned"][0]
+    assert (answer.response, answer.stop_reason) == ("a", "cancelled")
+    assert bench.file.records[-1] == answer

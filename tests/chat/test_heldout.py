@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from assistant.chat import heldout
-from assistant.chat.heldout import Deck, HeldOut, HeldOutRow, NoHeldOut, find_held_out, is_match
+from assistant.chat import find_rows
+from assistant.chat.find_rows import find_held_out
+from assistant.chat.heldout import Deck, HeldOut, HeldOutRow, NoHeldOut, is_match
 from assistant.dataset.examples import Example, Exchange, row_ids
 from assistant.dataset.instructions import dump_rows, read_examples
 from assistant.dataset.splits import data_fingerprint, split_examples
@@ -104,7 +105,7 @@ def test_the_shipped_rows_are_found_from_anywhere(
 ) -> None:
     assert shipped("instructions.json").is_file()
     rows = write_rows(tmp_path.parent / f"{tmp_path.name}-installed" / "instructions.json", examples)
-    monkeypatch.setattr(heldout, "shipped", rows.with_name)
+    monkeypatch.setattr(find_rows, "shipped", rows.with_name)
     info = info_of(data_fingerprint(examples), data_files=("instructions.json",))
     assert len(found(model, info).rows) == 4
 

@@ -204,3 +204,14 @@ def test_a_closed_worker_posts_nothing_more(start: Callable[..., tuple[Worker, E
         time.sleep(0.001)
     assert len(events.seen) == n_seen
     assert events._queue.empty()
+
+
+def test_an_answer_of_a_run_ends_soon_after_it_is_longer_than_any_reference(
+    start: Callable[..., tuple[Worker, Events]],
+) -> None:
+    session = ScriptedSession(*["word "] * 500)
+    worker, events = start(tuned=session)
+    worker.submit(RowsJob(run=0, rows=rows(2), settings=GenerationSettings(), with_base=False))
+    events.until(RunEnded)
+    n_reference = len(session.tokenizer.encode("yes"))
+    assert {settings.max_new_tokens for settings in session.settings} == {2 * n_reference + 16}

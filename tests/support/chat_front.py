@@ -90,7 +90,7 @@ class ChatBench:
         self.chat = Chat(
             front=self.front,
             worker=self.worker,
-            sides=tuple(load),
+            names={side: session.name for side, session in sessions.items()},
             conversation=conversation,
             file=self.file,
             opened=Opened(at=now(), model="toy"),

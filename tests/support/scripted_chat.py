@@ -25,20 +25,23 @@ from assistant.decoding.reply import Reply
 from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.ends import run_app
+from tests.support.chat_setup import make_setup
 from tests.support.scripted_session import ScriptedSession
 
 TOKEN_SECONDS = 0.03
 NUMBERS = 200
+LOADED = "0.1M"
+"""The model's size, which the title shows as soon as the model is loaded."""
 
 
 class RecordingSession(ScriptedSession):
     """Writes every instruction into a file."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("ok", name="recording")
+        super().__init__("ok", name="recording", context_length=1_000_000)
         self._path = Path(path)
 
-    def reply(self, instruction: str, **rest: Any) -> Reply:  # type: ignore[override]
+    def reply(self, instruction: str, **rest: Any) -> Reply:
         """Append the instruction to the file, and answer."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(instruction) + "\n")
@@ -48,7 +51,7 @@ class RecordingSession(ScriptedSession):
 class StuckSession(ScriptedSession):
     """Begins to answer, and then neither ends nor stops."""
 
-    def reply(self, instruction: str, **rest: Any) -> Reply:  # type: ignore[override]
+    def reply(self, instruction: str, **rest: Any) -> Reply:
         """Write a few words, and sleep for days."""
         rest["on_text"]("never ends")
         time.sleep(1e6)
@@ -98,7 +101,7 @@ def main() -> NoReturn:
             app.call_later(crash)
         return load_counting_session(*arguments)
 
-    app = ChatApp(load=load, model_name="counting", settings=GenerationSettings())
+    app = ChatApp(make_setup(load, model_name="counting", generation=GenerationSettings()))
     run_app(app, farewell=lambda: "Go on with: scripted_chat")
 
 

@@ -6,18 +6,21 @@ import asyncio
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from textual.command import CommandPalette
+from textual.binding import Binding
+from textual.command import CommandList, CommandPalette
 
-from assistant.errors import PrerequisiteError
-from assistant.settings import GenerationSettings
+from assistant.chat.store import Store
+from assistant.dataset.examples import Example
 from assistant.tui import app as app_module
 from assistant.tui.app import ChatApp, run_chat
 from assistant.tui.prompt import Field
+from assistant.tui.screen import ChatScreen
 from tests.support.chat_driver import async_test, open_chat
+from tests.support.chat_setup import make_setup
 from tests.support.scripted_session import ScriptedSession
 
 
@@ -41,20 +44,37 @@ def test_quitting_does_not_wait_for_the_rest_of_the_reply(hold_at: int) -> None:
 async def test_ctrl_c_does_not_end_the_chat() -> None:
     async with open_chat() as chat:
         await chat.press("ctrl+c", "ctrl+c")
-        assert chat.status == "Press ctrl+q to quit."
+        assert chat.notice == "Press ctrl+q to quit."
         assert chat.app.is_running
 
 
 @async_test
-async def test_the_palette_has_no_maximize() -> None:
+async def test_the_palette_has_our_commands_first_and_no_maximize() -> None:
     async with open_chat() as chat:
         assert not chat.prompt.instruction_field.allow_maximize
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Field, "ALLOW_MAXIMIZE", True)  # as of every other widget that can have the focus
             await chat.press("ctrl+p")
-            await chat.until(lambda: isinstance(chat.app.screen, CommandPalette) and "Screenshot" in chat.visible())
-        assert "Theme" in chat.visible()
-        assert "Maximize" not in chat.visible()
+            await chat.until(lambda: isinstance(chat.app.screen, CommandPalette))
+            commands = chat.app.screen.query_one(CommandList)
+            await chat.until(lambda: commands.option_count)
+        names = [str(option.prompt).splitlines()[0] for option in commands.options]
+        ours = [one for one in ChatScreen.BINDINGS if isinstance(one, Binding)]
+        assert names[0] == "Stop (esc)"
+        assert [name.partition(" (")[0] for name in names[: len(ours)]] == [one.description for one in ours]
+        assert set(names[len(ours) :]) == {"Theme", "Quit", "Screenshot"}
+
+
+@async_test
+async def test_a_command_of_the_palette_does_what_its_key_does() -> None:
+    async with open_chat(rows=[Example(instruction="Say it.", input="", output="Hello.")]) as chat:
+        await chat.press("ctrl+p")
+        await chat.until(lambda: isinstance(chat.app.screen, CommandPalette))
+        await chat.press(*"testrow")
+        commands = chat.app.screen.query_one(CommandList)
+        await chat.until(lambda: [str(one.prompt).splitlines()[0] for one in commands.options] == ["Test row (ctrl+t)"])
+        await chat.press("enter", "enter")
+        await chat.until(lambda: chat.texts(".question") == ["Say it."])
 
 
 def test_importing_the_chat_does_not_import_torch() -> None:
@@ -63,38 +83,43 @@ def test_importing_the_chat_does_not_import_torch() -> None:
     assert result.stdout.strip() == ""
 
 
-def test_run_chat_loads_the_given_model_with_the_given_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_theme_is_remembered_beside_the_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apps: list[ChatApp] = []
 
-    def record_app(app: ChatApp) -> NoReturn:
+    def record_app(app: ChatApp, **_: object) -> NoReturn:
         apps.append(app)
         raise SystemExit(7)
 
+    async def use(app: ChatApp, theme: str) -> str:
+        async with app.run_test():
+            before = app.theme
+            app.theme = theme or before
+        return before
+
     monkeypatch.setattr(app_module, "run_app", record_app)
-    monkeypatch.setattr(app_module, "check_terminal", lambda: None)
-    with pytest.raises(SystemExit, match="7"):
-        run_chat("models/mine", GenerationSettings(), precision="int8")
-
-    load_calls: list[tuple[str, str]] = []
-    session = ScriptedSession()
-
-    def load(model: str, precision: str) -> ScriptedSession:
-        load_calls.append((model, precision))
-        return session
-
-    module = SimpleNamespace(Session=SimpleNamespace(load=load))
-    monkeypatch.setitem(sys.modules, "assistant.decoding.session", module)
-    screen = apps[0].get_default_screen()
-    assert screen._load() is session
-    assert load_calls == [("models/mine", "int8")]
-    assert screen._model_name == "mine"
+    for name in ("TEXTUAL_THEME", "COLORFGBG"):
+        monkeypatch.delenv(name, raising=False)
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="7"):
+            run_chat(make_setup(folder=tmp_path / "data" / "chats"))
+    assert asyncio.run(use(apps[0], "nord")) == "textual-dark"
+    assert (tmp_path / "data" / "theme").read_text() == "nord\n"
+    assert asyncio.run(use(apps[1], "")) == "nord"
 
 
-@pytest.mark.parametrize(("stdin", "stderr", "stream"), [(False, True, "input"), (True, False, "error")])
-def test_without_a_terminal_the_error_suggests_ask(
-    monkeypatch: pytest.MonkeyPatch, stdin: bool, stderr: bool, stream: str
-) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: stdin))
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: stderr))
-    with pytest.raises(PrerequisiteError, match=f"standard {stream}, .*assistant ask"):
-        run_chat("models/mine", GenerationSettings())
+@pytest.mark.parametrize("asks", [True, False])
+def test_the_farewell_says_how_to_go_on_if_there_is_something_to_go_on_with(tmp_path: Path, asks: bool) -> None:
+    @async_test
+    async def talk() -> None:
+        async with open_chat(folder=tmp_path) as chat:
+            if asks:
+                await chat.send("hello")
+                await chat.until_idle()
+            farewell = chat.app.farewell()
+            ids = [one.id for one in Store(tmp_path).list()]
+            assert len(ids) == asks
+            assert farewell == (
+                f"The conversation is saved. To go on with it: assistant chat --resume {ids[0]}" if asks else ""
+            )
+
+    talk()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.raw_terminal import GIVEN_BACK, RawTerminal
+from tests.support.scripted_chat import LOADED
 
 FAREWELL = "Go on with: scripted_chat"
 long = pytest.mark.long
@@ -49,7 +50,7 @@ def test_a_signal_gives_the_terminal_back(
     open_terminal: Callable[..., RawTerminal], number: signal.Signals, loading: str
 ) -> None:
     terminal = open_terminal(*filter(None, [loading]))
-    terminal.until_written("loading counting" if loading == "forever" else "ready · ")
+    terminal.until_written("loading counting" if loading == "forever" else LOADED)
     terminal.process.send_signal(number)
     assert terminal.wait() == 128 + number
     assert_given_back(terminal)
@@ -58,7 +59,7 @@ def test_a_signal_gives_the_terminal_back(
 
 def test_quitting_does_not_wait_for_a_reply_that_never_ends(open_terminal: Callable[..., RawTerminal]) -> None:
     terminal = open_terminal("stuck")
-    terminal.until_written("ready · ")
+    terminal.until_written(LOADED)
     terminal.write("hello\r")
     terminal.until_written("never ends")
     terminal.write("\x11")
@@ -77,6 +78,6 @@ def test_a_crash_gives_the_terminal_back(open_terminal: Callable[..., RawTermina
 @long
 def test_a_closed_window_ends_the_chat(open_terminal: Callable[..., RawTerminal]) -> None:
     terminal = open_terminal()
-    terminal.until_written("ready · ")
+    terminal.until_written(LOADED)
     terminal.hang_up()
     assert terminal.wait() == 128 + signal.SIGHUP

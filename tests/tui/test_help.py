@@ -22,4 +22,4 @@ async def test_help_lists_every_key_and_does_not_interrupt_the_reply() -> None:
         await chat.until_idle()
         await chat.press("escape")
         assert chat.app.screen is chat.screen
-        assert chat.texts("ReplyMessage .note") == ["2 tokens · 20.0 tokens/s · finished"]
+        assert chat.texts(".answer") == ["one two\n2 tokens · 20/s · ended by itself"]

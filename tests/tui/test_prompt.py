@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from assistant.tui.turns import UserMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from textual import events, on
@@ -14,6 +13,7 @@ from textual.binding import Binding
 from textual.message import Message
 
 from assistant.tui.prompt import Prompt, _from_entry, _to_entry
+from assistant.tui.turn_view import TurnView
 from tests.support.chat_driver import async_test, open_chat
 from tests.support.scripted_session import ScriptedSession
 
@@ -39,7 +39,7 @@ async def test_enter_does_nothing_on_blank_text() -> None:
         await chat.press("enter")
         await chat.send(" \n\t ")
         assert chat.prompt.instruction == " \n\t "
-        assert not chat.screen.query(UserMessage)
+        assert not chat.screen.query(TurnView)
 
 
 @async_test
@@ -93,7 +93,7 @@ async def test_clicks_do_not_take_the_focus_from_the_prompt() -> None:
     async with open_chat() as chat:
         await chat.send("hello")
         await chat.until_idle()
-        for selector in ("#conversation", "UserMessage", "ReplyMarkdown", "#status", "#title", "#prompt"):
+        for selector in ("#conversation", ".question", ".answer", "#foot", "#title", "#prompt"):
             await chat.pilot.click(selector)
         await chat.press("x", "y")
         assert chat.prompt.instruction == "xy"

@@ -8,12 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.scripted_chat import NUMBERS, TOKEN_SECONDS
+from tests.support.scripted_chat import LOADED, NUMBERS, TOKEN_SECONDS
 
 TMUX = shutil.which("tmux")
 TIMEOUT_SECONDS = 15.0
@@ -96,21 +97,22 @@ def open_terminal() -> Iterator[Callable[..., Terminal]]:
 
 def test_a_conversation(open_terminal: Callable[..., Terminal]) -> None:
     terminal = open_terminal()
-    terminal.until_shows("ready · counting")
+    terminal.until_shows(LOADED)
     for number in range(5):
         # Enter comes directly after the text. With a priority binding, it would overtake the last characters.
         line = f"line {number} [with brackets and no word lost on the way to the end"
         terminal.type(f"{line}\n")
-        terminal.until_shows(f"You said: {line}.")
+        said = f"You said: {line}."
+        terminal.until_shows(said, "esc stop")
         terminal.press("Escape")
-        terminal.until_shows("ready · counting", "stopped by you")
+        terminal.until(partial(is_stopped, said))
     terminal.type("a")
     terminal.press("C-j")
     terminal.type("b\n")
     terminal.until(lambda screen: "You said: a\n   b." in screen and is_drawn_completely(screen))
 
     terminal.press("Escape")
-    terminal.until_shows("ready")
+    terminal.until(lambda screen: "esc stop" not in screen)
     terminal.press("C-y")
     terminal.until_shows("clipboard")
     assert terminal.clipboard().startswith("You said: a\nb.")
@@ -120,21 +122,26 @@ def test_a_conversation(open_terminal: Callable[..., Terminal]) -> None:
     assert terminal.quit() == ["Go on with: scripted_chat", "exit code 0"]
 
 
+def is_stopped(text: str, screen: str) -> bool:
+    """Whether the screen shows the text, and after it that the answer was stopped."""
+    return "stopped by you" in screen.partition(text)[2]
+
+
 def is_drawn_completely(screen: str) -> bool:
-    """Whether the screen shows the whole prompt, status and footer during a reply.
+    """Whether the screen shows the whole prompt and the foot during a reply.
 
     Tests wait for this, since they may read the screen while the chat draws it.
     """
     rows = screen.splitlines()
-    is_framed = [row[:1] for row in rows[-5:-2]] == ["─", " ", "─"]
-    return is_framed and "writing" in rows[-2] and "Send" in rows[-1] and "ctrl" not in rows[-1]
+    is_framed = [row[:1] for row in rows[-4:-1]] == ["─", " ", "─"]
+    return is_framed and rows[-1].strip().startswith("esc stop") and rows[-1].endswith(" tokens")
 
 
 def test_the_first_screen_is_painted_before_loading_starts(open_terminal: Callable[..., Terminal]) -> None:
     terminal = open_terminal("block", width=40, height=12)
-    screen = terminal.until_shows("assistant · counting", "Type an instruction, then", "loading counting")
+    screen = terminal.until_shows("counting", "Type an instruction, then", "loading counting")
     assert max(len(row) for row in screen.splitlines()) == 40
-    terminal.until_shows("ready · counting")
+    terminal.until_shows(LOADED)
 
 
 def test_quitting_while_torch_loads_ends_without_an_abort(
