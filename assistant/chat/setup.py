@@ -44,6 +44,8 @@ class ChatSetup:
     file: RecordSink
     inputs: InputHistory = field(default_factory=InputHistory)
     base_name: str = ""
+    is_base_given: bool = False
+    """Whether the person named the base model. It need not be the one that the model was fine-tuned from."""
     no_base: str = ""
     """Why there is no base model to compare with, as a sentence."""
     score: ModelScore | None = None
@@ -103,6 +105,7 @@ def set_up(
     return ChatSetup(
         model_name=shown_name(model),
         base_name=base_name,
+        is_base_given=base is not None,
         no_base=no_base,
         load=load,
         settings=settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from assistant.cli.console import note
 from assistant.cli.demo import DEMO_MODEL
 from assistant.cli.options import A_MODEL, derive_options
-from assistant.errors import PrerequisiteError
+from assistant.errors import DataError, PrerequisiteError
 from assistant.escape import one_line
 from assistant.settings import EngineSettings, GenerationSettings
 from assistant.shipped import find_model
@@ -34,7 +35,7 @@ def chat(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Model to compare with; by default the one that was fine-tuned.",
+            help="Model to compare with; by default the base model that training started from.",
             metavar="MODEL",
             rich_help_panel="Comparing",
         ),
@@ -74,7 +75,6 @@ def chat(
     from assistant.chat.chat import ChatSettings
     from assistant.chat.setup import set_up
     from assistant.chat.store import NoStore, Store
-    from assistant.dataset.sources import find_files
     from assistant.settings import validate_settings
 
     store = Store()
@@ -85,8 +85,11 @@ def chat(
         generation = validate_settings(GenerationSettings, generation.model_dump() | {"seed": seed})
     if resume is not None and model is None:
         model = store.model_of(resume)
-    if data:
-        find_files(data)  # a file that does not exist is refused now, not when its rows are needed
+    for path in data or ():
+        if not os.path.exists(path):  # noqa: PTH110  pathlib raises for names that are too long
+            raise DataError(
+                f"--data: {one_line(str(path))}: expected a file of rows, got no such file. Check the path."
+            )
     setup = set_up(
         Path(model_or_demo(model)),
         settings=ChatSettings(generation=generation, seed=seed),

@@ -101,7 +101,8 @@ class PlainChat:
 
     def _greet(self) -> None:
         setup, say = self._setup, self.front.say
-        base = f", fine-tuned from {one_line(setup.base_name)}" if setup.base_name else ""
+        relation = "compared with" if setup.is_base_given else "fine-tuned from"
+        base = f", {relation} {one_line(setup.base_name)}" if setup.base_name else ""
         say(f"Chat with {one_line(setup.model_name)}{base}. /help lists the commands, /quit ends.")
         if setup.conversation.turns:
             self._show_resumed(setup.conversation)

@@ -69,3 +69,9 @@ def test_what_python_makes_of_the_environment(environment: dict[str, str], has_s
         check=True,
     )
     assert (done.stdout == "None\n") == has_screen, done.stdout
+
+
+def test_a_closed_input_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no stdin then."""
+    monkeypatch.setattr("sys.stdin", None)
+    assert terminal_problem() == "standard input is not a terminal"
