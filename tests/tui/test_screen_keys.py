@@ -363,6 +363,23 @@ async def test_conversations_are_listed_searched_renamed_binned_and_gone_on_with
 
 
 @async_test
+async def test_a_conversation_that_another_chat_has_open_is_not_changed(tmp_path: Path) -> None:
+    async with open_chat(folder=tmp_path) as other:
+        await ask(other, "theirs")
+        async with open_chat(folder=tmp_path) as chat:
+            options = await open_list(chat)
+            for keys in (["delete"], ["f2", "x", "enter"]):
+                for key in keys:
+                    await chat.press(key)
+                note = text_of(chat.app.screen.query_one("#session-note"))
+                assert "open in another" in note
+            assert listed(options) == ["theirs"]
+            await chat.press("enter")
+            await chat.until(lambda: "open in another" in chat.notice)
+            assert chat.texts(".question") == []
+
+
+@async_test
 async def test_a_resumed_conversation_is_shown_with_its_runs() -> None:
     rows = [Example(instruction=f"Say {n}.", input="", output="It is.") for n in range(3)]
     conversation = Conversation()
