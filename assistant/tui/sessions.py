@@ -156,8 +156,16 @@ def describe(summary: Summary, current: str | None) -> Content:
     return Content.assemble(
         (f"{when}  ", "$foreground-muted"),
         one_line(summary.title) or "(no question)",
-        (f"  {one_line(shown_path(Path(summary.model)))} · {turns}{here}", "$foreground-muted"),
+        (f"  {one_line(shown_model(summary.model))} · {turns}{here}", "$foreground-muted"),
     )
+
+
+def shown_model(name: str) -> str:
+    """Return the name of a model, of which a damaged file may say anything."""
+    try:
+        return shown_path(Path(name))
+    except ValueError:  # no file can have this name
+        return name
 
 
 def count(found: Sequence[Summary]) -> str:
