@@ -7,6 +7,7 @@ A front is the terminal chat or the plain mode. All methods run in the front's o
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,14 @@ class OpenAnswer:
     text: str = ""
     n_pieces: int = 0
     is_stopping: bool = False
+    began: float = 0.0
+    """When the model began to read the prompt, on the monotonic clock."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The speed so far, about one token a piece."""
+        seconds = time.monotonic() - self.began
+        return self.n_pieces / seconds if self.began and seconds > 0 else 0.0
 
 
 @dataclass(kw_only=True)
@@ -459,6 +468,7 @@ class Chat:
     def _answer_started(self, key: AnswerKey) -> None:
         if key in self.open_answers:
             self.open_answers[key].has_begun = True
+            self.open_answers[key].began = time.monotonic()
             self.front.turn_changed(key.turn)
 
     def _text_arrived(self, event: TextArrived) -> None:

@@ -33,10 +33,10 @@ def keys(chat: Chat | None, *, has_text: bool, is_selected: bool = False) -> Seq
             ]
         if chat.state("tuned") == "failed":
             shown.append(Key("ctrl+l", "load again", "load"))
-    shown.append(Key("ctrl+t", "test row", "deal"))
+    shown += [Key("f1", "keys", "help"), Key("ctrl+t", "test row", "deal")]
     if chat is None or chat.has_base:
         shown.append(Key("ctrl+b", "base", "beside"))
-    return [*shown, Key("f1", "keys", "help"), Key("f3", "tokens", "tokens"), Key("ctrl+q", "quit", "app.quit")]
+    return [*shown, Key("f3", "tokens", "tokens"), Key("ctrl+q", "quit", "app.quit")]
 
 
 def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content:
@@ -48,7 +48,8 @@ def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content
     parts: list[tuple[str, str]] = []
     for key, answer in chat.open_answers.items():
         if answer.has_begun:
-            parts.append((f"{key.side}: {answer.n_pieces} tokens", ""))
+            who = "" if chat.conversation.turns[key.turn].is_blind else f"{key.side} "
+            parts.append((f"{who}{answer.n_pieces} tokens · {answer.tokens_per_second:.0f}/s", ""))
             break
     for run in chat.runs.values():
         if not run.has_ended:

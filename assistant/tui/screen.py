@@ -206,8 +206,8 @@ class ChatScreen(Screen[None]):
             if shown != self._tallied:  # counting takes milliseconds in a long conversation
                 self._tallied = shown
                 self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
-            if (card := chat.card("tuned")) is not None:
-                self._welcome.show_history(is_base=card.info is None, is_seen=chat.has_learnt_conversations)
+            if (model := chat.card("tuned")) is not None:
+                self._welcome.show_history(is_base=model.info is None, is_seen=chat.has_learnt_conversations)
             for number, run in chat.runs.items():
                 run_card = self._view.widget(Item(RUN, number))
                 if run.has_ended and isinstance(run_card, RunCard):
@@ -536,6 +536,8 @@ class ChatScreen(Screen[None]):
 
     def action_copy(self) -> None:
         """Copy the shown answer. Pressed again, copy its code blocks in turn."""
+        if self._must_choose():
+            return
         key = self.shown_key()
         answer = None if key is None or self.chat is None else self.chat.conversation.find(key)
         if answer is None or key is None:
@@ -572,8 +574,16 @@ class ChatScreen(Screen[None]):
     def action_tokens(self) -> None:
         """Look at the tokens of the shown answer."""
         key = self.shown_key()
-        if key is not None:
+        if key is not None and not self._must_choose():
             self._call("inspect", key)
+
+    def _must_choose(self) -> bool:
+        """Whether the models' names are hidden, so that what the person wants would tell them."""
+        turn = self.turn()
+        if turn is None or not turn.is_blind:
+            return False
+        self.show_notice("Choose first.")
+        return True
 
     def action_prompt(self) -> None:
         """Show the exact prompt."""

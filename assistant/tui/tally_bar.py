@@ -17,17 +17,36 @@ class TallyBar(Static):
         super().__init__(id=id, markup=False)
         self.display = False
 
+        self._tally: Tally | None = None
+        self._note = ""
+
     def show(self, tally: Tally, note: str = "") -> None:
         """Show a tally, and a note of what goes on."""
-        content = tally_content(tally, note)
-        self.display = bool(content.plain)
-        self.update(content)
+        self._tally, self._note = tally, note
+        self.display = bool(tally_content(tally, note).plain)
+        self.refresh()
+
+    def render(self) -> Content:
+        """Return the line at the width that there is. What matters least is dropped first: note, then choices."""
+        if self._tally is None:
+            return Content("")
+        width = self.content_size.width
+        for note, has_choices in ((self._note, True), ("", True), ("", False)):
+            content = tally_content(self._tally, note, has_choices=has_choices)
+            if content.cell_length <= width:
+                return content
+        return tally_content(self._tally, has_choices=False, is_short=True)
 
 
-def tally_content(tally: Tally, note: str = "") -> Content:
-    """Return the line: rows, right answers of each model, the verdict, and the person's choices."""
+def tally_content(tally: Tally, note: str = "", *, has_choices: bool = True, is_short: bool = False) -> Content:
+    """Return the line: rows, right answers of each model, the verdict, and the person's choices.
+
+    The short form is for a narrow screen: the rows of each model are a number against the other.
+    """
     parts: list[tuple[str, str]] = []
     *counts, verdict = tally.parts or ("",)
+    if is_short and tally.n:
+        counts = [f"{tally.n} rows", f"{tally.tuned_right}:{tally.base_right}"]
     for place, count in enumerate(counts):
         style = "bold" if place == 0 else ""
         parts.append((f"{'  ' if parts else ''}{count}", style))
@@ -35,7 +54,7 @@ def tally_content(tally: Tally, note: str = "") -> Content:
         arrow = "  →  " if tally.n else "  "
         parts.append((arrow if parts else "", "$foreground-muted"))
         parts.append((verdict, _STYLES.get(tally.verdict.finding, "")))
-    for words in (tally.choices.words, note):
+    for words in (tally.choices.words if has_choices else "", note):
         if words:
             parts.append((f"{'  ·  ' if parts else ''}{words}", "$foreground-muted"))
     return Content.assemble(*parts)

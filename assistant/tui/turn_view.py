@@ -87,6 +87,7 @@ class TurnView(Vertical):
         else:
             for view, answer in zip(self._answers, state.answers, strict=True):
                 await view.show(answer)
+            self._fold()
         self._question.update(question_content(state))
         foot = foot_content(state)
         if foot.plain and not self._foot.is_attached:
@@ -112,7 +113,8 @@ class TurnView(Vertical):
 
     def _fold(self) -> None:
         for view in self._answers:
-            is_folded = self._wide is not None and len(self._answers) > 1 and view.state.key.side != self._wide
+            is_other = self._wide is not None and view.state.key.side != self._wide
+            is_folded = is_other and len(self._answers) > 1 and not view.state.is_hidden
             view.set_class(is_folded, "-folded")
             view.fold(is_folded=is_folded)
 

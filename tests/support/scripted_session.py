@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.prompts import get_template
@@ -192,6 +193,15 @@ class ScriptedSession:
             if should_stop() and not self.ignores_stop:
                 return
             assert time.monotonic() < deadline, "the reply waited too long: no test set the gate or stopped the reply"
+
+
+class TokenSession(ScriptedSession):
+    """Replies with the tokens of its text, so that two answers differ in the token where their texts do."""
+
+    def reply(self, instruction: str, **rest: Any) -> Reply:
+        """Play the script."""
+        reply = super().reply(instruction, **rest)
+        return reply.model_copy(update={"token_ids": tuple(self.tokenizer.encode(reply.response))})
 
 
 def _make_reply(instruction: str, written: tuple[str, ...], stop_reason: StopReason) -> Reply:

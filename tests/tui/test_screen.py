@@ -65,7 +65,7 @@ async def test_escape_stops_the_answer_and_keeps_its_text() -> None:
     async with open_chat(session, every_piece=True) as chat:
         await chat.send("count")
         await chat.until(lambda: chat.texts(".answer") == ["one two \nwriting …"])
-        await chat.until(lambda: "tuned: 2 tokens" in chat.state)
+        await chat.until(lambda: "tuned 2 tokens" in chat.state)
         assert "esc stop" in chat.visible().splitlines()[-1]
         await chat.press("escape")
         await chat.until_idle()
@@ -393,7 +393,7 @@ async def test_the_foot_names_only_keys_that_do_something_now() -> None:
         def words() -> list[str]:
             return [key.word for key in foot._keys]
 
-        assert words() == ["send", "test row", "keys", "tokens", "quit"]
+        assert words() == ["send", "keys", "test row", "tokens", "quit"]
         await chat.send("hello")
         await chat.until(lambda: session.running)
         assert words()[0] == "stop"
