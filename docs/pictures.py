@@ -55,7 +55,7 @@ class Scene:
         """Wait for both models and the test rows."""
         while self._screen.chat is None:
             await asyncio.sleep(0)
-        self._screen.chat._draw = random.Random(SEED)  # noqa: SLF001  before the rows are shuffled
+        self._screen.chat._draw = random.Random(SEED)
         for area in self._screen.query(TextArea):
             area.cursor_blink = False
         await self.idle()
