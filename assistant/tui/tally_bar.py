@@ -7,6 +7,8 @@ from textual.widgets import Static
 
 from assistant.chat.tally import Tally
 
+SIDES = 2
+"""Cells of the padding at both sides."""
 _STYLES = {"better": "bold $text-success", "worse": "bold $text-error"}
 
 
@@ -24,18 +26,20 @@ class TallyBar(Static):
         """Show a tally, and a note of what goes on."""
         self._tally, self._note = tally, note
         self.display = bool(tally_content(tally, note).plain)
-        self.refresh()
+        self.on_resize()
 
-    def render(self) -> Content:
-        """Return the line at the width that there is. What matters least is dropped first: note, then choices."""
-        if self._tally is None:
-            return Content("")
-        width = self.content_size.width
+    def on_resize(self) -> None:
+        """Draw what the width allows."""
+        if self._tally is not None:
+            self.update(self._fitting(self._tally, self.size.width or self.app.size.width))
+
+    def _fitting(self, tally: Tally, width: int) -> Content:
+        """Return the line. What matters least is dropped first: note, then choices."""
         for note, has_choices in ((self._note, True), ("", True), ("", False)):
-            content = tally_content(self._tally, note, has_choices=has_choices)
-            if content.cell_length <= width:
+            content = tally_content(tally, note, has_choices=has_choices)
+            if content.cell_length <= width - SIDES:
                 return content
-        return tally_content(self._tally, has_choices=False, is_short=True)
+        return tally_content(tally, has_choices=False, is_short=True)
 
 
 def tally_content(tally: Tally, note: str = "", *, has_choices: bool = True, is_short: bool = False) -> Content:

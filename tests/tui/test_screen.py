@@ -399,6 +399,6 @@ async def test_the_foot_names_only_keys_that_do_something_now() -> None:
         assert words()[0] == "stop"
         session.gate.set()
         await chat.until_idle()
-        assert words() == ["test row", "keys", "tokens", "quit"]
+        assert words() == ["keys", "test row", "tokens", "quit"]
         chat.type("x")
         await chat.until(lambda: words()[0] == "send")
