@@ -64,7 +64,6 @@ class Field(RawTextArea, inherit_bindings=False):
             event.stop()
             event.prevent_default()
 
-
     async def _on_paste(self, event: events.Paste) -> None:
         """Insert the text.
 
