@@ -38,6 +38,7 @@ DECODING = (GenerationSettings, EngineSettings)
 OTHER_MEANING = {
     ("assistant prefer", "--template"),
     ("assistant chat", "--seed"),
+    ("assistant chat", "--resume"),
     ("assistant data split", "--overwrite"),
     ("assistant data split", "--seed"),
     ("assistant data check", "--seed"),
