@@ -42,6 +42,7 @@ ADVICE = Advice(
     load_again="",
     run_others="/run goes on with other rows.",
     find_message="",
+    answer_again="/again answers again.",
 )
 LISTED = 20
 """Conversations that /list shows."""
