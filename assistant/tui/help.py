@@ -16,6 +16,7 @@ from assistant.tui.modal import Modal
 class HelpScreen(Modal[None]):
     """A list of keys, shown over the conversation, and of the commands. A line is a binding's key and its tooltip."""
 
+    AUTO_FOCUS = "VerticalScroll"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", key_display="esc"),
     ]

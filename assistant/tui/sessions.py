@@ -27,6 +27,7 @@ SHOWN = 200
 class SessionsScreen(Modal[str | None]):
     """Lists the conversations, newest first. Returns the id of the one to go on with, or None."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+o", "close", "Close", key_display="esc", priority=True),
         Binding("down", "into_list", show=False),
@@ -77,8 +78,7 @@ class SessionsScreen(Modal[str | None]):
         renamed, self._renaming = self._renaming, None
         title = box.value.strip()
         box.value = ""
-        self._try(lambda: self._store.rename(renamed, title))
-        self._list()
+        self._change(lambda: self._store.rename(renamed, title), "It has this name now.")
 
     @on(OptionList.OptionSelected)
     def _open(self) -> None:
@@ -122,25 +122,25 @@ class SessionsScreen(Modal[str | None]):
         if chosen == self._current:
             self._note("This is the conversation that is open. It stays.")
             return
-        if self._try(lambda: self._store.delete(chosen)):
+        if self._change(lambda: self._store.delete(chosen), "It is in the bin. ctrl+z takes it out again."):
             self._binned.append(chosen)
-            self._list()
-            self._note("It is in the bin. ctrl+z takes it out again.")
 
     def action_restore(self) -> None:
         """Take the last conversation out of the bin again."""
         if self._binned:
             last = self._binned.pop()
-            self._try(lambda: self._store.restore(last))
-            self._list()
+            self._change(lambda: self._store.restore(last), "It is back.")
 
-    def _try(self, change: Callable[[], object]) -> bool:
+    def _change(self, change: Callable[[], object], said: str) -> bool:
+        """Change a file, list all again, and say what was done or why not. Return whether it was done."""
+        note, is_done = said, True
         try:
             change()
         except AssistantError as error:
-            self._note(str(error))
-            return False
-        return True
+            note, is_done = str(error), False
+        self._list()
+        self._note(note)
+        return is_done
 
     def _note(self, text: str) -> None:
         self.query_one("#session-note", Static).update(displayable(text))

@@ -33,6 +33,7 @@ class NewSettings(NamedTuple):
 class SettingsForm(Modal[NewSettings | None]):
     """Three fields. Enter takes them, Esc leaves everything as it was."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f2", "dismiss", "Close", key_display="esc"),
         Binding("down", "app.focus_next", show=False),

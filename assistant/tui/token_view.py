@@ -90,7 +90,9 @@ class TokenScreen(Modal[Alternative | None]):
 
     def _keep_visible(self) -> None:
         """Scroll so that the token is on the screen. Its row is estimated by the length of the text before it."""
-        box = self.query_one("#tokens", VerticalScroll)
+        box = next(iter(self.query("#tokens").results(VerticalScroll)), None)
+        if box is None:  # the screen was closed meanwhile
+            return
         width = max(1, box.scrollable_content_region.width)
         row = 0
         before = "".join(shown(token) for token in self._tokens[: self.place]).split("\n")
