@@ -47,7 +47,7 @@ from assistant.chat.records import (
     Titled,
 )
 from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
-from assistant.dataset.examples import Exchange
+from assistant.dataset.examples import Example, Exchange
 from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
 
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 LARGEST_DRAWN_SEED = 99_999
 """Drawn seeds have at most five digits, so that a person can type one again."""
+STILL_WRITTEN = "This answer is still being written."
+WAIT_FOR_BOTH = "Wait for both answers, then choose."
 RUN_ROWS = 20
 """Held-out rows of one background run."""
 
@@ -181,6 +183,7 @@ class Chat:
         opened: The first record of a new conversation.
         draw: Draws seeds and sides. Tests give a seeded generator.
         advice: What the front's person can do about problems.
+        test_rows: Test rows that are known before the model's data are read.
     """
 
     def __init__(
@@ -195,6 +198,7 @@ class Chat:
         settings: ChatSettings,
         draw: random.Random | None = None,
         advice: Advice = Advice(),  # noqa: B008  a tuple cannot change
+        test_rows: Sequence[Example] = (),
     ) -> None:
         self.front, self.worker, self.settings = front, worker, settings
         self.names = names
@@ -209,6 +213,8 @@ class Chat:
         self.runs: dict[int, Run] = {}
         self.held_out: HeldOut | None = None
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
+        self.test_rows = tuple(test_rows)
+        """Rows that exports for training leave out, also where the person typed the question."""
         self.nearest: NearestRows | None = None
         self._has_read_data = False
         self._is_closed = False
@@ -258,6 +264,15 @@ class Chat:
         card = self.card("tuned")
         return card is not None and card.info is not None and card.info.conversation_rows > 0
 
+    def is_written(self, number: int) -> bool:
+        """Whether an answer of this turn is being written, or waits to be."""
+        return any(key.turn == number for key in self.open_answers)
+
+    @property
+    def hides_history(self) -> bool:
+        """Whether a prompt must not be shown: its history would tell which blind answer is the tuned one."""
+        return self.has_learnt_conversations and any(turn.is_blind for turn in self.conversation.turns)
+
     def history(self, turn: Turn) -> tuple[Exchange, ...]:
         """Return the exchanges that the model reads before a question: none, unless it has learnt conversations."""
         if turn.question.row is not None:
@@ -306,7 +321,8 @@ class Chat:
     def again(self, number: int) -> None:
         """Answer a question once more, with a new seed."""
         turn = self.conversation.turns[number]
-        if self._is_written(number):
+        if self.is_written(number):
+            self.front.notice(STILL_WRITTEN)
             return
         sides = [side for side in SIDES if self._has_answered(turn, side)] or ["tuned"]
         if turn.question.left == "base":
@@ -319,7 +335,9 @@ class Chat:
     def continue_from(self, key: AnswerKey, place: int, token_id: int) -> None:
         """Write a new variant of an answer: its tokens before `place`, then `token_id`, then what the model adds."""
         answer = self.conversation.find(key)
-        if answer is not None and self.state(key.side) == "ready" and not self._is_written(key.turn):
+        if self.is_written(key.turn):  # two variants would get one name
+            self.front.notice(STILL_WRITTEN)
+        elif answer is not None and self.state(key.side) == "ready":
             turn = self.conversation.turns[key.turn]
             self._start(turn, [key.side], answer.settings, forced_ids=(*answer.token_ids[:place], token_id))
 
@@ -410,8 +428,8 @@ class Chat:
         """Say which of two answers is better. None: neither."""
         turn = self.conversation.turns[number]
         answers = {side: turn.answer(side) for side in ("tuned", "base")}
-        if None in answers.values():
-            self.front.notice("Wait for both answers, then choose.")
+        if None in answers.values() or self.is_written(number):
+            self.front.notice(WAIT_FOR_BOTH)
             return
         keys = {side: answer.key for side, answer in answers.items() if answer is not None}
         better = None if chosen is None else keys[chosen]
@@ -563,7 +581,9 @@ class Chat:
     def _data_ready(self, event: DataReady) -> None:
         self._has_read_data = True
         self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
+        self.test_rows += event.tests
         if event.held_out is not None:
+            self.test_rows += tuple(row.example for row in event.held_out.rows)
             self._rows = {row.id: row for row in event.held_out.rows}
             self._deck = Deck(event.held_out.rows, seed=self._draw.randrange(2**31))
 
@@ -635,13 +655,6 @@ class Chat:
         if not rows:
             self.front.notice("All test rows have been answered in this conversation.")
         return rows
-
-    def _is_written(self, number: int) -> bool:
-        """Whether an answer of a turn is being written. If so, say it: two variants would get one name."""
-        is_written = any(key.turn == number for key in self.open_answers)
-        if is_written:
-            self.front.notice("This answer is still being written.")
-        return is_written
 
     def _has_answered(self, turn: Turn, side: Side) -> bool:
         """Whether a side answers this turn: it has an answer, or failed, or its blind choice needs both."""

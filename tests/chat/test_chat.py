@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from assistant.chat.actions import choose
 from assistant.chat.chat import Chat, now
 from assistant.chat.conversation import Conversation, from_records
 from assistant.chat.events import AnswerFinished
@@ -391,3 +392,21 @@ def test_data_that_cannot_be_read_do_not_end_the_worker() -> None:
     bench.until(lambda: bench.chat.has_read_data)
     assert "ZeroDivisionError" in bench.chat.no_held_out
     assert ask(bench, "one").conversation.turns[0].final_text == "x"
+
+
+def test_no_choice_is_made_while_another_variant_is_written() -> None:
+    """It would choose between answers of two seeds."""
+    base = ScriptedSession("b")
+    bench = open_bench(base=base, blind=True, generation=SAMPLED)
+    chat = ask(bench, "one")
+    base.hold_at = 0
+    chat.again(0)
+    bench.until(lambda: base.running)
+    chat.choose(0, "tuned")
+    assert chat.conversation.turns[0].choice is None
+    assert bench.front.notices[-1] == "Wait for both answers, then choose."
+    assert choose(chat, chat.conversation.turns[0], "left") == bench.front.notices[-1]
+    base.gate.set()
+    bench.until_idle()
+    chat.choose(0, "tuned")
+    assert chat.conversation.turns[0].choice is not None
