@@ -19,6 +19,7 @@ from assistant.chat.records import Opened, Side
 from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
+from assistant.dataset.examples import Example
 from assistant.dataset.prompts import get_template
 from assistant.decoding.reply import SessionLike
 from assistant.errors import AssistantError, PrerequisiteError
@@ -67,6 +68,7 @@ class ChatSetup:
             opened=self.opened,
             settings=self.settings,
             advice=advice,
+            test_rows=[Example(instruction=one.instruction, input=one.input, output="") for one in self.suggestions],
         )
         worker.start()
         return chat
@@ -131,9 +133,10 @@ def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> Data
         found = find_held_out(model, info, data)
     except AssistantError as error:
         return DataReady(held_out=None, problem=str(error), nearest=None)
+    nearest = NearestRows(found.train) if found.train else None
     if isinstance(found, NoHeldOut):
-        return DataReady(held_out=None, problem=found.reason, nearest=None)
-    return DataReady(held_out=found, problem="", nearest=NearestRows(found.train) if found.train else None)
+        return DataReady(held_out=None, problem=found.reason, nearest=nearest, tests=found.tests)
+    return DataReady(held_out=found, problem="", nearest=nearest, tests=found.tests)
 
 
 def shown_name(folder: Path) -> str:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TextIO
 
 from assistant.chat.actions import (
+    PROMPT_IS_HIDDEN,
     change_setting,
     choose,
     correct,
@@ -42,6 +43,7 @@ ADVICE = Advice(
     load_again="",
     run_others="/run goes on with other rows.",
     find_message="",
+    answer_again="/again answers again.",
 )
 LISTED = 20
 """Conversations that /list shows."""
@@ -263,6 +265,8 @@ class PlainChat:
                 say(choose(chat, turn, command.argument))
                 if was_blind and not turn.is_blind:
                     self.front.reveal(turn)
+            case "prompt" if chat.hides_history:
+                say(PROMPT_IS_HIDDEN)
             case "prompt":
                 prompt = exact_prompt(chat, turn)
                 say("The prompt is not known yet." if prompt is None else f"The model reads:\n{prompt.text}")

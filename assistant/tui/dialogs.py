@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
-from assistant.chat.actions import settings_words
+from assistant.chat.actions import PROMPT_IS_HIDDEN, settings_words
 from assistant.chat.chat import Chat
 from assistant.chat.commands import command_rows
 from assistant.chat.events import TokenDetail
@@ -60,6 +60,9 @@ def show_prompt(screen: ChatScreen) -> None:
     """Open the exact prompt of what is typed, or else of the selected question."""
     from assistant.tui.prompt_view import PromptScreen
 
+    if screen.chat is not None and screen.chat.hides_history:
+        screen.show_notice(PROMPT_IS_HIDDEN)
+        return
     exact = screen.exact_prompt()
     turn = screen.turn()
     if exact is None and turn is not None:

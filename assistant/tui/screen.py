@@ -222,10 +222,13 @@ class ChatScreen(Screen[None]):
         )
 
     def exact_prompt(self) -> ExactPrompt | None:
-        """Return the prompt that would be sent now. None while the model is loading, or if nothing is typed."""
+        """Return the prompt that would be sent now.
+
+        None while the model is loading, if nothing is typed, and where it would give a blind choice away.
+        """
         chat = self.chat
         card = None if chat is None else chat.card("tuned")
-        if chat is None or card is None or not self._prompt.instruction:
+        if chat is None or card is None or not self._prompt.instruction or chat.hides_history:
             return None
         if self._prompt_layout is None:
             self._prompt_layout = PromptLayout(card)
@@ -414,6 +417,8 @@ class ChatScreen(Screen[None]):
 
     @on(AnswerClicked)
     async def _column_clicked(self, message: AnswerClicked) -> None:
+        if message.state.is_hidden:
+            return  # the columns of other turns would tell which side this is
         side = message.state.key.side
         await self._widen(None if self._wide == side else side)
 

@@ -46,6 +46,8 @@ class RecordingFront:
         self.texts: dict[AnswerKey, str] = {}
         self.rows: list[RowRun] = []
         self.tokens: tuple[TokenDetail, ...] = ()
+        self.n_looks = 0
+        """How often tokens were shown."""
         self.given_back: list[tuple[str, str]] = []
         self.has_room = True
 
@@ -63,6 +65,7 @@ class RecordingFront:
 
     def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:  # noqa: ARG002
         self.tokens = tokens
+        self.n_looks += 1
 
     def state_changed(self) -> None:
         pass
