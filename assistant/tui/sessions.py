@@ -18,6 +18,7 @@ from assistant.chat.store import Store, Summary
 from assistant.errors import AssistantError
 from assistant.escape import displayable, one_line
 from assistant.files import shown_path
+from assistant.tui.line_input import LineInput
 from assistant.tui.modal import Modal
 
 SHOWN = 200
@@ -47,7 +48,7 @@ class SessionsScreen(Modal[str | None]):
         with Vertical(id="sessions") as box:
             box.border_title = "Conversations"
             box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
-            yield Input(
+            yield LineInput(
                 self._words or None, placeholder="Search in questions and answers", id="session-search", compact=True
             )
             yield OptionList(id="session-list", markup=False, compact=True)
