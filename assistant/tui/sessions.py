@@ -47,7 +47,9 @@ class SessionsScreen(Modal[str | None]):
         with Vertical(id="sessions") as box:
             box.border_title = "Conversations"
             box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
-            yield Input(self._words, placeholder="Search in questions and answers", id="session-search", compact=True)
+            yield Input(
+                self._words or None, placeholder="Search in questions and answers", id="session-search", compact=True
+            )
             yield OptionList(id="session-list", markup=False, compact=True)
             yield Static(id="session-note", markup=False)
 
@@ -77,7 +79,7 @@ class SessionsScreen(Modal[str | None]):
         box = self.query_one("#session-search", Input)
         renamed, self._renaming = self._renaming, None
         title = box.value.strip()
-        box.value = ""
+        self._empty_search()
         self._change(lambda: self._store.rename(renamed, title), "It has this name now.")
 
     @on(OptionList.OptionSelected)
@@ -91,6 +93,12 @@ class SessionsScreen(Modal[str | None]):
             return None
         return options.get_option_at_index(options.highlighted).id
 
+    def _empty_search(self) -> None:
+        """Empty the search, without the list that follows when a person does: it would replace the note."""
+        box = self.query_one("#session-search", Input)
+        with box.prevent(Input.Changed):
+            box.value = ""
+
     def action_into_list(self) -> None:
         """Move from the search to the list."""
         self.query_one(OptionList).focus()
@@ -101,7 +109,7 @@ class SessionsScreen(Modal[str | None]):
             self.dismiss(None)
             return
         self._renaming = None
-        self.query_one("#session-search", Input).value = ""
+        self._empty_search()
         self._list()
 
     def action_rename(self) -> None:
