@@ -119,7 +119,7 @@ class SessionsScreen(Modal[str | None]):
         if chosen is not None:
             self._renaming = chosen
             box = self.query_one("#session-search", Input)
-            box.value = ""
+            self._empty_search()
             box.focus()
             self._note("Type the new name, then press Enter.")
 

@@ -21,6 +21,7 @@ from assistant.chat.records import AnswerKey, RowRun
 from assistant.chat.scores import Suggestion
 from assistant.chat.store import Summary
 from assistant.dataset.examples import Example
+from assistant.dataset.prompts import PartKind
 from assistant.decoding.reply import TokenLogprob
 from assistant.errors import PrerequisiteError
 from assistant.tui import answer_view, cards, foot, foot_state, growth_view, prompt_view, sessions, title, token_view
@@ -83,7 +84,7 @@ def token_of(text: str) -> TokenDetail:
 
 
 def prompt_of(text: str) -> ExactPrompt:
-    kinds = ("preamble", "instruction", "input", "history")
+    kinds: tuple[PartKind, ...] = ("preamble", "instruction", "input", "history")
     parts = tuple(PromptPart(kind=kind, text=text, token_ids=(1,)) for kind in kinds)
     return ExactPrompt(parts=parts, context_length=64, n_forgotten=1)
 

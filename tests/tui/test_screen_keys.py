@@ -371,8 +371,8 @@ async def test_a_conversation_that_another_chat_has_open_is_not_changed(tmp_path
             for keys in (["delete"], ["f2", "x", "enter"]):
                 for key in keys:
                     await chat.press(key)
-                note = text_of(chat.app.screen.query_one("#session-note"))
-                assert "open in another" in note
+                note = chat.app.screen.query_one("#session-note")
+                await chat.until(lambda: "open in another" in text_of(note))  # noqa: B023
             assert listed(options) == ["theirs"]
             await chat.press("enter")
             await chat.until(lambda: "open in another" in chat.notice)

@@ -57,8 +57,8 @@ def models() -> tuple[TokenSession, TokenSession]:
 
 def make_app(tuned: SessionSource, base: SessionSource | None = None, **setup: Any) -> ChatApp:
     """Make a chat on scripted sessions."""
-    setup = {"generation": GenerationSettings(max_new_tokens=64), "model_name": "runs/mine"} | setup
-    app = ChatApp(make_setup(tuned, base, rows=ROWS, **setup))
+    generation = GenerationSettings(max_new_tokens=64)
+    app = ChatApp(make_setup(tuned, base, rows=ROWS, generation=generation, model_name="runs/mine", **setup))
     app.theme = "textual-dark"
     return app
 
@@ -158,7 +158,14 @@ def test_load_failed(snap_compare: Compare) -> None:
 
 def test_narrow(snap_compare: Compare) -> None:
     session = ScriptedSession("Green, ", "red ", "and ", "blue.")
-    assert snap_compare(make_app(session), terminal_size=(40, 12), run_before=steps("Name three colours.", [*"and 2"]))
+
+    async def write(chat: ChatDriver) -> None:
+        await chat.press(*"and 2")
+        view = chat.screen.query_one("#conversation")
+        await chat.until(lambda: "36/256 tokens" in chat.visible() and view.is_vertical_scroll_end)
+        await chat.until(lambda: "ended by itself" in chat.visible())
+
+    assert snap_compare(make_app(session), terminal_size=(40, 12), run_before=steps("Name three colours.", write))
 
 
 def test_light(snap_compare: Compare) -> None:
