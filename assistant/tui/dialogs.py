@@ -11,7 +11,7 @@ from textual.binding import Binding
 
 from assistant.chat.actions import CORRECTED_TEST_ROW, PROMPT_IS_HIDDEN, settings_words
 from assistant.chat.chat import Chat
-from assistant.chat.commands import help_lines
+from assistant.chat.commands import command_rows
 from assistant.chat.events import TokenDetail
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
@@ -149,4 +149,4 @@ def show_help(screen: ChatScreen) -> None:
 
     bindings = [*Prompt.BINDINGS, *screen.BINDINGS, *screen.app.BINDINGS]
     keys = [one for one in bindings if isinstance(one, Binding) and one.tooltip]
-    screen.app.push_screen(HelpScreen(keys, help_lines()))
+    screen.app.push_screen(HelpScreen(keys, command_rows()))

@@ -53,7 +53,7 @@ class SessionsScreen(Modal[str | None]):
             box.border_title = "Conversations"
             box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
             yield LineInput(
-                self._words, placeholder="Search in questions and answers", id="session-search", compact=True
+                self._words or None, placeholder="Search in questions and answers", id="session-search", compact=True
             )
             yield OptionList(id="session-list", markup=False, compact=True)
             yield Static(id="session-note", markup=False)
@@ -84,8 +84,7 @@ class SessionsScreen(Modal[str | None]):
         box = self.query_one("#session-search", Input)
         renamed, self._renaming = self._renaming, None
         title = box.value.strip()
-        with box.prevent(Input.Changed):  # it would list all again, and take the note away
-            box.value = ""
+        self._empty_search()
         is_open = renamed == self._current
         rename = partial(self._rename_current, title) if is_open else partial(self._store.rename, renamed, title)
         self._change(rename, "It has this name now.")
@@ -101,6 +100,12 @@ class SessionsScreen(Modal[str | None]):
             return None
         return options.get_option_at_index(options.highlighted).id
 
+    def _empty_search(self) -> None:
+        """Empty the search, without the list that follows when a person does: it would replace the note."""
+        box = self.query_one("#session-search", Input)
+        with box.prevent(Input.Changed):
+            box.value = ""
+
     def action_into_list(self) -> None:
         """Move from the search to the list."""
         self.query_one(OptionList).focus()
@@ -111,7 +116,7 @@ class SessionsScreen(Modal[str | None]):
             self.dismiss(None)
             return
         self._renaming = None
-        self.query_one("#session-search", Input).value = ""
+        self._empty_search()
         self._list()
 
     def action_rename(self) -> None:
@@ -166,8 +171,16 @@ def describe(summary: Summary, current: str | None) -> Content:
     return Content.assemble(
         (f"{when}  ", "$foreground-muted"),
         one_line(summary.title) or "(no question)",
-        (f"  {one_line(shown_path(Path(summary.model)))} · {turns}{here}", "$foreground-muted"),
+        (f"  {one_line(shown_model(summary.model))} · {turns}{here}", "$foreground-muted"),
     )
+
+
+def shown_model(name: str) -> str:
+    """Return the name of a model, of which a damaged file may say anything."""
+    try:
+        return shown_path(Path(name))
+    except ValueError:  # no file can have this name
+        return name
 
 
 def count(found: Sequence[Summary]) -> str:

@@ -53,7 +53,7 @@ async def test_the_base_answers_beside_with_the_same_seed_and_the_first_differen
             ["base · plain", "A calf was here."],
             ["tuned · toy", "A calf is young."],
         ]
-        assert (marked(chat, 0), marked(chat, 1)) == (" was", " is")
+        assert (marked(chat, 0), marked(chat, 1)) == ("was", "is")
         await chat.press("ctrl+b")
         await chat.send("Alone?")
         await chat.until_idle()
