@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,8 +38,11 @@ class SessionsScreen(Modal[str | None]):
         Binding("ctrl+z", "restore", "Out of the bin", priority=True),
     ]
 
-    def __init__(self, store: Store, *, current: str | None, words: str = "") -> None:
+    def __init__(
+        self, store: Store, *, current: str | None, rename_current: Callable[[str], object], words: str = ""
+    ) -> None:
         super().__init__()
+        self._rename_current = rename_current
         self._words = words
         self._store, self._current = store, current
         self._binned: list[str] = []
@@ -81,7 +85,9 @@ class SessionsScreen(Modal[str | None]):
         renamed, self._renaming = self._renaming, None
         title = box.value.strip()
         self._empty_search()
-        self._change(lambda: self._store.rename(renamed, title), "It has this name now.")
+        is_open = renamed == self._current
+        rename = partial(self._rename_current, title) if is_open else partial(self._store.rename, renamed, title)
+        self._change(rename, "It has this name now.")
 
     @on(OptionList.OptionSelected)
     def _open(self) -> None:
