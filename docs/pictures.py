@@ -23,9 +23,9 @@ from textual.pilot import Pilot
 from textual.widgets import TextArea
 
 from assistant.chat.actions import order_of
-from assistant.chat.chat import ChatSettings
 from assistant.chat.records import Side
 from assistant.chat.setup import set_up
+from assistant.chat.state import ChatSettings
 from assistant.chat.store import NoStore
 from assistant.settings import EngineSettings, GenerationSettings
 from assistant.tui.app import ChatApp

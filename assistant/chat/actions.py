@@ -6,10 +6,11 @@ import os
 import shlex
 from pathlib import Path
 
-from assistant.chat.chat import WAIT_FOR_BOTH, Chat, ChatSettings
+from assistant.chat.chat import WAIT_FOR_BOTH, Chat
 from assistant.chat.conversation import Turn
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import Side
+from assistant.chat.state import ChatSettings
 from assistant.errors import AssistantError, SettingsError
 from assistant.escape import one_line
 from assistant.files import shown_path

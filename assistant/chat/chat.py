@@ -10,9 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import (
@@ -27,10 +25,10 @@ from assistant.chat.events import (
     RowAnswered,
     RunEnded,
     TextArrived,
-    TokenDetail,
     TokensFailed,
     TokensReady,
 )
+from assistant.chat.front import Advice, Front, RecordSink
 from assistant.chat.heldout import Deck, HeldOut, HeldOutRow
 from assistant.chat.records import (
     SIDES,
@@ -46,6 +44,7 @@ from assistant.chat.records import (
     Side,
     Titled,
 )
+from assistant.chat.state import ChatSettings, Models, ModelState, OpenAnswer, Question, Run, now
 from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
 from assistant.dataset.examples import Example, Exchange
 from assistant.errors import AssistantError
@@ -60,115 +59,6 @@ STILL_WRITTEN = "This answer is still being written."
 WAIT_FOR_BOTH = "Wait for both answers, then choose."
 RUN_ROWS = 20
 """Held-out rows of one background run."""
-
-ModelState = Literal["absent", "loading", "ready", "failed"]
-
-
-class Advice(NamedTuple):
-    """What a person can do about a problem, in the words of a front. By default, with the keys of the full screen."""
-
-    set_temperature: str = "f2 sets a temperature."
-    load_again: str = "Press ctrl+l to load the model again."
-    run_others: str = "Press f5 to go on with other rows."
-    find_message: str = "Press up in the prompt to get your message back."
-    answer_again: str = "Press ctrl+r to answer again."
-
-
-class RecordSink(Protocol):
-    """Where records are kept."""
-
-    def append(self, record: Record) -> None:
-        """Write a record. Raises AssistantError if it cannot be written."""
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
-class Front(Protocol):
-    """What shows the chat. Every method is called in the front's own thread."""
-
-    def turn_added(self, turn: Turn) -> None:
-        """A question was asked."""
-
-    def turn_changed(self, number: int) -> None:
-        """Something of a turn is different: an answer began or ended, a choice, a correction."""
-
-    def text_arrived(self, key: AnswerKey, text: str) -> None:
-        """An answer goes on with this text."""
-
-    def row_answered(self, row: RowRun) -> None:
-        """A row of a background run was answered."""
-
-    def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
-        """The tokens of an answer were looked at."""
-
-    def state_changed(self) -> None:
-        """Models, queue, runs, settings or the tally are different."""
-
-    def notice(self, text: str) -> None:
-        """Tell the person something that needs no answer."""
-
-    def problem(self, text: str, advice: str) -> None:
-        """Tell the person what went wrong, and what to do next."""
-
-    def give_back(self, instruction: str, input: str) -> bool:
-        """Put a question that was not answered back where the person types. Return whether there was room."""
-
-
-class Question(NamedTuple):
-    """A question that waits for its turn."""
-
-    instruction: str
-    input: str
-    row: HeldOutRow | None = None
-
-
-@dataclass(kw_only=True)
-class OpenAnswer:
-    """An answer that has not ended."""
-
-    settings: GenerationSettings
-    has_begun: bool = False
-    text: str = ""
-    n_pieces: int = 0
-    is_stopping: bool = False
-    began: float = 0.0
-    """When the model began to read the prompt, on the monotonic clock."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The speed so far, about one token a piece."""
-        seconds = time.monotonic() - self.began
-        return self.n_pieces / seconds if self.began and seconds > 0 else 0.0
-
-
-@dataclass(kw_only=True)
-class Run:
-    """A background run of held-out rows."""
-
-    rows: dict[str, HeldOutRow]
-    n_answered: int = 0
-    has_ended: bool = False
-
-
-@dataclass(kw_only=True)
-class ChatSettings:
-    """What the person may change while talking."""
-
-    generation: GenerationSettings
-    seed: int | None = None
-    """The seed of every answer. None: each answer draws its own."""
-    beside: bool = False
-    """Whether the base model answers too."""
-    blind: bool = False
-    """Whether the names of the two models are hidden until the person has chosen."""
-
-
-@dataclass(kw_only=True)
-class _Models:
-    states: dict[Side, ModelState]
-    cards: dict[Side, ModelCard] = field(default_factory=dict)
-    problems: dict[Side, str] = field(default_factory=dict)
 
 
 class Chat:
@@ -225,7 +115,7 @@ class Chat:
         self._deal_seed = 0
         self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
-        self._models = _Models(states=states | dict.fromkeys(names, "loading"))
+        self._models = Models(states=states | dict.fromkeys(names, "loading"))
         self._draw = draw or random.SystemRandom()
         conversation.apply(opened)  # which the file has already
 
@@ -690,8 +580,3 @@ class Chat:
 def _encodable(text: str) -> str:
     """Return a text that UTF-8 can hold. A terminal that is not UTF-8 may send half a character."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def now() -> datetime:
-    """Return the current time in UTC, without microseconds."""
-    return datetime.now(UTC).replace(microsecond=0)

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assistant.chat.chat import Advice, Chat, ChatSettings, Front, RecordSink, now
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
+from assistant.chat.front import Advice, Front, RecordSink
 from assistant.chat.heldout import NoHeldOut
 from assistant.chat.inputs import InputHistory
 from assistant.chat.models import find_base
 from assistant.chat.records import Opened, Side
 from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
+from assistant.chat.state import ChatSettings, now
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
 from assistant.dataset.examples import Example

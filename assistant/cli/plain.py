@@ -27,10 +27,11 @@ from assistant.chat.actions import (
     save,
     settings_words,
 )
-from assistant.chat.chat import RUN_ROWS, Advice, Chat
+from assistant.chat.chat import RUN_ROWS, Chat
 from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines, parse_line
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import AnswerFinished, Event, ModelFailed
+from assistant.chat.front import Advice
 from assistant.chat.growth import NoGrowth, read_growth
 from assistant.chat.setup import ChatSetup
 from assistant.cli.console import EXIT_FAILURE, SAME_REQUEST_S, interrupt_exit_code, note

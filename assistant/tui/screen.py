@@ -13,9 +13,10 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from assistant.chat.actions import exact_prompt, nearest_words, order_of
-from assistant.chat.chat import RUN_ROWS, Chat, RecordSink
+from assistant.chat.chat import RUN_ROWS, Chat
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import Event, TokenDetail
+from assistant.chat.front import RecordSink
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import AnswerKey, RowRun
 from assistant.chat.setup import ChatSetup

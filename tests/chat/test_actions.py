@@ -18,11 +18,12 @@ from assistant.chat.actions import (
     save,
     settings_words,
 )
-from assistant.chat.chat import Chat, ChatSettings
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Turn
 from assistant.chat.events import DataReady
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.nearest import NearestRows
+from assistant.chat.state import ChatSettings
 from assistant.dataset.examples import Example
 from assistant.errors import SettingsError
 from assistant.settings import GenerationSettings

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from assistant.chat.actions import choose
-from assistant.chat.chat import Chat, now
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, from_records
 from assistant.chat.events import AnswerFinished
 from assistant.chat.records import Answered, AnswerKey, Asked, Chosen, Opened, Side
+from assistant.chat.state import now
 from assistant.dataset.examples import Example
 from assistant.decoding.reply import Reply
 from assistant.errors import DataError

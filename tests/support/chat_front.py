@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from assistant.chat.chat import Chat, ChatSettings, now
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import DataReady, Event, TokenDetail
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.records import AnswerKey, Opened, Record, RowRun, Side
+from assistant.chat.state import ChatSettings, now
 from assistant.chat.worker import LoadModel, Worker
 from assistant.dataset.examples import Example
 from assistant.settings import GenerationSettings

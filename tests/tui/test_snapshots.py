@@ -14,8 +14,8 @@ import pytest
 from textual.pilot import Pilot
 
 from assistant.chat import worker
-from assistant.chat.chat import OpenAnswer
 from assistant.chat.scores import Suggestion
+from assistant.chat.state import OpenAnswer
 from assistant.dataset.examples import Example
 from assistant.errors import CheckpointError
 from assistant.settings import GenerationSettings
