@@ -17,6 +17,7 @@ from assistant.settings import GenerationSettings, validate_settings
 
 SETTING_NAMES = {"temperature": "temperature", "seed": "seed", "length": "max_new_tokens"}
 """What the three settings are called in the form and in commands, and their fields."""
+CORRECTED_TEST_ROW = "This is a test row: the correction is marked, and stays out of what you train on."
 PROMPT_IS_HIDDEN = "The prompt is hidden while a blind choice is open: its history would tell who is who."
 SIDE_NAMES: dict[Side, str] = {"tuned": "the fine-tuned model", "base": "the base model"}
 
@@ -88,7 +89,7 @@ def correct(chat: Chat, turn: Turn, text: str) -> str:
         return "Choose first: /choose left, right or neither."
     chat.correct(turn.number, text)
     if turn.is_held_out:
-        return "This is a test row: the correction is marked, and stays out of what you train on."
+        return CORRECTED_TEST_ROW
     return "The correction counts as the answer now. /save-rows writes all corrections as rows to train on."
 
 

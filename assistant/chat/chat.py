@@ -222,7 +222,7 @@ class Chat:
         """Runs so far, also those of other conversations: the worker's events name a run by its number alone."""
         self._inspected: deque[Conversation] = deque()
         """Whose answers the worker looks at, in order: its events do not name the conversation."""
-        self._deck: Deck | None = None
+        self._deal_seed = 0
         self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
         self._models = _Models(states=states | dict.fromkeys(names, "loading"))
@@ -585,7 +585,7 @@ class Chat:
         if event.held_out is not None:
             self.test_rows += tuple(row.example for row in event.held_out.rows)
             self._rows = {row.id: row for row in event.held_out.rows}
-            self._deck = Deck(event.held_out.rows, seed=self._draw.randrange(2**31))
+            self._deal_seed = self._draw.randrange(2**31)
 
     # --- the queue ------------------------------------------------------------------------------------------------
 
@@ -644,14 +644,15 @@ class Chat:
         return self.settings.generation.model_copy(update={"seed": seed})
 
     def _next_rows(self, count: int) -> Sequence[HeldOutRow]:
-        if self._deck is None:
+        if self.held_out is None:
             self.front.notice(self.no_held_out)
             return ()
         seen = {row.row for row in self.conversation.rows}
         seen |= {turn.question.row for turn in self.conversation.turns if turn.question.row is not None}
-        seen |= {row for run in self.runs.values() for row in run.rows}
+        seen |= {row for run in self.runs.values() if not run.has_ended for row in run.rows}
         seen |= {question.row.id for question in self.waiting if question.row is not None}
-        rows = self._deck.take(count, seen)
+        # A new deck each time: rows of a run that was stopped, and of another conversation, are dealt again.
+        rows = Deck(self.held_out.rows, seed=self._deal_seed).take(count, seen)
         if not rows:
             self.front.notice("All test rows have been answered in this conversation.")
         return rows

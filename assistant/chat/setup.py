@@ -56,6 +56,10 @@ class ChatSetup:
     folder: Path | None = None
     info: ModelInfo | None = None
 
+    def opened_now(self) -> Opened:
+        """Return the first record of another conversation with these models."""
+        return self.opened.model_copy(update={"at": now()})
+
     def begin(self, front: Front, post: Post, advice: Advice = Advice()) -> Chat:  # noqa: B008  a tuple
         """Start the worker, and return the chat. `post` gets the worker's events in its thread."""
         worker = Worker(self.load, post, prepare=self.read_data)

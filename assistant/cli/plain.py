@@ -27,7 +27,7 @@ from assistant.chat.actions import (
     save,
     settings_words,
 )
-from assistant.chat.chat import RUN_ROWS, Advice, Chat, now
+from assistant.chat.chat import RUN_ROWS, Advice, Chat
 from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines, parse_line
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import AnswerFinished, Event, ModelFailed
@@ -344,7 +344,7 @@ class PlainChat:
         self.front.say(f"{len(found)} {'conversation' if len(found) == 1 else 'conversations'}.{shown}")
 
     def _exchange(self, id: str) -> None:
-        store, opened = self._setup.store, self._setup.opened.model_copy(update={"at": now()})
+        store, opened = self._setup.store, self._setup.opened_now()
         if id and id == getattr(self.chat.file, "id", None):
             self.front.say("This conversation is open.")
             return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from assistant.chat.chat import Chat
+from assistant.chat.records import SIDES
 from assistant.escape import one_line
 from assistant.tui.foot import Key
 
@@ -26,7 +27,8 @@ def keys(chat: Chat | None, *, has_text: bool, is_selected: bool = False) -> Seq
             shown.append(Key("esc", "stop", "stop"))
         elif chat.waiting:
             shown.append(Key("esc", "take back", "stop"))
-        if newest is not None and newest.is_blind and not chat.open_answers:
+        has_both = newest is not None and all(newest.answer(side) is not None for side in SIDES)
+        if newest is not None and newest.is_blind and has_both and not chat.open_answers:
             shown = [
                 Key("←", "left is better", "flip(-1)"),
                 Key("→", "right", "flip(1)"),

@@ -237,6 +237,11 @@ class Prompt(Vertical):
                 return False
         return True
 
+    def on_unmount(self) -> None:
+        """Keep a draft among the sent messages when the person quits: the next chat recalls it."""
+        if self.instruction.strip():
+            self._history.add(self._entry)
+
     def on_text_area_changed(self) -> None:
         """Show the input as soon as it has text, and give the rows to the fields."""
         if self.input:

@@ -13,7 +13,7 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from assistant.chat.actions import exact_prompt, nearest_words, order_of
-from assistant.chat.chat import Chat, RecordSink
+from assistant.chat.chat import RUN_ROWS, Chat, RecordSink
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import Event, TokenDetail
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
@@ -322,6 +322,9 @@ class ChatScreen(Screen[None]):
         if self.chat is None or self.chat.is_busy:
             self.show_notice("Wait for the answer, or stop it with esc.")
             return
+        if id == self.conversation_id():
+            self.show_notice("This conversation is open.")
+            return
         try:
             conversation, file = self.setup.store.open(id)
         except AssistantError as error:
@@ -334,11 +337,11 @@ class ChatScreen(Screen[None]):
         if self.chat is None or self.chat.is_busy:
             self.show_notice("Wait for the answer, or stop it with esc.")
             return
-        await self._exchange(Conversation(), self.setup.store.create(self.setup.opened))
+        await self._exchange(Conversation(), self.setup.store.create(self.setup.opened_now()))
 
     async def _exchange(self, conversation: Conversation, file: RecordSink) -> None:
         assert self.chat is not None
-        self.chat.exchange(conversation, file, self.setup.opened)
+        self.chat.exchange(conversation, file, self.setup.opened_now())
         await self._open_conversation()
         await self.draw()
 
@@ -450,7 +453,7 @@ class ChatScreen(Screen[None]):
         """Answer 20 test rows in the background."""
         self.call_later(self.run_rows)
 
-    async def run_rows(self, count: int = 20) -> None:
+    async def run_rows(self, count: int = RUN_ROWS) -> None:
         """Answer test rows in the background, with a card for them."""
         if self.chat is not None:
             before = set(self.chat.runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from assistant.chat.store import Store, Summary
 from assistant.errors import AssistantError
 from assistant.escape import displayable, one_line
 from assistant.files import shown_path
+from assistant.tui.line_input import LineInput
 from assistant.tui.modal import Modal
 
 SHOWN = 200
@@ -36,8 +38,11 @@ class SessionsScreen(Modal[str | None]):
         Binding("ctrl+z", "restore", "Out of the bin", priority=True),
     ]
 
-    def __init__(self, store: Store, *, current: str | None, words: str = "") -> None:
+    def __init__(
+        self, store: Store, *, current: str | None, rename_current: Callable[[str], object], words: str = ""
+    ) -> None:
         super().__init__()
+        self._rename_current = rename_current
         self._words = words
         self._store, self._current = store, current
         self._binned: list[str] = []
@@ -47,7 +52,7 @@ class SessionsScreen(Modal[str | None]):
         with Vertical(id="sessions") as box:
             box.border_title = "Conversations"
             box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
-            yield Input(
+            yield LineInput(
                 self._words or None, placeholder="Search in questions and answers", id="session-search", compact=True
             )
             yield OptionList(id="session-list", markup=False, compact=True)
@@ -80,7 +85,9 @@ class SessionsScreen(Modal[str | None]):
         renamed, self._renaming = self._renaming, None
         title = box.value.strip()
         self._empty_search()
-        self._change(lambda: self._store.rename(renamed, title), "It has this name now.")
+        is_open = renamed == self._current
+        rename = partial(self._rename_current, title) if is_open else partial(self._store.rename, renamed, title)
+        self._change(rename, "It has this name now.")
 
     @on(OptionList.OptionSelected)
     def _open(self) -> None:

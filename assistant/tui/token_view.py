@@ -19,7 +19,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from assistant.chat.events import TokenDetail
-from assistant.escape import displayable, visible
+from assistant.escape import one_line, visible
 from assistant.tui.modal import Modal
 
 UNSURE = ((0.1, "bold underline $text on $error 45%"), (0.5, "underline on $warning 45%"), (0.9, "on $warning 20%"))
@@ -64,7 +64,7 @@ class TokenScreen(Modal[Alternative | None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="tokens") as box:
-            box.border_title = Content(displayable(self._title))
+            box.border_title = Content(one_line(self._title))
             yield Static(id="token-text", markup=False)
         yield Static(id="token-detail", markup=False)
 

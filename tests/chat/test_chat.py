@@ -410,3 +410,32 @@ def test_no_choice_is_made_while_another_variant_is_written() -> None:
     bench.until_idle()
     chat.choose(0, "tuned")
     assert chat.conversation.turns[0].choice is not None
+
+
+def test_rows_of_a_stopped_run_and_of_another_conversation_are_dealt_again() -> None:
+    bench = open_bench(base=ScriptedSession("no"))
+    bench.give_rows(*EXAMPLES[:4])
+    bench.chat.run_rows(4)
+    bench.chat.stop()
+    bench.until_idle()
+    assert not bench.chat.conversation.rows
+    for _ in range(2):
+        bench.chat.run_rows(4)
+        bench.until_idle()
+        assert len(bench.chat.conversation.rows) == 4
+        bench.chat.deal()
+        assert "All test rows have been answered" in bench.front.notices[-1]
+        other_conversation(bench)
+
+
+def test_another_conversation_begins_although_the_last_one_cannot_be_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = open_bench()
+    ask(bench, "one")
+
+    def fail() -> None:
+        raise DataError("chats/1.jsonl: expected room, got a full disk.")
+
+    monkeypatch.setattr(bench.file, "close", fail)
+    other_conversation(bench)
+    assert bench.front.problems[-1][1] == "The end of that conversation is not saved."
+    assert ask(bench, "two").conversation.turns[0].final_text == "Hello."

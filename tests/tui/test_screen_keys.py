@@ -15,6 +15,7 @@ from assistant.chat.store import Store
 from assistant.dataset.examples import Example
 from assistant.settings import GenerationSettings
 from assistant.tui.correction import CorrectionScreen
+from assistant.tui.foot import Foot
 from assistant.tui.growth_view import GrowthScreen
 from assistant.tui.prompt_view import PromptScreen
 from assistant.tui.sessions import SessionsScreen
@@ -414,3 +415,41 @@ async def test_another_conversation_waits_for_the_answer() -> None:
             await chat.send(command)
             assert chat.notice == "Wait for the answer, or stop it with esc."
         assert chat.texts(".question") == ["first"]
+
+
+# --- nothing is lost --------------------------------------------------------------------------------------------------
+
+
+@async_test
+async def test_a_draft_is_recalled_in_the_next_chat(tmp_path: Path) -> None:
+    async with open_chat(folder=tmp_path) as chat:
+        chat.prompt.set("half a\nquestion", "its input")
+        await chat.press("ctrl+q")
+    async with open_chat(folder=tmp_path) as chat:
+        await chat.press("up")
+        assert (chat.prompt.instruction, chat.prompt.input) == ("half a\nquestion", "its input")
+
+
+@async_test
+async def test_a_long_notice_is_shown_to_its_end() -> None:
+    async with open_chat(size=(60, 20)) as chat:
+        await chat.send("/nothing")
+        assert "Two slashes send a message that begins with one." in " ".join(chat.visible().split())
+        chat.screen.query_one(Foot).end_notice()
+        await chat.until(lambda: chat.screen.query_one(Foot).size.height == 1)
+
+
+@async_test
+async def test_the_open_conversation_is_renamed_and_not_opened_again(tmp_path: Path) -> None:
+    async with open_chat(folder=tmp_path) as chat:
+        await ask(chat, "hello")
+        options = await open_list(chat)
+        await chat.press("f2")
+        await chat.until(lambda: "Type the new name" in text_of(chat.app.screen.query_one("#session-note")))
+        await chat.press(*"mine", "enter")
+        await chat.until(lambda: listed(options) == ["mine"])
+        assert chat.chat.conversation.title == "mine"
+        await chat.press("enter")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+        assert chat.notice == "This conversation is open."
+        assert chat.texts(".question") == ["hello"]
