@@ -19,7 +19,7 @@ async def test_a_choice_between_named_answers_and_what_is_none() -> None:
         await chat.send("/choose up")
         await chat.until(lambda: "/choose: expected left, right or neither, got up." in chat.notice)
         turn = chat.chat.conversation.turns[0]
-        assert turn.choice is None
+        assert chat.chat.conversation.turns[0].choice is None
         await chat.send("/choose right")
         await chat.until(lambda: "You preferred the fine-tuned model." in chat.notice)
         assert turn.choice is not None
