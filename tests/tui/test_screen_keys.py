@@ -118,6 +118,7 @@ async def test_a_turn_is_selected_edited_and_sent_again() -> None:
 async def test_a_click_selects_a_turn() -> None:
     async with open_chat() as chat:
         await ask(chat, "first", "second")
+        await chat.pilot.pause()  # until the answer is laid out, the turns move
         await chat.pilot.click(chat.screen.query(TurnView).first())
         await chat.until(lambda: chat.screen.selected == 0)
 
