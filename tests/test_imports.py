@@ -41,7 +41,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.tui": (
         "__init__ markdown clipboard terminal driver ends modal help status raw_text prompt foot title tally_bar cards "
-        "welcome turn_state answer_view markdown_answer turn_view conversation_view token_view prompt_view "
+        "welcome turn_state growing_text answer_view markdown_answer turn_view conversation_view token_view prompt_view "
         "settings_form correction sessions growth_view bridge foot_state dialogs slash themes palette screen app"
     ),
     "assistant.cli": (
