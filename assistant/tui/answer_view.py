@@ -51,7 +51,7 @@ class RawAnswer(Static):
             return
         self._growing.append(text)
         width, height = self.content_size
-        is_higher = self._growing.get_height(self.styles, width) != height
+        is_higher = self._growing.height(width) != height
         self.update(self._growing, layout=is_higher or not width)  # a layout places every turn again
 
     def fold(self, *, is_folded: bool) -> None:

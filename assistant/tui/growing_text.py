@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from rich._wrap import divide_line
 from textual.content import Content
 from textual.css.styles import RulesMap
@@ -58,10 +60,14 @@ class GrowingText(Visual):
 
     def get_height(self, rules: RulesMap, width: int) -> int:
         """Return the number of rows at a width. Part of the Visual protocol."""
+        return self.height(width)
+
+    def height(self, width: int) -> int:
+        """Return the number of rows at a width."""
         if not width:  # not laid out yet
             return 0
         self._wrap(width)
-        ends = [part.get_height(rules, width) for part in (self._head, self._foot) if part.plain]
+        ends = [part.get_height({}, width) for part in (self._head, self._foot) if part.plain]
         return sum(ends) + (len(self._rows) + len(self._last_rows()) if self._text else 0)
 
     def render_strips(self, width: int, height: int | None, style: Style, options: RenderOptions) -> list[Strip]:
@@ -120,4 +126,4 @@ def _rows_of(line: str, width: int, *, goes_on: bool) -> list[str]:
     before = 2 * width if goes_on else 0  # letters that make the first word too long again
     breaks = [place - before for place in divide_line("x" * before + line, width) if place > before]
     ends = [0, *breaks, len(line)]
-    return [line[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [line[start:end] for start, end in pairwise(ends)]

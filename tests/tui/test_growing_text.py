@@ -6,8 +6,8 @@ from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich._wrap import divide_line
 from textual.content import Content
-from textual.css.styles import Styles
 from textual.style import Style
 from textual.visual import RenderOptions
 
@@ -16,9 +16,8 @@ from assistant.tui import growing_text
 from assistant.tui.growing_text import GrowingText
 
 PIECES = st.lists(st.text(st.sampled_from("ab  \n\r\t日é\u0301\x1b[]"), max_size=9), max_size=9)
-STYLES = Styles()
 STYLE = Style()
-OPTIONS = RenderOptions(lambda style: Style() if isinstance(style, str) else style, STYLES, None, None)
+OPTIONS = RenderOptions(lambda style: Style() if isinstance(style, str) else style, {}, None, None)
 
 
 def drawn(visual: Content | GrowingText, width: int) -> list[str]:
@@ -34,12 +33,12 @@ def test_it_looks_like_the_whole_text(pieces: list[str], width: int, other: int,
         text += piece
         growing.append(piece)
         if measures:
-            growing.get_height(STYLES, width)
+            growing.height(width)
         shown = displayable(text.removesuffix("\r"))
         for each in (width, other):
             whole = Content("\n".join(["a head", *([shown] if shown else []), "a foot"]))
             assert drawn(growing, each) == drawn(whole, each)
-            assert growing.get_height(STYLES, each) == whole.get_height(STYLES, each)
+            assert growing.height(each) == whole.get_height({}, each)
     assert str(growing).startswith("a head\n")
 
 
@@ -51,10 +50,9 @@ def test_text_that_was_wrapped_is_not_wrapped_again() -> None:
         wrapped.append(len(text))
         return divide_line(text, width)
 
-    divide_line = growing_text.divide_line
     with patch.object(growing_text, "divide_line", count):
         for word in ["word "] * 500 + ["letters"] * 500:  # one line without an end, then without a space
             growing.append(word)
-            growing.get_height(STYLES, 40)
+            growing.height(40)
     assert len(growing.render_strips(40, None, STYLE, OPTIONS)) > 100
     assert max(wrapped) < 4 * 40  # two rows of them tell Rich that a long word goes on
