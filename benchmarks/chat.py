@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from assistant.chat.chat import ChatSettings, now
 from assistant.chat.conversation import Conversation, from_records
 from assistant.chat.events import AnswerFinished, DataReady, Event, ModelReady, RowAnswered, RunEnded, TokensReady
 from assistant.chat.heldout import Deck
 from assistant.chat.records import Answered, AnswerKey, Asked, Opened, Record
 from assistant.chat.setup import read_data, set_up
+from assistant.chat.state import ChatSettings, now
 from assistant.chat.store import NoStore, Store
 from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
 from assistant.settings import EngineSettings, GenerationSettings

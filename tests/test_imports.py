@@ -37,12 +37,13 @@ ROOMS: dict[str, str] = {
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
-        "scores growth nearest heldout find_rows tally prompt_parts tokens models worker chat actions setup"
+        "scores growth nearest heldout find_rows tally prompt_parts tokens models worker front state chat actions setup"
     ),
     "assistant.tui": (
-        "__init__ markdown clipboard terminal driver ends modal help status raw_text prompt foot title tally_bar cards "
-        "welcome turn_state growing_text answer_view markdown_answer turn_view conversation_view token_view prompt_view "
-        "settings_form correction sessions growth_view bridge foot_state dialogs slash themes palette screen app"
+        "__init__ markdown clipboard terminal driver ends modal line_input help status raw_text prompt foot title "
+        "tally_bar cards welcome turn_state growing_text answer_view markdown_answer turn_view conversation_view "
+        "token_view prompt_view settings_form correction sessions growth_view bridge foot_state dialogs slash themes "
+        "palette screen app"
     ),
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo "

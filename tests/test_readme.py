@@ -29,7 +29,7 @@ from tests.support.ollama_double import OllamaDouble, hashed_verdict
 MANUAL = ("README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").glob("*.md")))
 PAGES = (*MANUAL, "CONTRIBUTING.md", "data/README.md", "benchmarks/RESULTS.md")
 PROGRAMS = {"assistant": assistant.cli.app.app, "evaluation": evaluation.cli.app.app}
-NOT_RUN = r"make |ollama |python |torchrun |assistant chat|evaluation label"
+NOT_RUN = r"make |ollama |python |torchrun |evaluation label"
 """Set-up, other programs, and what needs a terminal. The demo and torchrun have tests of their own."""
 
 
@@ -54,6 +54,8 @@ def run(command: str) -> tuple[int, str]:
     program, *words = shlex.split(last)
     if program in PROGRAMS:
         text = subprocess.run(["bash", "-c", before], capture_output=True, check=True).stdout if before else None
+        if words[0] == "chat" and not before:
+            text = b"Say red once.\n/row\n"  # without a terminal, the chat reads lines
         done = CliRunner().invoke(PROGRAMS[program], words, input=text)
         return done.exit_code, done.output
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
@@ -65,8 +67,10 @@ def run(command: str) -> tuple[int, str]:
 def make_inputs(folder: Path, examples: list[Example]) -> None:
     """The files that the pages take as given."""
     (folder / "mine.json").write_text(dump_rows(examples))
+    (folder / "corrections.jsonl").write_text('{"instruction": "Say pink again.", "output": "PINK again"}\n')
     pairs = [replace(row, rejected="No.") for row in examples]
     (folder / "pairs.json").write_text(dump_rows(pairs))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in json.loads(dump_rows(pairs))))
     texts = [{"text": f"{row.instruction} {row.output}, again and again."} for row in examples]
     (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     (folder / "mine.csv").write_text("instruction,output\nSay hi.,Hi\nSay bye.,Bye\n")

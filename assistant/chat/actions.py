@@ -6,10 +6,11 @@ import os
 import shlex
 from pathlib import Path
 
-from assistant.chat.chat import Chat, ChatSettings
+from assistant.chat.chat import WAIT_FOR_BOTH, Chat
 from assistant.chat.conversation import Turn
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import Side
+from assistant.chat.state import ChatSettings
 from assistant.errors import AssistantError, SettingsError
 from assistant.escape import one_line
 from assistant.files import shown_path
@@ -17,6 +18,8 @@ from assistant.settings import GenerationSettings, validate_settings
 
 SETTING_NAMES = {"temperature": "temperature", "seed": "seed", "length": "max_new_tokens"}
 """What the three settings are called in the form and in commands, and their fields."""
+CORRECTED_TEST_ROW = "This is a test row: the correction is marked, and stays out of what you train on."
+PROMPT_IS_HIDDEN = "The prompt is hidden while a blind choice is open: its history would tell who is who."
 SIDE_NAMES: dict[Side, str] = {"tuned": "the fine-tuned model", "base": "the base model"}
 
 
@@ -30,7 +33,8 @@ def save(chat: Chat, what: str, name: str) -> str:
     """
     from assistant.chat import export
 
-    tests = () if chat.held_out is None else [row.example for row in chat.held_out.rows]
+    if what != "save" and not chat.has_read_data:
+        return "The test rows are not known yet, and must stay out of the file. Try again in a moment."
     here, given = Path(), Path(os.path.expanduser(name))  # noqa: PTH111  pathlib raises where there is no home
     try:
         if what == "save":
@@ -38,7 +42,8 @@ def save(chat: Chat, what: str, name: str) -> str:
             export.save_markdown(chat.conversation, path)
             return f"Written to {shown_path(path)}."
         is_rows = what == "save-rows"
-        exported = (export.training_rows if is_rows else export.preference_pairs)(chat.conversation, test_rows=tests)
+        make = export.training_rows if is_rows else export.preference_pairs
+        exported = make(chat.conversation, test_rows=chat.test_rows)
         if not exported.rows:
             return exported.describe("row" if is_rows else "pair")
         path = given if name else export.free_name(here, "corrections" if is_rows else "pairs", ".jsonl")
@@ -68,6 +73,8 @@ def choose(chat: Chat, turn: Turn, which: str) -> str:
     names: dict[str, Side | None] = {"left": left, "a": left, "right": right, "b": right, "neither": None, "tie": None}
     if which.casefold() not in names:
         return f"/choose: expected left, right or neither, got {one_line(which)}."
+    if chat.is_written(turn.number):
+        return WAIT_FOR_BOTH
     if turn.answer("tuned") is None or turn.answer("base") is None:
         return "There are no two answers to choose from. /base lets both models answer."
     was_blind = turn.is_blind
@@ -83,7 +90,7 @@ def correct(chat: Chat, turn: Turn, text: str) -> str:
         return "Choose first: /choose left, right or neither."
     chat.correct(turn.number, text)
     if turn.is_held_out:
-        return "This is a test row: the correction is marked, and stays out of what you train on."
+        return CORRECTED_TEST_ROW
     return "The correction counts as the answer now. /save-rows writes all corrections as rows to train on."
 
 
@@ -98,9 +105,12 @@ def exact_prompt(chat: Chat, turn: Turn, layout: PromptLayout | None = None) -> 
 
 
 def nearest_words(chat: Chat, turn: Turn) -> str:
-    """Return the nearest training row in words. Empty if there is none."""
+    """Return the nearest training row in words. Empty if there is none, and while a blind choice is open.
+
+    The row is one that is near the tuned model's answer, so it would tell which answer that is.
+    """
     answer = turn.answer("tuned")
-    if chat.nearest is None or answer is None:
+    if chat.nearest is None or answer is None or turn.is_blind:
         return ""
     found = chat.nearest.nearest(turn.question.instruction, turn.question.input, answer.response)
     if found is None:

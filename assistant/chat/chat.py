@@ -10,9 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import (
@@ -27,12 +25,13 @@ from assistant.chat.events import (
     RowAnswered,
     RunEnded,
     TextArrived,
-    TokenDetail,
     TokensFailed,
     TokensReady,
 )
+from assistant.chat.front import Advice, Front, RecordSink
 from assistant.chat.heldout import Deck, HeldOut, HeldOutRow
 from assistant.chat.records import (
+    SIDES,
     Answered,
     AnswerKey,
     Asked,
@@ -45,8 +44,9 @@ from assistant.chat.records import (
     Side,
     Titled,
 )
+from assistant.chat.state import ChatSettings, Models, ModelState, OpenAnswer, Question, Run, now
 from assistant.chat.worker import AnswerJob, InspectJob, RowsJob, Worker
-from assistant.dataset.examples import Exchange
+from assistant.dataset.examples import Example, Exchange
 from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
 
@@ -55,116 +55,10 @@ if TYPE_CHECKING:
 
 LARGEST_DRAWN_SEED = 99_999
 """Drawn seeds have at most five digits, so that a person can type one again."""
+STILL_WRITTEN = "This answer is still being written."
+WAIT_FOR_BOTH = "Wait for both answers, then choose."
 RUN_ROWS = 20
 """Held-out rows of one background run."""
-
-ModelState = Literal["absent", "loading", "ready", "failed"]
-
-
-class Advice(NamedTuple):
-    """What a person can do about a problem, in the words of a front. By default, with the keys of the full screen."""
-
-    set_temperature: str = "f2 sets a temperature."
-    load_again: str = "Press ctrl+l to load the model again."
-    run_others: str = "Press f5 to go on with other rows."
-    find_message: str = "Press up in the prompt to get your message back."
-
-
-class RecordSink(Protocol):
-    """Where records are kept."""
-
-    def append(self, record: Record) -> None:
-        """Write a record. Raises AssistantError if it cannot be written."""
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
-class Front(Protocol):
-    """What shows the chat. Every method is called in the front's own thread."""
-
-    def turn_added(self, turn: Turn) -> None:
-        """A question was asked."""
-
-    def turn_changed(self, number: int) -> None:
-        """Something of a turn is different: an answer began or ended, a choice, a correction."""
-
-    def text_arrived(self, key: AnswerKey, text: str) -> None:
-        """An answer goes on with this text."""
-
-    def row_answered(self, row: RowRun) -> None:
-        """A row of a background run was answered."""
-
-    def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
-        """The tokens of an answer were looked at."""
-
-    def state_changed(self) -> None:
-        """Models, queue, runs, settings or the tally are different."""
-
-    def notice(self, text: str) -> None:
-        """Tell the person something that needs no answer."""
-
-    def problem(self, text: str, advice: str) -> None:
-        """Tell the person what went wrong, and what to do next."""
-
-    def give_back(self, instruction: str, input: str) -> bool:
-        """Put a question that was not answered back where the person types. Return whether there was room."""
-
-
-class Question(NamedTuple):
-    """A question that waits for its turn."""
-
-    instruction: str
-    input: str
-    row: HeldOutRow | None = None
-
-
-@dataclass(kw_only=True)
-class OpenAnswer:
-    """An answer that has not ended."""
-
-    settings: GenerationSettings
-    has_begun: bool = False
-    text: str = ""
-    n_pieces: int = 0
-    is_stopping: bool = False
-    began: float = 0.0
-    """When the model began to read the prompt, on the monotonic clock."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The speed so far, about one token a piece."""
-        seconds = time.monotonic() - self.began
-        return self.n_pieces / seconds if self.began and seconds > 0 else 0.0
-
-
-@dataclass(kw_only=True)
-class Run:
-    """A background run of held-out rows."""
-
-    rows: dict[str, HeldOutRow]
-    n_answered: int = 0
-    has_ended: bool = False
-
-
-@dataclass(kw_only=True)
-class ChatSettings:
-    """What the person may change while talking."""
-
-    generation: GenerationSettings
-    seed: int | None = None
-    """The seed of every answer. None: each answer draws its own."""
-    beside: bool = False
-    """Whether the base model answers too."""
-    blind: bool = False
-    """Whether the names of the two models are hidden until the person has chosen."""
-
-
-@dataclass(kw_only=True)
-class _Models:
-    states: dict[Side, ModelState]
-    cards: dict[Side, ModelCard] = field(default_factory=dict)
-    problems: dict[Side, str] = field(default_factory=dict)
 
 
 class Chat:
@@ -179,6 +73,7 @@ class Chat:
         opened: The first record of a new conversation.
         draw: Draws seeds and sides. Tests give a seeded generator.
         advice: What the front's person can do about problems.
+        test_rows: Test rows that are known before the model's data are read.
     """
 
     def __init__(
@@ -193,6 +88,7 @@ class Chat:
         settings: ChatSettings,
         draw: random.Random | None = None,
         advice: Advice = Advice(),  # noqa: B008  a tuple cannot change
+        test_rows: Sequence[Example] = (),
     ) -> None:
         self.front, self.worker, self.settings = front, worker, settings
         self.names = names
@@ -207,12 +103,19 @@ class Chat:
         self.runs: dict[int, Run] = {}
         self.held_out: HeldOut | None = None
         self.no_held_out = "The model's data are not read yet. Try again in a moment."
+        self.test_rows = tuple(test_rows)
+        """Rows that exports for training leave out, also where the person typed the question."""
         self.nearest: NearestRows | None = None
         self._has_read_data = False
-        self._deck: Deck | None = None
+        self._is_closed = False
+        self._n_runs = 0
+        """Runs so far, also those of other conversations: the worker's events name a run by its number alone."""
+        self._inspected: deque[Conversation] = deque()
+        """Whose answers the worker looks at, in order: its events do not name the conversation."""
+        self._deal_seed = 0
         self._rows: dict[str, HeldOutRow] = {}
         states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
-        self._models = _Models(states=states | dict.fromkeys(names, "loading"))
+        self._models = Models(states=states | dict.fromkeys(names, "loading"))
         self._draw = draw or random.SystemRandom()
         conversation.apply(opened)  # which the file has already
 
@@ -242,14 +145,23 @@ class Chat:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer is written or waits for a model."""
-        return bool(self.open_answers)
+        """Whether an answer is written, or a question waits."""
+        return bool(self.open_answers or self.waiting)
 
     @property
     def has_learnt_conversations(self) -> bool:
         """Whether the tuned model was trained on rows with a history, so that it gets the earlier turns."""
         card = self.card("tuned")
         return card is not None and card.info is not None and card.info.conversation_rows > 0
+
+    def is_written(self, number: int) -> bool:
+        """Whether an answer of this turn is being written, or waits to be."""
+        return any(key.turn == number for key in self.open_answers)
+
+    @property
+    def hides_history(self) -> bool:
+        """Whether a prompt must not be shown: its history would tell which blind answer is the tuned one."""
+        return self.has_learnt_conversations and any(turn.is_blind for turn in self.conversation.turns)
 
     def history(self, turn: Turn) -> tuple[Exchange, ...]:
         """Return the exchanges that the model reads before a question: none, unless it has learnt conversations."""
@@ -266,6 +178,8 @@ class Chat:
 
     def send(self, instruction: str, input: str = "", row: HeldOutRow | None = None) -> None:
         """Ask a question, after those that wait already."""
+        if self._is_closed:
+            return
         self.waiting.append(Question(_encodable(instruction), _encodable(input), row))
         self._advance()
         self.front.state_changed()
@@ -281,7 +195,8 @@ class Chat:
         rows = self._next_rows(count)
         if not rows:
             return
-        run = 1 + max([*self.runs, *(row.run for row in self.conversation.rows)], default=-1)
+        run = max(self._n_runs, 1 + max((row.run for row in self.conversation.rows), default=-1))
+        self._n_runs = run + 1
         self.runs[run] = Run(rows={row.id: row for row in rows})
         self.worker.submit(
             RowsJob(
@@ -296,21 +211,23 @@ class Chat:
     def again(self, number: int) -> None:
         """Answer a question once more, with a new seed."""
         turn = self.conversation.turns[number]
-        if self.settings.generation.temperature == 0:
-            self.front.notice(f"At temperature 0 the answer would be the same. {self._advice.set_temperature}")
+        if self.is_written(number):
+            self.front.notice(STILL_WRITTEN)
             return
-        if any(key.turn == number for key in self.open_answers):
-            self.front.notice("This answer is still being written.")
-            return
-        sides = [side for side, answers in turn.answers.items() if answers] or ["tuned"]
+        sides = [side for side in SIDES if self._has_answered(turn, side)] or ["tuned"]
         if turn.question.left == "base":
             sides.reverse()  # in a blind choice, the order in which they are written must not tell which is which
+        if all(self._would_repeat(turn.answer(side)) for side in sides):
+            self.front.notice(f"At temperature 0 the answer would be the same. {self._advice.set_temperature}")
+            return
         self._start(turn, [side for side in sides if self.state(side) == "ready"], self._new_settings())
 
     def continue_from(self, key: AnswerKey, place: int, token_id: int) -> None:
         """Write a new variant of an answer: its tokens before `place`, then `token_id`, then what the model adds."""
         answer = self.conversation.find(key)
-        if answer is not None and self.state(key.side) == "ready":
+        if self.is_written(key.turn):  # two variants would get one name
+            self.front.notice(STILL_WRITTEN)
+        elif answer is not None and self.state(key.side) == "ready":
             turn = self.conversation.turns[key.turn]
             self._start(turn, [key.side], answer.settings, forced_ids=(*answer.token_ids[:place], token_id))
 
@@ -321,6 +238,7 @@ class Chat:
             self.front.notice("There are no tokens to look at.")
             return
         turn = self.conversation.turns[key.turn]
+        self._inspected.append(self.conversation)
         self.worker.submit(
             InspectJob(
                 key=key,
@@ -337,9 +255,12 @@ class Chat:
             for key, answer in self.open_answers.items():
                 answer.is_stopping = True
                 self.worker.stop(key)
-            self.front.turn_changed(next(iter(self.open_answers)).turn)
+            for number in {key.turn for key in self.open_answers}:
+                self.front.turn_changed(number)
         elif self.waiting:
-            self._take_back(self.waiting.pop())
+            question = self.waiting.pop()
+            if not self._give_back(question) and question.row is None and self._advice.find_message:
+                self.front.notice(self._advice.find_message)
         else:
             for number, run in self.runs.items():
                 if not run.has_ended:
@@ -347,7 +268,13 @@ class Chat:
         self.front.state_changed()
 
     def close(self) -> None:
-        """End the chat. What has been written of an answer is kept, as if the person had stopped it."""
+        """End the chat. What has been written of an answer is kept, as if the person had stopped it.
+
+        Events that are still on their way change nothing any more. May be called twice.
+
+        Raises:
+            DataError: something could not be saved, even now.
+        """
         for key, answer in self.open_answers.items():
             card = self.card(key.side)
             if answer.text and card is not None:
@@ -366,6 +293,8 @@ class Chat:
                     )
                 )
         self.open_answers.clear()
+        self.waiting.clear()
+        self._is_closed = True
         self.worker.close()
         self.file.close()
 
@@ -389,8 +318,8 @@ class Chat:
         """Say which of two answers is better. None: neither."""
         turn = self.conversation.turns[number]
         answers = {side: turn.answer(side) for side in ("tuned", "base")}
-        if None in answers.values():
-            self.front.notice("Wait for both answers, then choose.")
+        if None in answers.values() or self.is_written(number):
+            self.front.notice(WAIT_FOR_BOTH)
             return
         keys = {side: answer.key for side, answer in answers.items() if answer is not None}
         better = None if chosen is None else keys[chosen]
@@ -411,7 +340,10 @@ class Chat:
             if not run.has_ended:
                 self.worker.stop_run(number)
         self.runs, self.failures = {}, {}
-        self.file.close()
+        try:
+            self.file.close()
+        except AssistantError as error:
+            self.front.problem(str(error), "The end of that conversation is not saved.")
         self.conversation, self.file = conversation, file
         conversation.apply(opened)  # which the file has already
         self.front.state_changed()
@@ -425,6 +357,8 @@ class Chat:
 
     def handle(self, event: Event) -> None:
         """Take an event of the worker, in the front's thread."""
+        if self._is_closed:
+            return
         match event:
             case ModelReady():
                 self._models.states[event.side] = "ready"
@@ -444,9 +378,11 @@ class Chat:
             case RunEnded():
                 self._run_ended(event)
             case TokensReady():
-                self.front.tokens_ready(event.key, event.tokens)
+                if self._inspected.popleft() is self.conversation:
+                    self.front.tokens_ready(event.key, event.tokens)
             case TokensFailed():
-                self.front.problem(event.problem, "")
+                if self._inspected.popleft() is self.conversation:
+                    self.front.problem(event.problem, "")
             case DataReady():
                 self._data_ready(event)
         self._advance()
@@ -458,12 +394,9 @@ class Chat:
         self._models.problems[event.side] = event.problem
         if event.side == "base":
             return  # the person learns it when they ask for the base
-        advice = self._advice.load_again
-        if self.waiting:
-            for question in reversed(self.waiting):
-                advice += f" {self._take_back(question)}"
-            self.waiting.clear()
-        self.front.problem(event.problem, advice)
+        advice = [self._advice.load_again, *(self._take_back(question) for question in reversed(self.waiting))]
+        self.waiting.clear()
+        self.front.problem(event.problem, " ".join(filter(None, dict.fromkeys(advice))))
 
     def _answer_started(self, key: AnswerKey) -> None:
         if key in self.open_answers:
@@ -503,8 +436,10 @@ class Chat:
     def _answer_failed(self, event: AnswerFailed) -> None:
         answer = self.open_answers.pop(event.key, None)
         self.failures[event.key] = "" if answer is None else answer.text
-        question = self.conversation.turns[event.key.turn].question
-        advice = self._take_back(Question(question.instruction, question.input)) if question.row is None else ""
+        turn = self.conversation.turns[event.key.turn]
+        advice = self._advice.answer_again
+        if turn.question.row is None and event.key.side == "tuned" and not turn.answers["tuned"]:
+            advice = self._take_back(Question(turn.question.instruction, turn.question.input))
         self.front.turn_changed(event.key.turn)
         self.front.problem(event.problem, advice)
 
@@ -536,15 +471,19 @@ class Chat:
     def _data_ready(self, event: DataReady) -> None:
         self._has_read_data = True
         self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
+        self.test_rows += event.tests
         if event.held_out is not None:
+            self.test_rows += tuple(row.example for row in event.held_out.rows)
             self._rows = {row.id: row for row in event.held_out.rows}
-            self._deck = Deck(event.held_out.rows, seed=self._draw.randrange(2**31))
+            self._deal_seed = self._draw.randrange(2**31)
 
     # --- the queue ------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Ask the next waiting question, if nothing is being answered and the model is loaded."""
         while self.waiting and not self.open_answers and self.state("tuned") == "ready":
+            if self.settings.blind and self.state("base") == "loading":
+                return  # a blind choice whose base fails to load could never be made
             question = self.waiting.popleft()
             wants_base = self.settings.beside or self.settings.blind or question.row is not None
             sides: list[Side] = ["tuned", "base"] if wants_base and self.has_base else ["tuned"]
@@ -571,6 +510,7 @@ class Chat:
         variant = turn.next_variant
         for side in sides:
             key = AnswerKey(turn.number, side, variant)
+            self.failures.pop(key, None)
             self.open_answers[key] = OpenAnswer(settings=settings)
             self.worker.submit(
                 AnswerJob(
@@ -594,24 +534,39 @@ class Chat:
         return self.settings.generation.model_copy(update={"seed": seed})
 
     def _next_rows(self, count: int) -> Sequence[HeldOutRow]:
-        if self._deck is None:
+        if self.held_out is None:
             self.front.notice(self.no_held_out)
             return ()
         seen = {row.row for row in self.conversation.rows}
         seen |= {turn.question.row for turn in self.conversation.turns if turn.question.row is not None}
-        seen |= {row for run in self.runs.values() for row in run.rows}
+        seen |= {row for run in self.runs.values() if not run.has_ended for row in run.rows}
         seen |= {question.row.id for question in self.waiting if question.row is not None}
-        rows = self._deck.take(count, seen)
+        # A new deck each time: rows of a run that was stopped, and of another conversation, are dealt again.
+        rows = Deck(self.held_out.rows, seed=self._deal_seed).take(count, seen)
         if not rows:
             self.front.notice("All test rows have been answered in this conversation.")
         return rows
 
+    def _has_answered(self, turn: Turn, side: Side) -> bool:
+        """Whether a side answers this turn: it has an answer, or failed, or its blind choice needs both."""
+        has_failed = any((key.turn, key.side) == (turn.number, side) for key in self.failures)
+        return bool(turn.answers[side]) or has_failed or turn.is_blind
+
+    def _would_repeat(self, answer: Answered | None) -> bool:
+        """Whether a new answer with the settings of now would have the same tokens."""
+        settings = self.settings.generation
+        if answer is None or settings.temperature > 0 or answer.stop_reason == "cancelled" or answer.n_forced:
+            return False
+        return answer.settings.model_copy(update={"seed": settings.seed}) == settings
+
+    def _give_back(self, question: Question) -> bool:
+        return question.row is None and self.front.give_back(question.instruction, question.input)
+
     def _take_back(self, question: Question) -> str:
+        """Give a question back, and return a sentence about it. Nothing is said of a test row, which nobody typed."""
         if question.row is not None:
             return ""
-        if self.front.give_back(question.instruction, question.input):
-            return "Your message is back in the prompt."
-        return self._advice.find_message
+        return "Your message is back in the prompt." if self._give_back(question) else self._advice.find_message
 
     def _record(self, record: Record) -> None:
         """Apply a record and write it. A record that cannot be written still counts until the chat ends."""
@@ -625,8 +580,3 @@ class Chat:
 def _encodable(text: str) -> str:
     """Return a text that UTF-8 can hold. A terminal that is not UTF-8 may send half a character."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def now() -> datetime:
-    """Return the current time in UTC, without microseconds."""
-    return datetime.now(UTC).replace(microsecond=0)

@@ -135,12 +135,17 @@ def parse_line(text: str, unclear: str | None = None) -> Line:
     return Unknown(problem) if problem else Command(spec.name, argument)
 
 
+def command_rows() -> list[tuple[str, str]]:
+    """Return how each command is typed and what it does, and the same for messages that begin with a slash."""
+    rows = [(f"/{command.name} {command.argument}".rstrip(), command.help) for command in COMMANDS]
+    return [*rows, ("//text", "send a message that begins with a slash")]
+
+
 def help_lines() -> list[str]:
-    """Return one line for each command, and one for messages that begin with a slash."""
-    names = [f"/{command.name} {command.argument}".rstrip() for command in COMMANDS]
-    width = max(map(len, names))
-    lines = [f"{name:{width}}  {command.help}" for name, command in zip(names, COMMANDS, strict=True)]
-    return [*lines, f"{'//text':{width}}  send a message that begins with a slash"]
+    """Return the rows of `command_rows` as lines."""
+    rows = command_rows()
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:{width}}  {effect}" for name, effect in rows]
 
 
 def _effect(command: str) -> str:

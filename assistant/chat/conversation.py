@@ -49,12 +49,14 @@ class Turn:
         return self.question.left is not None and self.choice is None
 
     def answer(self, side: Side, variant: int | None = None) -> Answered | None:
-        """Return an answer of a side: that variant, or the one that counts. None if it has not ended."""
+        """Return an answer of a side: that variant, or the one that counts. None if it has not ended.
+
+        The kept variant counts. A side that has no answer of that number counts with its newest one.
+        """
         answers = self.answers[side]
         wanted = self.kept_variant if variant is None else variant
-        if wanted is None:
-            return answers[-1] if answers else None
-        return next((answer for answer in answers if answer.variant == wanted), None)
+        newest = answers[-1] if answers and variant is None else None
+        return next((answer for answer in answers if answer.variant == wanted), newest)
 
     @property
     def variants(self) -> list[int]:

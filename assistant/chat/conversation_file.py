@@ -6,12 +6,14 @@ Does not know where conversations are kept: `store` does.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from assistant.chat.records import Opened, Record, Titled
 from assistant.errors import DataError, PrerequisiteError
@@ -66,7 +68,7 @@ class ConversationFile:
             return
         self._has_opened |= isinstance(record, Opened)
         self._is_worth_keeping |= not isinstance(record, Opened | Titled)
-        self._waiting.append(record.model_dump_json().encode() + b"\n")
+        self._waiting.append(_line(record))
         self._write_waiting()
 
     def close(self) -> None:
@@ -112,6 +114,15 @@ class ConversationFile:
                 os.ftruncate(descriptor, self._length)
             raise
         self._length += len(data)
+
+
+def _line(record: Record) -> bytes:
+    """Return a record as a line. Half a surrogate pair, as in a folder's name that is not UTF-8, becomes `?`."""
+    try:
+        return record.model_dump_json().encode() + b"\n"
+    except PydanticSerializationError:
+        text = json.dumps(record.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="replace") + b"\n"
 
 
 class UnsavedFile(ConversationFile):

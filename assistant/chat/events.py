@@ -14,6 +14,7 @@ from assistant.settings import GenerationSettings
 if TYPE_CHECKING:
     from assistant.chat.heldout import HeldOut
     from assistant.chat.nearest import NearestRows
+    from assistant.dataset.examples import Example
     from assistant.dataset.prompts import Template
     from assistant.dataset.tokenizer import Tokenizer
     from assistant.model.config import ModelInfo
@@ -151,6 +152,8 @@ class DataReady:
     """Why there are no held-out rows, as a sentence. Empty if there are."""
     nearest: NearestRows | None
     """Finds the training row that is nearest to a question."""
+    tests: tuple[Example, ...] = ()
+    """All test rows that are known. No export for training may have them."""
 
 
 Event = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.markdown_text import code_span, fenced
-from assistant.chat.records import Answered, Side
+from assistant.chat.records import Answered, Asked, RowRun, Side
 from assistant.dataset.convert import encode_rows
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.forms import examples_of
@@ -70,9 +70,10 @@ def training_rows(
     Args:
         conversation: Turns with corrections.
         marked: Keep corrections of test rows, with `"held_out": true`. Training refuses a file with such a row.
-        test_rows: Rows that count as test rows also where the person typed the question.
+        test_rows: Rows that count as test rows also where the person typed the question. The test rows that were asked
+            in this conversation always do.
     """
-    tests = _prompts_of(test_rows)
+    tests = _prompts_of(conversation, test_rows)
     rows, counts = [], _Counts()
     for turn in conversation.turns:
         if turn.correction is None:
@@ -97,7 +98,7 @@ def preference_pairs(
 
     A correction is chosen over the answer of the tuned model that counts. The arguments are those of `training_rows`.
     """
-    tests = _prompts_of(test_rows)
+    tests = _prompts_of(conversation, test_rows)
     rows, counts = [], _Counts()
     for turn in conversation.turns:
         pairs = [pair for pair in (_chosen_pair(turn, counts), _corrected_pair(turn)) if pair is not None]
@@ -178,13 +179,20 @@ def _as_prompt_and_completion(example: Example) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value} | example.labels
 
 
-def _is_test(turn: Turn, tests: frozenset[tuple[str, str]]) -> bool:
-    question = turn.question
-    return turn.is_held_out or (normalise(question.instruction), normalise(question.input)) in tests
+def _is_test(turn: Turn, tests: frozenset[str]) -> bool:
+    return turn.is_held_out or _prompt(turn.question) in tests
 
 
-def _prompts_of(examples: Iterable[Example]) -> frozenset[tuple[str, str]]:
-    return frozenset((normalise(example.instruction), normalise(example.input)) for example in examples)
+def _prompts_of(conversation: Conversation, examples: Iterable[Example]) -> frozenset[str]:
+    """Return the prompts of test rows: of these, and of those that were asked in the conversation."""
+    asked = [turn.question for turn in conversation.turns if turn.is_held_out]
+    rows: list[Example | Asked | RowRun] = [*examples, *asked, *conversation.rows]
+    return frozenset(map(_prompt, rows))
+
+
+def _prompt(row: Example | Asked | RowRun) -> str:
+    """Return the words of a prompt, for comparison. An input may also be typed behind its instruction, in one field."""
+    return " ".join(map(normalise, f"{row.instruction} {row.input}".split()))
 
 
 def _is_readable(row: dict[str, Any]) -> bool:
@@ -242,8 +250,10 @@ def _answer_line(turn: Turn, answer: Answered) -> str:
     if turn.is_blind:
         name = "Left answer" if answer.side == turn.question.left else "Right answer"
     settings = answer.settings
-    words = [f"{len(answer.token_ids)} tokens", f"temperature {settings.temperature:g}", f"seed {settings.seed}"]
-    words += {"length": ["cut at the limit"], "cancelled": ["stopped"]}.get(answer.stop_reason, [])
+    words = [f"temperature {settings.temperature:g}", f"seed {settings.seed}"]
+    if not turn.is_blind:  # its length could tell which model it is
+        words.insert(0, f"{len(answer.token_ids)} tokens")
+        words += {"length": ["cut at the limit"], "cancelled": ["stopped"]}.get(answer.stop_reason, [])
     return f"{name}, answer {answer.variant + 1} ({', '.join(words)}):"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from assistant.chat.heldout import HeldOut, HeldOutRow, NoHeldOut
@@ -61,8 +61,11 @@ def _find(folder: Path, info: ModelInfo | None, data: Sequence[Path]) -> HeldOut
     if is_own_data(info, given.examples):
         return _test_part(folder, info, given)
     own = _own_data(folder, info)
-    train = () if isinstance(own, NoHeldOut) else split_as_trained(info, own.examples).train
-    return _held_out(folder, info, given, given.examples, "rows", train)
+    found = _held_out(folder, info, given, given.examples, "rows")
+    if isinstance(own, NoHeldOut):
+        return found
+    split = split_as_trained(info, own.examples)
+    return replace(found, train=split.train, tests=split.test)
 
 
 def _test_part(folder: Path, info: ModelInfo | None, data: _Data) -> HeldOut | NoHeldOut:
@@ -70,11 +73,11 @@ def _test_part(folder: Path, info: ModelInfo | None, data: _Data) -> HeldOut | N
     if not split.test:
         reason = f"The split of {data.name} has no test rows. {NAME_DATA}"
         return NoHeldOut(reason=reason, train=split.train)
-    return _held_out(folder, info, data, split.test, "test rows", split.train)
+    return replace(_held_out(folder, info, data, split.test, "test rows"), train=split.train, tests=split.test)
 
 
 def _held_out(
-    folder: Path, info: ModelInfo | None, data: _Data, part: Sequence[Example], what: str, train: tuple[Example, ...]
+    folder: Path, info: ModelInfo | None, data: _Data, part: Sequence[Example], what: str
 ) -> HeldOut | NoHeldOut:
     """Leave out the rows of a part that cannot be asked, and those that the model was trained on."""
     rows = [HeldOutRow(id=id_, example=example) for id_, example in zip(row_ids(part), part, strict=True)]
@@ -84,7 +87,7 @@ def _held_out(
     n_trained = len(usable) - len(held_out)
     if not held_out:
         why = "the model was trained on all of them" if n_trained else "none has an instruction and a reference"
-        return NoHeldOut(reason=f"None of the {len(rows)} {what} of {data.name} is held out: {why}.", train=train)
+        return NoHeldOut(reason=f"None of the {len(rows)} {what} of {data.name} is held out: {why}.")
     left_out = {
         "without a reference": len(rows) - len(usable),
         "that the model was trained on": n_trained,
@@ -93,7 +96,7 @@ def _held_out(
     notes = [f"{n} {why}" for why, n in left_out.items() if n]
     origin = f"The {len(held_out)} {what} of {data.name}" + (f", without {', '.join(notes)}" if notes else "")
     unknown = " It is not known whether the model was trained on them." if info is not None and trained is None else ""
-    return HeldOut(rows=tuple(held_out), origin=f"{origin}.{unknown}", train=train)
+    return HeldOut(rows=tuple(held_out), origin=f"{origin}.{unknown}")
 
 
 # --- the model's own data -----------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ class HeldOut:
     """Where the rows are from, as a sentence."""
     train: tuple[Example, ...] = ()
     """The rows that the model was trained on. Empty if they are not known."""
+    tests: tuple[Example, ...] = ()
+    """All test rows of the model's own data, also those that are not asked. No export for training may have them."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -43,6 +45,8 @@ class NoHeldOut:
     """As a sentence for the screen, with what to do next."""
     train: tuple[Example, ...] = ()
     """The rows that the model was trained on. Empty if they are not known."""
+    tests: tuple[Example, ...] = ()
+    """As in `HeldOut`."""
 
 
 def is_match(response: str, reference: str) -> bool:

@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assistant.chat.chat import Advice, Chat, ChatSettings, Front, RecordSink, now
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady, Post
+from assistant.chat.front import Advice, Front, RecordSink
 from assistant.chat.heldout import NoHeldOut
 from assistant.chat.inputs import InputHistory
 from assistant.chat.models import find_base
 from assistant.chat.records import Opened, Side
 from assistant.chat.scores import ModelScore, Suggestion, read_score, read_suggestions
+from assistant.chat.state import ChatSettings, now
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
+from assistant.dataset.examples import Example
 from assistant.dataset.prompts import get_template
 from assistant.decoding.reply import SessionLike
 from assistant.errors import AssistantError, PrerequisiteError
@@ -55,6 +58,10 @@ class ChatSetup:
     folder: Path | None = None
     info: ModelInfo | None = None
 
+    def opened_now(self) -> Opened:
+        """Return the first record of another conversation with these models."""
+        return self.opened.model_copy(update={"at": now()})
+
     def begin(self, front: Front, post: Post, advice: Advice = Advice()) -> Chat:  # noqa: B008  a tuple
         """Start the worker, and return the chat. `post` gets the worker's events in its thread."""
         worker = Worker(self.load, post, prepare=self.read_data)
@@ -67,6 +74,7 @@ class ChatSetup:
             opened=self.opened,
             settings=self.settings,
             advice=advice,
+            test_rows=[Example(instruction=one.instruction, input=one.input, output="") for one in self.suggestions],
         )
         worker.start()
         return chat
@@ -131,9 +139,10 @@ def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> Data
         found = find_held_out(model, info, data)
     except AssistantError as error:
         return DataReady(held_out=None, problem=str(error), nearest=None)
+    nearest = NearestRows(found.train) if found.train else None
     if isinstance(found, NoHeldOut):
-        return DataReady(held_out=None, problem=found.reason, nearest=None)
-    return DataReady(held_out=found, problem="", nearest=NearestRows(found.train) if found.train else None)
+        return DataReady(held_out=None, problem=found.reason, nearest=nearest, tests=found.tests)
+    return DataReady(held_out=found, problem="", nearest=nearest, tests=found.tests)
 
 
 def shown_name(folder: Path) -> str:

@@ -17,6 +17,7 @@ from assistant.chat.events import (
     AnswerFailed,
     AnswerFinished,
     AnswerStarted,
+    DataReady,
     Event,
     ModelCard,
     ModelFailed,
@@ -118,6 +119,8 @@ class Worker:
             if isinstance(job, RowsJob):
                 self._runs.append(job)
             else:
+                if isinstance(job, AnswerJob):
+                    self._stopped.discard(job.key)  # an answer of another conversation may have had this name
                 self._jobs.append(job)
             self._change.notify()
 
@@ -166,8 +169,7 @@ class Worker:
                 self._load_model(job)
             if self._prepare is not None and not self._loads and not self._is_closed:
                 prepare, self._prepare = self._prepare, None
-                if (event := prepare()) is not None:
-                    self._report(event)
+                self._report_prepared(prepare)
 
     def _next_job(self) -> AnswerJob | InspectJob | RowsJob | Side | None:
         with self._change:
@@ -180,6 +182,14 @@ class Worker:
                     return self._runs.popleft()
                 self._change.wait()
             return None
+
+    def _report_prepared(self, prepare: Callable[[], Event | None]) -> None:
+        try:
+            event = prepare()
+        except BaseException as error:  # noqa: BLE001  else the thread would end, and nothing would be answered
+            event = DataReady(held_out=None, problem=describe_error(error), nearest=None)
+        if event is not None:
+            self._report(event)
 
     def _report(self, event: Event) -> None:
         if not self._is_closed:

@@ -72,8 +72,8 @@ def chat(
 
     Example: `assistant chat runs/mine --temperature 0.7`
     """
-    from assistant.chat.chat import ChatSettings
     from assistant.chat.setup import set_up
+    from assistant.chat.state import ChatSettings
     from assistant.chat.store import NoStore, Store
     from assistant.settings import validate_settings
 

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TextIO
 
 from assistant.chat.actions import (
+    PROMPT_IS_HIDDEN,
     change_setting,
     choose,
     correct,
@@ -26,10 +27,11 @@ from assistant.chat.actions import (
     save,
     settings_words,
 )
-from assistant.chat.chat import RUN_ROWS, Advice, Chat, now
+from assistant.chat.chat import RUN_ROWS, Chat
 from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines, parse_line
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import AnswerFinished, Event, ModelFailed
+from assistant.chat.front import Advice
 from assistant.chat.growth import NoGrowth, read_growth
 from assistant.chat.setup import ChatSetup
 from assistant.cli.console import EXIT_FAILURE, SAME_REQUEST_S, interrupt_exit_code, note
@@ -42,6 +44,7 @@ ADVICE = Advice(
     load_again="",
     run_others="/run goes on with other rows.",
     find_message="",
+    answer_again="/again answers again.",
 )
 LISTED = 20
 """Conversations that /list shows."""
@@ -263,6 +266,8 @@ class PlainChat:
                 say(choose(chat, turn, command.argument))
                 if was_blind and not turn.is_blind:
                     self.front.reveal(turn)
+            case "prompt" if chat.hides_history:
+                say(PROMPT_IS_HIDDEN)
             case "prompt":
                 prompt = exact_prompt(chat, turn)
                 say("The prompt is not known yet." if prompt is None else f"The model reads:\n{prompt.text}")
@@ -340,7 +345,7 @@ class PlainChat:
         self.front.say(f"{len(found)} {'conversation' if len(found) == 1 else 'conversations'}.{shown}")
 
     def _exchange(self, id: str) -> None:
-        store, opened = self._setup.store, self._setup.opened.model_copy(update={"at": now()})
+        store, opened = self._setup.store, self._setup.opened_now()
         if id and id == getattr(self.chat.file, "id", None):
             self.front.say("This conversation is open.")
             return

@@ -109,7 +109,10 @@ def answer_content(text: str, marked: tuple[int, int] | None, mark_style: str) -
         return Content(displayable(text))
     start, end = marked
     before, middle, after = text[:start], text[start:end], text[end:]
-    if not middle.strip():
+    if middle.strip():  # the space before a word belongs to its token, but an underline of it says nothing
+        word = middle.lstrip(" ")
+        before, middle = before + " " * (len(middle) - len(word)), word
+    else:
         middle = middle.replace(" ", "␣") or "▁"  # the answer ends here, or goes on with white space
     return Content.assemble(displayable(before), (displayable(middle), mark_style), displayable(after))
 

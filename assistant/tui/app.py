@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from assistant.chat.setup import ChatSetup
+from assistant.escape import one_line
 from assistant.tui.clipboard import copy_sequence
 from assistant.tui.driver import PasteDriver
 from assistant.tui.ends import run_app
@@ -93,8 +94,8 @@ class ChatApp(App[None]):
         self._chat_screen.close_chat()
         id = self._chat_screen.conversation_id()
         if id is None:
-            return self._chat_screen.close_problem
-        return f"The conversation is saved. To go on with it: assistant chat --resume {shlex.quote(id)}"
+            return one_line(self._chat_screen.close_problem)
+        return f"The conversation is saved. To go on with it: assistant chat --resume {shlex.quote(one_line(id))}"
 
 
 def run_chat(setup: ChatSetup) -> NoReturn:

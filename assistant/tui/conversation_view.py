@@ -66,7 +66,7 @@ class ConversationView(VerticalScroll, can_focus=False):
             await self._show_window(max(0, len(items) - AT_FIRST), len(items))
         self.anchor(bool(items))  # the welcome is read from its first line, also where it does not fit
         if not items:
-            self.scroll_home(animate=False)
+            self.scroll_home(animate=False, immediate=True)  # later, it would undo the anchor of the first item
 
     async def add(self, item: Item) -> None:
         """Add an item at the end, and go there."""

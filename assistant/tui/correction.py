@@ -9,13 +9,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Static, TextArea
+from textual.widgets import Static
 
 from assistant.escape import displayable
 from assistant.tui.modal import Modal
+from assistant.tui.raw_text import RawTextArea
 
 
-class CorrectionArea(TextArea):
+class CorrectionArea(RawTextArea):
     """Enter ends the correction; ctrl+j starts a new line, as in the prompt."""
 
     async def _on_key(self, event: events.Key) -> None:
@@ -44,12 +45,13 @@ class CorrectionScreen(Modal[str | None]):
             box.border_title = "The right answer"
             box.border_subtitle = "enter keeps it · ctrl+j new line · esc closes"
             yield Static(Content(displayable(self._question)), id="correction-question")
-            yield CorrectionArea(displayable(self._answer), id="correction-text", compact=True)
+            yield CorrectionArea(id="correction-text")
             yield Static(self._note, id="correction-note", markup=False)
 
     def on_mount(self) -> None:
-        """Put the cursor to the end of the answer."""
+        """Show the answer, with the cursor at its end."""
         area = self.query_one(CorrectionArea)
+        area.load_text(self._answer)
         area.move_cursor(area.document.end)
         area.focus()
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 
-from assistant.chat.actions import settings_words
+from assistant.chat.actions import CORRECTED_TEST_ROW, PROMPT_IS_HIDDEN, settings_words
 from assistant.chat.chat import Chat
-from assistant.chat.commands import help_lines
+from assistant.chat.commands import command_rows
 from assistant.chat.events import TokenDetail
 from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from assistant.tui.settings_form import NewSettings
     from assistant.tui.token_view import Alternative
 
-HELD_OUT = "This is a test row: the correction is marked, and stays out of what you train on."
 OWN = "It is saved with the conversation. /save-rows writes all corrections as rows for assistant finetune."
 
 
@@ -46,13 +45,17 @@ def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, .
     """Open the token view, and continue from the token that the person takes."""
     from assistant.tui.token_view import TokenScreen
 
+    chat = screen.chat
+    assert chat is not None
+    conversation = chat.conversation
+
     def take(chosen: Alternative | None) -> None:
-        if chosen is not None and screen.chat is not None:
+        # The palette may have opened another conversation over this view.
+        if chosen is not None and chat.conversation is conversation:
             screen.call_later(screen.continue_from, key, chosen.place, chosen.token_id)
 
-    assert screen.chat is not None
-    title = f"Tokens · {key.side} · {screen.chat.names.get(key.side, '')}"
-    can_continue = screen.chat.state(key.side) == "ready"
+    title = f"Tokens · {key.side} · {chat.names.get(key.side, '')}"
+    can_continue = chat.state(key.side) == "ready"
     screen.app.push_screen(TokenScreen(tokens, title=title, can_continue=can_continue), take)
 
 
@@ -60,6 +63,9 @@ def show_prompt(screen: ChatScreen) -> None:
     """Open the exact prompt of what is typed, or else of the selected question."""
     from assistant.tui.prompt_view import PromptScreen
 
+    if screen.chat is not None and screen.chat.hides_history:
+        screen.show_notice(PROMPT_IS_HIDDEN)
+        return
     exact = screen.exact_prompt()
     turn = screen.turn()
     if exact is None and turn is not None:
@@ -79,12 +85,15 @@ def correct(screen: ChatScreen) -> None:
         screen.show_notice("Choose first." if turn is not None and turn.is_blind else "There is no answer to correct.")
         return
 
+    conversation = screen.chat.conversation if screen.chat is not None else None
+
     def keep(text: str | None) -> None:
-        if text is not None:
+        # The palette may have opened another conversation over the editor.
+        if text is not None and screen.chat is not None and screen.chat.conversation is conversation:
             screen.call_later(screen._call_and_draw, "correct", turn.number, text)
 
     question = f"{turn.question.instruction}\n{turn.question.input}".strip()
-    note = HELD_OUT if turn.is_held_out else OWN
+    note = CORRECTED_TEST_ROW if turn.is_held_out else OWN
     screen.app.push_screen(CorrectionScreen(question, turn.final_text, note=note), keep)
 
 
@@ -116,7 +125,10 @@ def list_sessions(screen: ChatScreen, words: str = "") -> None:
         if chosen is not None:
             screen.call_later(screen.resume, chosen)
 
-    screen.app.push_screen(SessionsScreen(screen.setup.store, current=screen.conversation_id(), words=words), take)
+    current = screen.conversation_id()
+    screen.app.push_screen(
+        SessionsScreen(screen.setup.store, current=current, rename_current=chat.rename, words=words), take
+    )
 
 
 def show_growth(screen: ChatScreen) -> None:
@@ -137,4 +149,4 @@ def show_help(screen: ChatScreen) -> None:
 
     bindings = [*Prompt.BINDINGS, *screen.BINDINGS, *screen.app.BINDINGS]
     keys = [one for one in bindings if isinstance(one, Binding) and one.tooltip]
-    screen.app.push_screen(HelpScreen(keys, help_lines()))
+    screen.app.push_screen(HelpScreen(keys, command_rows()))

@@ -1,4 +1,7 @@
-"""The last line: the keys that matter now, and what happens now. A notice takes its place for some seconds."""
+"""The last line: the keys that matter now, and what happens now. A notice takes its place for some seconds.
+
+A notice may be long: it names the next command, or why something was refused. So it gets as many lines as it needs.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from textual.widgets import Static
 from assistant.escape import one_line
 
 NOTICE_SECONDS = 5.0
+READ_PER_SECOND = 15
+"""Characters that a person reads."""
 
 
 class Key(NamedTuple):
@@ -49,17 +54,20 @@ class Foot(Static):
             self.refresh()
 
     def show_notice(self, text: str) -> None:
-        """Show a notice for `NOTICE_SECONDS`."""
+        """Show a notice for `NOTICE_SECONDS`, or longer if it is long. It may have several lines."""
         if self._timer is not None:
             self._timer.stop()
-        self._timer = self.set_timer(NOTICE_SECONDS, self.end_notice)
-        self._notice = text
-        self.refresh()
+        self._timer = self.set_timer(max(NOTICE_SECONDS, len(text) / READ_PER_SECOND), self.end_notice)
+        self._set_notice(text)
 
     def end_notice(self) -> None:
         """Show keys and state again."""
-        self._notice = ""
-        self.refresh()
+        self._set_notice("")
+
+    def _set_notice(self, text: str) -> None:
+        self._notice = text
+        self.set_class(bool(text), "-notice")
+        self.refresh(layout=True)
 
     @property
     def notice(self) -> str:

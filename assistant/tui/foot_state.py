@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from assistant.chat.chat import Chat
+from assistant.chat.records import SIDES
+from assistant.escape import one_line
 from assistant.tui.foot import Key
 
 NEARLY_FULL = 0.8
@@ -25,7 +27,8 @@ def keys(chat: Chat | None, *, has_text: bool, is_selected: bool = False) -> Seq
             shown.append(Key("esc", "stop", "stop"))
         elif chat.waiting:
             shown.append(Key("esc", "take back", "stop"))
-        if newest is not None and newest.is_blind and not chat.open_answers:
+        has_both = newest is not None and all(newest.answer(side) is not None for side in SIDES)
+        if newest is not None and newest.is_blind and has_both and not chat.open_answers:
             shown = [
                 Key("←", "left is better", "flip(-1)"),
                 Key("→", "right", "flip(1)"),
@@ -42,7 +45,7 @@ def keys(chat: Chat | None, *, has_text: bool, is_selected: bool = False) -> Seq
 def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content:
     """Return what happens now: loading, the speed of the answer, the queue, or the tokens of what is typed."""
     if chat is None or chat.state("tuned") == "loading":
-        return Content.assemble((f"loading {name} … you can type", "$foreground-muted"))
+        return Content.assemble((f"loading {one_line(name)} … you can type", "$foreground-muted"))
     if chat.state("tuned") == "failed":
         return Content.assemble(("no model", "$text-error"))
     parts: list[tuple[str, str]] = []

@@ -19,6 +19,7 @@ from assistant.tui.modal import Modal
 class GrowthScreen(Modal[None]):
     """Shows one row at a time. Left and right change the row."""
 
+    AUTO_FOCUS = "VerticalScroll"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f9,q", "dismiss", "Close", key_display="esc"),
         Binding("left", "move(-1)", "Row before", show=False),

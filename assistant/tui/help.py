@@ -16,11 +16,12 @@ from assistant.tui.modal import Modal
 class HelpScreen(Modal[None]):
     """A list of keys, shown over the conversation, and of the commands. A line is a binding's key and its tooltip."""
 
+    AUTO_FOCUS = "VerticalScroll"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", key_display="esc"),
     ]
 
-    def __init__(self, bindings: Iterable[Binding], commands: Sequence[str] = ()) -> None:
+    def __init__(self, bindings: Iterable[Binding], commands: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__()
         self._listed_bindings = list(bindings)
         self._commands = commands
@@ -33,4 +34,7 @@ class HelpScreen(Modal[None]):
                 for binding in self._listed_bindings:
                     yield Static(binding.key.replace("escape", "esc"), classes="key", markup=False)
                     yield Static(binding.tooltip, markup=False)
-            yield Static("\n".join(self._commands), id="commands", markup=False)
+            with Grid(id="commands"):
+                for name, effect in self._commands:
+                    yield Static(name, classes="key", markup=False)
+                    yield Static(effect, markup=False)

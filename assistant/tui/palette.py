@@ -7,6 +7,8 @@ from textual.command import CommandPalette, DiscoveryHit, Hits
 from textual.system_commands import SystemCommandsProvider
 from textual.widgets import Input
 
+from assistant.escape import visible
+
 
 class ChatCommands(SystemCommandsProvider):
     """Offers the app's commands in the app's order. Textual's own provider sorts them by name."""
@@ -22,6 +24,10 @@ class Palette(CommandPalette):
 
     def __init__(self) -> None:
         super().__init__(id="--command-palette")  # by which Textual knows that it is open
+
+    def on_mount(self) -> None:
+        """Show pasted control characters as pictures, as `LineInput` does."""
+        setattr(self.query_one(Input), "validate_value", visible)  # noqa: B010  Textual makes this field itself
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Let nobody else handle an Enter that comes too late."""

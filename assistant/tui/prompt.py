@@ -64,6 +64,17 @@ class Field(RawTextArea, inherit_bindings=False):
             event.stop()
             event.prevent_default()
 
+    async def _on_paste(self, event: events.Paste) -> None:
+        """Insert the text.
+
+        TextArea would take the focus, too, but later: after an Enter that follows the text, it would give the focus to
+        an input that is closed, and the next keys would be lost.
+        """
+        event.prevent_default()
+        event.stop()
+        if (result := self._replace_via_keyboard(event.text, *self.selection)) is not None:
+            self.move_cursor(result.end_location)
+
 
 class Prompt(Vertical):
     """Two fields that send with Enter: the instruction, and below it the input, which Tab opens.
@@ -225,6 +236,11 @@ class Prompt(Vertical):
             case _:
                 return False
         return True
+
+    def on_unmount(self) -> None:
+        """Keep a draft among the sent messages when the person quits: the next chat recalls it."""
+        if self.instruction.strip():
+            self._history.add(self._entry)
 
     def on_text_area_changed(self) -> None:
         """Show the input as soon as it has text, and give the rows to the fields."""

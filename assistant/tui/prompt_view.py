@@ -21,6 +21,7 @@ STYLES = {"instruction": "bold $text-primary", "input": "$text-success", "histor
 class PromptScreen(Modal[None]):
     """Shows the prompt. `i` shows its token ids."""
 
+    AUTO_FOCUS = "VerticalScroll"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f4,q", "dismiss", "Close", key_display="esc"),
         Binding("i", "ids", "Token ids"),

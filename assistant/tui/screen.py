@@ -13,9 +13,10 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from assistant.chat.actions import exact_prompt, nearest_words, order_of
-from assistant.chat.chat import Chat, RecordSink
+from assistant.chat.chat import RUN_ROWS, Chat
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import Event, TokenDetail
+from assistant.chat.front import RecordSink
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import AnswerKey, RowRun
 from assistant.chat.setup import ChatSetup
@@ -222,10 +223,13 @@ class ChatScreen(Screen[None]):
         )
 
     def exact_prompt(self) -> ExactPrompt | None:
-        """Return the prompt that would be sent now. None while the model is loading, or if nothing is typed."""
+        """Return the prompt that would be sent now.
+
+        None while the model is loading, if nothing is typed, and where it would give a blind choice away.
+        """
         chat = self.chat
         card = None if chat is None else chat.card("tuned")
-        if chat is None or card is None or not self._prompt.instruction:
+        if chat is None or card is None or not self._prompt.instruction or chat.hides_history:
             return None
         if self._prompt_layout is None:
             self._prompt_layout = PromptLayout(card)
@@ -319,6 +323,9 @@ class ChatScreen(Screen[None]):
         if self.chat is None or self.chat.is_busy:
             self.show_notice("Wait for the answer, or stop it with esc.")
             return
+        if id == self.conversation_id():
+            self.show_notice("This conversation is open.")
+            return
         try:
             conversation, file = self.setup.store.open(id)
         except AssistantError as error:
@@ -331,11 +338,11 @@ class ChatScreen(Screen[None]):
         if self.chat is None or self.chat.is_busy:
             self.show_notice("Wait for the answer, or stop it with esc.")
             return
-        await self._exchange(Conversation(), self.setup.store.create(self.setup.opened))
+        await self._exchange(Conversation(), self.setup.store.create(self.setup.opened_now()))
 
     async def _exchange(self, conversation: Conversation, file: RecordSink) -> None:
         assert self.chat is not None
-        self.chat.exchange(conversation, file, self.setup.opened)
+        self.chat.exchange(conversation, file, self.setup.opened_now())
         await self._open_conversation()
         await self.draw()
 
@@ -414,6 +421,8 @@ class ChatScreen(Screen[None]):
 
     @on(AnswerClicked)
     async def _column_clicked(self, message: AnswerClicked) -> None:
+        if message.state.is_hidden:
+            return  # the columns of other turns would tell which side this is
         side = message.state.key.side
         await self._widen(None if self._wide == side else side)
 
@@ -445,7 +454,7 @@ class ChatScreen(Screen[None]):
         """Answer 20 test rows in the background."""
         self.call_later(self.run_rows)
 
-    async def run_rows(self, count: int = 20) -> None:
+    async def run_rows(self, count: int = RUN_ROWS) -> None:
         """Answer test rows in the background, with a card for them."""
         if self.chat is not None:
             before = set(self.chat.runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from assistant.chat.store import Store, Summary
 from assistant.errors import AssistantError
 from assistant.escape import displayable, one_line
 from assistant.files import shown_path
+from assistant.tui.line_input import LineInput
 from assistant.tui.modal import Modal
 
 SHOWN = 200
@@ -27,6 +29,7 @@ SHOWN = 200
 class SessionsScreen(Modal[str | None]):
     """Lists the conversations, newest first. Returns the id of the one to go on with, or None."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+o", "close", "Close", key_display="esc", priority=True),
         Binding("down", "into_list", show=False),
@@ -35,8 +38,11 @@ class SessionsScreen(Modal[str | None]):
         Binding("ctrl+z", "restore", "Out of the bin", priority=True),
     ]
 
-    def __init__(self, store: Store, *, current: str | None, words: str = "") -> None:
+    def __init__(
+        self, store: Store, *, current: str | None, rename_current: Callable[[str], object], words: str = ""
+    ) -> None:
         super().__init__()
+        self._rename_current = rename_current
         self._words = words
         self._store, self._current = store, current
         self._binned: list[str] = []
@@ -46,7 +52,9 @@ class SessionsScreen(Modal[str | None]):
         with Vertical(id="sessions") as box:
             box.border_title = "Conversations"
             box.border_subtitle = "enter go on · f2 rename · delete to the bin · esc closes"
-            yield Input(self._words, placeholder="Search in questions and answers", id="session-search", compact=True)
+            yield LineInput(
+                self._words or None, placeholder="Search in questions and answers", id="session-search", compact=True
+            )
             yield OptionList(id="session-list", markup=False, compact=True)
             yield Static(id="session-note", markup=False)
 
@@ -76,9 +84,10 @@ class SessionsScreen(Modal[str | None]):
         box = self.query_one("#session-search", Input)
         renamed, self._renaming = self._renaming, None
         title = box.value.strip()
-        box.value = ""
-        self._try(lambda: self._store.rename(renamed, title))
-        self._list()
+        self._empty_search()
+        is_open = renamed == self._current
+        rename = partial(self._rename_current, title) if is_open else partial(self._store.rename, renamed, title)
+        self._change(rename, "It has this name now.")
 
     @on(OptionList.OptionSelected)
     def _open(self) -> None:
@@ -91,6 +100,12 @@ class SessionsScreen(Modal[str | None]):
             return None
         return options.get_option_at_index(options.highlighted).id
 
+    def _empty_search(self) -> None:
+        """Empty the search, without the list that follows when a person does: it would replace the note."""
+        box = self.query_one("#session-search", Input)
+        with box.prevent(Input.Changed):
+            box.value = ""
+
     def action_into_list(self) -> None:
         """Move from the search to the list."""
         self.query_one(OptionList).focus()
@@ -101,7 +116,7 @@ class SessionsScreen(Modal[str | None]):
             self.dismiss(None)
             return
         self._renaming = None
-        self.query_one("#session-search", Input).value = ""
+        self._empty_search()
         self._list()
 
     def action_rename(self) -> None:
@@ -110,7 +125,7 @@ class SessionsScreen(Modal[str | None]):
         if chosen is not None:
             self._renaming = chosen
             box = self.query_one("#session-search", Input)
-            box.value = ""
+            self._empty_search()
             box.focus()
             self._note("Type the new name, then press Enter.")
 
@@ -122,25 +137,25 @@ class SessionsScreen(Modal[str | None]):
         if chosen == self._current:
             self._note("This is the conversation that is open. It stays.")
             return
-        if self._try(lambda: self._store.delete(chosen)):
+        if self._change(lambda: self._store.delete(chosen), "It is in the bin. ctrl+z takes it out again."):
             self._binned.append(chosen)
-            self._list()
-            self._note("It is in the bin. ctrl+z takes it out again.")
 
     def action_restore(self) -> None:
         """Take the last conversation out of the bin again."""
         if self._binned:
             last = self._binned.pop()
-            self._try(lambda: self._store.restore(last))
-            self._list()
+            self._change(lambda: self._store.restore(last), "It is back.")
 
-    def _try(self, change: Callable[[], object]) -> bool:
+    def _change(self, change: Callable[[], object], said: str) -> bool:
+        """Change a file, list all again, and say what was done or why not. Return whether it was done."""
+        note, is_done = said, True
         try:
             change()
         except AssistantError as error:
-            self._note(str(error))
-            return False
-        return True
+            note, is_done = str(error), False
+        self._list()
+        self._note(note)
+        return is_done
 
     def _note(self, text: str) -> None:
         self.query_one("#session-note", Static).update(displayable(text))
@@ -156,8 +171,16 @@ def describe(summary: Summary, current: str | None) -> Content:
     return Content.assemble(
         (f"{when}  ", "$foreground-muted"),
         one_line(summary.title) or "(no question)",
-        (f"  {one_line(shown_path(Path(summary.model)))} · {turns}{here}", "$foreground-muted"),
+        (f"  {one_line(shown_model(summary.model))} · {turns}{here}", "$foreground-muted"),
     )
+
+
+def shown_model(name: str) -> str:
+    """Return the name of a model, of which a damaged file may say anything."""
+    try:
+        return shown_path(Path(name))
+    except ValueError:  # no file can have this name
+        return name
 
 
 def count(found: Sequence[Summary]) -> str:

@@ -13,6 +13,7 @@ from textual.widgets import Input, Label, Static
 from assistant.errors import SettingsError
 from assistant.escape import displayable
 from assistant.settings import GenerationSettings, validate_settings
+from assistant.tui.line_input import LineInput
 from assistant.tui.modal import Modal
 
 FIELDS = (
@@ -33,6 +34,7 @@ class NewSettings(NamedTuple):
 class SettingsForm(Modal[NewSettings | None]):
     """Three fields. Enter takes them, Esc leaves everything as it was."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f2", "dismiss", "Close", key_display="esc"),
         Binding("down", "app.focus_next", show=False),
@@ -54,7 +56,7 @@ class SettingsForm(Modal[NewSettings | None]):
             box.border_subtitle = "enter takes them · esc closes"
             for name, label, hint in FIELDS:
                 yield Label(label, classes="label")
-                yield Input(values[name], id=name, compact=True, select_on_focus=True)
+                yield LineInput(values[name], id=name, compact=True, select_on_focus=True)
                 yield Static(hint, classes="hint", markup=False)
             yield Static(id="settings-problem", markup=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assistant.chat.actions import change_setting, choose, correct, keep, save, settings_words
+from assistant.chat.chat import RUN_ROWS
 from assistant.chat.commands import Command, Text, Unclear, Unknown, parse_line
 from assistant.chat.tally import tally
 from assistant.errors import AssistantError
@@ -60,7 +61,7 @@ async def _other(screen: ChatScreen, command: Command) -> None:
         case "save" | "save-rows" | "save-pairs":
             screen.show_notice(save(chat, command.name, argument))
         case "run":
-            await screen.run_rows(command.count or 20)
+            await screen.run_rows(command.count or RUN_ROWS)
         case "rename":
             chat.rename(argument)
             screen.show_notice("The conversation has this name now.")

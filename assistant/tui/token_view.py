@@ -19,7 +19,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from assistant.chat.events import TokenDetail
-from assistant.escape import displayable, visible
+from assistant.escape import one_line, visible
 from assistant.tui.modal import Modal
 
 UNSURE = ((0.1, "bold underline $text on $error 45%"), (0.5, "underline on $warning 45%"), (0.9, "on $warning 20%"))
@@ -64,7 +64,7 @@ class TokenScreen(Modal[Alternative | None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="tokens") as box:
-            box.border_title = Content(displayable(self._title))
+            box.border_title = Content(one_line(self._title))
             yield Static(id="token-text", markup=False)
         yield Static(id="token-detail", markup=False)
 
@@ -90,7 +90,9 @@ class TokenScreen(Modal[Alternative | None]):
 
     def _keep_visible(self) -> None:
         """Scroll so that the token is on the screen. Its row is estimated by the length of the text before it."""
-        box = self.query_one("#tokens", VerticalScroll)
+        box = next(iter(self.query("#tokens").results(VerticalScroll)), None)
+        if box is None:  # the screen was closed meanwhile
+            return
         width = max(1, box.scrollable_content_region.width)
         row = 0
         before = "".join(shown(token) for token in self._tokens[: self.place]).split("\n")

@@ -97,7 +97,7 @@ def _shown_variant(chat: Chat, turn: Turn, side: Side, wanted: int | None) -> in
     has_it = wanted is not None and (wanted in being_written or turn.answer(side, wanted) is not None)
     if has_it:
         return wanted
-    answer = turn.answer(side) or turn.answer(side, turn.answers[side][-1].variant if turn.answers[side] else None)
+    answer = turn.answer(side)
     return None if answer is None else answer.variant
 
 

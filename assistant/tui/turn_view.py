@@ -42,7 +42,9 @@ class Question(Static):
         """Draw the text, and the mark before its first line."""
         strips = super().render_lines(crop)
         if strips and crop.x == crop.y == 0:
-            mark = Strip([Segment(MARK, self.rich_style)])
+            # The style of the text, because colours are left out of strips already where the person wants none.
+            style = next((segment.style for segment in strips[0] if segment.text.strip()), None)
+            mark = Strip([Segment(MARK, style)])
             strips[0] = Strip.join([mark, strips[0].crop(mark.cell_length)])
         return strips
 

@@ -18,11 +18,12 @@ from assistant.chat.actions import (
     save,
     settings_words,
 )
-from assistant.chat.chat import Chat, ChatSettings
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Turn
 from assistant.chat.events import DataReady
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.nearest import NearestRows
+from assistant.chat.state import ChatSettings
 from assistant.dataset.examples import Example
 from assistant.errors import SettingsError
 from assistant.settings import GenerationSettings
@@ -41,8 +42,10 @@ def ask(bench: ChatBench, *questions: str) -> tuple[Chat, Turn]:
 
 @pytest.fixture
 def bench() -> ChatBench:
-    """A chat with both models."""
-    return open_bench(ScriptedSession("fish"), ScriptedSession("fowl"), beside=True)
+    """A chat with both models, whose data are not here."""
+    bench = open_bench(ScriptedSession("fish"), ScriptedSession("fowl"), beside=True)
+    bench.chat.handle(DataReady(held_out=None, problem="There are no data.", nearest=None))
+    return bench
 
 
 # --- choices and corrections --------------------------------------------------------------------------------------
@@ -175,6 +178,19 @@ def test_test_rows_stay_out_also_where_they_were_typed(bench: ChatBench, here: P
     assert not (here / "corrections.jsonl").exists()
 
 
+def test_rows_are_written_only_when_the_test_rows_are_known(here: Path) -> None:
+    bench = open_bench(ScriptedSession("fish"))
+    chat, turn = ask(bench, "Name a hue.")
+    correct(chat, turn, "Red.")
+    for what in ("save-rows", "save-pairs"):
+        assert save(chat, what, "") == (
+            "The test rows are not known yet, and must stay out of the file. Try again in a moment."
+        )
+    bench.chat.handle(DataReady(held_out=None, problem="Other data are asked.", nearest=None, tests=ROWS))
+    assert save(chat, "save-rows", "").startswith("0 rows. Left out: 1 on test rows")
+    assert sorted(path.name for path in here.iterdir()) == ["home"]
+
+
 # --- settings, the prompt, the nearest row ------------------------------------------------------------------------
 
 
@@ -222,3 +238,16 @@ def test_the_nearest_row(bench: ChatBench) -> None:
     assert "· the same answer  Name a␛ colour. → fish" in words
     chat, turn = ask(bench, "Zzz")
     assert nearest_words(chat, turn) == "nearest training row  none shares a word" or "%" in nearest_words(chat, turn)
+
+
+def test_nothing_tells_the_models_of_a_blind_choice_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = open_bench(ScriptedSession("fish"), ScriptedSession("fowl"), blind=True)
+    monkeypatch.setattr(Chat, "has_learnt_conversations", property(lambda _: True))
+    chat, turn = ask(bench, "Name a colour.")
+    train = (Example(instruction="Name a colour.", output="fish"),)
+    chat.handle(DataReady(held_out=None, problem="", nearest=NearestRows(train)))
+    assert nearest_words(chat, turn) == ""
+    assert chat.hides_history
+    choose(chat, turn, "left")
+    assert "the same answer" in nearest_words(chat, turn)
+    assert not chat.hides_history

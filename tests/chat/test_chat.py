@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from assistant.chat.actions import choose
 from assistant.chat.chat import Chat
-from assistant.chat.conversation import from_records
-from assistant.chat.records import Answered, AnswerKey, Asked, Chosen
+from assistant.chat.conversation import Conversation, from_records
+from assistant.chat.events import AnswerFinished
+from assistant.chat.records import Answered, AnswerKey, Asked, Chosen, Opened, Side
+from assistant.chat.state import now
 from assistant.dataset.examples import Example
+from assistant.decoding.reply import Reply
 from assistant.errors import DataError
 from assistant.settings import GenerationSettings
-from tests.support.chat_front import ChatBench, open_bench
-from tests.support.scripted_session import ScriptedSession
+from tests.support.chat_front import ChatBench, RecordingFile, open_bench
+from tests.support.scripted_session import ScriptedSession, TokenSession
 
 SAMPLED = GenerationSettings(temperature=1.0, max_new_tokens=4096)
 
@@ -261,3 +265,178 @@ def test_what_was_written_when_the_chat_closes_is_kept() -> None:
     answer = bench.chat.conversation.turns[0].answers["tuned"][0]
     assert (answer.response, answer.stop_reason) == ("a", "cancelled")
     assert bench.file.records[-1] == answer
+
+
+def other_conversation(bench: ChatBench) -> None:
+    bench.chat.exchange(Conversation(), RecordingFile(), Opened(at=now(), model="toy"))
+
+
+def test_a_stop_counts_for_one_conversation_only() -> None:
+    session = ScriptedSession("a", "b", hold_at=1)
+    bench = open_bench(session)
+    bench.chat.send("one")
+    bench.until(lambda: bench.front.texts)
+    bench.chat.stop()
+    bench.until_idle()
+    other_conversation(bench)
+    session.hold_at = None
+    assert ask(bench, "two").conversation.turns[0].final_text == "ab"
+
+
+def test_a_stopped_run_stops_no_run_of_another_conversation() -> None:
+    bench = open_bench(base=ScriptedSession("no"))
+    bench.give_rows(*EXAMPLES)
+    bench.chat.run_rows(3)
+    other_conversation(bench)
+    bench.chat.run_rows(4)
+    bench.until_idle()
+    assert len(bench.chat.conversation.rows) == 4
+
+
+def test_tokens_of_another_conversation_are_not_shown() -> None:
+    session = TokenSession("one two")
+    bench = open_bench(session)
+    ask(bench, "one").inspect(AnswerKey(0, "tuned", 0))
+    other_conversation(bench)
+    ask(bench, "two").inspect(AnswerKey(0, "tuned", 0))
+    bench.until(lambda: not bench.chat._inspected)
+    assert bench.front.n_looks == 1
+
+
+def test_a_question_that_waits_belongs_to_its_conversation() -> None:
+    bench = ChatBench({"tuned": ScriptedSession("x")}, from_records([]))  # its worker is not started
+    assert not bench.chat.is_busy
+    bench.chat.send("one")
+    assert bench.chat.is_busy
+
+
+def test_what_arrives_after_the_end_changes_nothing() -> None:
+    session = ScriptedSession("a", "b", hold_at=1)
+    bench = open_bench(session)
+    bench.chat.send("one")
+    bench.until(lambda: bench.front.texts)
+    bench.chat.close()
+    n_records = len(bench.file.records)
+    reply = Reply(prompt="", prompt_token_ids=(0,), response="ab", token_ids=(1, 2), stop_reason="eos", seconds=1.0)
+    key = AnswerKey(0, "tuned", 0)
+    bench.chat.handle(AnswerFinished(key=key, reply=reply, settings=SAMPLED, n_history=0, n_forced=0))
+    bench.chat.send("two")
+    bench.chat.close()
+    assert len(bench.file.records) == n_records
+
+
+def test_no_variant_begins_while_another_of_its_turn_is_written() -> None:
+    session = TokenSession("one two")
+    bench = open_bench(session, generation=SAMPLED)
+    chat = ask(bench, "one")
+    session.hold_at = 0
+    chat.again(0)
+    chat.continue_from(AnswerKey(0, "tuned", 0), 0, 5)
+    assert "still being written" in bench.front.notices[-1]
+    session.gate.set()
+    bench.until_idle()
+    assert [answer.n_forced for answer in chat.conversation.turns[0].answers["tuned"]] == [0, 0]
+
+
+def test_again_writes_what_failed_and_what_was_stopped_also_at_temperature_0() -> None:
+    base = ScriptedSession("b", error=RuntimeError("boom"))
+    bench = open_bench(base=base, beside=True)
+    chat = ask(bench, "one")
+    assert not bench.front.given_back, "the tuned model has answered it"
+    assert bench.front.problems[-1] == ("RuntimeError: boom", "Press ctrl+r to answer again.")
+    base.error = None
+    chat.again(0)
+    bench.until_idle()
+    answer = chat.conversation.turns[0].answer("base")
+    assert answer is not None
+    assert answer.response == "b"
+    assert not bench.front.notices
+
+
+def test_a_side_without_the_kept_variant_counts_with_its_newest() -> None:
+    session, base = TokenSession("one two"), TokenSession("three")
+    bench = open_bench(session, base, beside=True)
+    chat = ask(bench, "one")
+    chat.continue_from(AnswerKey(0, "base", 0), 0, 5)
+    bench.until_idle()
+    chat.keep(0, 1)
+    assert chat.conversation.turns[0].final_text == "one two"
+
+
+def test_a_blind_question_waits_until_it_is_known_whether_there_is_a_base() -> None:
+    def fail() -> ScriptedSession:
+        raise DataError("folder: expected weights, got none.")
+
+    sessions: dict[Side, ScriptedSession] = {"tuned": ScriptedSession("x"), "base": ScriptedSession("y")}
+    bench = ChatBench(sessions, from_records([]), blind=True)
+    bench.worker._load["base"] = fail
+    bench.chat.send("one")
+    bench.worker.start()
+    bench.until_idle()
+    turn = bench.chat.conversation.turns[0]
+    assert turn.final_text == "x"
+    assert not turn.is_blind
+
+
+def test_a_question_that_finds_no_room_is_not_taken_back_in_silence() -> None:
+    bench = ChatBench({"tuned": ScriptedSession("x")}, from_records([]))  # its worker is not started
+    bench.front.has_room = False
+    bench.chat.send("one")
+    bench.chat.stop()
+    assert "Press up" in bench.front.notices[-1]
+
+
+def test_data_that_cannot_be_read_do_not_end_the_worker() -> None:
+    bench = ChatBench({"tuned": ScriptedSession("x")}, from_records([]))
+    bench.worker._prepare = lambda: 1 / 0  # type: ignore[assignment]
+    bench.worker.start()
+    bench.until(lambda: bench.chat.has_read_data)
+    assert "ZeroDivisionError" in bench.chat.no_held_out
+    assert ask(bench, "one").conversation.turns[0].final_text == "x"
+
+
+def test_no_choice_is_made_while_another_variant_is_written() -> None:
+    """It would choose between answers of two seeds."""
+    base = ScriptedSession("b")
+    bench = open_bench(base=base, blind=True, generation=SAMPLED)
+    chat = ask(bench, "one")
+    base.hold_at = 0
+    chat.again(0)
+    bench.until(lambda: base.running)
+    chat.choose(0, "tuned")
+    assert chat.conversation.turns[0].choice is None
+    assert bench.front.notices[-1] == "Wait for both answers, then choose."
+    assert choose(chat, chat.conversation.turns[0], "left") == bench.front.notices[-1]
+    base.gate.set()
+    bench.until_idle()
+    chat.choose(0, "tuned")
+    assert chat.conversation.turns[0].choice is not None
+
+
+def test_rows_of_a_stopped_run_and_of_another_conversation_are_dealt_again() -> None:
+    bench = open_bench(base=ScriptedSession("no"))
+    bench.give_rows(*EXAMPLES[:4])
+    bench.chat.run_rows(4)
+    bench.chat.stop()
+    bench.until_idle()
+    assert not bench.chat.conversation.rows
+    for _ in range(2):
+        bench.chat.run_rows(4)
+        bench.until_idle()
+        assert len(bench.chat.conversation.rows) == 4
+        bench.chat.deal()
+        assert "All test rows have been answered" in bench.front.notices[-1]
+        other_conversation(bench)
+
+
+def test_another_conversation_begins_although_the_last_one_cannot_be_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = open_bench()
+    ask(bench, "one")
+
+    def fail() -> None:
+        raise DataError("chats/1.jsonl: expected room, got a full disk.")
+
+    monkeypatch.setattr(bench.file, "close", fail)
+    other_conversation(bench)
+    assert bench.front.problems[-1][1] == "The end of that conversation is not saved."
+    assert ask(bench, "two").conversation.turns[0].final_text == "Hello."

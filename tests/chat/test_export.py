@@ -143,6 +143,31 @@ def test_a_typed_test_question_counts_as_one() -> None:
     assert [row["instruction"] for row in pairs.rows] == ["Shout.", "Say hi.", "Both?", "Both?"]
 
 
+@pytest.mark.parametrize(
+    ("instruction", "input"),
+    [
+        ("plural of:", "CAT."),
+        ("Plural of:\ncat", ""),
+        ("Plural of cat", ""),
+        ("What is a dog?", ""),
+        ("In the run", "x"),
+    ],
+)
+def test_a_test_row_that_was_asked_here_stays_out_when_it_is_typed_again(instruction: str, input: str) -> None:
+    """Also where the model's data are no longer found."""
+    records: list[Record] = [
+        OPENED,
+        asked(0).model_copy(update={"instruction": "Plural of:", "input": "cat", "row": "id", "reference": "cats"}),
+        asked(1).model_copy(update={"instruction": instruction, "input": input}),
+        answered(1, "an answer"),
+        corrected(1, "cats"),
+        RowRun(at=at(2), run=0, row="id2", instruction="In the run", input="x", reference="y", tuned="z", base=None),
+    ]
+    is_other = instruction.startswith("What")
+    assert len(training_rows(from_records(records)).rows) == is_other
+    assert len(preference_pairs(from_records(records)).rows) == is_other
+
+
 @pytest.mark.parametrize("input", ["", "loud"])
 def test_the_history_that_the_model_saw_is_read_and_not_learnt(tmp_path: Path, input: str) -> None:
     talk = from_records(

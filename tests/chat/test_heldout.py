@@ -69,7 +69,17 @@ def test_the_model_s_own_test_rows_are_held_out(model: Path, info: ModelInfo, ex
     assert [row.id for row in result.rows] == row_ids(split.test)
     assert len(result.train) == len(split.train)
     assert result.origin == "The 4 test rows of rows.json."
+    assert list(result.tests) == list(split.test)
     assert found(model, info, Path("rows.json")).rows == result.rows
+
+
+def test_the_model_s_own_test_rows_are_known_also_where_other_rows_are_asked(
+    model: Path, info: ModelInfo, examples: list[Example]
+) -> None:
+    write_rows(Path("other.json"), [Example(instruction="Another question?", output="yes")])
+    result = found(model, info, Path("other.json"))
+    assert [row.example.instruction for row in result.rows] == ["Another question?"]
+    assert [row.instruction for row in result.tests] == [row.instruction for row in split_examples(examples).test]
 
 
 def test_rows_are_those_that_evaluation_answers(model: Path, info: ModelInfo) -> None:

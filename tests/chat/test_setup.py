@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from assistant.chat.chat import Chat, ChatSettings
+from assistant.chat.chat import Chat
 from assistant.chat.events import Event, ModelReady
 from assistant.chat.setup import ChatSetup, read_data, set_up, shown_name
+from assistant.chat.state import ChatSettings
 from assistant.chat.store import NoStore, Store
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.tokenizer import Tokenizer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from assistant.chat.chat import now
 from assistant.chat.records import Answered
+from assistant.chat.state import now
 from assistant.chat.words import describe_end
 from assistant.settings import GenerationSettings
 

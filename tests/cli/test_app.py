@@ -118,10 +118,10 @@ def test_ask_uses_the_training_template_and_refuses_a_changed_one() -> None:
         (["ask", "base", "x" * 400], 1, "which leaves the model no room to answer"),
         (["ask", "base", "  "], 2, "instruction: expected some text"),
         (["ask", "base", "x", "--temperature", "-1"], 2, "--temperature: expected greater than or equal to 0"),
-        (["ask", "./nowhere", "Hi"], 1, "nowhere: expected a model folder, got no such folder"),
+        (["ask", "./nowhere", "Hi"], 1, "model ./nowhere: expected a model folder or the name of a model"),
         (["ask", "Just a question?"], 1, "Run `assistant demo` first"),
         (["ask", "Please explain this to me. " * 12], 1, "Run `assistant demo` first"),
-        (["ask", "tuned"], 1, "tuned: expected a model folder, got no such folder"),
+        (["ask", "tuned"], 1, "model tuned: expected a model folder or the name of a model"),
         (["ask", "base", "x", "--device", "meta"], 2, "device: expected one of auto"),
         (
             ["finetune", "rows.json", "-m", "base", "-o", "out", "--max-grad-norm", "inf"],

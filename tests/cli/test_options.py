@@ -37,6 +37,8 @@ TRAINING = (FinetuneSettings, SplitSettings, RunSettings, DataSettings)
 DECODING = (GenerationSettings, EngineSettings)
 OTHER_MEANING = {
     ("assistant prefer", "--template"),
+    ("assistant chat", "--seed"),
+    ("assistant chat", "--resume"),
     ("assistant data split", "--overwrite"),
     ("assistant data split", "--seed"),
     ("assistant data check", "--seed"),
@@ -215,7 +217,7 @@ def fields(model: type[Settings]) -> Iterator[tuple[str, FieldInfo, object]]:
             {f"--{name.replace('_', '-')}": default for name, default in PREFER_DEFAULTS.items()},
         ),
         ("assistant ask", DECODING, set(), {}),
-        ("assistant chat", DECODING, {"--logprobs", "--device"}, {}),
+        ("assistant chat", DECODING, {"--logprobs", "--seed"}, {}),
         ("evaluation respond", (*DECODING, DataSettings), {"--logprobs", "--device"}, {}),
         ("evaluation score", (JudgeOptions, DataSettings), set(), {}),
         ("evaluation check-judge", (JudgeOptions, DataSettings), set(), {}),

@@ -152,9 +152,12 @@ async def open_chat(
             patch.setattr(worker, "FLUSH_SECONDS", 0.0)
         async with app.run_test(size=size, notifications=True) as pilot:
             driver = ChatDriver(app, pilot)
-            if waits:
-                await driver.until_idle()
-            yield driver
+            try:
+                if waits:
+                    await driver.until_idle()
+                yield driver
+            finally:
+                driver.screen.close_chat()
 
 
 def text_of(widget: Widget) -> str:

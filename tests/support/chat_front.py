@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from assistant.chat.chat import Chat, ChatSettings, now
+from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import DataReady, Event, TokenDetail
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.records import AnswerKey, Opened, Record, RowRun, Side
+from assistant.chat.state import ChatSettings, now
 from assistant.chat.worker import LoadModel, Worker
 from assistant.dataset.examples import Example
 from assistant.settings import GenerationSettings
@@ -46,6 +47,8 @@ class RecordingFront:
         self.texts: dict[AnswerKey, str] = {}
         self.rows: list[RowRun] = []
         self.tokens: tuple[TokenDetail, ...] = ()
+        self.n_looks = 0
+        """How often tokens were shown."""
         self.given_back: list[tuple[str, str]] = []
         self.has_room = True
 
@@ -63,6 +66,7 @@ class RecordingFront:
 
     def tokens_ready(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:  # noqa: ARG002
         self.tokens = tokens
+        self.n_looks += 1
 
     def state_changed(self) -> None:
         pass

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant.chat.chat import ChatSettings, now
 from assistant.chat.conversation import Conversation
 from assistant.chat.events import DataReady
 from assistant.chat.heldout import HeldOut, HeldOutRow
@@ -14,6 +13,7 @@ from assistant.chat.nearest import NearestRows
 from assistant.chat.records import Opened, Side
 from assistant.chat.scores import Suggestion
 from assistant.chat.setup import ChatSetup
+from assistant.chat.state import ChatSettings, now
 from assistant.chat.store import NoStore, Store
 from assistant.chat.worker import LoadModel
 from assistant.dataset.examples import Example

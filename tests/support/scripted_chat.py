@@ -8,6 +8,8 @@ HOW is one of these:
 - `torch` creates the file PATH, then computes with torch and never finishes loading
 - `warm` computes once with torch while it loads
 - `record` answers `ok` and appends each instruction to the file PATH, as one line of JSON
+- `hostile` answers with escape sequences that the number PATH draws, in an answer and in the model's name
+- `fail` cannot load, with such an error
 - `stuck` begins to answer, and then neither ends nor stops
 - `crash` raises an error in the app, not in a thread
 """
@@ -16,12 +18,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import random
 import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 from assistant.decoding.reply import Reply
+from assistant.errors import CheckpointError
 from assistant.settings import GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.ends import run_app
@@ -81,6 +85,10 @@ def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
         Path(path).touch()
         while True:
             torch.randn(200, 200) @ torch.randn(200, 200)
+    elif how == "hostile":
+        return ScriptedSession(*hostile_texts(int(path)), echo=True, name="hostile", context_length=65536)
+    elif how == "fail":
+        raise CheckpointError("".join(hostile_texts(int(path))))
     elif how == "stuck":
         return StuckSession(name="stuck")
     return ScriptedSession(
@@ -92,6 +100,24 @@ def load_counting_session(how: str = "", path: str = "") -> ScriptedSession:
     )
 
 
+def hostile_texts(seed: int) -> list[str]:
+    """Return texts that try to control the terminal, with the seed in each, in an order that it draws."""
+    texts = [
+        f"\x1b]2;TITLE{seed}\x07",
+        f"\x1b[38;5;{seed};77m",
+        f"\x9b{seed};78m",
+        f"\x1b]52;c;{seed}\x1b\\",
+        f"\x1bP{seed}+q\x1b\\",
+        f"[red]{seed}[/red][@click=app.bell]x[/]",
+        f"\u202e{seed}\u2066",
+        f"{'long' * 1250}{seed}",
+        "\r\x08\x0b\x0c\x7f\x00",
+        "\U0001f468\u200d\U0001f469 e\u0301\u0301",
+    ]
+    random.Random(seed).shuffle(texts)
+    return texts
+
+
 def main() -> NoReturn:
     """Run the chat in this terminal until it ends."""
     arguments = sys.argv[1:]
@@ -101,7 +127,8 @@ def main() -> NoReturn:
             app.call_later(crash)
         return load_counting_session(*arguments)
 
-    app = ChatApp(make_setup(load, model_name="counting", generation=GenerationSettings()))
+    name = "".join(hostile_texts(int(arguments[1]))) if arguments[:1] in (["hostile"], ["fail"]) else "counting"
+    app = ChatApp(make_setup(load, model_name=name, generation=GenerationSettings()))
     run_app(app, farewell=lambda: "Go on with: scripted_chat")
 
 

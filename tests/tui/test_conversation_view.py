@@ -1,155 +1,178 @@
-"""The window on a long conversation: how many widgets there are, and that the person loses nothing and no place."""
+"""The window on a conversation: few widgets, whatever its length, and the reader's place is kept."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-import pytest
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
+from textual.widget import Widget
 from textual.widgets import Static
 
+from assistant.chat.conversation import from_records
 from assistant.tui.conversation_view import MOUNTED, ConversationView, Item
-from tests.support.chat_driver import async_test
-
-HEIGHT = 12
+from assistant.tui.turn_view import TurnView
+from tests.support.chat_driver import async_test, open_chat
+from tests.support.chat_rows import answered, asked
 
 
 class Host(App[None]):
-    """A conversation alone. Each item is three rows high: its number, and two blank ones."""
+    """A window on items of two rows each."""
 
-    CSS = "Static { height: 3; }"
+    CSS = "ConversationView { height: 20; } ConversationView > Static { height: 2; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
 
     def compose(self) -> ComposeResult:
-        yield ConversationView(lambda item: Static(f"<{item.number}>"), Static("welcome"))
+        yield ConversationView(self.make, Static("first"), id="view")
+
+    def make(self, item: Item) -> Widget:
+        """Make an item's widget."""
+        self.made.append(item.number)
+        return Static(f"item {item.number}", classes="item")
 
     @property
     def view(self) -> ConversationView:
+        """The window."""
         return self.query_one(ConversationView)
 
-    async def run_in_app(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Run a call in the app's queue, as the screen does."""
-        done = asyncio.Event()
+    def mounted(self) -> list[int]:
+        """The numbers of the items that are widgets, from top to bottom."""
+        return [int(str(widget.visual).split()[1]) for widget in self.view.query(".item").results(Static)]
 
-        async def run() -> None:
-            await call()
-            done.set()
-
-        self.call_later(run)
-        await asyncio.wait_for(done.wait(), 10)
-
-    def shown(self) -> list[str]:
-        """Return the words on the screen, from top to bottom."""
-        rows = ("".join(part.text for part in strip) for strip in self.screen._compositor.render_strips())
-        return [word for row in rows for word in row.split() if word.startswith(("<", "w"))]
+    def top(self) -> tuple[int, int]:
+        """The item at the top of the window, and the rows of it that are scrolled away."""
+        view = self.view
+        for number in self.mounted():
+            widget = view.widget(Item("turn", number))
+            assert widget is not None
+            if widget.region.bottom > view.region.y:
+                return number, view.region.y - widget.region.y
+        raise AssertionError("nothing is shown")
 
 
-def items(count: int) -> list[Item]:
-    return [Item("turn", number) for number in range(count)]
+@asynccontextmanager
+async def open_view(count: int) -> AsyncIterator[tuple[Host, Pilot[None]]]:
+    """Open a window on so many items."""
+    app = Host()
+    async with app.run_test(size=(40, 24)) as pilot:
+        await app.view.open([Item("turn", number) for number in range(count)])
+        await settle(pilot)
+        yield app, pilot
 
 
-async def scroll(app: Host, pilot: Pilot[None], pages: int) -> None:
-    app.view.scroll_pages(pages)
-    await pilot.pause()
+async def settle(pilot: Pilot[None]) -> None:
+    """Wait until the window has made its widgets and is drawn."""
+    for _ in range(3):
+        await pilot.pause(0)
+        handled = asyncio.Event()
+        pilot.app.query_one(ConversationView).call_after_refresh(handled.set)
+        await handled.wait()
 
 
 @async_test
-async def test_every_item_of_a_long_conversation_can_be_reached_with_few_widgets() -> None:
-    app = Host()
-    async with app.run_test(size=(30, HEIGHT)) as pilot:
-        await app.run_in_app(lambda: app.view.open(items(70)))
-        await pilot.pause()
-        assert app.shown()[-1] == "<69>"
-        for pages, end in ((-1, "<0>"), (1, "<69>")):
-            seen: list[str] = []
-            for _ in range(70):
-                seen += app.shown()
-                assert len(app.view.children) <= MOUNTED + 1
-                if end in seen:
-                    break
-                await scroll(app, pilot, pages)
-            assert set(seen) >= {f"<{number}>" for number in range(70)}
+async def test_two_thousand_items_have_few_widgets_and_end_at_the_newest() -> None:
+    async with open_view(2000) as (app, _):
+        assert app.mounted()[-1] == 1999
+        assert len(app.made) <= MOUNTED
+        assert app.view.is_vertical_scroll_end
+        assert not app.view.query("Static")[0].display  # what stands before the first item
+
+
+@async_test
+async def test_scrolling_up_makes_earlier_items_and_keeps_the_place() -> None:
+    async with open_view(2000) as (app, pilot):
+        for _ in range(16):
+            number, before = app.top()[0], app.mounted()
+            app.view.scroll_to(y=app.view.scroll_y - 6, animate=False, immediate=True)
+            await settle(pilot)
+            assert app.top()[0] == max(number - 3, before[0]), (before, app.mounted())
+            assert len(app.mounted()) <= MOUNTED
+            assert app.mounted() == list(range(app.mounted()[0], app.mounted()[-1] + 1))
+        assert app.top()[0] < 1960
+
+
+@async_test
+async def test_the_first_item_is_reached_and_then_the_last_one_again() -> None:
+    async with open_view(75) as (app, pilot):
+        for _ in range(10):
+            app.view.scroll_pages(-1)
+            await settle(pilot)
+        assert app.top() == (0, -2)  # below what stands before the first item
+        assert app.view.query("Static")[0].display
+        for _ in range(10):
+            app.view.scroll_pages(1)
+            await settle(pilot)
+        assert app.mounted()[-1] == 74
+        assert app.view.is_vertical_scroll_end
+        await app.view.add(Item("turn", 75))
+        await settle(pilot)
         assert app.view.is_vertical_scroll_end
 
 
 @async_test
-async def test_what_the_person_reads_stays_where_it_is_when_more_is_made() -> None:
-    app = Host()
-    async with app.run_test(size=(30, HEIGHT)) as pilot:
-        await app.run_in_app(lambda: app.view.open(items(200)))
-        await pilot.pause()
-        numbers = []
-        for _ in range(25):
-            app.view.scroll_relative(y=-3, animate=False, immediate=True)
-            await pilot.pause()
-            numbers.append(int(app.shown()[0].strip("<>")))
-        assert numbers == list(range(numbers[0], numbers[0] - 25, -1))  # one item a step, without a jump
-
-
-@async_test
-@pytest.mark.parametrize("other", ["open", "add", "show", "remove"])
-async def test_the_window_may_change_while_it_grows(other: str) -> None:
-    app = Host()
-    async with app.run_test(size=(30, HEIGHT)) as pilot:
-        view = app.view
-        calls: dict[str, Callable[[], Awaitable[None]]] = {
-            "open": lambda: view.open([]),
-            "add": lambda: view.add(Item("turn", len(view.items))),
-            "show": lambda: view.show(Item("turn", 20)),
-            "remove": lambda: view.remove_item(view.items[view._start]),
-        }
-        await app.run_in_app(lambda: view.open(items(200)))
-        await pilot.pause()
-        for yields in range(6):  # the growth has come a different way each time
-            view.scroll_home(animate=False, immediate=True)
-            for _ in range(yields):
-                await asyncio.sleep(0)
-            await app.run_in_app(calls[other])
-            await pilot.pause()
-            here = [item for item in view.items if view.widget(item) is not None]
-            assert [str(child.visual) for child in view.children if isinstance(child, Static)] == [
-                "welcome",
-                *(f"<{item.number}>" for item in here),
-            ]
-            assert len(here) <= MOUNTED
-            assert here == list(view.items[view._start : view._end])
-            if other == "open":
-                assert app.shown() == ["welcome"]
-                await app.run_in_app(lambda: view.open(items(200)))
-                await pilot.pause()
-        assert app.is_running
-
-
-@async_test
-async def test_it_follows_new_items_until_the_person_scrolls_up_and_again_at_the_end() -> None:
-    app = Host()
-    async with app.run_test(size=(30, HEIGHT)) as pilot:
-        await app.run_in_app(lambda: app.view.open(items(40)))
-        await pilot.pause()
-        last = app.view.widget(Item("turn", 39))
-        assert last is not None
-        last.styles.height = 6
-        await pilot.pause()
-        assert app.view.is_vertical_scroll_end
-        await scroll(app, pilot, -1)
-        place = app.view.scroll_y
-        last.styles.height = 9
-        await pilot.pause()
-        assert app.view.scroll_y == place
-        await app.run_in_app(lambda: app.view.show(Item("turn", 39)))
-        await pilot.pause()
+async def test_adding_keeps_the_window_small_and_goes_to_the_end() -> None:
+    async with open_view(0) as (app, pilot):
+        for number in range(MOUNTED + 30):
+            await app.view.add(Item("turn", number))
+        await settle(pilot)
+        assert app.mounted() == list(range(30, MOUNTED + 30))
+        app.view.scroll_to(y=0, animate=False, immediate=True)
+        await settle(pilot)
+        await app.view.show(Item("turn", 3))
+        await settle(pilot)
+        assert MOUNTED + 29 not in app.mounted()
+        await app.view.add(Item("turn", MOUNTED + 30))
+        await settle(pilot)
+        assert app.mounted()[-1] == MOUNTED + 30
         assert app.view.is_vertical_scroll_end
 
 
 @async_test
-async def test_an_item_without_a_widget_is_shown_and_a_new_one_goes_to_the_end() -> None:
-    app = Host()
-    async with app.run_test(size=(30, HEIGHT)) as pilot:
-        await app.run_in_app(lambda: app.view.open(items(300)))
-        await app.run_in_app(lambda: app.view.show(Item("turn", 7)))
-        await pilot.pause()
-        assert "<7>" in app.shown()
-        await app.run_in_app(lambda: app.view.add(Item("turn", 300)))
-        await pilot.pause()
-        assert app.shown()[-1] == "<300>"
+async def test_a_far_item_is_shown() -> None:
+    async with open_view(2000) as (app, pilot):
+        for number in (5, 1000, 1999, 0):
+            await app.view.show(Item("turn", number))
+            await settle(pilot)
+            widget = app.view.widget(Item("turn", number))
+            assert widget is not None
+            assert app.view.region.contains_region(widget.region)
+            assert len(app.mounted()) <= MOUNTED
+
+
+@async_test
+async def test_an_item_is_removed() -> None:
+    async with open_view(60) as (app, pilot):
+        for number in (59, 45, 2):
+            await app.view.remove_item(Item("turn", number))
+        await settle(pilot)
+        assert not {59, 45} & set(app.mounted())
+        for _ in range(8):
+            app.view.scroll_pages(-1)
+            await settle(pilot)
+        assert app.mounted()[:3] == [0, 1, 3]
+        await app.view.remove_item(Item("turn", 1000))  # is not there
+
+
+@async_test
+async def test_a_long_conversation_opens_with_few_turns() -> None:
+    records = [record for turn in range(2000) for record in (asked(turn), answered(turn, "tuned", f"answer {turn}"))]
+    async with open_chat(conversation=from_records(records)) as chat:
+
+        def turns() -> list[int]:
+            return [view.state.number for view in chat.screen.query(TurnView)]
+
+        await chat.until(lambda: "answer 1999" in chat.visible())
+        assert len(turns()) <= MOUNTED
+        for _ in range(30):
+            await chat.press("ctrl+up")
+        await chat.until(lambda: "q1970" in chat.visible())
+        assert len(turns()) <= MOUNTED
+        await chat.send("hello")
+        await chat.until(lambda: "Hello." in chat.visible() and chat.idle)
+        assert turns()[-1] == 2000
+        assert len(turns()) <= MOUNTED

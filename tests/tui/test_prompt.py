@@ -184,6 +184,18 @@ def test_both_texts_are_sent_from_either_field_however_fast_the_keys_come(end: l
 
 
 @async_test
+async def test_a_paste_that_is_sent_at_once_leaves_the_focus_where_one_types() -> None:
+    app = Host()
+    async with app.run_test() as pilot:
+        await app.press("x", "tab")
+        app.post_message(events.Paste("pasted"))
+        await app.press("enter")
+        await pilot.pause()
+        assert app.posted == [Prompt.Submitted("x", "pasted")]
+        assert app.focused is app.prompt.instruction_field
+
+
+@async_test
 async def test_an_input_alone_is_not_sent_and_not_lost() -> None:
     app = Host()
     async with app.run_test() as pilot:

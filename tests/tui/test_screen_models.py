@@ -53,7 +53,7 @@ async def test_the_base_answers_beside_with_the_same_seed_and_the_first_differen
             ["base · plain", "A calf was here."],
             ["tuned · toy", "A calf is young."],
         ]
-        assert (marked(chat, 0), marked(chat, 1)) == (" was", " is")
+        assert (marked(chat, 0), marked(chat, 1)) == ("was", "is")
         await chat.press("ctrl+b")
         await chat.send("Alone?")
         await chat.until_idle()
@@ -266,6 +266,25 @@ async def test_keys_that_would_tell_the_models_apart_wait_for_the_choice() -> No
             assert chat.notice == "Choose first."
         assert chat.app.clipboard == ""
         assert chat.app.screen is chat.screen
+
+
+@async_test
+async def test_neither_the_nearest_row_nor_a_click_tells_the_models_apart() -> None:
+    train = [Example(instruction="hello", output="one two three")]
+    async with open_chat(*sessions("one two three", "four"), beside=True, train=train, size=(120, 30)) as chat:
+        await chat.send("hello")
+        await chat.until_idle()
+        await chat.press("f10")
+        await chat.until(lambda: "nearest training row" in chat.visible())
+        await chat.press("f7")
+        await chat.send("hello")
+        await chat.until_idle()
+        await chat.until(lambda: "ctrl+n neither" in chat.visible())
+        assert chat.visible().count("nearest training row") == 1
+        hidden = next(view for view in chat.screen.query(".answer") if text_of(view).startswith("A"))
+        await chat.pilot.click(hidden, offset=(1, 0))
+        await chat.press("end")
+        assert not chat.screen.query(".-folded"), "a folded column of another turn would name the side"
 
 
 # --- the title ----------------------------------------------------------------------------------------------------
