@@ -58,7 +58,7 @@ class GrowingText(Visual):
         """Return the width of the longest word. Part of the Visual protocol."""
         return Content(str(self)).get_minimal_width(rules)
 
-    def get_height(self, rules: RulesMap, width: int) -> int:
+    def get_height(self, rules: RulesMap, width: int) -> int:  # noqa: ARG002  the protocol has it
         """Return the number of rows at a width. Part of the Visual protocol."""
         return self.height(width)
 

@@ -49,9 +49,9 @@ def title_content(parts: TitleParts, width: int) -> Content:
         gap = width - left.cell_length - Content(score).cell_length
         if gap >= (2 if score else 0) or not (left_names or shows_score):
             break
-        if left_names:
+        if left_names and (len(left_names) > 1 or not shows_score):
             left_names.pop()
-        else:
+        elif shows_score:
             shows_score = False
     if not score:
         return left
