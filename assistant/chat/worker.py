@@ -294,10 +294,19 @@ class Worker:
         self._report(outcome)
 
     def _details(self, job: InspectJob) -> tuple[TokenDetail, ...]:
-        """The tokens under the model that wrote them, and under the base model if the tuned one did."""
+        """The tokens under the model that wrote them, and under the base model if the tuned one did.
+
+        Raises:
+            AssistantError: the prompt is another one now.
+        """
         session = self._session(job.key.side)
         base = self._sessions.get("base") if job.key.side == "tuned" else None
         _, prompt_ids = session.encode_prompt(job.instruction, input=job.input, history=job.history)
+        if (n_then := job.answer.n_prompt_tokens) and n_then != len(prompt_ids):  # 0: not recorded
+            raise AssistantError(
+                f"tokens: expected the prompt of {n_then} tokens that was answered, got {len(prompt_ids)} tokens. "
+                f"The turns before it were changed since. Answer it again to see its tokens."
+            )
         return inspect_answer(session, base, job.answer, prompt_ids)
 
 

@@ -440,3 +440,16 @@ def test_another_conversation_begins_although_the_last_one_cannot_be_saved(monke
     other_conversation(bench)
     assert bench.front.problems[-1][1] == "The end of that conversation is not saved."
     assert ask(bench, "two").conversation.turns[0].final_text == "Hello."
+
+
+def test_tokens_after_a_prompt_that_changed_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = open_bench(TokenSession("one two"))
+    monkeypatch.setattr(Chat, "has_learnt_conversations", property(lambda _: True))
+    chat = ask(bench, "one", "two")
+    chat.inspect(AnswerKey(1, "tuned", 0))
+    bench.until(lambda: bench.front.n_looks == 1)
+    chat.correct(0, "another answer with more words")
+    chat.inspect(AnswerKey(1, "tuned", 0))
+    bench.until(lambda: bench.front.problems)
+    assert "The turns before it were changed since." in bench.front.problems[0][0]
+    assert bench.front.n_looks == 1

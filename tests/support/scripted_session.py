@@ -112,10 +112,12 @@ class ScriptedSession:
         self.running += 1
         self.max_running = max(self.max_running, self.running)
         begin = (self.tokenizer.decode(forced_ids),) if forced_ids else ()
+        prompt_ids = tuple(self.encode_prompt(instruction, input=input, history=history)[1])
         try:
-            return self._play(
+            reply = self._play(
                 instruction, begin, settings.max_new_tokens, on_text or (lambda _: None), should_stop or (lambda: False)
             )
+            return reply.model_copy(update={"prompt_token_ids": prompt_ids})
         finally:
             self.running -= 1
 
@@ -207,7 +209,7 @@ class TokenSession(ScriptedSession):
 def _make_reply(instruction: str, written: tuple[str, ...], stop_reason: StopReason) -> Reply:
     return Reply(
         prompt=instruction,
-        prompt_token_ids=(1, 2, 3),
+        prompt_token_ids=(),
         response="".join(written),
         token_ids=tuple(range(len(written))),
         stop_reason=stop_reason,

@@ -118,6 +118,7 @@ async def test_a_turn_is_selected_edited_and_sent_again() -> None:
 async def test_a_click_selects_a_turn() -> None:
     async with open_chat() as chat:
         await ask(chat, "first", "second")
+        await chat.pilot.pause()  # until the answer is laid out, the turns move
         await chat.pilot.click(chat.screen.query(TurnView).first())
         await chat.until(lambda: chat.screen.selected == 0)
 
@@ -434,7 +435,8 @@ async def test_a_draft_is_recalled_in_the_next_chat(tmp_path: Path) -> None:
 async def test_a_long_notice_is_shown_to_its_end() -> None:
     async with open_chat(size=(60, 20)) as chat:
         await chat.send("/nothing")
-        assert "Two slashes send a message that begins with one." in " ".join(chat.visible().split())
+        last = "Two slashes send a message that begins with one."
+        await chat.until(lambda: last in " ".join(chat.visible().split()))
         chat.screen.query_one(Foot).end_notice()
         await chat.until(lambda: chat.screen.query_one(Foot).size.height == 1)
 
