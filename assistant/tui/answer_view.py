@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from assistant.escape import displayable, one_line
+from assistant.tui.growing_text import GrowingText
 from assistant.tui.turn_state import AnswerState
 
 MATCH, NO_MATCH = "✓", "✗"
@@ -31,6 +32,7 @@ class RawAnswer(Static):
         super().__init__(markup=False, classes="answer")
         self.state = state
         self._is_folded = False
+        self._growing: GrowingText | None = None
 
     def on_mount(self) -> None:
         """Draw the state that was given."""
@@ -44,7 +46,13 @@ class RawAnswer(Static):
     async def append(self, text: str) -> None:
         """Add text that arrived."""
         self.state = replace(self.state, text=self.state.text + text)
-        self._draw()
+        if self._growing is None:
+            self._draw()
+            return
+        self._growing.append(text)
+        width, height = self.content_size
+        is_higher = self._growing.height(width) != height
+        self.update(self._growing, layout=is_higher or not width)  # a layout places every turn again
 
     def fold(self, *, is_folded: bool) -> None:
         """Show one line, or everything."""
@@ -54,7 +62,13 @@ class RawAnswer(Static):
 
     def _draw(self) -> None:
         set_side_classes(self, self.state)
-        self.update(whole_content(self.state, is_folded=self._is_folded))
+        if self.state.status in ("writing", "stopping") and not self._is_folded:
+            head = label_content(self.state) if self.state.is_named else Content("")
+            self._growing = GrowingText(self.state.text, head=head, foot=note_content(self.state))
+            self.update(self._growing)
+        else:
+            self._growing = None
+            self.update(whole_content(self.state, is_folded=self._is_folded))
 
     def on_click(self, event: events.Click) -> None:
         """Give the column more room, if its name was clicked."""

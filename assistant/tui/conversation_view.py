@@ -6,6 +6,7 @@ when the person scrolls to them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._widgets: dict[Item, Widget] = {}
         self._start, self._end = 0, 0
         self._is_moving = False
+        self._changing = asyncio.Lock()
+        """The screen changes the window in its queue, and scrolling in this widget's queue, both with pauses."""
 
     def compose(self) -> ComposeResult:
         yield self._first
@@ -58,41 +61,45 @@ class ConversationView(VerticalScroll, can_focus=False):
 
     async def open(self, items: Sequence[Item]) -> None:
         """Show other items, from the newest on."""
-        self._items = list(items)
-        await self._show_window(max(0, len(items) - AT_FIRST), len(items))
+        async with self._changing:
+            self._items = list(items)
+            await self._show_window(max(0, len(items) - AT_FIRST), len(items))
         self.anchor(bool(items))  # the welcome is read from its first line, also where it does not fit
         if not items:
             self.scroll_home(animate=False, immediate=True)  # later, it would undo the anchor of the first item
 
     async def add(self, item: Item) -> None:
         """Add an item at the end, and go there."""
-        is_at_end = self._end == len(self._items)
-        self._items.append(item)
-        if is_at_end:
-            await self._mount_items([item])
-            self._end += 1
-            await self._drop_first(self._end - self._start - MOUNTED)
-        else:
-            await self._show_window(max(0, len(self._items) - AT_FIRST), len(self._items))
+        async with self._changing:
+            is_at_end = self._end == len(self._items)
+            self._items.append(item)
+            if is_at_end:
+                await self._mount_items([item])
+                self._end += 1
+                await self._drop_first(self._end - self._start - MOUNTED)
+            else:
+                await self._show_window(max(0, len(self._items) - AT_FIRST), len(self._items))
         self.anchor()
 
     async def remove_item(self, item: Item) -> None:
         """Remove an item."""
-        if item not in self._items:
-            return
-        place = self._items.index(item)
-        self._items.remove(item)
-        if (widget := self._widgets.pop(item, None)) is not None:
-            await widget.remove()
-        self._start -= place < self._start
-        self._end -= place < self._end
+        async with self._changing:
+            if item not in self._items:
+                return
+            place = self._items.index(item)
+            self._items.remove(item)
+            self._start -= place < self._start
+            self._end -= place < self._end
+            if (widget := self._widgets.pop(item, None)) is not None:
+                await widget.remove()
 
     async def show(self, item: Item) -> None:
         """Make sure that an item is on the screen."""
-        if item not in self._widgets and item in self._items:
-            place = self._items.index(item)
-            start = max(0, min(place - AT_FIRST // 2, len(self._items) - AT_FIRST))
-            await self._show_window(start, min(len(self._items), start + AT_FIRST))
+        async with self._changing:
+            if item not in self._widgets and item in self._items:
+                place = self._items.index(item)
+                start = max(0, min(place - AT_FIRST // 2, len(self._items) - AT_FIRST))
+                await self._show_window(start, min(len(self._items), start + AT_FIRST))
         if (widget := self._widgets.get(item)) is not None:
             self.call_after_refresh(self._bring_into_view, widget)
 
@@ -138,29 +145,39 @@ class ConversationView(VerticalScroll, can_focus=False):
 
     async def _grow_up(self) -> None:
         """Make widgets before the first one, and keep what the person reads where it is."""
-        start = max(0, self._start - AT_FIRST)
-        top = self._widgets[self._items[self._start]]
-        y_before = top.virtual_region.y
-        with self.app.batch_update():
-            await self._mount_items(self._items[start : self._start], before=top)
-            self._start = start
-            await self._drop_last(self._end - self._start - MOUNTED)
-        self._first.display = start == 0
+        async with self._changing:
+            start = max(0, self._start - AT_FIRST)
+            if start == self._start or self._start == self._end:  # the window changed meanwhile
+                self._is_moving = False
+                return
+            top = self._widgets[self._items[self._start]]
+            y_before = top.virtual_region.y
+            with self.app.batch_update():
+                await self._mount_items(self._items[start : self._start], before=top)
+                self._start = start
+                await self._drop_last(self._end - self._start - MOUNTED)
+            self._first.display = start == 0
         self.call_after_refresh(self._restore, top, y_before)
 
     async def _grow_down(self) -> None:
-        end = min(len(self._items), self._end + AT_FIRST)
-        bottom = self._widgets[self._items[self._end - 1]]
-        y_before = bottom.virtual_region.y
-        with self.app.batch_update():
-            await self._mount_items(self._items[self._end : end])
-            self._end = end
-            await self._drop_first(self._end - self._start - MOUNTED)
+        """Make widgets after the last one, and keep what the person reads where it is."""
+        async with self._changing:
+            end = min(len(self._items), self._end + AT_FIRST)
+            if end == self._end or self._start == self._end:
+                self._is_moving = False
+                return
+            bottom = self._widgets[self._items[self._end - 1]]
+            y_before = bottom.virtual_region.y
+            with self.app.batch_update():
+                await self._mount_items(self._items[self._end : end])
+                self._end = end
+                await self._drop_first(self._end - self._start - MOUNTED)
         self.call_after_refresh(self._restore, bottom, y_before)
 
     def _restore(self, widget: Widget, y_before: int) -> None:
-        moved = widget.virtual_region.y - y_before
-        self.scroll_to(y=self.scroll_y + moved, animate=False, immediate=True)
+        if widget.is_attached:  # else the window changed meanwhile
+            moved = widget.virtual_region.y - y_before
+            self.scroll_to(y=self.scroll_y + moved, animate=False, immediate=True)
         self._is_moving = False
 
     async def _drop_first(self, count: int) -> None:

@@ -30,8 +30,8 @@ def keys(chat: Chat | None, *, has_text: bool, is_selected: bool = False) -> Seq
         has_both = newest is not None and all(newest.answer(side) is not None for side in SIDES)
         if newest is not None and newest.is_blind and has_both and not chat.open_answers:
             shown = [
-                Key("←", "left is better", "flip(-1)"),
-                Key("→", "right", "flip(1)"),
+                Key("←", "A is better", "flip(-1)"),
+                Key("→", "B", "flip(1)"),
                 Key("ctrl+n", "neither", "tie"),
             ]
         if chat.state("tuned") == "failed":

@@ -78,7 +78,7 @@ def turn_state(chat: Chat, turn: Turn, *, variant: int | None = None, nearest: s
         reference=None if reference is None or is_open or turn.is_blind else reference,
         correction=turn.correction,
         nearest=nearest,
-        hint="← the left one is better · → the right one · ctrl+n neither" if turn.is_blind and not is_open else "",
+        hint="← A is better · → B is better · ctrl+n neither" if turn.is_blind and not is_open else "",
     )
 
 

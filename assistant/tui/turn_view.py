@@ -150,7 +150,7 @@ def foot_content(state: TurnState) -> Content:
     if state.nearest:
         parts.append((f"{displayable(state.nearest)}\n", "$foreground-muted"))
     if state.hint:
-        parts.append((f"{state.hint}\n", "bold $text-accent"))
+        parts.append((f"{state.hint}\n", "bold"))
     if parts:
         last, style = parts[-1]
         parts[-1] = (last.removesuffix("\n"), style)
