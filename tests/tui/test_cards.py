@@ -40,6 +40,7 @@ async def test_the_welcome_offers_questions_to_click() -> None:
     async with open_chat(suggestions=suggestions) as chat:
         lines = chat.texts(".suggestion")
         assert lines == [f"❯ Question {number}?  its input" for number in range(SHOWN)]
+        await chat.pilot.pause()  # until it is laid out, the line moves
         await chat.pilot.click(chat.screen.query(".suggestion")[1])
         await chat.until(lambda: chat.prompt.instruction == "Question 1?")
         assert chat.prompt.input == "its input"
