@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from assistant.cli.console import note
+from assistant.cli.console import fast_imports, note
 from assistant.cli.demo import DEMO_MODEL
 from assistant.cli.options import A_MODEL, derive_options
 from assistant.errors import DataError, PrerequisiteError
@@ -72,10 +72,11 @@ def chat(
 
     Example: `assistant chat runs/mine --temperature 0.7`
     """
-    from assistant.chat.setup import set_up
-    from assistant.chat.state import ChatSettings
-    from assistant.chat.store import NoStore, Store
-    from assistant.settings import validate_settings
+    with fast_imports():
+        from assistant.chat.setup import set_up
+        from assistant.chat.state import ChatSettings
+        from assistant.chat.store import NoStore, Store
+        from assistant.settings import validate_settings
 
     store = Store()
     if where:
@@ -108,7 +109,8 @@ def chat(
         if problem is not None:
             note(f"Plain chat: {problem}.")
         raise typer.Exit(run_plain(setup, sys.stdin, sys.stdout))
-    from assistant.tui.app import run_chat
+    with fast_imports():
+        from assistant.tui.app import run_chat
 
     raise typer.Exit(run_chat(setup))
 

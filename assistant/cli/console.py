@@ -6,6 +6,7 @@ Answers and tables go to stdout; progress, notes and errors to stderr, so that a
 from __future__ import annotations
 
 import errno
+import gc
 import inspect
 import io
 import json
@@ -114,6 +115,18 @@ def run_program(app: typer.Typer, name: str) -> NoReturn:
         note(f"error: {describe_os_error(error)}")
         code = code or EXIT_FAILURE
     sys.exit(code if isinstance(code, int) else EXIT_FAILURE)
+
+
+@contextmanager
+def fast_imports() -> Iterator[None]:
+    """Import without garbage collection, which takes a tenth of the time: imports make many objects and no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def note(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.cli.console import print_json
+from assistant.cli.console import fast_imports, print_json
 from tests.conftest import REPOSITORY
 from tests.support.commands import invoke
 
@@ -34,3 +35,15 @@ def test_a_closed_pipe_gives_no_traceback(folder: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def _fail_without_collection() -> None:
+    assert not gc.isenabled()
+    raise ImportError
+
+
+def test_garbage_is_collected_again_after_fast_imports() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ImportError), fast_imports():
+        _fail_without_collection()
+    assert gc.isenabled()
