@@ -57,6 +57,7 @@ LARGEST_DRAWN_SEED = 99_999
 """Drawn seeds have at most five digits, so that a person can type one again."""
 STILL_WRITTEN = "This answer is still being written."
 WAIT_FOR_BOTH = "Wait for both answers, then choose."
+NOT_SAVED = "The conversation goes on. What is not saved yet is tried again with the next message."
 RUN_ROWS = 20
 """Held-out rows of one background run."""
 
@@ -574,7 +575,7 @@ class Chat:
         try:
             self.file.append(record)
         except AssistantError as error:
-            self.front.problem(str(error), "The conversation goes on, but this part of it is not saved.")
+            self.front.problem(str(error), NOT_SAVED)
 
 
 def _encodable(text: str) -> str:

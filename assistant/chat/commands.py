@@ -97,7 +97,7 @@ class Unclear:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A line that begins with a slash and is no command. Show `problem`."""
+    """A line with a slash and an unknown word. Show `problem`."""
 
     problem: str
 
@@ -153,7 +153,7 @@ def _effect(command: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    """Return the sentence for a word that is no command."""
+    """Return what to say about a word that is not in the table."""
     close = difflib.get_close_matches(name, _BY_NAME, n=1)
     guess = f" Did you mean /{_BY_NAME[close[0]].name}?" if close else ""
     names = ", ".join(f"/{command.name}" for command in COMMANDS)

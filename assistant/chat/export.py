@@ -191,7 +191,7 @@ def _prompts_of(conversation: Conversation, examples: Iterable[Example]) -> froz
 
 
 def _prompt(row: Example | Asked | RowRun) -> str:
-    """Return the words of a prompt, for comparison. An input may also be typed behind its instruction, in one field."""
+    """Return the words of a prompt, for comparison. A person may type both into one field, the input last."""
     return " ".join(map(normalise, f"{row.instruction} {row.input}".split()))
 
 

@@ -26,8 +26,8 @@ class BaseFound:
 
     folder: Path | None
     reason: str = ""
-    """Why there is no base model, as a sentence. If `folder` is given: what is to know about it. Empty: nothing is.
-    It may have names from files in it, so it needs escaping."""
+    """A sentence for the person: why no base was found, or what they should know of the one in `folder`. Or empty.
+    Names from files may be in it, so it needs escaping."""
 
 
 def find_base(folder: Path, info: ModelInfo | None, given: str | None) -> BaseFound:

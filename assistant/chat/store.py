@@ -211,8 +211,14 @@ class Store:
 
     def _path(self, id: str) -> Path:
         if id == LAST:
-            sound = (path for path in _paths(self._folder) if not self._summary(path).problem)
-            id = next((path.stem for path in sound), id)
+            problem = ""
+            for path in _paths(self._folder):
+                summary = self._summary(path)
+                if not summary.problem:
+                    return path
+                problem = problem or summary.problem
+            if problem:
+                raise DataError(f"conversations: expected one that can be read, got damaged files only. {problem}")
         return _find(self._folder, id, f"of {self._folder}")
 
 

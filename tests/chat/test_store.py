@@ -466,3 +466,11 @@ def test_a_writer_of_a_new_file_never_writes_into_another(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="File exists"):
         file.append(asked(0))
     assert (tmp_path / "taken.jsonl").read_text() == "precious"
+
+
+def test_last_names_the_damage_where_no_conversation_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "2026-01-01-000000-abcd.jsonl").write_text('{"kind": "asked"\n{"kind"\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"damaged files only.*2026-01-01-000000-abcd"):
+        Store(tmp_path).open("last")
+    with pytest.raises(SettingsError, match="there is none yet"):
+        Store(tmp_path / "empty").open("last")

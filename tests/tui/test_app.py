@@ -75,7 +75,8 @@ async def test_a_command_of_the_palette_does_what_its_key_does() -> None:
         commands = chat.app.screen.query_one(CommandList)
         await chat.until(lambda: [str(one.prompt).splitlines()[0] for one in commands.options] == ["Test row (ctrl+t)"])
         await chat.press("enter", "enter")
-        await chat.until(lambda: chat.texts(".question") == ["Say it."])
+        await chat.until_idle()
+        assert chat.texts(".question") == ["Say it."]
 
 
 def test_importing_the_chat_does_not_import_torch() -> None:

@@ -120,7 +120,8 @@ async def test_a_click_selects_a_turn() -> None:
         await ask(chat, "first", "second")
         await chat.pilot.pause()  # until the answer is laid out, the turns move
         await chat.pilot.click(chat.screen.query(TurnView).first())
-        await chat.until(lambda: chat.screen.selected == 0)
+        await chat.until(lambda: chat.screen.query("TurnView.-selected"))
+        assert chat.screen.selected == 0
 
 
 @async_test
@@ -439,6 +440,7 @@ async def test_a_long_notice_is_shown_to_its_end() -> None:
         await chat.until(lambda: last in " ".join(chat.visible().split()))
         chat.screen.query_one(Foot).end_notice()
         await chat.until(lambda: chat.screen.query_one(Foot).size.height == 1)
+        assert last not in " ".join(chat.visible().split())
 
 
 @async_test
