@@ -42,8 +42,8 @@ ROOMS: dict[str, str] = {
     "assistant.tui": (
         "__init__ markdown clipboard terminal driver ends modal line_input help status raw_text prompt foot title "
         "tally_bar cards welcome turn_state growing_text answer_view markdown_answer turn_view conversation_view "
-        "token_view prompt_view settings_form correction sessions growth_view bridge foot_state dialogs slash themes "
-        "palette screen app"
+        "token_view prompt_view settings_form correction sessions growth_view bridge foot_state dialogs "
+        "conversation_screen slash themes palette screen app"
     ),
     "assistant.cli": (
         "__init__ console options progress doctor datasets data job prefer export import_command models demo "

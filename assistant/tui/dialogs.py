@@ -19,6 +19,7 @@ from assistant.tui.prompt import Prompt
 from assistant.tui.title import TitleParts
 
 if TYPE_CHECKING:
+    from assistant.tui.conversation_screen import ConversationScreen
     from assistant.tui.screen import ChatScreen
     from assistant.tui.settings_form import NewSettings
     from assistant.tui.token_view import Alternative
@@ -41,7 +42,7 @@ def title_parts(setup: ChatSetup, chat: Chat | None) -> TitleParts:
     )
 
 
-def show_tokens(screen: ChatScreen, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
+def show_tokens(screen: ConversationScreen, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
     """Open the token view, and continue from the token that the person takes."""
     from assistant.tui.token_view import TokenScreen
 
