@@ -37,7 +37,8 @@ ROOMS: dict[str, str] = {
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
-        "scores growth nearest heldout find_rows tally prompt_parts tokens models worker front state chat actions setup"
+        "scores growth nearest heldout find_rows tally prompt_parts tokens models worker front state asking chat "
+        "actions setup"
     ),
     "assistant.tui": (
         "__init__ markdown clipboard terminal driver ends modal line_input help status raw_text prompt foot title "
