@@ -63,6 +63,8 @@ MEMORY = Panel("Speed and memory")
 VALIDATION = Panel("Validation")
 OUTPUT = Panel("Output")
 SAMPLING = Panel("Sampling")
+COMPARING = Panel("Comparing")
+CONVERSATIONS = Panel("Conversations")
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,6 +100,21 @@ class EngineSettings(Settings):
     """dtype of the weights; auto gives the same answers as float32, in less time."""
     device: Annotated[str, MEMORY] = "auto"
     """Device to compute on: auto, cpu, cuda or mps."""
+
+
+class TalkSettings(Settings):
+    """With what a model is compared in the chat, and which conversation is kept."""
+
+    fixed_seed: Annotated[Seed | None, SAMPLING] = None
+    """Seed of every answer; by default each answer draws its own."""
+    base: Annotated[str | None, COMPARING] = None
+    """Model to compare with; by default the base model that training started from."""
+    data: Annotated[tuple[str, ...], COMPARING] = ()
+    """File of test rows to ask; may be repeated. By default the test part of the model's data."""
+    resume: Annotated[str | None, CONVERSATIONS] = None
+    """Go on with a conversation: last, or the id that the chat printed."""
+    no_save: Annotated[bool, CONVERSATIONS] = False
+    """Write no conversation to the disk."""
 
 
 class DataSettings(Settings):

@@ -14,7 +14,7 @@ from assistant.cli.demo import DEMO_MODEL
 from assistant.cli.options import A_MODEL, derive_options
 from assistant.errors import DataError, PrerequisiteError
 from assistant.escape import one_line
-from assistant.settings import EngineSettings, GenerationSettings
+from assistant.settings import EngineSettings, GenerationSettings, TalkSettings
 from assistant.shipped import find_model
 
 ModelOrDemo = Annotated[
@@ -23,43 +23,12 @@ ModelOrDemo = Annotated[
 ]
 
 
-@derive_options(leave_out={"logprobs", "seed"})
+@derive_options(leave_out={"logprobs", "seed"}, names={"fixed_seed": "--seed"})
 def chat(
     generation: GenerationSettings,
     engine: EngineSettings,
+    talk: TalkSettings,
     model: ModelOrDemo = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of every answer; by default each answer draws its own.", rich_help_panel="Sampling"),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Model to compare with; by default the base model that training started from.",
-            metavar="MODEL",
-            rich_help_panel="Comparing",
-        ),
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="File of test rows to ask; may be repeated. By default the test part of the model's data.",
-            metavar="FILE",
-            rich_help_panel="Comparing",
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            help="Go on with a conversation: last, or the id that the chat printed.",
-            metavar="ID",
-            rich_help_panel="Conversations",
-        ),
-    ] = None,
-    no_save: Annotated[
-        bool,
-        typer.Option("--no-save", help="Write no conversation to the disk.", rich_help_panel="Conversations"),
-    ] = False,
     where: Annotated[
         bool,
         typer.Option("--where", help="Print where conversations are kept, and end.", rich_help_panel="Conversations"),
@@ -76,29 +45,26 @@ def chat(
         from assistant.chat.setup import set_up
         from assistant.chat.state import ChatSettings
         from assistant.chat.store import NoStore, Store
-        from assistant.settings import validate_settings
 
     store = Store()
     if where:
         print(store.where())
         return
-    if seed is not None:
-        generation = validate_settings(GenerationSettings, generation.model_dump() | {"seed": seed})
-    if resume is not None and model is None:
-        model = store.model_of(resume)
-    for path in data or ():
+    if talk.fixed_seed is not None:
+        generation = generation.model_copy(update={"seed": talk.fixed_seed})
+    if talk.resume is not None and model is None:
+        model = store.model_of(talk.resume)
+    for path in talk.data:
         if not os.path.exists(path):  # noqa: PTH110  pathlib raises for names that are too long
-            raise DataError(
-                f"--data: {one_line(str(path))}: expected a file of rows, got no such file. Check the path."
-            )
+            raise DataError(f"--data: {one_line(path)}: expected a file of rows, got no such file. Check the path.")
     setup = set_up(
         Path(model_or_demo(model)),
-        settings=ChatSettings(generation=generation, seed=seed),
+        settings=ChatSettings(generation=generation, seed=talk.fixed_seed),
         engine=engine,
-        base=base,
-        data=tuple(data or ()),
-        store=NoStore() if no_save else store,
-        resume=resume,
+        base=talk.base,
+        data=tuple(map(Path, talk.data)),
+        store=NoStore() if talk.no_save else store,
+        resume=talk.resume,
     )
     from assistant.tui.terminal import terminal_problem
 
