@@ -23,6 +23,7 @@ from textual.widgets import Footer, Input, Static
 
 import assistant.tui
 from assistant.escape import displayable, one_line
+from assistant.tui.driver import PasteDriver
 from assistant.tui.ends import terminal_given_back
 from assistant.tui.help import HelpScreen
 from assistant.tui.status import StatusLine
@@ -336,7 +337,7 @@ class LabelApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "help_quit", show=False, priority=True)]
 
     def __init__(self, session: LabelSession, place: str) -> None:
-        super().__init__()
+        super().__init__(driver_class=PasteDriver)
         self._label_screen = LabelScreen(session, place)
         self.failure: OSError | None = None
         """Why the labels could not be written, if that ended the app."""

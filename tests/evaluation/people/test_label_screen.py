@@ -339,7 +339,10 @@ def test_the_command_in_a_real_terminal(answers: AnswersFolder, end: Any, code: 
     )  # fmt: skip
     try:
         assert "\x1b[?1049h" in read_until(ours, "score the response", process)
-        os.write(ours, b"5tlate\r2")
+        os.write(ours, b"\x1b[200~0\x1b[31m1q\x03\r\x1b[201~")  # a paste scores nothing and quits nothing
+        os.write(ours, b"5tlate\r")
+        read_until(ours, "late", process)
+        os.write(ours, b"2")
         read_until(ours, "3 of 3", process)
         if isinstance(end, str):
             os.write(ours, end.encode())
