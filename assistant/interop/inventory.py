@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from assistant.files import shown_path
 from assistant.hub_cache import SHOWN_COMMIT, Snapshot, all_snapshots, find_pulled, short_name
-from assistant.model.config import ModelConfig, ModelInfo
+from assistant.model.config import SCORES_FILE, ModelConfig, ModelInfo
 from assistant.shipped import POCKET, shipped
 
-CONFIG_FILE, INFO_FILE, SCORES_FILE = "config.json", "assistant.json", "scores.jsonl"
+CONFIG_FILE, INFO_FILE = "config.json", "assistant.json"
 WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 PICKLE_INDEX_FILE, ADAPTER_FILE = "pytorch_model.bin.index.json", "adapter_config.json"
 RUNS, DEMO = "runs", Path("demo") / "model"

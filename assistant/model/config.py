@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from assistant.dataset.splits import DEFAULT_FRACTIONS
 from assistant.settings import FinetuneSettings, Frozen
 
+SCORES_FILE = "scores.jsonl"
+"""Scores of the weights in a model folder, newest last. `evaluation score` writes it; new weights remove it."""
+
 
 class ModelConfig(BaseModel):
     """GPT-2's `config.json`, with GPT-2's own field names. Unknown fields are kept and written back."""

@@ -29,6 +29,7 @@ from assistant.dataset.tokenizer import CONFIG_FILE
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors, write_atomic
 from assistant.model.checkpoint import INFO_FILE, Checkpoint, load_model, save_checkpoint, write_checkpoint
+from assistant.model.config import SCORES_FILE
 from assistant.model.folder import atomic_folder, save_tensors
 from assistant.model.gpt import GPT
 from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
@@ -275,7 +276,7 @@ class RunFolder:
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             # This run may have no adapter, and its base no such files of a tokenizer.
             shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)
-            for name in EXTRA_TOKENIZER_FILES:
+            for name in (*EXTRA_TOKENIZER_FILES, SCORES_FILE):  # the scores are those of the weights before
                 (self.path / name).unlink(missing_ok=True)
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
                 path.replace(self.path / path.name)

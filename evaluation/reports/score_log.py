@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from assistant.errors import AssistantError
 from assistant.exact_match import is_exact
 from assistant.jsonl import AppendOnly, read_lines
+from assistant.model.config import SCORES_FILE
 from assistant.model.digest import weights_digest
 from assistant.settings import Frozen
 from assistant.shipped import POCKET, shipped
@@ -25,7 +26,6 @@ from evaluation.answers.folder import AnswersFolder, ResponseRecord
 from evaluation.answers.records import now
 from evaluation.reports.values import Report
 
-SCORES_FILE = "scores.jsonl"
 N_RIGHT_ROWS = 6
 LONGEST_RIGHT_ROW = 80
 """Characters of the instruction and the input together."""

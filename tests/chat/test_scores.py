@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assistant.chat.scores import Suggestion, read_score, read_suggestions
-from assistant.interop.inventory import SCORES_FILE
+from assistant.model.config import SCORES_FILE
 
 OLD: dict[str, Any] = {"mean": 62.4579, "n": 594, "judge": None, "metric": "exact match", "part": "test"}
 

@@ -11,6 +11,7 @@ import pytest
 from assistant.dataset.instructions import Example
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
+from assistant.interop.inventory import read_last_score
 from assistant.model.checkpoint import load_checkpoint
 from assistant.settings import LoraSettings
 from assistant.training.run_folder import RunFolder, RunState, check_same_run, read_records
@@ -320,6 +321,16 @@ def test_a_run_killed_while_it_publishes_resumes_to_the_same_model(
     assert weights(output) == weights(tmp_path / "whole")
     assert not (output / "best").exists()
     assert load_checkpoint(output).info is not None
+
+
+def test_new_weights_remove_the_scores_of_the_old_ones(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    output = tmp_path / "run"
+    train(byte_tokenizer, examples, output)
+    (output / "scores.jsonl").write_text('{"mean": 99}\n', encoding="utf-8")
+    train(byte_tokenizer, examples, output)
+    assert read_last_score(output) is None
 
 
 def test_a_run_killed_while_it_ends_counts_as_finished(

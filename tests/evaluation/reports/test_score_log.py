@@ -11,8 +11,9 @@ import pytest
 from assistant.chat.scores import read_score, read_suggestions
 from assistant.interop.inventory import list_models, read_last_score
 from assistant.jsonl import read_lines
+from assistant.model.config import SCORES_FILE
 from evaluation.answers.folder import ResponseRecord
-from evaluation.reports.score_log import LINE, LONGEST_RIGHT_ROW, N_RIGHT_ROWS, SCORES_FILE, right_rows
+from evaluation.reports.score_log import LINE, LONGEST_RIGHT_ROW, N_RIGHT_ROWS, right_rows
 from tests.support.commands import invoke
 from tests.support.evaluation_command import evaluation, score
 from tests.support.ollama_double import OllamaDouble, verdict
