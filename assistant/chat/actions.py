@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from assistant.chat.chat import WAIT_FOR_BOTH, Chat
-from assistant.chat.conversation import Turn
+from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import Side
 from assistant.chat.state import ChatSettings
@@ -135,6 +135,38 @@ def change_setting(settings: ChatSettings, name: str, value: str) -> tuple[Gener
     values = settings.generation.model_dump() | {field: value}
     generation = validate_settings(GenerationSettings, values, names={field: name})
     return generation, generation.seed if field == "seed" else settings.seed
+
+
+def set_setting(settings: ChatSettings, argument: str) -> str:
+    """Change one setting, such as `temperature 0.7`, or none. Return a sentence: all settings, or what is wrong."""
+    name, _, value = argument.partition(" ")
+    try:
+        if name:
+            settings.generation, settings.seed = change_setting(settings, name, value.strip())
+    except SettingsError as error:
+        return str(error)
+    return settings_words(settings)
+
+
+def switch_base(chat: Chat, no_base: str) -> str:
+    """Let the base model answer beside the tuned one, or not. Return a sentence about it.
+
+    `no_base` says why there is none, if that is known.
+    """
+    settings = chat.settings
+    if not chat.has_base:
+        return no_base or chat.load_problem("base") or "There is no base model."
+    settings.beside = not settings.beside
+    settings.blind = settings.blind and settings.beside
+    return "The base model answers too." if settings.beside else "Only the fine-tuned model answers."
+
+
+def other_model(conversation: Conversation, model: str) -> str:
+    """Return a sentence if another model than `model` gave the answers of a conversation so far, or an empty text."""
+    opened = conversation.opened
+    if opened is None or not conversation.turns or opened.model == model:
+        return ""
+    return f"So far {one_line(opened.model)} answered here. Now {one_line(model)} does."
 
 
 def settings_words(settings: ChatSettings) -> str:

@@ -18,14 +18,15 @@ from typing import TextIO
 
 from assistant.chat.actions import (
     PROMPT_IS_HIDDEN,
-    change_setting,
     choose,
     correct,
     exact_prompt,
     keep,
     nearest_words,
+    other_model,
     save,
-    settings_words,
+    set_setting,
+    switch_base,
 )
 from assistant.chat.chat import RUN_ROWS, Chat
 from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines, parse_line
@@ -302,27 +303,15 @@ class PlainChat:
     def _switch(self, name: str) -> None:
         chat, settings, say = self.chat, self.chat.settings, self.front.say
         self._wait(lambda: chat.state("base") == "loading")
-        if not chat.has_base:
-            say(self._setup.no_base or chat.load_problem("base") or "There is no base model.")
-        elif name == "base":
-            settings.beside = not settings.beside
-            settings.blind = settings.blind and settings.beside
-            say("The base model answers too." if settings.beside else "Only the fine-tuned model answers.")
-        else:
-            settings.blind = not settings.blind
-            words = "Both models answer, as A (left) and B (right). /choose left, right or neither shows who is who."
-            say(words if settings.blind else "The names of the models are shown.")
+        if name == "base" or not chat.has_base:
+            say(switch_base(chat, self._setup.no_base))
+            return
+        settings.blind = not settings.blind
+        words = "Both models answer, as A (left) and B (right). /choose left, right or neither shows who is who."
+        say(words if settings.blind else "The names of the models are shown.")
 
     def _settings(self, argument: str) -> None:
-        settings = self.chat.settings
-        name, _, value = argument.partition(" ")
-        try:
-            if name:
-                settings.generation, settings.seed = change_setting(settings, name, value.strip())
-        except AssistantError as error:
-            self.front.say(str(error))
-            return
-        self.front.say(settings_words(settings).replace(" · ", ", "))
+        self.front.say(set_setting(self.chat.settings, argument).replace(" · ", ", "))
 
     def _show_growth(self) -> None:
         growth = read_growth(self._setup.folder)
@@ -364,6 +353,8 @@ class PlainChat:
         n = len(conversation.turns)
         title = f" {one_line(conversation.title)}:" if conversation.title else ""
         self.front.say(f"Going on with a conversation.{title} {n} {'question' if n == 1 else 'questions'} so far.")
+        if note := other_model(conversation, self._setup.opened.model):
+            self.front.say(note)
         if conversation.turns:
             self.front.show_turn(conversation.turns[-1])
 

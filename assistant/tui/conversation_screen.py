@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
 
-from assistant.chat.actions import nearest_words, order_of
+from assistant.chat.actions import nearest_words, order_of, other_model
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import Event, TokenDetail
@@ -90,6 +90,8 @@ class ConversationScreen(Screen[None]):
         assert self.chat is not None
         self.selected, self._shown_variants = None, {}
         await self._view.open(items_of(self.chat.conversation))
+        if note := other_model(self.chat.conversation, self.setup.opened.model):
+            self.show_notice(note)
         self.bridge.state_changed()
 
     def _post(self, event: Event) -> None:

@@ -8,7 +8,7 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.widgets import TextArea
 
-from assistant.chat.actions import exact_prompt
+from assistant.chat.actions import exact_prompt, switch_base
 from assistant.chat.chat import RUN_ROWS
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.front import RecordSink
@@ -211,13 +211,7 @@ class ChatScreen(ConversationScreen):
         """Let the base model answer beside the tuned one, or not."""
         if self.chat is None:
             return
-        if not self.chat.has_base:
-            self.show_notice(self.setup.no_base or self.chat.load_problem("base") or "There is no base model.")
-            return
-        settings = self.chat.settings
-        settings.beside = not settings.beside
-        settings.blind = settings.blind and settings.beside
-        self.show_notice("The base model answers too." if settings.beside else "Only the tuned model answers.")
+        self.show_notice(switch_base(self.chat, self.setup.no_base))
 
     def action_blind(self) -> None:
         """Hide which model wrote which answer, or show it."""

@@ -171,6 +171,7 @@ def describe(summary: Summary, current: str | None) -> Content:
     return Content.assemble(
         (f"{when}  ", "$foreground-muted"),
         one_line(summary.title) or "(no question)",
+        (f"  “{one_line(summary.hits[0].text)}”", "") if summary.hits else "",
         (f"  {one_line(shown_model(summary.model))} · {turns}{here}", "$foreground-muted"),
     )
 

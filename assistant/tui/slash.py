@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assistant.chat.actions import change_setting, choose, correct, keep, save, settings_words
+from assistant.chat.actions import choose, correct, keep, save, set_setting
 from assistant.chat.chat import RUN_ROWS
 from assistant.chat.commands import Command, Text, Unclear, Unknown, parse_line
 from assistant.chat.tally import tally
-from assistant.errors import AssistantError
 from assistant.tui.dialogs import list_sessions
 
 if TYPE_CHECKING:
-    from assistant.chat.chat import Chat
     from assistant.tui.screen import ChatScreen
 
 ACTIONS = {
@@ -70,7 +68,7 @@ async def _other(screen: ChatScreen, command: Command) -> None:
         case "new":
             await screen.new_conversation()
         case "settings":
-            screen.show_notice(_change_setting(chat, argument))
+            screen.show_notice(set_setting(chat.settings, argument))
         case "list":
             list_sessions(screen, argument)
         case "tally":
@@ -84,13 +82,3 @@ async def _other(screen: ChatScreen, command: Command) -> None:
             screen.show_notice(correct(chat, turn, argument))
         case "choose":
             screen.show_notice(choose(chat, turn, argument))
-
-
-def _change_setting(chat: Chat, argument: str) -> str:
-    """Change one setting, and return a sentence with all of them."""
-    name, _, value = argument.partition(" ")
-    try:
-        chat.settings.generation, chat.settings.seed = change_setting(chat.settings, name, value.strip())
-    except AssistantError as error:
-        return str(error)
-    return settings_words(chat.settings)

@@ -15,15 +15,18 @@ from assistant.chat.actions import (
     keep,
     nearest_words,
     order_of,
+    other_model,
     save,
+    set_setting,
     settings_words,
 )
 from assistant.chat.chat import Chat
-from assistant.chat.conversation import Turn
+from assistant.chat.conversation import Turn, from_records
 from assistant.chat.events import DataReady
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.nearest import NearestRows
-from assistant.chat.state import ChatSettings
+from assistant.chat.records import Asked, Opened
+from assistant.chat.state import ChatSettings, now
 from assistant.dataset.examples import Example
 from assistant.errors import SettingsError
 from assistant.settings import GenerationSettings
@@ -251,3 +254,21 @@ def test_nothing_tells_the_models_of_a_blind_choice_apart(monkeypatch: pytest.Mo
     choose(chat, turn, "left")
     assert "the same answer" in nearest_words(chat, turn)
     assert not chat.hides_history
+
+
+def test_a_conversation_of_another_model_is_named() -> None:
+    asked = Asked(at=now(), turn=0, instruction="Hi")
+    opened = Opened(at=now(), model="/models/old\x1b[2J")
+    assert other_model(from_records([opened, asked]), "/models/new") == (
+        "So far /models/old␛[2J answered here. Now /models/new does."
+    )
+    assert other_model(from_records([opened, asked]), opened.model) == ""
+    assert other_model(from_records([opened]), "/models/new") == ""
+
+
+def test_a_setting_is_changed_or_the_mistake_is_named() -> None:
+    settings = ChatSettings(generation=GenerationSettings(max_new_tokens=7))
+    assert set_setting(settings, "temperature 0.5").startswith("temperature 0.5 ")
+    assert set_setting(settings, "seed 4") == "temperature 0.5 · seed 4 · at most 7 tokens"
+    assert "expected temperature, seed, length" in set_setting(settings, "speed 9")
+    assert settings.seed == 4

@@ -457,3 +457,13 @@ async def test_the_open_conversation_is_renamed_and_not_opened_again(tmp_path: P
         await chat.until(lambda: chat.app.screen is chat.screen)
         assert chat.notice == "This conversation is open."
         assert chat.texts(".question") == ["hello"]
+
+
+@async_test
+async def test_a_search_shows_where_the_words_stand(tmp_path: Path) -> None:
+    async with open_chat(ScriptedSession("It is a platypus."), folder=tmp_path) as chat:
+        await ask(chat, "Which animal?")
+        options = await open_list(chat)
+        await chat.press(*"platyp")
+        await chat.until(lambda: "“It is a platypus.”" in str(options.options[0].prompt))
+        assert listed(options) == ["Which animal?"]
