@@ -1,12 +1,14 @@
-"""GPT-2 with a key-value cache, for decoding: the same arithmetic as `GPT.forward`, without padding.
+"""A model with a key-value cache, for decoding: its own blocks with narrow weights, without padding.
 
 This module owns the caches and the forward pass. It knows nothing about sampling, stopping or text.
 
-Shapes: N tokens of all rows, concatenated; B rows (sequences); C n_embd; V vocab_size; H heads; D head size; S slots.
+Shapes: N tokens of all rows, concatenated; B rows (sequences); C n_embd; V vocab_size; H heads; G heads of keys and
+values; D head size; S slots.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assistant.decoding.kernels import DecodeLinear, StoredWeight, build_linears, store_weight
+from assistant.decoding.kernels import StoredWeight, build_linears, store_weight
+from assistant.model.block import Block
 from assistant.model.config import ModelConfig
-from assistant.model.gpt import GPT, Block, fold_query_factor
+from assistant.model.gpt import GPT
 from assistant.model.lora import LoraLinear
 from assistant.settings import Storage
 
@@ -28,7 +31,7 @@ class Cache:
     """Keys and values of a number of rows. A row's token at position p has slot p; each layer is one tensor."""
 
     def __init__(self, config: ModelConfig, *, rows: int, slots: int, device: torch.device) -> None:
-        shape = (2, rows, config.n_head, slots, config.head_size)
+        shape = (2, rows, config.heads.n_kv_head, slots, config.heads.size)
         # Not `torch.empty`: uninitialized memory can hold NaN, and NaN times an attention weight of zero is NaN.
         self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layer)]
         self.lengths = [0] * rows
@@ -36,7 +39,7 @@ class Cache:
         self._views: tuple[int, list[tuple[Tensor, Tensor, Tensor]]] = (0, [])
 
     def views(self, n_rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return views of the first rows of every layer: both (2, B, H, S, D), keys (B, H, S, D) and values.
+        """Return views of the first rows of every layer: both (2, B, G, S, D), keys (B, G, S, D) and values.
 
         The views are kept, because slicing again at every step takes time.
         """
@@ -107,16 +110,6 @@ class PromptChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    ln_1: tuple[Tensor, Tensor]
-    ln_2: tuple[Tensor, Tensor]
-    c_attn: DecodeLinear
-    attn_c_proj: DecodeLinear
-    c_fc: DecodeLinear
-    mlp_c_proj: DecodeLinear
-
-
-@dataclass(frozen=True, slots=True)
 class _Span:
     """A chunk's place among the N tokens of a prefill, and its positions in its row of the cache."""
 
@@ -138,11 +131,10 @@ class Decoder:
         """Without `tune_kernels`, use the plain float32 kernel: it needs no timing and no copy of float32 weights."""
         self.config, self.storage = model.config, storage
         self.device = model.transformer.wte.weight.device
-        self._width = model.config.n_embd
-        self._shape, self._eps = (self._width,), model.config.layer_norm_epsilon
-        self._approximate = "none" if model.config.activation_function == "gelu" else "tanh"
-        self._layers = _build_layers(model, storage, tune_kernels=tune_kernels)
-        self._ln_f = _copy_norm(model.transformer.ln_f)
+        self._heads = model.config.heads
+        self._is_grouped = self._heads.n_kv_head < self._heads.n_head
+        self._blocks = _build_blocks(model, storage, tune_kernels=tune_kernels)
+        self._ln_f = copy.deepcopy(model.transformer.ln_f)
         head = store_weight(model.lm_head.weight, None, storage)
         (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
         self._wpe = model.transformer.wpe.weight.detach().clone()
@@ -163,20 +155,23 @@ class Decoder:
         rows = torch.arange(n_rows, device=self.device)
         x = self._embed(input_ids, positions)
         # These operations run once per layer and token. With one row, their overhead costs as much as their arithmetic.
-        for layer, (keys_values, keys, values) in zip(self._layers, cache.views(n_rows), strict=True):
-            qkv = layer.c_attn(self._norm(x, layer.ln_1)).view(n_rows, 3, self.config.n_head, -1)
+        for block, (keys_values, keys, values) in zip(self._blocks, cache.views(n_rows), strict=True):
+            queries, new = self._split(block.attention_inputs(x, positions))
             if all_same_length:
-                keys_values.select(3, end - 1).copy_(qkv.narrow(1, 1, 2).transpose(0, 1))
+                keys_values.select(3, end - 1).copy_(new.transpose(0, 1))
             else:
-                keys_values[:, rows, :, positions] = qkv[:, 1:].float()
+                keys_values[:, rows, :, positions] = new.float()
             attended = F.scaled_dot_product_attention(
-                qkv.select(1, 0).unsqueeze(2).float(), keys.narrow(2, 0, end), values.narrow(2, 0, end), attn_mask=mask
+                queries.unsqueeze(2).float(),
+                keys.narrow(2, 0, end),
+                values.narrow(2, 0, end),
+                attn_mask=mask,
+                enable_gqa=self._is_grouped,
             )
-            x = x + layer.attn_c_proj(attended.reshape(n_rows, self._width))
-            x = x + self._mlp(self._norm(x, layer.ln_2), layer)
+            x = block.after_attention(x, attended.view(n_rows, -1))
         for row in range(n_rows):
             cache.lengths[row] += 1
-        return self._head(self._norm(x, self._ln_f))
+        return self._head(self._ln_f(x))
 
     def prefill(
         self,
@@ -194,48 +189,54 @@ class Decoder:
         spans = list(_spans(chunks, cache.lengths, needs_logits))
         input_ids = [token_id for chunk in chunks for token_id in chunk.input_ids]
         positions = [position for span in spans for position in range(span.position_start, span.position_end)]
-        x = self._embed(torch.tensor(input_ids, device=self.device), torch.tensor(positions, device=self.device))
+        at = torch.tensor(positions, device=self.device)
+        x = self._embed(torch.tensor(input_ids, device=self.device), at)
         last_tokens = [span.token_end - 1 for span in spans if span.needs_logits]
-        for layer, keys_values in zip(self._layers, cache.layers, strict=True):
+        for block, keys_values in zip(self._blocks, cache.layers, strict=True):
             # After the last layer's attention, only the tokens with logits matter.
-            only_last = layer is self._layers[-1] and not all_positions
-            qkv = layer.c_attn(self._norm(x, layer.ln_1)).view(len(input_ids), 3, self.config.n_head, -1)
-            attended = self._store_and_attend(qkv, keys_values, spans, only_last=only_last)
+            only_last = block is self._blocks[-1] and not all_positions
+            queries, new = self._split(block.attention_inputs(x, at))
+            attended = self._store_and_attend(queries, new, keys_values, spans, only_last=only_last)
             if only_last:
                 x = x[last_tokens]
                 if not last_tokens:
                     break
-            x = x + layer.attn_c_proj(torch.cat(attended))
-            x = x + self._mlp(self._norm(x, layer.ln_2), layer)
+            x = block.after_attention(x, torch.cat(attended))
         for span in spans:
             cache.lengths[span.row] = span.position_end
         if not last_tokens and not all_positions:
             return x.new_zeros(0, self.config.vocab_size)
-        return self._head(self._norm(x, self._ln_f))
+        return self._head(self._ln_f(x))
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """qkv (N, (H + 2 * G) * D) -> queries (N, H, D), and keys and values (N, 2, G, D)."""
+        n_head, n_kv_head, size = self._heads
+        n_tokens, width = qkv.shape[0], n_head * size
+        queries, new = qkv.narrow(1, 0, width), qkv.narrow(1, width, 2 * n_kv_head * size)
+        return queries.view(n_tokens, n_head, size), new.view(n_tokens, 2, n_kv_head, size)
 
     def _store_and_attend(
-        self, qkv: Tensor, keys_values: Tensor, spans: Sequence[_Span], *, only_last: bool
+        self, queries: Tensor, new: Tensor, keys_values: Tensor, spans: Sequence[_Span], *, only_last: bool
     ) -> list[Tensor]:
-        """Store keys and values of qkv (N, 3, H, D) in a layer's cache (2, B, H, S, D), and attend chunk by chunk.
+        """Store `new` keys and values (N, 2, G, D) in a layer's cache (2, B, G, S, D), and attend chunk by chunk.
 
-        Returns one tensor (T, C) for each chunk of T tokens. With `only_last`, returns (1, C), the result of the last
-        token, for each chunk that needs logits.
+        Returns one tensor (T, H * D) for each chunk of T tokens. With `only_last`, returns the result of the last token
+        (1, H * D) for each chunk that needs logits.
         """
         attended = []
         for span in spans:
-            chunk = qkv[span.token_start : span.token_end]
-            positions = slice(span.position_start, span.position_end)
-            keys_values[:, span.row, :, positions] = chunk[:, 1:].permute(1, 2, 0, 3)
+            tokens, positions = slice(span.token_start, span.token_end), slice(span.position_start, span.position_end)
+            keys_values[:, span.row, :, positions] = new[tokens].permute(1, 2, 0, 3)
             if only_last and not span.needs_logits:
                 continue
-            queries = (chunk[-1:, 0] if only_last else chunk[:, 0]).float()
-            attended.append(self._attend(queries, keys_values[:, span.row, :, : span.position_end]))
+            asked = (queries[tokens][-1:] if only_last else queries[tokens]).float()
+            attended.append(self._attend(asked, keys_values[:, span.row, :, : span.position_end]))
         return attended
 
     def _attend(self, queries: Tensor, keys_values: Tensor) -> Tensor:
-        """Attend causally from the last T of the S tokens in keys_values (2, H, S, D).
+        """Attend causally from the last T of the S tokens in keys_values (2, G, S, D).
 
-        Takes queries (T, H, D) float32; returns (T, C).
+        Takes queries (T, H, D) float32; returns (T, H * D).
         """
         n_queries, n_keys = queries.shape[0], keys_values.shape[2]
         mask, is_causal = None, n_queries == n_keys and n_queries > 1
@@ -244,9 +245,14 @@ class Decoder:
             positions = torch.arange(n_keys, device=self.device)
             mask = positions <= positions[n_keys - n_queries :, None]
         attended = F.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None], keys_values[:1], keys_values[1:], attn_mask=mask, is_causal=is_causal
+            queries.transpose(0, 1)[None],
+            keys_values[:1],
+            keys_values[1:],
+            attn_mask=mask,
+            is_causal=is_causal,
+            enable_gqa=self._is_grouped,
         )
-        return attended[0].transpose(0, 1).reshape(n_queries, self._width)
+        return attended[0].transpose(0, 1).reshape(n_queries, self._heads.n_head * self._heads.size)
 
     def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         token_embeddings = F.embedding(input_ids, self._wte.weight).float()
@@ -254,43 +260,50 @@ class Decoder:
             token_embeddings = token_embeddings * self._wte.scales[input_ids][:, None]
         return token_embeddings + F.embedding(positions, self._wpe)
 
-    def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
-        return F.layer_norm(x, self._shape, *weights, self._eps)
 
-    def _mlp(self, x: Tensor, layer: _Layer) -> Tensor:
-        return layer.mlp_c_proj(F.gelu(layer.c_fc(x), approximate=self._approximate))
-
-
-def _build_layers(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[_Layer]:
+def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[Block]:
+    """Copies of the model's blocks with narrow weights, in float32 the same weights, and LoRA merged."""
     blocks = [block for block in model.transformer.h if isinstance(block, Block)]
-
-    def linears(name: str) -> list[DecodeLinear]:
-        weights = [_store_linear(block, name, storage) for block in blocks]
-        return build_linears(weights, storage, tune_kernels=tune_kernels)
-
-    names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    return [
-        _Layer(_copy_norm(block.ln_1), _copy_norm(block.ln_2), *block_linears)
-        for block, *block_linears in zip(blocks, *(linears(name) for name in names), strict=True)
-    ]
-
-
-def _store_linear(block: Block, name: str, storage: Storage) -> StoredWeight:
-    """Store a linear layer, with its LoRA adapter merged if it has one."""
-    module = block.get_submodule(name)
-    if isinstance(module, LoraLinear):
-        weight, bias = module.merged_weight(), module.base.bias
-    else:
-        assert isinstance(module, nn.Linear)
-        weight, bias = module.weight, module.bias
-    if name == "attn.c_attn":
-        return store_weight(*fold_query_factor(weight, bias, block.attn.query_factor), storage)
-    return store_weight(weight, bias, storage)
+    linears = [_linears(block) for block in blocks]
+    memo: dict[int, object] = {}
+    for name in linears[0]:
+        weights = [_store_linear(of_block[name], storage) for of_block in linears]
+        built = build_linears(weights, storage, tune_kernels=tune_kernels)
+        memo |= {id(of_block[name]): layer for of_block, layer in zip(linears, built, strict=True)}
+    # deepcopy takes what its memo has for a layer, and copies the rest, which is small.
+    copies = [copy.deepcopy(block, memo) for block in blocks]
+    for block in copies:
+        block.uses_loops = False  # they cost more than they save for a row, and round in another way
+        _find_at_once(block)
+    return copies
 
 
-def _copy_norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    # Clones, as in `store_weight`: a view would keep the whole weights file in memory.
-    return norm.weight.detach().clone(), norm.bias.detach().clone()
+def _find_at_once(module: nn.Module) -> None:
+    """Let Python find a module's children and weights itself, and call its norms: nn.Module takes a tenth of a step."""
+    vars(module).update(module._parameters)
+    for name, child in module._modules.items():
+        is_leaf = isinstance(child, nn.Module) and not child._modules
+        vars(module)[name] = child.forward if is_leaf else child
+        if isinstance(child, nn.Module):
+            _find_at_once(child)
+
+
+def _linears(block: Block) -> dict[str, nn.Module]:
+    """The linear layers of a block by name; one with LoRA counts as one."""
+    found = {name: module for name, module in block.named_modules() if isinstance(module, LoraLinear)}
+    inside = {id(inner) for module in found.values() for inner in module.modules()}
+    return found | {
+        name: module
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and id(module) not in inside
+    }
+
+
+def _store_linear(layer: nn.Module, storage: Storage) -> StoredWeight:
+    if isinstance(layer, LoraLinear):
+        return store_weight(layer.merged_weight(), layer.base.bias, storage)
+    assert isinstance(layer, nn.Linear)
+    return store_weight(layer.weight, layer.bias, storage)
 
 
 def _spans(chunks: Sequence[PromptChunk], lengths: Sequence[int], needs_logits: Sequence[bool]) -> Iterator[_Span]:

@@ -6,7 +6,7 @@ This module reads no files and imports no torch.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,15 @@ from assistant.settings import FinetuneSettings, Frozen, Reading
 
 SCORES_FILE = "scores.jsonl"
 """Scores of the weights in a model folder, newest last. `evaluation score` writes it; new weights remove it."""
+
+
+class Heads(NamedTuple):
+    """The heads of an attention layer."""
+
+    n_head: int
+    n_kv_head: int
+    """Heads of keys and values. Each serves n_head / n_kv_head heads of queries."""
+    size: int
 
 
 class ModelConfig(BaseModel):
@@ -52,6 +61,11 @@ class ModelConfig(BaseModel):
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
+
+    @property
+    def heads(self) -> Heads:
+        """The heads of every attention layer."""
+        return Heads(self.n_head, self.n_head, self.head_size)
 
     def query_factor(self, layer: int) -> float:
         """Multiply a layer's queries by this before usual attention, which divides scores by the root of `head_size`.

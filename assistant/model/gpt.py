@@ -14,83 +14,30 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from assistant.model import fused
+from assistant.model.block import Attend, Block, attend_packed, attend_rows
 from assistant.model.config import ClassifierConfig, ModelConfig
 from assistant.model.linear import Linear, embed_tied
-from assistant.model.packing import PackedBatch, PrefixTree
-
-MOST_SCORES = 2_000_000
-"""On a processor, a layer with at most this many attention scores computes them explicitly. That is faster for short
-rows, above all in the backward pass, and needs little memory."""
+from assistant.model.packing import PackedBatch
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.n_head = config.n_head
         self.query_factor = config.query_factor(layer)
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
-        n_rows, n_tokens, width = x.shape
-        heads = (n_rows, n_tokens, self.n_head, width // self.n_head)
-        queries, keys, values = (part.view(heads).transpose(1, 2) for part in self._qkv(x).chunk(3, dim=2))
-        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        out: Tensor = self.c_proj(attended.transpose(1, 2).reshape(n_rows, n_tokens, width))
-        return out
-
-    def attend(self, x: Tensor, batch: PackedBatch) -> Tensor:
-        """Attention of a packed batch without the output projection: x (N, C) -> (N, C)."""
-        rows, qkv, width = batch.rows, self._qkv(x), x.shape[1]
-        if isinstance(rows, PrefixTree):
-            return fused.attend(qkv, rows.paths, rows.spans, self.n_head)
-        prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(x) - rows.n_shared])  # type: ignore[no-untyped-call]
-        own = self._heads(own_qkv, rows.n_rows)
-        if rows.mask is None:
-            return _attention(*own, None).transpose(1, 2).reshape(-1, width)
-        prefix = self._heads(prefix_qkv, 1)
-        keys, values = (
-            torch.cat([shared.expand(rows.n_rows, -1, -1, -1), rest], dim=2)
-            for shared, rest in zip(prefix[1:], own[1:], strict=True)
-        )
-        attended = _attention(own[0], keys, values, rows.mask)
-        prefix_attended = _attention(*prefix, rows.mask.new_ones(rows.n_shared, rows.n_shared).tril())
-        return torch.cat([part.transpose(1, 2).reshape(-1, width) for part in (prefix_attended, attended)])
-
-    def _qkv(self, x: Tensor) -> Tensor:
-        """x (..., C) -> queries, keys and values (..., 3 * C). Usual attention of them is this layer's attention."""
+    def inputs(self, x: Tensor) -> Tensor:
+        """x (N, C) -> queries, keys and values (N, 3 * C). Usual attention of them is this layer's attention."""
         qkv: Tensor = self.c_attn(x)
         if self.query_factor == 1:
             return qkv
         factors = qkv.new_ones(qkv.shape[-1])
         factors[: qkv.shape[-1] // 3] = self.query_factor
         return qkv * factors
-
-    def _heads(self, qkv: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """qkv (B * T, 3 * C) -> queries, keys and values, each (B, H, T, D)."""
-        queries, keys, values = qkv.view(n_rows, -1, 3, self.n_head, qkv.shape[1] // 3 // self.n_head).unbind(2)
-        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-
-
-def _attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """queries (B, H, T, D), keys and values (B, H, S, D), mask (T, S) bool -> (B, H, T, D). No mask means causal."""
-    if queries.device.type != "cpu":
-        # Not cuDNN's attention: it plans every new batch shape, which takes a hundred times as long as computing it.
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
-    if mask is None or queries.shape[:3].numel() * keys.shape[2] > MOST_SCORES:
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
-    flat_queries, flat_keys, flat_values = (part.flatten(end_dim=1) for part in (queries, keys, values))
-    bias = torch.where(mask, 0.0, -math.inf).to(queries.dtype)
-    scores = torch.baddbmm(bias, flat_queries, flat_keys.transpose(1, 2), alpha=1 / math.sqrt(queries.shape[3]))
-    # Upcast: torch's bfloat16 softmax takes up to four times as long unless S is a multiple of 32.
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
-    return torch.bmm(weights, flat_values).view(queries.shape)
 
 
 class MLP(nn.Module):
@@ -101,14 +48,16 @@ class MLP(nn.Module):
         self.c_proj = Linear(inner, config.n_embd)
         self.approximate = "none" if config.activation_function == "gelu" else "tanh"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, uses_loops: bool) -> Tensor:
         inner = self.c_fc(x)
-        is_fused = self.approximate == "tanh" and fused.supports(inner)
+        is_fused = uses_loops and self.approximate == "tanh" and fused.supports(inner)
         out: Tensor = self.c_proj(fused.gelu(inner) if is_fused else F.gelu(inner, approximate=self.approximate))
         return out
 
 
-class Block(nn.Module):
+class GPTBlock(Block):
+    """GPT-2's block: LayerNorm before attention and before the MLP, and a residual around each."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -116,18 +65,14 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        out: Tensor = x + self.mlp(self.ln_2(x))
+    def attention_inputs(self, x: Tensor, positions: Tensor) -> Tensor:
+        del positions  # the embedding has added them
+        out: Tensor = self.attn.inputs(self.ln_1(x))
         return out
 
-    def forward_packed(self, x: Tensor, batch: PackedBatch, positions: Tensor | None = None) -> Tensor:
-        """x (N, C) -> (N, C), or (K, C) at K `positions`: after attention, other tokens no longer matter."""
-        attended = self.attn.attend(self.ln_1(x), batch)
-        if positions is not None:
-            x, attended = x[positions], attended[positions]
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.attn.c_proj(attended)
-        out: Tensor = x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x), uses_loops=self.uses_loops)
         return out
 
 
@@ -145,7 +90,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.wpe = Embedding(config.n_positions, config.n_embd)
-        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.h = nn.ModuleList(GPTBlock(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
 
@@ -178,12 +123,13 @@ class GPT(nn.Module):
         n_tokens = input_ids.shape[1]
         if n_tokens > self.config.context_length:
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
-        positions = torch.arange(n_tokens, device=input_ids.device)
-        x = self.transformer.wte(input_ids) + self.transformer.wpe(positions)
+        n_rows, heads = len(input_ids), self.config.heads
+        positions = torch.arange(n_tokens, device=input_ids.device).repeat(n_rows)
+        x = self.transformer.wte(input_ids.flatten()) + self.transformer.wpe(positions)
         for block in self.transformer.h:
-            x = block(x)
+            x = block(x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
         hidden: Tensor = self.transformer.ln_f(x)
-        return hidden
+        return hidden.view(n_rows, n_tokens, -1)
 
     def target_logits(self, batch: PackedBatch, before_last: Tensor | None = None) -> Tensor:
         """Logits (K, V) at a packed batch's target positions. They equal those of `forward` and `head`, but cost less.
@@ -196,9 +142,8 @@ class GPT(nn.Module):
         """
         gradients: list[Tensor] | None = [] if self._ties_gradients else None
         x = self.before_last_block(batch, gradients) if before_last is None else before_last
-        last = self.transformer.h[-1]
-        assert isinstance(last, Block)
-        hidden: Tensor = self.transformer.ln_f(last.forward_packed(x, batch, batch.target_positions))
+        last = self.transformer.h[-1](x, batch.positions, self._attention_of(batch), batch.target_positions)
+        hidden: Tensor = self.transformer.ln_f(last)
         return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
 
     def before_last_block(self, batch: PackedBatch, gradients: list[Tensor] | None = None) -> Tensor:
@@ -214,13 +159,17 @@ class GPT(nn.Module):
         wte = self.transformer.wte
         x = wte(batch.input_ids) if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
         x = x + self.transformer.wpe(batch.positions)
-        blocks = [block for block in self.transformer.h if isinstance(block, Block)]
-        for block in blocks[:-1]:
+        attend = self._attention_of(batch)
+        for block in self.transformer.h[:-1]:
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block.forward_packed, x, batch, use_reentrant=False)
+                x = checkpoint(block, x, batch.positions, attend, use_reentrant=False)
             else:
-                x = block.forward_packed(x, batch)
-        return x
+                x = block(x, batch.positions, attend)
+        out: Tensor = x
+        return out
+
+    def _attention_of(self, batch: PackedBatch) -> Attend:
+        return lambda qkv: attend_packed(qkv, batch, self.config.heads)
 
     @property
     def _ties_gradients(self) -> bool:

@@ -23,7 +23,6 @@ def shard(model: GPT, ranks: Ranks) -> None:
     mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.world_size,))
     for block in model.transformer.h:
         fully_shard(block, mesh=mesh)
-        register_fsdp_forward_method(block, "forward_packed")
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "target_logits")
 

@@ -190,6 +190,6 @@ def test_explicit_attention_equals_torchs_attention(model: GPT, monkeypatch: pyt
     """Above `MOST_SCORES` attention scores torch computes them. With a limit of 0 it does so for any rows."""
     batch = collate(ragged_rows(), pad_id=BYTE_EOS)
     explicit = loss_gradients(model, batch)
-    monkeypatch.setattr("assistant.model.gpt.MOST_SCORES", 0)
+    monkeypatch.setattr("assistant.model.block.MOST_SCORES", 0)
     for gradient, expected in zip(loss_gradients(model, batch), explicit, strict=True):
         assert torch.allclose(gradient, expected, atol=1e-5)
