@@ -267,6 +267,23 @@ BOOK = FinetuneSettings(
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
 
+BOOK_CLASSIFIER = FinetuneSettings(
+    book=True,
+    epochs=5,
+    batch_size=8,
+    learning_rate=5e-5,
+    warmup_steps=0,
+    weight_decay=0.1,
+    max_grad_norm=0.0,
+    template="text",
+    precision="float32",
+    best_by="last",
+    seed=123,
+    validation_answers=0,
+    classifier=ClassifierSettings(reading="padded"),
+)
+"""The recipe of rasbt/LLMs-from-scratch, ch06/01_main-chapter-code."""
+
 
 class RunSettings(Settings):
     """Where and how a training run is carried out. They do not change the resulting weights."""

@@ -32,7 +32,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
-        "validation trainer dpo forecast finetune plots"
+        "validation trainer dpo frozen classification tasks forecast finetune plots"
     ),
     "assistant.classifier": "__init__ model_folder inference review",
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
