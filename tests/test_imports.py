@@ -48,8 +48,8 @@ ROOMS: dict[str, str] = {
         "conversation_screen slash themes palette screen app"
     ),
     "assistant.cli": (
-        "__init__ console options progress doctor datasets data job prefer export import_command models demo "
-        "plain_front plain chat app"
+        "__init__ console options demo_model progress doctor datasets data job finetune prefer export import_command "
+        "models demo ask plain_front plain chat app"
     ),
     "assistant.__main__": "",
     "evaluation": "__init__ escape figures next_command",
