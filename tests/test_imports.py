@@ -34,6 +34,7 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
+    "assistant.classifier": "__init__ labelled split scores report",
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
@@ -92,7 +93,7 @@ HOMES = {
     "ollama": ("evaluation.judging.ollama_client",),
     "pandas": ("evaluation.reports.report",),
     "jinja2": ("evaluation.reports.page",),
-    "matplotlib": ("assistant.training.plots",),
+    "matplotlib": ("assistant.training.plots", "assistant.classifier.picture"),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
     "typer": ("assistant.cli", "evaluation.cli"),
 }

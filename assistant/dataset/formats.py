@@ -26,7 +26,7 @@ from assistant.dataset.sources import (
     shown_name,
     text_blocks,
 )
-from assistant.dataset.tables import csv_rows, looks_like_table, parquet_rows
+from assistant.dataset.tables import csv_rows, has_no_header, looks_like_table, nameless_rows, parquet_rows
 from assistant.errors import DataError
 
 _CHAT_FIELDS = frozenset({"messages", "conversations", "chosen", "rejected", "instruction", "output"})
@@ -76,6 +76,9 @@ def iterate_rows(path: Path, columns: Columns, *, longest_text: int | None = Non
             blocks = cut_texts(blocks, longest_text, is_table=is_table)
         character = start.lstrip()[0]
         if suffix != ".json" and suffix not in JSON_LINE_SUFFIXES and character not in "[{":
+            if suffix != ".csv" and has_no_header(start, columns):
+                yield from nameless_rows(blocks, name, columns)
+                return
             is_table = is_table or looks_like_table(start.partition("\n")[0], columns)
         if is_table:
             yield from csv_rows(blocks, name, columns, "\t" if suffix == ".tsv" else None)
