@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,7 @@ TrainOn = Literal["response", "all"]
 BestBy = Literal["loss", "exact", "ended", "last"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 OverlongPolicy = Literal["truncate", "drop", "error"]
-SplitMethod = Literal["grouped", "book"]
+SplitMethod = Literal["grouped", "book", "stratified"]
 
 
 class Frozen(BaseModel):
@@ -131,20 +131,18 @@ class DataSettings(Settings):
         return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
-class SplitSettings(Settings):
-    """How a data set is split into training, validation and test rows."""
+class PartSettings(Settings):
+    """The shares of the parts that a data set is split into, and the seed."""
 
-    split: Annotated[SplitMethod, DATA] = "grouped"
-    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
     split_seed: Annotated[Seed, DATA] = 123
-    """Seed of the grouped split."""
+    """Seed of the split."""
     test_share: Annotated[Share, DATA] = 0.10
     """Share of the rows to keep for testing."""
     validation_share: Annotated[Share, DATA] = 0.05
     """Share of the rows for validation, which chooses the best weights."""
 
     @model_validator(mode="after")
-    def _leaves_training_rows(self) -> SplitSettings:
+    def _leaves_training_rows(self) -> Self:
         if self.test_share + self.validation_share >= 1:
             raise ValueError(
                 f"--test-share and --validation-share: expected less than 1 together, "
@@ -156,6 +154,24 @@ class SplitSettings(Settings):
     def fractions(self) -> tuple[float, float, float]:
         """Shares of training, test and validation rows."""
         return (round(1 - self.test_share - self.validation_share, 12), self.test_share, self.validation_share)
+
+
+class SplitSettings(PartSettings):
+    """How instructions are split into training, validation and test rows."""
+
+    split: Annotated[Literal["grouped", "book"], DATA] = "grouped"
+    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
+
+
+class LabelSplitSettings(PartSettings):
+    """How labelled texts are split into training, validation and test rows."""
+
+    split: Annotated[Literal["stratified", "book"], DATA] = "stratified"
+    """stratified gives every part each label in proportion, and equal texts to one part; book shuffles and cuts."""
+    test_share: Annotated[Share, DATA] = 0.20
+    """Share of the rows to keep for testing."""
+    validation_share: Annotated[Share, DATA] = 0.10
+    """Share of the rows for validation, which chooses the best weights."""
 
 
 class LoraSettings(Settings):
