@@ -52,7 +52,7 @@ ROOMS: dict[str, str] = {
         "plain_front plain chat app"
     ),
     "assistant.__main__": "",
-    "evaluation": "__init__ escape figures next_command",
+    "evaluation": "__init__ figures next_command",
     "evaluation.answers": "__init__ bits folder metrics records files response_facts responses",
     "evaluation.judging": (
         "__init__ control_tokens repeatability verdict judgement calls hosts ledger rubric controls pairwise "
