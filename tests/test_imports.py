@@ -34,7 +34,7 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.classifier": "__init__ labelled split scores report",
+    "assistant.classifier": "__init__ labelled split scores report picture",
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
