@@ -30,7 +30,10 @@ Storage = Literal["float32", "bfloat16", "float16", "int8"]
 DecodePrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
-BestBy = Literal["loss", "exact", "ended", "last"]
+BestBy = Literal["loss", "exact", "ended", "accuracy", "last"]
+Trained = Literal["last-block", "all"]
+Balance = Literal["none", "sampling", "weights"]
+Reading = Literal["last", "padded"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 OverlongPolicy = Literal["truncate", "drop", "error"]
 SplitMethod = Literal["grouped", "book", "stratified"]
@@ -59,6 +62,7 @@ DATA = Panel("Data")
 BATCHES = Panel("Batches")
 OPTIMISATION = Panel("Optimisation")
 LORA = Panel("LoRA")
+CLASSIFIER = Panel("Classifier")
 MEMORY = Panel("Speed and memory")
 VALIDATION = Panel("Validation")
 OUTPUT = Panel("Output")
@@ -190,6 +194,17 @@ class LoraSettings(Settings):
         return self.alpha / self.rank
 
 
+class ClassifierSettings(Settings):
+    """How a model is trained to label texts."""
+
+    trained: Annotated[Trained, CLASSIFIER] = "last-block"
+    """Weights to train: the last block, the final norm and the head; or all. With --lora, the adapters and the head."""
+    balance: Annotated[Balance, CLASSIFIER] = "none"
+    """For labels of unequal size: sampling draws as many rows of each label an epoch, weights scales their losses."""
+    reading: Annotated[Reading, CLASSIFIER] = "last"
+    """Where the label is read: at the last token of the text, or, as in the book, at the end of its padding."""
+
+
 def _none_is_zero(value: Any) -> Any:
     return 0.0 if value is None else value  # what earlier versions stored for "do not clip"
 
@@ -235,6 +250,8 @@ class FinetuneSettings(Settings):
     """Follow the recipe of Raschka's book exactly: row order, constant rate, decay of all weights, untied head."""
     lora: Annotated[LoraSettings | None, LORA] = None
     """Train low-rank adapters and freeze the weights; try a learning rate 4 to 10 times as high."""
+    classifier: Annotated[ClassifierSettings | None, CLASSIFIER] = None
+    """Learn to label texts instead of to answer."""
     precision: Annotated[Precision, MEMORY] = "auto"
     """dtype of the matrix products; auto is bfloat16 where this machine computes it much faster."""
     gradient_checkpointing: Annotated[bool, MEMORY] = False
@@ -244,7 +261,8 @@ class FinetuneSettings(Settings):
     validation_answers: Annotated[int, Field(ge=0), VALIDATION] = 16
     """Validation rows to answer at every validation."""
     best_by: Annotated[BestBy, VALIDATION] = "loss"
-    """Weights to keep: lowest validation loss, most exact answers, most answers that end by themselves, or last."""
+    """Weights to keep: lowest validation loss, most exact answers, most answers that end by themselves, highest
+    accuracy of a classifier, or last."""
     patience: Annotated[int | None, Field(ge=1), VALIDATION] = None
     """Early stopping: end the run after this many validations without better weights."""
 

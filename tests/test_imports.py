@@ -22,10 +22,10 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
-        "convert splits trained_prompts check prompts context added_tokens tokenizer encode"
+        "convert splits trained_prompts check prompts context added_tokens tokenizer encode labelled"
     ),
     "assistant.model": (
-        "__init__ config digest trained_data packing fused linear gpt lora folder weights peft checkpoint scratch"
+        "__init__ config digest trained_data packing fused linear gpt lora folder weights peft checkpoint heads scratch"
     ),
     "assistant.decoding": (
         "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
@@ -34,7 +34,7 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.classifier": "__init__ labelled split scores report picture",
+    "assistant.classifier": "__init__ label_files split scores report picture model_folder inference review",
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "

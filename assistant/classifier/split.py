@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from assistant.classifier.labelled import labels_of
+from assistant.classifier.label_files import labels_of
 from assistant.dataset.examples import Example
 from assistant.dataset.splits import Splits, data_fingerprint, fill_parts, largest_remainders
 from assistant.errors import DataError

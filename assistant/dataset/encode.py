@@ -26,6 +26,8 @@ class EncodedExample:
     """The same prompt with the rejected answer, for preference training."""
     reference_logprob: float | None = None
     """Log-probability (nats) of the response under the reference model, the weights at the start of the run."""
+    label: int | None = None
+    """Index of the label of a text. Such a row has neither response nor EOS, and the label is its only target."""
 
     @property
     def n_tokens(self) -> int:
@@ -187,7 +189,9 @@ def _truncate_prompt(example: Example, template: Template, tokenizer: Tokenizer,
 
 
 def count_targets(row: EncodedExample, train_on: TrainOn) -> int:
-    """Return the number of tokens of a row that count in the loss."""
+    """Return the number of tokens of a row that count in the loss. A labelled text has one target."""
+    if row.label is not None:
+        return 1
     return len(row.input_ids) - (row.prompt_length if train_on == "response" else 1)
 
 

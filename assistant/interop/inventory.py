@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from assistant.files import shown_path
 from assistant.hub_cache import SHOWN_COMMIT, Snapshot, all_snapshots, find_pulled, short_name
-from assistant.model.config import SCORES_FILE, ModelConfig, ModelInfo
+from assistant.model.config import SCORES_FILE, ModelConfig, ModelInfo, parse_info
 from assistant.shipped import POCKET, shipped
 
 CONFIG_FILE, INFO_FILE = "config.json", "assistant.json"
@@ -245,7 +245,7 @@ def _read_info(folder: Path) -> ModelInfo | None:
     if not (folder / INFO_FILE).exists():
         return None
     try:
-        return ModelInfo.model_validate(_read_json(folder / INFO_FILE))
+        return parse_info(_read_json(folder / INFO_FILE))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise _UnreadableError(f"{INFO_FILE}: {where}: {error.errors()[0]['msg'].lower()}") from error

@@ -3,7 +3,7 @@
     config.json  generation_config.json  model.safetensors      GPT-2's own names and shapes
     vocab.json  merges.txt  tokenizer_config.json                byte-level BPE, and the chat template
     tokenizer.json  added_tokens.json  special_tokens_map.json   only if the base model has them, byte for byte
-    assistant.json                                               how a fine-tuned model was made
+    assistant.json                                               how a fine-tuned model was made; how a classifier reads
     trained_prompts.bin                                          hashes of the prompts that it was fine-tuned on
     adapter/                                                     LoRA matrices for PEFT, also merged into the weights
 
@@ -15,20 +15,30 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
-from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, TEXT_TEMPLATE, Template, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
 from assistant.errors import CheckpointError, PrerequisiteError
 from assistant.hub_cache import recorded_name
-from assistant.model.config import ModelConfig, ModelInfo, TemplateRecord
+from assistant.model.config import (
+    CLASSIFIER_ARCHITECTURE,
+    CLASSIFIER_KEY,
+    ClassifierConfig,
+    ClassifierRecord,
+    ModelConfig,
+    ModelInfo,
+    TemplateRecord,
+    parse_info,
+)
 from assistant.model.folder import atomic_folder, save_tensors, write_json
 from assistant.model.gpt import GPT, model_of
 from assistant.model.lora import (
@@ -44,6 +54,7 @@ from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, st
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +71,8 @@ class Checkpoint:
     """The matrices that LoRA trained; `model` has them merged. They are written with the model but not read with it."""
     trained_prompts: PromptHashes | None = None
     """The prompts that the model was fine-tuned on. None if they are not known."""
+    classifier: ClassifierRecord | None = None
+    """How a classifier reads texts. None for a language model, and for a classifier of another program."""
 
     @property
     def config(self) -> ModelConfig:
@@ -74,12 +87,16 @@ class Checkpoint:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(
+    folder: str | Path, *, device: torch.device | str = "cpu", may_classify: bool = False
+) -> Checkpoint:
     """Open a model folder: a downloaded GPT-2, or a model that this project wrote. The weights become float32.
+
+    With `may_classify` the model may be a `GPTClassifier`, which has labels instead of words.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another model, a weight has another shape, or the template has
-            changed since training.
+            changed since training; or the folder is a classifier, and `may_classify` is False.
     """
     folder = Path(folder)
     if is_adapter_folder(folder):
@@ -88,8 +105,16 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
     config = read_config(folder)
+    is_classifier = isinstance(config, ClassifierConfig)
+    if isinstance(config, ClassifierConfig) and not may_classify:
+        raise CheckpointError(
+            f"{folder}: expected a language model, got a classifier with the labels {', '.join(config.labels[:4])}"
+            f"{', ...' if len(config.labels) > 4 else ''}. It labels texts: assistant classify predict "
+            f"{shlex.quote(str(folder))} TEXT"
+        )
     _check_vocabulary(folder, tokenizer, config)
-    template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
+    untrained = TEXT_TEMPLATE if is_classifier else DEFAULT_TEMPLATE
+    template = get_template(untrained) if info is None else _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -98,6 +123,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
         info=info,
         name=recorded_name(folder),
         trained_prompts=read_hashes(folder),
+        classifier=_read_record(folder, model.config),
     )
 
 
@@ -193,8 +219,9 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(
             f'{path}: expected "model_type": "gpt2", got {model_type!r}. Only GPT-2 models can be opened.'
         )
+    is_classifier = CLASSIFIER_ARCHITECTURE in (content.get("architectures") or ())
     try:
-        return ModelConfig.model_validate(content)
+        return (ClassifierConfig if is_classifier else ModelConfig).model_validate(content)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'config'} {fault['msg'][0].lower()}{fault['msg'][1:]}"
@@ -209,14 +236,42 @@ def read_config(folder: Path) -> ModelConfig:
 def load_info(folder: str | Path) -> ModelInfo | None:
     """Read a model folder's `assistant.json`. Return None for a base model, which has no such file.
 
+    An imported classifier has only a `ClassifierRecord` there; it has no record of training either.
+
     Raises:
         CheckpointError: the file is damaged.
     """
     path = Path(folder) / INFO_FILE
     if not path.exists():
         return None
+    return _validated(parse_info, _read_json(path), path)
+
+
+def _read_record(folder: Path, config: ModelConfig) -> ClassifierRecord | None:
+    """The record of a classifier. None for a language model, or if the folder has none."""
+    path = folder / INFO_FILE
+    if not isinstance(config, ClassifierConfig) or not path.exists():
+        return None
+    content = _read_json(path)
+    if not isinstance(content, dict) or content.get(CLASSIFIER_KEY) is None:
+        return None
+    record = _validated(ClassifierRecord.model_validate, content[CLASSIFIER_KEY], path)
+    if record.labels != config.labels:
+        raise CheckpointError(
+            f"{path}: expected the labels of {CONFIG_FILE}, {', '.join(config.labels)[:60]}, "
+            f"got {', '.join(record.labels)[:60]}. Restore both files."
+        )
+    if record.max_length > config.context_length:
+        raise CheckpointError(
+            f"{path}: expected a max_length of at most {config.context_length}, the model's context, "
+            f"got {record.max_length}. Restore the file."
+        )
+    return record
+
+
+def _validated(parse: Callable[[Any], Parsed], content: Any, path: Path) -> Parsed:
     try:
-        return ModelInfo.model_validate(_read_json(path))
+        return parse(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
@@ -287,7 +342,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
-    template, tokenizer, config = checkpoint.template, checkpoint.tokenizer, checkpoint.config
+    tokenizer, config = checkpoint.tokenizer, checkpoint.config
     weights = {
         name: value.detach().to("cpu", dtype).contiguous() for name, value in stored_tensors(checkpoint.model).items()
     }
@@ -303,14 +358,29 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
         "dtype": str(dtype).removeprefix("torch."),
         **ids,
     }
+    if isinstance(config, ClassifierConfig):
+        for_other_readers |= {
+            "architectures": [CLASSIFIER_ARCHITECTURE],
+            "num_labels": len(config.labels),
+            "label2id": {label: index for index, label in enumerate(config.labels)},
+            "pad_token_id": tokenizer.pad_id,
+        }
+        content = {name: value for name, value in content.items() if name not in ("problem_type", "score_bias")}
+    else:
+        write_json(folder / GENERATION_FILE, {**ids, "pad_token_id": tokenizer.pad_id, "do_sample": False})
     write_json(folder / CONFIG_FILE, content | for_other_readers)
-    write_json(folder / GENERATION_FILE, {**ids, "pad_token_id": tokenizer.pad_id, "do_sample": False})
+    _write_tokenizer(checkpoint, folder)
+    _write_records(checkpoint, folder)
+
+
+def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    tokenizer = checkpoint.tokenizer
     for name, text in tokenizer.files().items():
         (folder / name).write_text(text, encoding="utf-8")
     eos_token = tokenizer.added.eos_token
     defaults = {
         "tokenizer_class": "GPT2Tokenizer",
-        "model_max_length": config.n_positions,
+        "model_max_length": checkpoint.config.n_positions,
         "bos_token": eos_token,
         "eos_token": eos_token,
         "unk_token": eos_token,
@@ -318,9 +388,21 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
         "clean_up_tokenization_spaces": False,
     }
     kept = dict(tokenizer.added.config) or defaults
-    write_json(folder / TOKENIZER_CONFIG_FILE, kept | {"chat_template": template.chat_template()})
-    if checkpoint.info is not None:
-        write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
+    if isinstance(checkpoint.config, ClassifierConfig):
+        kept.pop("chat_template", None)
+    else:
+        kept["chat_template"] = checkpoint.template.chat_template()
+    write_json(folder / TOKENIZER_CONFIG_FILE, kept)
+
+
+def _write_records(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write how the model was made: `assistant.json`, the prompts that it has seen, and LoRA's matrices."""
+    info, record = checkpoint.info, checkpoint.classifier
+    content = {} if info is None else info.model_dump(mode="json")
+    if record is not None:
+        content |= {"format": 1, CLASSIFIER_KEY: record.model_dump(mode="json")}
+    if content:
+        write_json(folder / INFO_FILE, content)
     if checkpoint.trained_prompts is not None:
         (folder / PROMPTS_FILE).write_bytes(dump_hashes(checkpoint.trained_prompts))
     if checkpoint.adapter is not None:

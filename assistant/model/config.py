@@ -6,12 +6,12 @@ This module reads no files and imports no torch.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from assistant.dataset.splits import DEFAULT_FRACTIONS
-from assistant.settings import FinetuneSettings, Frozen
+from assistant.settings import FinetuneSettings, Frozen, Reading
 
 SCORES_FILE = "scores.jsonl"
 """Scores of the weights in a model folder, newest last. `evaluation score` writes it; new weights remove it."""
@@ -62,6 +62,48 @@ class ModelConfig(BaseModel):
         return factor / (layer + 1) if self.scale_attn_by_inverse_layer_idx else factor
 
 
+CLASSIFIER_ARCHITECTURE = "GPT2ForSequenceClassification"
+"""The class of transformers that a classifier's `config.json` names."""
+
+
+class ClassifierConfig(ModelConfig):
+    """`config.json` of a GPT-2 that labels texts, as transformers' GPT2ForSequenceClassification has it.
+
+    Like transformers, it has two labels, LABEL_0 and LABEL_1, where the file names none.
+    """
+
+    id2label: dict[int, str] = Field(default={0: "LABEL_0", 1: "LABEL_1"}, min_length=2)
+    tie_word_embeddings: Literal[False] = False
+    """There is no output layer to tie."""
+    score_bias: bool = False
+    """Whether the head has a bias, as the book's has. transformers has none and ignores it."""
+    problem_type: Literal["single_label_classification"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drops_what_the_labels_say(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        derived = ("label2id", "num_labels", "tie_word_embeddings")
+        kept = {name: value for name, value in content.items() if name not in derived}
+        n_labels = content.get("num_labels")
+        if "id2label" not in content and type(n_labels) is int and 0 < n_labels < 2**16:
+            kept["id2label"] = {index: f"LABEL_{index}" for index in range(n_labels)}
+        return kept
+
+    @field_validator("id2label")
+    @classmethod
+    def _counts_from_zero(cls, names: dict[int, str]) -> dict[int, str]:
+        if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
+            raise ValueError("expected a different name for each of 0, 1, 2 and so on")
+        return names
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the logits."""
+        return tuple(self.id2label[index] for index in range(len(self.id2label)))
+
+
 class TemplateRecord(Frozen):
     """The template that a model was trained with: its name, its fingerprint, and its texts for comparison."""
 
@@ -97,3 +139,39 @@ class ModelInfo(BaseModel):
     answer single questions only."""
     metrics: dict[str, float | int | None]
     versions: dict[str, str]
+
+
+BIAS_NOTE = "score.bias belongs to the head. transformers' GPT2ForSequenceClassification has no bias and ignores it."
+
+
+class ClassifierRecord(BaseModel):
+    """`classifier` in `assistant.json`: how a classifier reads texts. Unknown fields of later versions are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    labels: tuple[str, ...]
+    """In the order of the logits."""
+    reading: Reading = "last"
+    max_length: Annotated[int, Field(ge=1)]
+    """Longest text, in tokens; the end of a longer one is cut. With the reading `padded`, shorter ones are padded to
+    it."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Probabilities are the softmax of the logits divided by this."""
+    has_bias: bool = False
+    note: str | None = None
+    """What another program makes of the bias."""
+
+
+CLASSIFIER_KEY = "classifier"
+"""Where `assistant.json` has the `ClassifierRecord`."""
+
+
+def parse_info(content: Any) -> ModelInfo | None:
+    """The record of training in the content of `assistant.json`. None for an imported classifier, which has none.
+
+    Raises:
+        ValidationError: the content is not that of such a file.
+    """
+    if isinstance(content, dict) and CLASSIFIER_KEY in content and "finetune" not in content:
+        return None
+    return ModelInfo.model_validate(content)

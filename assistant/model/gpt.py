@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from assistant.model import fused
-from assistant.model.config import ModelConfig
+from assistant.model.config import ClassifierConfig, ModelConfig
 from assistant.model.linear import Linear, embed_tied
 from assistant.model.packing import PackedBatch, PrefixTree
 
@@ -158,8 +158,11 @@ class GPT(nn.Module):
         self.gradient_checkpointing = False
         """Whether the backward pass recomputes the activations inside each block."""
         self.transformer = Transformer(config)
-        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
+        self._add_head()
+
+    def _add_head(self) -> None:
+        self.lm_head = Linear(self.config.n_embd, self.config.vocab_size, bias=False)
+        if self.config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -182,10 +185,26 @@ class GPT(nn.Module):
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden
 
-    def target_logits(self, batch: PackedBatch) -> Tensor:
+    def target_logits(self, batch: PackedBatch, before_last: Tensor | None = None) -> Tensor:
         """Logits (K, V) at a packed batch's target positions. They equal those of `forward` and `head`, but cost less.
 
         Each token is computed once (see `packing`). After its attention, the last block runs only at the targets.
+        `before_last` (N, C) is what `before_last_block` returned, where it is known already.
+
+        Raises:
+            ValueError: a row is longer than the context length.
+        """
+        gradients: list[Tensor] | None = [] if self._ties_gradients else None
+        x = self.before_last_block(batch, gradients) if before_last is None else before_last
+        last = self.transformer.h[-1]
+        assert isinstance(last, Block)
+        hidden: Tensor = self.transformer.ln_f(last.forward_packed(x, batch, batch.target_positions))
+        return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
+
+    def before_last_block(self, batch: PackedBatch, gradients: list[Tensor] | None = None) -> Tensor:
+        """What the last block reads (N, C) float32, for every token of a packed batch.
+
+        `gradients` is the list of `embed_tied`, if the head is the embedding.
 
         Raises:
             ValueError: a row is longer than the context length.
@@ -193,7 +212,6 @@ class GPT(nn.Module):
         if batch.n_positions > self.config.context_length:
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {batch.n_positions}.")
         wte = self.transformer.wte
-        gradients: list[Tensor] | None = [] if self._ties_gradients else None
         x = wte(batch.input_ids) if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
         x = x + self.transformer.wpe(batch.positions)
         blocks = [block for block in self.transformer.h if isinstance(block, Block)]
@@ -202,8 +220,7 @@ class GPT(nn.Module):
                 x = checkpoint(block.forward_packed, x, batch, use_reentrant=False)
             else:
                 x = block.forward_packed(x, batch)
-        hidden: Tensor = self.transformer.ln_f(blocks[-1].forward_packed(x, batch, batch.target_positions))
-        return self.head(hidden) if gradients is None else self.lm_head.as_tied_head(hidden, gradients)
+        return x
 
     @property
     def _ties_gradients(self) -> bool:
@@ -243,10 +260,55 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+class Score(nn.Linear):
+    """A classifier's head. It computes in float32, also under autocast: it costs nothing, and few logits decide."""
+
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for a layer without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) -> (..., labels) float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight, self.bias)
+
+
+class GPTClassifier(GPT):
+    """GPT-2 with one output for each label instead of one for each token: V is the number of labels."""
+
+    padded_to: int | None = None
+    """Length, in tokens, that texts are padded to before the label is read at the end. None: it is read at the last
+    token of the text."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__(config)
+
+    def _add_head(self) -> None:
+        assert isinstance(self.config, ClassifierConfig)
+        self.score = Score(self.config.n_embd, len(self.config.labels), bias=self.config.score_bias)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the logits."""
+        assert isinstance(self.config, ClassifierConfig)
+        return self.config.labels
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) float32 of hidden states (..., C)."""
+        logits: Tensor = self.score(hidden)
+        return logits
+
+
+def build_model(config: ModelConfig) -> GPT:
+    """A new model of a config: a `GPTClassifier` for a classifier's config."""
+    return GPTClassifier(config) if isinstance(config, ClassifierConfig) else GPT(config)
+
+
 def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
     """A model in evaluation mode with the tensors of a state dict as its weights. They are not copied."""
     with torch.device("meta"):
-        model = GPT(config)
+        model = build_model(config)
     model.load_state_dict(dict(state), assign=True)
     if config.tie_word_embeddings:  # assign=True made two parameters of it
         model.lm_head.weight = model.transformer.wte.weight

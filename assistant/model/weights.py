@@ -22,14 +22,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from assistant.errors import CheckpointError
-from assistant.model.config import ModelConfig
-from assistant.model.gpt import GPT
+from assistant.model.config import ClassifierConfig, ModelConfig
+from assistant.model.gpt import GPT, build_model
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, BIN_FILE, BIN_INDEX_FILE)
 """In the order in which transformers looks for them."""
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+SCORE, SCORE_BIAS = "score.weight", "score.bias"
 
 # GPT-2's Conv1D stores its matrices as (in, out), torch's Linear as (out, in).
 TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -62,7 +63,7 @@ def full_name(name: str) -> str | None:
             name = name.removeprefix(wrapper)
     if name.endswith(_MASK_BUFFERS):
         return None
-    return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
+    return name if name.startswith(("transformer.", "lm_head.", "score.")) else f"transformer.{name}"
 
 
 @dataclass
@@ -200,18 +201,21 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
     """Read a state dict for `GPT` in float32, from a file of weights or from an index of several.
 
     As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
-    embedding is the head. Returns the config, with `tie_word_embeddings` as the weights are, and the state.
+    embedding is the head. Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the
+    state.
 
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
     files = _open_weights(path)
+    if isinstance(config, ClassifierConfig):
+        config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
     is_tied = config.tie_word_embeddings
     if is_tied and HEAD in files and EMBEDDING not in files:
         files[EMBEDDING] = files.pop(HEAD)
         files[EMBEDDING].names[EMBEDDING] = files[EMBEDDING].names[HEAD]
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in stored_tensors(GPT(config)).items()}
+        expected = {name: tuple(value.shape) for name, value in stored_tensors(build_model(config)).items()}
     head = files.get(HEAD) if is_tied else None
     if head is not None:
         expected[HEAD] = expected[EMBEDDING]

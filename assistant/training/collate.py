@@ -55,9 +55,16 @@ def pad(rows: Sequence[EncodedExample], *, pad_id: int, train_on: TrainOn = "res
 
 
 def _shifted(rows: Sequence[EncodedExample], train_on: TrainOn) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Inputs: all ids but the last. Targets: all ids but the first, with IGNORE_INDEX before the first that counts."""
+    """Inputs: all ids but the last. Targets: all ids but the first, with IGNORE_INDEX before the first that counts.
+
+    A labelled text is read whole. Its only target is the label, at the last token.
+    """
     inputs, targets = [], []
     for row in rows:
+        if row.label is not None:
+            inputs.append(row.input_ids)
+            targets.append((*((len(row.input_ids) - 1) * [IGNORE_INDEX]), row.label))
+            continue
         n_masked = row.prompt_length - 1 if train_on == "response" else 0
         inputs.append(row.input_ids[:-1])
         targets.append((*(n_masked * [IGNORE_INDEX]), *row.input_ids[n_masked + 1 :]))

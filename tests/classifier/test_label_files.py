@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.classifier.labelled import labels_of, read_labelled
+from assistant.classifier.label_files import labels_of, read_labelled
 from assistant.dataset.examples import Example
 from assistant.errors import DataError, SettingsError
 

@@ -1,11 +1,7 @@
-"""Reads labelled texts from the files that the instruction reader reads, and names what is not used.
-
-A labelled text is an `Example` whose instruction is the text and whose output is the label.
-"""
+"""Reads labelled texts from the files that the instruction reader reads, and names what is not used."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +14,7 @@ from assistant.dataset.columns import Columns, FieldNames, is_empty, parse_colum
 from assistant.dataset.examples import Example
 from assistant.dataset.forms import ParsedRow
 from assistant.dataset.instructions import SKIP_ADVICE, Dataset, read_with
+from assistant.dataset.labelled import sort_labels
 from assistant.dataset.rows import FilledText, OptionalText, Row, json_type_name, key_list, row_fault
 from assistant.dataset.sources import shown_name
 from assistant.errors import DataError
@@ -38,7 +35,6 @@ HAM, NOT_SPAM, SPAM = "ham", "not spam", "spam"
 MAX_LABELS = 1000
 _MANY_LABELS = 20
 """With more labels than this, more than one row in two must repeat a label, or the column is not one of labels."""
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
 def read_labelled(*paths: str | Path, columns: Sequence[str] = (), skip_bad: bool = False) -> Dataset:
@@ -64,11 +60,8 @@ def read_labelled(*paths: str | Path, columns: Sequence[str] = (), skip_bad: boo
 
 
 def labels_of(examples: Iterable[Example]) -> tuple[str, ...]:
-    """Return the labels of the examples in their order: by number if all are whole numbers, else by name."""
-    labels = {example.output for example in examples}
-    if labels and all(_INTEGER.fullmatch(label) for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
+    """Return the labels of the examples in the order of a classifier's outputs."""
+    return sort_labels(example.output for example in examples)
 
 
 class _LabelledRow(BaseModel):
