@@ -6,8 +6,13 @@ derives its options from them (`assistant.cli.options`). No torch and no typer a
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -40,15 +45,40 @@ SplitMethod = Literal["grouped", "book", "stratified"]
 
 
 class Frozen(BaseModel):
-    """A value object: immutable, and an unknown field is an error."""
+    """A value object: immutable, and an unknown field is an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its validator is built when it first validates something: building all of them takes longer than most commands.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Settings(Frozen):
     """Settings of one subject. The docstring under a field is the help text of its option."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+
+def field_docstring(model: type[BaseModel], field: str) -> str | None:
+    """The docstring under a field, in one line. A model inherits those of its bases."""
+    for kind in model.__mro__:
+        if field in inspect.get_annotations(kind):
+            return _docstrings(sys.modules[kind.__module__].__file__ or "").get((kind.__name__, field))
+    return None
+
+
+@cache
+def _docstrings(file: str) -> dict[tuple[str, str], str]:
+    """The docstrings under the fields of all classes in a file, by the names of class and field.
+
+    pydantic can read them too, but reads the file again for every class.
+    """
+    found = {}
+    for kind in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
+        if isinstance(kind, ast.ClassDef):
+            for field, text in zip(kind.body, kind.body[1:], strict=False):
+                is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+                if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    found[kind.name, field.target.id] = inspect.cleandoc(str(text.value.value))  # type: ignore[attr-defined]
+    return found
 
 
 @dataclass(frozen=True)
@@ -133,6 +163,13 @@ class DataSettings(Settings):
     @classmethod
     def _one_a_word(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
+
+
+class LabelDataSettings(DataSettings):
+    """How files of labelled texts are read."""
+
+    columns: Annotated[tuple[str, ...], DATA] = ()
+    """Columns with the text and the label, as FIELD=COLUMN, separated by commas: text=message,label=class."""
 
 
 class PartSettings(Settings):

@@ -20,7 +20,7 @@ SCORES_FILE = "scores.jsonl"
 class ModelConfig(BaseModel):
     """GPT-2's `config.json`, with GPT-2's own field names. Unknown fields are kept and written back."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     model_type: Literal["gpt2"] = "gpt2"
     vocab_size: Annotated[int, Field(ge=1, le=2**24)] = 50257
@@ -115,7 +115,7 @@ class TemplateRecord(Frozen):
 class ModelInfo(BaseModel):
     """`assistant.json`: how a fine-tuned model was made. Unknown fields, as of later versions, are kept."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     format: Literal[1] = 1
     base_model: str
