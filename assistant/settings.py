@@ -319,6 +319,19 @@ BOOK = FinetuneSettings(
     seed=123,
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
+LABEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"epochs": 5, "learning_rate": 5e-5, "template": "text", "validation_answers": 0}
+)
+"""What differs from the defaults of `FinetuneSettings` where a model learns to label texts."""
+LABEL_BOOK = BOOK.model_copy(
+    update={
+        "epochs": 5,
+        "template": "text",
+        "validation_answers": 0,
+        "classifier": ClassifierSettings(reading="padded"),
+    }
+)
+"""The recipe of rasbt/LLMs-from-scratch, ch06/01_main-chapter-code."""
 
 
 class RunSettings(Settings):

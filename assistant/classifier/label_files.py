@@ -29,7 +29,8 @@ LABELLED_FIELDS = FieldNames(
     without_header=("label", "text"),
 )
 """`v1` and `v2` are the columns of the SMS collection as a CSV file."""
-TEXT_FIELDS = FieldNames(usual={"text": LABELLED_FIELDS.usual["text"]}, example="text=message")
+TEXT_FIELDS = LABELLED_FIELDS._replace(example="text=message", line="text")
+"""For files whose texts are labelled by a model: labels that they have are other columns."""
 ROW_FORM = '"text" and "label"'
 HAM, NOT_SPAM, SPAM = "ham", "not spam", "spam"
 MAX_LABELS = 1000
@@ -98,14 +99,16 @@ def labelled_row(row: Row, source: str, columns: Columns) -> ParsedRow:
     return ParsedRow([example], unused)
 
 
-def field_columns(row: dict[str, Any], columns: Columns, where: str) -> dict[str, str]:
-    """Return the row's own name of every field that it has.
+def field_columns(row: dict[str, Any], columns: Columns, where: str, *, only: str = "") -> dict[str, str]:
+    """Return the row's own name of every field that it has, or of the field `only`.
 
     Raises:
         DataError: two columns have usual names of a field, and neither has the field's own.
     """
     own = {}
     for field, names in columns.layout(row):
+        if only and field != only:
+            continue
         if len(names) > 1 and columns.usual_name(names[0], row) != field:
             raise DataError(
                 f"{where}: expected one column of the {field}, got {key_list(names)}. "

@@ -34,6 +34,8 @@ class FieldNames(NamedTuple):
     """The needed fields for messages, as FIELD=COLUMN, separated by a comma."""
     without_header: tuple[str, ...] = ()
     """Fields of a tab-separated line in a file that names no columns; empty if such a file cannot be read."""
+    line: str = ""
+    """The field that every line of any other text is; empty if such a text cannot be read."""
 
 
 INSTRUCTION_FIELDS = FieldNames(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.dataset.columns import Columns
-from assistant.dataset.rows import BadRow, NumberText, Row
+from assistant.dataset.rows import BadRow, Layout, LayoutObserver, NumberText, Row
 from assistant.dataset.sources import Stream, lines_of
 from assistant.errors import DataError, PrerequisiteError
 
@@ -21,7 +21,14 @@ _BATCH_ROWS = 256
 _EXCEL_SEPARATOR = re.compile(r"sep=(.)\s*$")
 
 
-def csv_rows(blocks: Iterator[str], name: str, columns: Columns, delimiter: str | None) -> Iterator[Row | BadRow]:
+def csv_rows(
+    blocks: Iterator[str],
+    name: str,
+    columns: Columns,
+    delimiter: str | None,
+    *,
+    on_layout: LayoutObserver = lambda _: None,
+) -> Iterator[Row | BadRow]:
     """Yield the rows of a CSV or TSV text. Its first line names the columns.
 
     A row's number is the one that a spreadsheet shows: the column names are row 1. Without a `delimiter`, it is the one
@@ -56,6 +63,7 @@ def csv_rows(blocks: Iterator[str], name: str, columns: Columns, delimiter: str 
             return
         if header is None:
             header = _checked_header(cells, name, columns)
+            on_layout(Layout("table", delimiter, tuple(header)))
         elif any(cells):
             yield _row(cells, header, name, number)
 
@@ -110,6 +118,13 @@ def has_no_header(start: str, columns: Columns) -> bool:
         return False
     is_value = first.strip().lower() in _NAMELESS_LABELS or first.strip().lstrip("-").isdigit()
     return is_value or any(line.startswith(f"{first}\t") for line in lines[1:])
+
+
+def line_rows(blocks: Iterator[str], columns: Columns) -> Iterator[Row]:
+    """Yield every line of a text that is not blank as a row of one field. A row's number is its line."""
+    for number, line in enumerate(lines_of(_unix_line_ends(blocks)), start=1):
+        if line.strip():
+            yield Row(number, {columns.names.line: line.rstrip("\r\n")})
 
 
 def nameless_rows(blocks: Iterator[str], name: str, columns: Columns) -> Iterator[Row | BadRow]:
