@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -41,7 +41,7 @@ Balance = Literal["none", "sampling", "weights"]
 Reading = Literal["last", "padded"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 OverlongPolicy = Literal["truncate", "drop", "error"]
-SplitMethod = Literal["grouped", "book"]
+SplitMethod = Literal["grouped", "book", "stratified"]
 
 
 class Frozen(BaseModel):
@@ -165,20 +165,25 @@ class DataSettings(Settings):
         return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
-class SplitSettings(Settings):
-    """How a data set is split into training, validation and test rows."""
+class LabelDataSettings(DataSettings):
+    """How files of labelled texts are read."""
 
-    split: Annotated[SplitMethod, DATA] = "grouped"
-    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
+    columns: Annotated[tuple[str, ...], DATA] = ()
+    """Columns with the text and the label, as FIELD=COLUMN, separated by commas: text=message,label=class."""
+
+
+class PartSettings(Settings):
+    """The shares of the parts that a data set is split into, and the seed."""
+
     split_seed: Annotated[Seed, DATA] = 123
-    """Seed of the grouped split."""
+    """Seed of the split."""
     test_share: Annotated[Share, DATA] = 0.10
     """Share of the rows to keep for testing."""
     validation_share: Annotated[Share, DATA] = 0.05
     """Share of the rows for validation, which chooses the best weights."""
 
     @model_validator(mode="after")
-    def _leaves_training_rows(self) -> SplitSettings:
+    def _leaves_training_rows(self) -> Self:
         if self.test_share + self.validation_share >= 1:
             raise ValueError(
                 f"--test-share and --validation-share: expected less than 1 together, "
@@ -190,6 +195,24 @@ class SplitSettings(Settings):
     def fractions(self) -> tuple[float, float, float]:
         """Shares of training, test and validation rows."""
         return (round(1 - self.test_share - self.validation_share, 12), self.test_share, self.validation_share)
+
+
+class SplitSettings(PartSettings):
+    """How instructions are split into training, validation and test rows."""
+
+    split: Annotated[Literal["grouped", "book"], DATA] = "grouped"
+    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
+
+
+class LabelSplitSettings(PartSettings):
+    """How labelled texts are split into training, validation and test rows."""
+
+    split: Annotated[Literal["stratified", "book"], DATA] = "stratified"
+    """stratified gives every part each label in proportion, and equal texts to one part; book shuffles and cuts."""
+    test_share: Annotated[Share, DATA] = 0.20
+    """Share of the rows to keep for testing."""
+    validation_share: Annotated[Share, DATA] = 0.10
+    """Share of the rows for validation, which chooses the best weights."""
 
 
 class LoraSettings(Settings):
@@ -296,21 +319,17 @@ BOOK = FinetuneSettings(
     seed=123,
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
-
-BOOK_CLASSIFIER = FinetuneSettings(
-    book=True,
-    epochs=5,
-    batch_size=8,
-    learning_rate=5e-5,
-    warmup_steps=0,
-    weight_decay=0.1,
-    max_grad_norm=0.0,
-    template="text",
-    precision="float32",
-    best_by="last",
-    seed=123,
-    validation_answers=0,
-    classifier=ClassifierSettings(reading="padded"),
+LABEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"epochs": 5, "learning_rate": 5e-5, "template": "text", "validation_answers": 0}
+)
+"""What differs from the defaults of `FinetuneSettings` where a model learns to label texts."""
+LABEL_BOOK = BOOK.model_copy(
+    update={
+        "epochs": 5,
+        "template": "text",
+        "validation_answers": 0,
+        "classifier": ClassifierSettings(reading="padded"),
+    }
 )
 """The recipe of rasbt/LLMs-from-scratch, ch06/01_main-chapter-code."""
 

@@ -19,6 +19,7 @@ class AssistantCommands(LazyCommands):
         "ask": "assistant.cli.ask:ask",
         "finetune": "assistant.cli.finetune:finetune",
         "prefer": "assistant.cli.prefer:prefer",
+        "classify": "assistant.cli.classify:classify_app",
         "pull": "assistant.cli.models:pull",
         "models": "assistant.cli.models:models",
         "export": "assistant.cli.export:export",

@@ -17,7 +17,7 @@ from assistant.settings import DataSettings, FinetuneSettings, RunSettings, Spli
 from assistant.shipped import find_model
 
 
-@derive_options(leave_out={"beta"})
+@derive_options(leave_out={"beta", "classifier"})
 def finetune(
     data: DataFiles,
     model: BaseModelFolder,
@@ -38,9 +38,9 @@ def finetune(
     get_template(settings.template)
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
-    from assistant.cli.job import Job, run_or_plan
+    from assistant.cli.job import InstructionJob, run_or_plan
 
-    job = Job(
+    job = InstructionJob(
         data=tuple(data),
         model=find_model(model),
         output=output,

@@ -19,7 +19,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from assistant.errors import SettingsError
-from assistant.settings import BOOK, FinetuneSettings, Panel, Settings, field_docstring, validate_settings
+from assistant.settings import (
+    BOOK,
+    ClassifierSettings,
+    FinetuneSettings,
+    Panel,
+    Settings,
+    field_docstring,
+    validate_settings,
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 DataFiles = Annotated[
@@ -193,17 +201,23 @@ def _is_settings(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Settings)
 
 
-def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
+def book_recipe(
+    given: FinetuneSettings, *, recipe: FinetuneSettings = BOOK, defaults: Mapping[str, Any] = NOTHING
+) -> FinetuneSettings:
     """The book's settings, with the values of `given` for fields that the recipe leaves open.
+
+    `defaults` are those of the command, where they differ from those of the fields.
 
     Raises:
         SettingsError: `given` changes a field that the recipe sets to another value.
     """
-    defaults = FinetuneSettings()
-    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(defaults, name)}
+    unchanged = FinetuneSettings(**defaults)
+    if recipe.classifier is not None:
+        unchanged = unchanged.model_copy(update={"classifier": ClassifierSettings()})
+    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(unchanged, name)}
     free = {"epochs", "max_steps", "validate_every", "validation_answers"}
-    wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
+    wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(recipe, name)]
     if wrong:
         names = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise SettingsError(f"--book: expected no other option that the recipe sets, got {names}. Leave one out.")
-    return BOOK.model_copy(update={name: getattr(given, name) for name in free})
+    return recipe.model_copy(update={name: getattr(given, name) for name in free})

@@ -128,7 +128,7 @@ class ModelInfo(BaseModel):
     finetune: FinetuneSettings
     data_files: tuple[str, ...]
     data_fingerprint: str
-    split_method: Literal["grouped", "book"]
+    split_method: Literal["grouped", "book", "stratified"]
     split_seed: int
     split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     """Shares of the training, test and validation rows."""

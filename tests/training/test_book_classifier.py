@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from assistant.dataset.instructions import Example
 from assistant.dataset.splits import Splits, split_examples
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.model.gpt import GPTClassifier
-from assistant.settings import BOOK_CLASSIFIER
+from assistant.model.gpt import GPT, GPTClassifier
+from assistant.settings import LABEL_BOOK
 from assistant.training.classification import ClassifierTrainer
 from tests.support.models import tiny_checkpoint
 from tests.training.test_book import book_model_with_weights_of
@@ -24,14 +24,14 @@ N_EPOCHS = 18
 """Of three steps: the loop evaluates before step 1 and step 51, and after each epoch."""
 
 
-def book_classifier(model: GPTClassifier, base: Any) -> torch.nn.Module:
+def book_classifier(model: GPTClassifier, base: GPT) -> Any:
     """The book's classifier, made of a language model as the book makes it, with a head of its own."""
-    book = book_model_with_weights_of(base)
+    book: Any = book_model_with_weights_of(base)
     for weight in book.parameters():
         weight.requires_grad = False
     torch.manual_seed(123)
     book.out_head = torch.nn.Linear(model.config.n_embd, len(model.labels))
-    for module in (book.trf_blocks[-1], book.final_norm):  # type: ignore[index]
+    for module in (book.trf_blocks[-1], book.final_norm):
         for weight in module.parameters():
             weight.requires_grad = True
     return book
@@ -61,7 +61,7 @@ def test_losses_equal_those_of_the_books_training_loop(
 ) -> None:
     ch06 = pytest.importorskip("llms_from_scratch.ch06", reason="the book's package is not installed")
     splits = split_examples(labelled, fractions=(0.7, 0.2, 0.1))
-    settings = BOOK_CLASSIFIER.model_copy(update={"epochs": N_EPOCHS, "learning_rate": 1e-3})
+    settings = LABEL_BOOK.model_copy(update={"epochs": N_EPOCHS, "learning_rate": 1e-3})
     base = tiny_checkpoint(byte_tokenizer, n_positions=64)
     trainer = ClassifierTrainer(base, splits, settings)
     assert isinstance(trainer.model, GPTClassifier)
