@@ -6,10 +6,15 @@ derives its options from them (`assistant.cli.options`). No torch and no typer a
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -36,19 +41,44 @@ Balance = Literal["none", "sampling", "weights"]
 Reading = Literal["last", "padded"]
 LoraModule = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 OverlongPolicy = Literal["truncate", "drop", "error"]
-SplitMethod = Literal["grouped", "book"]
+SplitMethod = Literal["grouped", "book", "stratified"]
 
 
 class Frozen(BaseModel):
-    """A value object: immutable, and an unknown field is an error."""
+    """A value object: immutable, and an unknown field is an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its validator is built when it first validates something: building all of them takes longer than most commands.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Settings(Frozen):
     """Settings of one subject. The docstring under a field is the help text of its option."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+
+def field_docstring(model: type[BaseModel], field: str) -> str | None:
+    """The docstring under a field, in one line. A model inherits those of its bases."""
+    for kind in model.__mro__:
+        if field in inspect.get_annotations(kind):
+            return _docstrings(sys.modules[kind.__module__].__file__ or "").get((kind.__name__, field))
+    return None
+
+
+@cache
+def _docstrings(file: str) -> dict[tuple[str, str], str]:
+    """The docstrings under the fields of all classes in a file, by the names of class and field.
+
+    pydantic can read them too, but reads the file again for every class.
+    """
+    found = {}
+    for kind in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
+        if isinstance(kind, ast.ClassDef):
+            for field, text in zip(kind.body, kind.body[1:], strict=False):
+                is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+                if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    found[kind.name, field.target.id] = inspect.cleandoc(str(text.value.value))  # type: ignore[attr-defined]
+    return found
 
 
 @dataclass(frozen=True)
@@ -135,20 +165,25 @@ class DataSettings(Settings):
         return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
-class SplitSettings(Settings):
-    """How a data set is split into training, validation and test rows."""
+class LabelDataSettings(DataSettings):
+    """How files of labelled texts are read."""
 
-    split: Annotated[SplitMethod, DATA] = "grouped"
-    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
+    columns: Annotated[tuple[str, ...], DATA] = ()
+    """Columns with the text and the label, as FIELD=COLUMN, separated by commas: text=message,label=class."""
+
+
+class PartSettings(Settings):
+    """The shares of the parts that a data set is split into, and the seed."""
+
     split_seed: Annotated[Seed, DATA] = 123
-    """Seed of the grouped split."""
+    """Seed of the split."""
     test_share: Annotated[Share, DATA] = 0.10
     """Share of the rows to keep for testing."""
     validation_share: Annotated[Share, DATA] = 0.05
     """Share of the rows for validation, which chooses the best weights."""
 
     @model_validator(mode="after")
-    def _leaves_training_rows(self) -> SplitSettings:
+    def _leaves_training_rows(self) -> Self:
         if self.test_share + self.validation_share >= 1:
             raise ValueError(
                 f"--test-share and --validation-share: expected less than 1 together, "
@@ -160,6 +195,24 @@ class SplitSettings(Settings):
     def fractions(self) -> tuple[float, float, float]:
         """Shares of training, test and validation rows."""
         return (round(1 - self.test_share - self.validation_share, 12), self.test_share, self.validation_share)
+
+
+class SplitSettings(PartSettings):
+    """How instructions are split into training, validation and test rows."""
+
+    split: Annotated[Literal["grouped", "book"], DATA] = "grouped"
+    """grouped puts rows with the same prompt or group into the same part; book splits the rows in file order."""
+
+
+class LabelSplitSettings(PartSettings):
+    """How labelled texts are split into training, validation and test rows."""
+
+    split: Annotated[Literal["stratified", "book"], DATA] = "stratified"
+    """stratified gives every part each label in proportion, and equal texts to one part; book shuffles and cuts."""
+    test_share: Annotated[Share, DATA] = 0.20
+    """Share of the rows to keep for testing."""
+    validation_share: Annotated[Share, DATA] = 0.10
+    """Share of the rows for validation, which chooses the best weights."""
 
 
 class LoraSettings(Settings):
@@ -266,6 +319,19 @@ BOOK = FinetuneSettings(
     seed=123,
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
+LABEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"epochs": 5, "learning_rate": 5e-5, "template": "text", "validation_answers": 0}
+)
+"""What differs from the defaults of `FinetuneSettings` where a model learns to label texts."""
+LABEL_BOOK = BOOK.model_copy(
+    update={
+        "epochs": 5,
+        "template": "text",
+        "validation_answers": 0,
+        "classifier": ClassifierSettings(reading="padded"),
+    }
+)
+"""The recipe of rasbt/LLMs-from-scratch, ch06/01_main-chapter-code."""
 
 
 class RunSettings(Settings):

@@ -32,10 +32,12 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
-        "validation trainer dpo forecast finetune plots"
+        "validation trainer dpo frozen classification tasks forecast finetune plots"
     ),
-    "assistant.classifier": "__init__ model_folder inference review",
-    "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
+    "assistant.classifier": "__init__ label_files split scores report picture model_folder inference label_rows review",
+    "assistant.interop": (
+        "__init__ modelfile gguf ollama book_classifier book_names pth transfer repository hub inventory"
+    ),
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
         "scores growth nearest heldout find_rows tally prompt_parts tokens models worker front state asking chat "
@@ -48,11 +50,11 @@ ROOMS: dict[str, str] = {
         "conversation_screen slash themes palette screen app"
     ),
     "assistant.cli": (
-        "__init__ console options progress doctor datasets data job prefer export import_command models demo "
-        "plain_front plain chat app"
+        "__init__ console options demo_model progress doctor datasets data job label_job finetune classify prefer "
+        "export import_command models demo ask plain_front plain chat app"
     ),
     "assistant.__main__": "",
-    "evaluation": "__init__ escape figures next_command",
+    "evaluation": "__init__ figures next_command",
     "evaluation.answers": "__init__ bits folder metrics records files response_facts responses",
     "evaluation.judging": (
         "__init__ control_tokens repeatability verdict judgement calls hosts ledger rubric controls pairwise "
@@ -93,7 +95,7 @@ HOMES = {
     "ollama": ("evaluation.judging.ollama_client",),
     "pandas": ("evaluation.reports.report",),
     "jinja2": ("evaluation.reports.page",),
-    "matplotlib": ("assistant.training.plots",),
+    "matplotlib": ("assistant.training.plots", "assistant.classifier.picture"),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
     "typer": ("assistant.cli", "evaluation.cli"),
 }

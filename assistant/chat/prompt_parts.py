@@ -17,7 +17,6 @@ from assistant.chat.events import ModelCard
 from assistant.dataset.context import count_forgotten
 from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import PartKind
-from assistant.dataset.tokenizer import utf8_length
 
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
@@ -161,6 +160,8 @@ class _Frame:
 
 def _attribute(named: Sequence[tuple[PartKind, str]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
     """Give every token to the part in which it begins. A part may have none."""
+    from assistant.dataset.tokenizer import utf8_length  # tiktoken: the chat paints its first frame without it
+
     ids = [token_id for piece_ids, _ in pieces for token_id in piece_ids]
     starts = [0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
     parts, first, end = [], 0, 0

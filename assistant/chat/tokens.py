@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from assistant.chat.events import TokenDetail
 from assistant.chat.records import Answered
-from assistant.dataset.tokenizer import Tokenizer
 from assistant.decoding.reply import InspectedToken, SessionLike
 from assistant.errors import ContextError, SettingsError
+
+if TYPE_CHECKING:  # the chat paints its first frame before it needs a tokenizer
+    from assistant.dataset.tokenizer import Tokenizer
 
 SHOWN_ALTERNATIVES = 5
 

@@ -1,7 +1,7 @@
-"""Texts to labels: a fine-tuned GPT-2 with one output for each label. `classify_review` is the book's function.
+"""Texts to labels: files of labelled texts, their split, a GPT-2 with one output for each label, and the report.
 
-What never comes in: training, which is in `assistant.training`, and anything that prints. Importing this package loads
-no torch.
+`classify_review` is the book's function. What never comes in: training, which is in `assistant.training`, and anything
+that prints. Importing this package loads no torch.
 """
 
 from __future__ import annotations

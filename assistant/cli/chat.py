@@ -10,17 +10,11 @@ from typing import Annotated
 import typer
 
 from assistant.cli.console import fast_imports, note
-from assistant.cli.demo import DEMO_MODEL
-from assistant.cli.options import A_MODEL, derive_options
-from assistant.errors import DataError, PrerequisiteError
+from assistant.cli.demo_model import ModelOrDemo, model_or_demo
+from assistant.cli.options import derive_options
+from assistant.errors import DataError
 from assistant.escape import one_line
 from assistant.settings import EngineSettings, GenerationSettings, TalkSettings
-from assistant.shipped import find_model
-
-ModelOrDemo = Annotated[
-    str | None,
-    typer.Argument(help=f"Model that answers; by default the demo's. {A_MODEL}", show_default=False),
-]
 
 
 @derive_options(leave_out={"logprobs", "seed"}, names={"fixed_seed": "--seed"})
@@ -79,25 +73,3 @@ def chat(
         from assistant.tui.app import run_chat
 
     raise typer.Exit(run_chat(setup))
-
-
-def model_or_demo(model: str | None) -> str:
-    """Return the folder of the model that was named, or of the demo's model.
-
-    Raises:
-        PrerequisiteError: there is no such model, or none was named and the demo was not run.
-    """
-    if model is not None:
-        folder = find_model(model)
-        if not folder.exists():
-            from assistant.chat.models import missing_model_sentence
-
-            raise PrerequisiteError(missing_model_sentence(model))
-        return str(folder)
-    if not (DEMO_MODEL / "config.json").exists():
-        raise PrerequisiteError(
-            f"model: expected a model folder, or the demo's model in {DEMO_MODEL}, got neither. "
-            f"Run `assistant demo` first, or name a model folder."
-        )
-    note(f"Using the demo's model in {one_line(str(DEMO_MODEL))}.")
-    return str(DEMO_MODEL)

@@ -15,12 +15,14 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, ClassVar, NoReturn, TextIO
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
 from assistant.errors import AssistantError, SettingsError
@@ -86,6 +88,43 @@ class Commands(TyperGroup):
             raise typer.Exit(interrupt_exit_code(error)) from None
 
 
+class LazyCommands(Commands):
+    """Commands that are imported when they are called, so that each starts as fast as it can."""
+
+    modules: ClassVar[Mapping[str, str]]
+    """Where each command is: `module:function`, or `module:app` for a group."""
+
+    @property
+    def commands(self) -> dict[str, Any]:
+        """All commands, imported: for the help, and for the words that were mistyped."""
+        return {name: self._load(name) for name in self.modules}
+
+    @commands.setter
+    def commands(self, _: object) -> None:
+        """Take nothing: `modules` says which commands there are."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, in the order of `modules`."""
+        del ctx
+        return list(self.modules)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import one command."""
+        del ctx
+        return self._load(cmd_name) if cmd_name in self.modules else None
+
+    def _load(self, name: str) -> Any:
+        module, _, attribute = self.modules[name].partition(":")
+        with fast_imports():
+            found = getattr(import_module(module), attribute)
+            if not isinstance(found, typer.Typer):
+                callback, found = found, typer.Typer(add_completion=False, rich_markup_mode="markdown")
+                found.command(name)(callback)
+            command = typer.main.get_command(found)
+        command.name = name
+        return command
+
+
 def _first_paragraph(text: str | None) -> str:
     return " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].replace("`", "").split())
 
@@ -98,6 +137,7 @@ def run_program(app: typer.Typer, name: str) -> NoReturn:
     """
     prepare_streams()
     _raise_on_signals()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some takes 30 ms, and none is needed
     code: object = 0
     try:
         app(prog_name=name)

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from assistant.dataset.splits import Splits
     from assistant.dataset.tokenizer import Tokenizer
 
-data_app = typer.Typer(no_args_is_help=True, help="Split, convert, check and show instruction files.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Split, convert, check and show instruction files.",
+)
 
 FIELDS = FinetuneSettings.model_fields.keys()
 

@@ -12,19 +12,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from assistant.cli.console import SIGNAL_EXIT, note, print_json, stop_on_signals
+from assistant.cli.demo_model import DEMO_FOLDER
+from assistant.cli.options import Json, derive_options
 from assistant.errors import SettingsError
 from assistant.escape import one_line
 from assistant.files import check_can_be_folder, make_folder
+from assistant.settings import FinetuneSettings
 from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
 
 if TYPE_CHECKING:
     from assistant.dataset.instructions import Example
 
-DEMO_FOLDER = Path("demo")
-DEMO_MODEL = DEMO_FOLDER / "model"
 MARKER = "MADE_BY_DEMO.txt"
 # float32 on every machine, so that the answers do not depend on which dtype is fast there.
 PRECISION = ("--precision", "float32")
@@ -32,6 +35,19 @@ FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", 
 SHOWN_ROWS = 6
 SHOWN_TOKENS = 40
 SHOWN_CHARACTERS = 100
+
+
+@derive_options(leave_out=FinetuneSettings.model_fields.keys() - {"seed"})
+def demo(
+    settings: FinetuneSettings,
+    output: Annotated[Path, typer.Option(help="Folder for the model and the report.")] = DEMO_FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Run the whole job on the shipped model: fine-tune pocket, answer the test rows, score them, show the report.
+
+    Example: `assistant demo`
+    """
+    raise typer.Exit(run_demo(output, seed=settings.seed, as_json=as_json))
 
 
 def run_demo(output: Path, *, seed: int, as_json: bool) -> int:

@@ -6,7 +6,13 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
+import typer
+
+from assistant.cli.console import print_json
+from assistant.cli.options import Json
+from assistant.escape import one_line
 from assistant.ollama_server import find_host, probe_server
 
 DEFAULT_JUDGE = "llama3.1"
@@ -20,6 +26,27 @@ class Finding:
     ok: bool
     found: str
     advice: str = ""
+
+
+def doctor(
+    host: Annotated[
+        str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Report what is installed, what is reachable, and what to do next.
+
+    Example: `assistant doctor`
+    """
+    findings = examine(host)
+    if as_json:
+        print_json({finding.name: {"ok": finding.ok, "found": finding.found} for finding in findings})
+        return
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{'ok' if finding.ok else '--'}  {finding.name:<{width}}  {one_line(finding.found)}")
+        if finding.advice:
+            print(f"    {'':<{width}}  {finding.advice}")
 
 
 def examine(host: str | None) -> list[Finding]:

@@ -1,12 +1,14 @@
-"""Carries out `assistant finetune` and `assistant prefer`, from instruction files to a finished run folder."""
+"""Carries out a training command, from its data files to a finished run folder."""
 
 from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,42 +24,60 @@ from assistant.hub_cache import recorded_name
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
-from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, SilentObserver
 from assistant.training.finetune import finetune
 from assistant.training.forecast import Forecast, forecast
 from assistant.training.malloc import keep_freed_memory
 from assistant.training.plots import plot_losses
 from assistant.training.run_folder import STATE_FILE, RunFolder, RunState, with_more_steps
+from assistant.training.tasks import make_trainer
 from assistant.training.trainer import Trainer
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """Everything that one call of the command was given."""
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """Everything that one call of a training command was given."""
 
     data: tuple[Path, ...]
     model: Path
     output: Path
-    split: SplitSettings
     settings: FinetuneSettings
     run: RunSettings
-    reading: DataSettings = field(default_factory=DataSettings)
 
+    @abstractmethod
     def read_splits(self) -> Splits:
         """The rows of the data files, split."""
-        examples = read_data(self.data, self.reading, quiet=not is_main_process()).examples
-        check_not_held_out(examples)
-        check_outputs(examples)
-        split = self.split
-        return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
+
+    def finish(self, splits: Splits, *, quiet: bool) -> dict[str, Any]:
+        """Do what follows a run that came to its end, in the main process. Returns what it adds to the JSON result.
+
+        With `quiet`, nothing is printed on stdout.
+        """
+        del splits, quiet
+        return {}
 
     @property
     def base_model(self) -> str:
         """Name of the model that the run starts from."""
         return recorded_name(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionJob(Job):
+    """A run on instructions or preferences."""
+
+    split: SplitSettings
+    reading: DataSettings = field(default_factory=DataSettings)
+
+    def read_splits(self) -> Splits:
+        """The instructions, split. Refuses rows for tests alone and rows without an answer."""
+        examples = read_data(self.data, self.reading, quiet=not is_main_process()).examples
+        check_not_held_out(examples)
+        check_outputs(examples)
+        split = self.split
+        return split_examples(examples, method=split.split, seed=split.split_seed, fractions=split.fractions)
 
 
 def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:
@@ -67,16 +87,18 @@ def run_or_plan(job: Job, *, plan: bool, as_json: bool) -> int:
         if as_json:
             print_json(planned.as_json())
         return 0
-    result, request = run_job(job)
-    if as_json and is_main_process():
-        with suppress(SystemExit):  # nobody reads stdout any more; the run is saved, and its own status counts
-            print_json(result.as_json())
-            sys.stdout.flush()
+    result, request, splits = run_job(job)
+    if is_main_process():
+        added = {} if result.stopped else job.finish(splits, quiet=as_json)
+        if as_json:
+            with suppress(SystemExit):  # nobody reads stdout any more; the run is saved, and its own status counts
+                print_json(result.as_json() | added)
+                sys.stdout.flush()
     return request.exit_code if result.stopped else 0
 
 
-def run_job(job: Job) -> tuple[FinetuneResult, StopRequest]:
-    """Read the data, fine-tune, and plot the losses.
+def run_job(job: Job) -> tuple[FinetuneResult, StopRequest, Splits]:
+    """Read the data, fine-tune, and plot the losses. The rows are returned, too.
 
     Ctrl-C, SIGTERM and SIGHUP stop the run after the current step and save it.
     """
@@ -90,7 +112,7 @@ def run_job(job: Job) -> tuple[FinetuneResult, StopRequest]:
         with process_group(use_gpu=device.type == "cuda", shards=job.run.shard) as ranks:
             if ranks.world_size > 1 and device.type == "cuda":
                 device = torch.device("cuda", ranks.local_rank)
-            return _run_in(folder, job, splits, ranks, device)
+            return *_run_in(folder, job, splits, ranks, device), splits
     except (OSError, CheckpointError):
         if (folder.last / "training" / STATE_FILE).exists():
             note(f"{job.output}: the last save is kept. The same command with --resume continues from there.")
@@ -104,7 +126,8 @@ def plan_job(job: Job) -> Forecast:
     if is_multi_process():
         raise SettingsError("--plan: expected one process, got several. Plan without torchrun; several are faster.")
     splits = job.read_splits()
-    checkpoint = load_checkpoint(job.model, device=_prepare_device(job.run))
+    may_classify = job.settings.classifier is not None
+    checkpoint = load_checkpoint(job.model, device=_prepare_device(job.run), may_classify=may_classify)
     existing = next(folder for folder in job.output.absolute().parents if folder.is_dir())
     trainer = make_trainer(checkpoint, splits, job.settings)
     planned = forecast(trainer, save_seconds=job.run.save_every, folder=existing)
@@ -164,7 +187,8 @@ def _make_trainer(
     folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device, state: RunState | None
 ) -> Trainer:
     starts_from_last = state is not None and job.settings.lora is None
-    checkpoint = load_checkpoint(folder.last if starts_from_last else job.model, device=device)
+    source, may_classify = folder.last if starts_from_last else job.model, job.settings.classifier is not None
+    checkpoint = load_checkpoint(source, device=device, may_classify=may_classify)
     trainer = make_trainer(
         checkpoint,
         splits,

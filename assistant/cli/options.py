@@ -19,7 +19,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from assistant.errors import SettingsError
-from assistant.settings import BOOK, FinetuneSettings, Panel, Settings, validate_settings
+from assistant.settings import (
+    BOOK,
+    ClassifierSettings,
+    FinetuneSettings,
+    Panel,
+    Settings,
+    field_docstring,
+    validate_settings,
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 DataFiles = Annotated[
@@ -95,16 +103,19 @@ def _options_of(
             continue
         nested = _nested_model(field)
         default = defaults.get(name, field.default)
-        option = _option_name(name, names)
+        option, text = _option_name(name, names), field_docstring(model, name)
         if nested is None:
-            yield _Option(_parameter(name, option, field, field.annotation, default), (name,))
+            yield _Option(_parameter(name, option, text, field, field.annotation, default), (name,))
             continue
-        yield _Option(_parameter(name, option, field, bool, default is not None), (name,))
+        yield _Option(_parameter(name, option, text, field, bool, default is not None), (name,))
         inner_defaults = nested() if default is None else default
         for inner_name, inner in nested.model_fields.items():
             inner_option = f"{option}-{inner_name.replace('_', '-')}"
             inner_default = getattr(inner_defaults, inner_name)
-            parameter = _parameter(f"{name}_{inner_name}", inner_option, inner, inner.annotation, inner_default)
+            inner_text = field_docstring(nested, inner_name)
+            parameter = _parameter(
+                f"{name}_{inner_name}", inner_option, inner_text, inner, inner.annotation, inner_default
+            )
             yield _Option(parameter, (name, inner_name))
 
 
@@ -112,7 +123,9 @@ def _option_name(field: str, names: Mapping[str, str]) -> str:
     return names.get(field, f"--{field.replace('_', '-')}")
 
 
-def _parameter(name: str, option: str, field: FieldInfo, annotation: Any, default: Any) -> inspect.Parameter:
+def _parameter(
+    name: str, option: str, help_text: str | None, field: FieldInfo, annotation: Any, default: Any
+) -> inspect.Parameter:
     """A field as a parameter that typer understands, without its range: the settings model checks that."""
     kind = _without_metadata(annotation)
     flags = [option]
@@ -123,7 +136,7 @@ def _parameter(name: str, option: str, field: FieldInfo, annotation: Any, defaul
         kind = str if is_choice else list[str] | None
         default = ",".join(default) if is_choice else list(default)  # choices are separated by commas, texts repeated
     panel = next((entry.title for entry in field.metadata if isinstance(entry, Panel)), None)
-    info = typer.Option(*flags, help=field.description, rich_help_panel=panel)
+    info = typer.Option(*flags, help=help_text, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
@@ -188,17 +201,23 @@ def _is_settings(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Settings)
 
 
-def book_recipe(given: FinetuneSettings) -> FinetuneSettings:
+def book_recipe(
+    given: FinetuneSettings, *, recipe: FinetuneSettings = BOOK, defaults: Mapping[str, Any] = NOTHING
+) -> FinetuneSettings:
     """The book's settings, with the values of `given` for fields that the recipe leaves open.
+
+    `defaults` are those of the command, where they differ from those of the fields.
 
     Raises:
         SettingsError: `given` changes a field that the recipe sets to another value.
     """
-    defaults = FinetuneSettings()
-    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(defaults, name)}
+    unchanged = FinetuneSettings(**defaults)
+    if recipe.classifier is not None:
+        unchanged = unchanged.model_copy(update={"classifier": ClassifierSettings()})
+    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(unchanged, name)}
     free = {"epochs", "max_steps", "validate_every", "validation_answers"}
-    wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(BOOK, name)]
+    wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(recipe, name)]
     if wrong:
         names = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise SettingsError(f"--book: expected no other option that the recipe sets, got {names}. Leave one out.")
-    return BOOK.model_copy(update={name: getattr(given, name) for name in free})
+    return recipe.model_copy(update={name: getattr(given, name) for name in free})

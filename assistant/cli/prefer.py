@@ -17,7 +17,8 @@ DEFAULTS = {"beta": 0.1, "epochs": 1, "batch_size": 4, "learning_rate": 5e-6, "w
 
 
 @derive_options(
-    leave_out={"book", "freeze_embeddings", "optimizer", "split", "template", "train_on"}, defaults=DEFAULTS
+    leave_out={"book", "classifier", "freeze_embeddings", "optimizer", "split", "template", "train_on"},
+    defaults=DEFAULTS,
 )
 def prefer(
     data: DataFiles,
@@ -45,10 +46,12 @@ def prefer(
     folder = find_model(model)
     name = template or _template_of(folder, default=settings.template)
     get_template(name)
-    from assistant.cli.job import Job, run_or_plan
+    from assistant.cli.job import InstructionJob, run_or_plan
 
     settings = settings.model_copy(update={"template": name})
-    job = Job(data=tuple(data), model=folder, output=output, split=split, settings=settings, run=run, reading=reading)
+    job = InstructionJob(
+        data=tuple(data), model=folder, output=output, split=split, settings=settings, run=run, reading=reading
+    )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
 
 

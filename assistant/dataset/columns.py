@@ -20,10 +20,27 @@ OTHERS = (
     "chosen", "rejected", "text", "messages", "conversations", "system", "history", "tools", "category", "group",
     "accept", "check", "rubric", "held_out",
 )  # fmt: skip
-FIELDS = (*ALIASES, *OTHERS)
 KNOWN_NAMES = frozenset(name for names in ALIASES.values() for name in names) | frozenset(OTHERS)
 _MAX_LAYOUTS = 1000
 """Sets of names that are remembered, so that rows with the same names are fast to read."""
+
+
+class FieldNames(NamedTuple):
+    """The fields that rows of some kind may have."""
+
+    usual: Mapping[str, tuple[str, ...]]
+    """The usual names of every field."""
+    example: str
+    """The needed fields for messages, as FIELD=COLUMN, separated by a comma."""
+    without_header: tuple[str, ...] = ()
+    """Fields of a tab-separated line in a file that names no columns; empty if such a file cannot be read."""
+    line: str = ""
+    """The field that every line of any other text is; empty if such a text cannot be read."""
+
+
+INSTRUCTION_FIELDS = FieldNames(
+    usual=ALIASES | {name: (name,) for name in OTHERS}, example="instruction=question,output=answer"
+)
 
 
 class Fields(NamedTuple):
@@ -44,13 +61,13 @@ class Columns:
         SettingsError: `mapping` names a field that does not exist, or one column twice.
     """
 
-    def __init__(self, mapping: Mapping[str, str] | None = None) -> None:
-        self.mapping = dict(mapping or {})
-        unknown = [field for field in self.mapping if field not in FIELDS]
+    def __init__(self, mapping: Mapping[str, str] | None = None, names: FieldNames = INSTRUCTION_FIELDS) -> None:
+        self.mapping, self.names = dict(mapping or {}), names
+        unknown = [field for field in self.mapping if field not in names.usual]
         if unknown:
             raise SettingsError(
-                f"--columns: expected fields of {', '.join(FIELDS)}, got {', '.join(unknown)}. "
-                f"Write FIELD=COLUMN, for instance --columns instruction=question,output=answer."
+                f"--columns: expected fields of {', '.join(names.usual)}, got {', '.join(unknown)}. "
+                f"Write FIELD=COLUMN, for instance --columns {names.example}."
             )
         twice = sorted({name for name in self.mapping.values() if list(self.mapping.values()).count(name) > 1})
         if twice:
@@ -59,22 +76,16 @@ class Columns:
         self._candidates: dict[str, tuple[str, ...]] = {
             field: (self.mapping[field],)
             if field in self.mapping
-            else tuple(name for name in ALIASES.get(field, (field,)) if name not in taken)
-            for field in FIELDS
+            else tuple(name for name in usual if name not in taken)
+            for field, usual in names.usual.items()
         }
         self.known = frozenset(name for names in self._candidates.values() for name in names)
         self._layouts: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
 
     def fields_of(self, row: Mapping[str, Any]) -> Fields:
         """Return the row's fields. Names differ from the usual ones at most in case and white space."""
-        keys = tuple(row)
-        layout = self._layouts.get(keys)
-        if layout is None:
-            layout = self._layout(row)
-            if len(self._layouts) < _MAX_LAYOUTS:
-                self._layouts[keys] = layout
         values, names = {}, {}
-        for field, present in layout:
+        for field, present in self.layout(row):
             name = present[0]
             if len(present) > 1:
                 name = next((name for name in present if not is_empty(row[name])), name)
@@ -84,11 +95,17 @@ class Columns:
         used = set(names.values())
         return Fields(values, names, {name: value for name, value in row.items() if name not in used})
 
-    def _layout(self, row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    def layout(self, row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         """Return every field that the row has, with the row's own names for it, the preferred one first."""
-        own = {self.usual_name(name, row): name for name in row}
-        present = {field: [own[name] for name in names if name in own] for field, names in self._candidates.items()}
-        return [(field, names) for field, names in present.items() if names]
+        keys = tuple(row)
+        layout = self._layouts.get(keys)
+        if layout is None:
+            own = {self.usual_name(name, row): name for name in row}
+            present = {field: [own[name] for name in names if name in own] for field, names in self._candidates.items()}
+            layout = [(field, names) for field, names in present.items() if names]
+            if len(self._layouts) < _MAX_LAYOUTS:
+                self._layouts[keys] = layout
+        return layout
 
     def usual_name(self, name: str, row: Iterable[str] = ()) -> str:
         """Return the known name that equals this one but for case and white space, or the name itself."""
@@ -110,7 +127,7 @@ def is_empty(value: object) -> bool:
     return value is None or value == [] or value == {}
 
 
-def parse_columns(words: Sequence[str]) -> dict[str, str]:
+def parse_columns(words: Sequence[str], names: FieldNames = INSTRUCTION_FIELDS) -> dict[str, str]:
     """Return the mapping that `FIELD=COLUMN` words describe.
 
     Raises:
@@ -122,8 +139,7 @@ def parse_columns(words: Sequence[str]) -> dict[str, str]:
         if not (field and equals and column) or field in mapping:
             what = "every field once" if field in mapping else "FIELD=COLUMN"
             raise SettingsError(
-                f"--columns: expected {what}, got {word!r}. "
-                f"Write for instance --columns instruction=question,output=answer."
+                f"--columns: expected {what}, got {word!r}. Write for instance --columns {names.example}."
             )
         mapping[field] = column
     return mapping

@@ -13,7 +13,7 @@ from typing import Any
 
 from assistant.dataset.columns import Columns
 from assistant.dataset.json_rows import list_rows, object_rows
-from assistant.dataset.rows import BadRow, Row, key_list
+from assistant.dataset.rows import BadRow, Layout, LayoutObserver, Row, key_list
 from assistant.dataset.sources import (
     JSON_LINE_SUFFIXES,
     PARQUET_MAGIC,
@@ -26,7 +26,14 @@ from assistant.dataset.sources import (
     shown_name,
     text_blocks,
 )
-from assistant.dataset.tables import csv_rows, looks_like_table, parquet_rows
+from assistant.dataset.tables import (
+    csv_rows,
+    has_no_header,
+    line_rows,
+    looks_like_table,
+    nameless_rows,
+    parquet_rows,
+)
 from assistant.errors import DataError
 
 _CHAT_FIELDS = frozenset({"messages", "conversations", "chosen", "rejected", "instruction", "output"})
@@ -53,16 +60,24 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
-def iterate_rows(path: Path, columns: Columns, *, longest_text: int | None = None) -> Iterator[Row | BadRow]:
+def iterate_rows(
+    path: Path,
+    columns: Columns,
+    *,
+    longest_text: int | None = None,
+    on_layout: LayoutObserver = lambda _: None,
+) -> Iterator[Row | BadRow]:
     """Yield the rows of one file as they are read, without validating them. `columns` helps to recognise a table.
 
     Texts in quotes are cut after about `longest_text` characters before they are held in memory, but not in Parquet.
+    `on_layout` is called before the first row.
 
     Raises: see `read_rows`.
     """
     name, suffix = shown_name(path), data_suffix(path)
     with open_file(path) as file:
         if suffix == ".parquet" or file.peek(4)[:4] == PARQUET_MAGIC:
+            on_layout(Layout("parquet"))
             is_packed = path == STANDARD_INPUT or isinstance(file.raw, gzip.GzipFile)
             yield from parquet_rows(file, path, name, is_packed=is_packed)
             return
@@ -76,17 +91,26 @@ def iterate_rows(path: Path, columns: Columns, *, longest_text: int | None = Non
             blocks = cut_texts(blocks, longest_text, is_table=is_table)
         character = start.lstrip()[0]
         if suffix != ".json" and suffix not in JSON_LINE_SUFFIXES and character not in "[{":
+            if suffix != ".csv" and has_no_header(start, columns):
+                on_layout(Layout("table", "\t", columns.names.without_header))
+                yield from nameless_rows(blocks, name, columns)
+                return
             is_table = is_table or looks_like_table(start.partition("\n")[0], columns)
         if is_table:
-            yield from csv_rows(blocks, name, columns, "\t" if suffix == ".tsv" else None)
+            yield from csv_rows(blocks, name, columns, "\t" if suffix == ".tsv" else None, on_layout=on_layout)
+        elif columns.names.line and suffix not in SUFFIXES and character not in "[{":
+            on_layout(Layout("lines"))
+            yield from line_rows(blocks, columns)
         elif suffix not in SUFFIXES and character not in "[{":
             raise DataError(
                 f"{name}: expected JSON, JSONL, CSV, TSV or Parquet, got other text. Put each text into a row, "
                 f'{{"text": "..."}}, of a file that ends in .jsonl; or add a first line with column names.'
             )
         elif character != "{" and (character == "[" or suffix not in JSON_LINE_SUFFIXES):
+            on_layout(Layout("list"))
             yield from list_rows(blocks, name)
         else:
+            on_layout(Layout("objects"))
             may_be_row = suffix in JSON_LINE_SUFFIXES
             yield from _unwrapped(object_rows(blocks, name), name, columns, may_be_row=may_be_row)
 

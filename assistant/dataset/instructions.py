@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from assistant.dataset.columns import Columns, parse_columns
 from assistant.dataset.conversations import UnusableRow
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.formats import iterate_rows
-from assistant.dataset.forms import ROW_FORMS, examples_of
-from assistant.dataset.rows import BadRow, key_list
+from assistant.dataset.forms import ROW_FORMS, ParsedRow, examples_of
+from assistant.dataset.rows import BadRow, Row, key_list
 from assistant.dataset.sources import find_files, shown_name
 from assistant.errors import DataError
 
-__all__ = ["Dataset", "Example", "Exchange", "dump_rows", "read_dataset", "read_examples", "rows_of"]
+__all__ = ["Dataset", "Example", "Exchange", "dump_rows", "read_dataset", "read_examples", "read_with", "rows_of"]
 
 MAX_PROBLEMS = 10_000
 """Faults that are kept of a set of files. Further ones are counted."""
 _MAX_NAMES, _MAX_NUMBERS = 10, 5
+RowParser: TypeAlias = Callable[[Row, str, Columns], ParsedRow]
+"""Turns a row of a source into examples. Raises DataError, or UnusableRow for a sound row of another kind."""
 SKIP_ADVICE = "Correct these rows, or leave them out with --skip-bad."
 
 
@@ -51,7 +53,7 @@ def read_examples(*paths: str | Path) -> list[Example]:
             row number and field.
         PrerequisiteError: a package that reads a format is not installed.
     """
-    return _read(paths, Columns(), skip_bad=False, keep_others=False, advice="").examples
+    return read_with(examples_of, paths, Columns()).examples
 
 
 def read_dataset(
@@ -67,18 +69,31 @@ def read_dataset(
         PrerequisiteError: a package that reads a format is not installed.
         SettingsError: `columns` names an unknown field, or a column that no row has.
     """
-    mapping = parse_columns(columns)
-    return _read(paths, Columns(mapping), skip_bad=skip_bad, keep_others=keep_others, advice=SKIP_ADVICE)
+    mapping = Columns(parse_columns(columns))
+    return read_with(examples_of, paths, mapping, skip_bad=skip_bad, keep_others=keep_others, advice=SKIP_ADVICE)
 
 
-def _read(paths: Sequence[str | Path], columns: Columns, *, skip_bad: bool, keep_others: bool, advice: str) -> Dataset:
+def read_with(
+    parse: RowParser,
+    paths: Sequence[str | Path],
+    columns: Columns,
+    *,
+    skip_bad: bool = False,
+    keep_others: bool = False,
+    advice: str = "",
+    forms: str = ROW_FORMS,
+) -> Dataset:
+    """Read files of rows that `parse` turns into examples. `forms` names the forms of a row, `advice` ends an error.
+
+    Raises: see `read_dataset`.
+    """
     files = find_files([Path(path) for path in paths])
-    total = _FileReader(columns)
+    total = _FileReader(parse, columns)
     notes = list(files.notes)
     examples: list[Example] = []
     n_bad = n_unusable = 0
     for path in files.paths:
-        reader = _FileReader(columns, problems=total.problems, others=total.others if keep_others else None)
+        reader = _FileReader(parse, columns, problems=total.problems, others=total.others if keep_others else None)
         reader.read(path, examples)
         if skip_bad and reader.n_bad:
             notes.append(f"{reader.source}: left out {reader.bad_rows()}.")
@@ -100,7 +115,7 @@ def _read(paths: Sequence[str | Path], columns: Columns, *, skip_bad: bool, keep
     if not examples:
         if n_unusable:
             raise DataError([f"{names}: expected at least one row of text, got none.", *notes])
-        raise DataError(f"{names}: expected at least one row, got an empty list. Add rows with {ROW_FORMS}.")
+        raise DataError(f"{names}: expected at least one row, got an empty list. Add rows with {forms}.")
     return Dataset(examples=examples, notes=tuple(notes), n_skipped=n_bad, others=total.others)
 
 
@@ -109,12 +124,13 @@ class _FileReader:
 
     def __init__(
         self,
+        parse: RowParser,
         columns: Columns,
         *,
         problems: list[str] | None = None,
         others: dict[tuple[str, int], dict[str, Any]] | None = None,
     ) -> None:
-        self.columns = columns
+        self._parse, self.columns = parse, columns
         self.problems: list[str] = [] if problems is None else problems
         self.others: dict[tuple[str, int], dict[str, Any]] = {} if others is None else others
         self.n_problems = self.n_bad = 0
@@ -136,7 +152,7 @@ class _FileReader:
             if isinstance(row.value, dict) and len(self.seen) < 1000:
                 self.seen.update(row.value)
             try:
-                parsed = examples_of(row, self.source, self.columns)
+                parsed = self._parse(row, self.source, self.columns)
             except DataError as error:
                 self._add_bad(row.number, error.problems)
             except UnusableRow as error:

@@ -6,6 +6,7 @@ Does not know about files, tensors or batches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from assistant.dataset.encode import EncodedExample, EncodedRows
@@ -13,11 +14,13 @@ from assistant.dataset.examples import Example
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import DataError
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
 
 def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
     """Return the different labels in the order of a classifier's outputs: sorted, or by value if all are integers."""
     labels = set(names)
-    if all(label.lstrip("+-").isdecimal() for label in labels):
+    if all(_INTEGER.fullmatch(label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
 

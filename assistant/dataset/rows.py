@@ -6,8 +6,9 @@ Does not know about file formats (`formats`) or what the rows mean (`forms`).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -26,6 +27,20 @@ class BadRow(NamedTuple):
 
     number: int
     problem: str
+
+
+class Layout(NamedTuple):
+    """How a file spells its rows."""
+
+    kind: Literal["table", "list", "objects", "parquet", "lines"]
+    """`list` is a JSON list, `objects` is JSONL, `lines` is plain text."""
+    delimiter: str = ""
+    """Of a table."""
+    header: tuple[str, ...] = ()
+    """Names of a table's columns."""
+
+
+LayoutObserver: TypeAlias = Callable[[Layout], None]
 
 
 class NumberText(str):

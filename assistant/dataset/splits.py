@@ -87,8 +87,10 @@ def split_examples(
     equal prompts leak across the parts.
 
     Raises:
-        SettingsError: the fractions are invalid, or `book` gets conversations.
+        SettingsError: the fractions are invalid, `book` gets conversations, or the method is that of labelled texts.
     """
+    if method == "stratified":
+        raise SettingsError("split: expected grouped or book for instructions, got stratified, which is for labels.")
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
     n_train, n_test = int(len(examples) * fractions[0]), int(len(examples) * fractions[1])
@@ -117,17 +119,25 @@ def split_examples(
 def _split_groups(
     examples: Sequence[Example], n_test: int, n_validation: int, seed: int
 ) -> tuple[list[Example], list[Example], list[Example]]:
-    """Fill test, then validation, with whole groups in a seeded order. The rest is train.
-
-    Returns train, test and validation, each in file order.
-    """
-    groups = _groups(examples)
-    random.Random(seed).shuffle(groups)
+    """Return train, test and validation, each in file order, with every category in proportion."""
     category_counts = Counter(example.category for example in examples)
-    quotas = {"test": _quotas(category_counts, n_test), "validation": _quotas(category_counts, n_validation)}
+    quotas = {"test": largest_remainders(category_counts, n_test)}
+    quotas["validation"] = largest_remainders(category_counts, n_validation)
+    return fill_parts(examples, [example.category for example in examples], quotas, seed)
+
+
+def fill_parts(
+    examples: Sequence[Example], kinds: Sequence[str | None], quotas: dict[str, Counter[str | None]], seed: int
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Fill test, then validation, with whole groups in a seeded order, up to their quota of every kind of row.
+
+    Returns train, test and validation, each in file order. `quotas` is used up.
+    """
+    groups = grouped_rows(examples)
+    random.Random(seed).shuffle(groups)
     indices: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
     for group in groups:
-        group_counts = Counter(examples[index].category for index in group)
+        group_counts = Counter(kinds[index] for index in group)
         part = next((part for part, quota in quotas.items() if group_counts <= quota), "train")
         indices[part] += group
         if part in quotas:
@@ -136,7 +146,7 @@ def _split_groups(
     return train, test, validation
 
 
-def _quotas(counts: Counter[str | None], total: int) -> Counter[str | None]:
+def largest_remainders(counts: Counter[str | None], total: int) -> Counter[str | None]:
     """Divide `total` rows among the categories in proportion to `counts`, by the largest-remainder method."""
     shares = {category: total * count / counts.total() for category, count in counts.items()}
     quotas = Counter({category: int(share) for category, share in shares.items()})
@@ -146,7 +156,7 @@ def _quotas(counts: Counter[str | None], total: int) -> Counter[str | None]:
     return quotas
 
 
-def _groups(examples: Sequence[Example]) -> list[list[int]]:
+def grouped_rows(examples: Sequence[Example]) -> list[list[int]]:
     """Return the indices of examples that belong together: the same prompt, `group`, or row of the same file.
 
     A disjoint-set forest, so that chains of such pairs form one group.

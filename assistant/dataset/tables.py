@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.dataset.columns import Columns
-from assistant.dataset.rows import BadRow, NumberText, Row
+from assistant.dataset.rows import BadRow, Layout, LayoutObserver, NumberText, Row
 from assistant.dataset.sources import Stream, lines_of
 from assistant.errors import DataError, PrerequisiteError
 
@@ -21,7 +21,14 @@ _BATCH_ROWS = 256
 _EXCEL_SEPARATOR = re.compile(r"sep=(.)\s*$")
 
 
-def csv_rows(blocks: Iterator[str], name: str, columns: Columns, delimiter: str | None) -> Iterator[Row | BadRow]:
+def csv_rows(
+    blocks: Iterator[str],
+    name: str,
+    columns: Columns,
+    delimiter: str | None,
+    *,
+    on_layout: LayoutObserver = lambda _: None,
+) -> Iterator[Row | BadRow]:
     """Yield the rows of a CSV or TSV text. Its first line names the columns.
 
     A row's number is the one that a spreadsheet shows: the column names are row 1. Without a `delimiter`, it is the one
@@ -56,6 +63,7 @@ def csv_rows(blocks: Iterator[str], name: str, columns: Columns, delimiter: str 
             return
         if header is None:
             header = _checked_header(cells, name, columns)
+            on_layout(Layout("table", delimiter, tuple(header)))
         elif any(cells):
             yield _row(cells, header, name, number)
 
@@ -85,6 +93,59 @@ def looks_like_table(line: str, columns: Columns) -> bool:
     return any(_quality(line, delimiter, columns)[0] for delimiter in _DELIMITERS)
 
 
+_NAMELESS_LABELS = frozenset({"ham", "spam"})
+_LONGEST_LABEL = 60
+
+
+def has_no_header(start: str, columns: Columns) -> bool:
+    """Whether a text begins with tab-separated rows and not with column names, and such rows have a meaning here.
+
+    They are taken for rows if every line has a tab, and the first cell of the first line looks like a value: a later
+    line begins with it too, or it is a number, or ham or spam.
+    """
+    if not columns.names.without_header or columns.mapping:
+        return False
+    lines = [line for line in start.splitlines() if line.strip()]
+    first, tab, _ = lines[0].partition("\t") if lines else ("", "", "")
+    cells = lines[0].split("\t") if lines else []
+    if (
+        not tab
+        or len(first) > _LONGEST_LABEL
+        or any(columns.usual_name(cell.strip()) in columns.known for cell in cells)
+    ):
+        return False
+    if any("\t" not in line for line in lines[:-1]):  # the last line may be cut
+        return False
+    is_value = first.strip().lower() in _NAMELESS_LABELS or first.strip().lstrip("-").isdigit()
+    return is_value or any(line.startswith(f"{first}\t") for line in lines[1:])
+
+
+def line_rows(blocks: Iterator[str], columns: Columns) -> Iterator[Row]:
+    """Yield every line of a text that is not blank as a row of one field. A row's number is its line."""
+    for number, line in enumerate(lines_of(_unix_line_ends(blocks)), start=1):
+        if line.strip():
+            yield Row(number, {columns.names.line: line.rstrip("\r\n")})
+
+
+def nameless_rows(blocks: Iterator[str], name: str, columns: Columns) -> Iterator[Row | BadRow]:
+    """Yield the rows of a tab-separated text without column names. Quotes are text: they join no lines.
+
+    The last field has the rest of the line. A row's number is its line.
+    """
+    fields = columns.names.without_header
+    for number, line in enumerate(lines_of(_unix_line_ends(blocks)), start=1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        cells = text.split("\t", len(fields) - 1)
+        if len(cells) < len(fields):
+            yield BadRow(
+                number, f"{name}, row {number}: expected {' and '.join(fields)} with a tab between, got no tab."
+            )
+        else:
+            yield Row(number, dict(zip(fields, cells, strict=True)))
+
+
 def _checked_header(cells: list[str], name: str, columns: Columns) -> list[str]:
     header = [cell.strip() for cell in cells]
     while header and not header[-1]:
@@ -94,9 +155,10 @@ def _checked_header(cells: list[str], name: str, columns: Columns) -> list[str]:
         raise DataError(f"{name}: expected every column name once, got {twice[0]!r} twice. Rename one.")
     if not any(columns.usual_name(cell) in columns.known for cell in header):
         shown = ", ".join(repr(cell[:40]) for cell in header[:5])
+        fields = [word.partition("=")[0] for word in columns.names.example.split(",")]
         raise DataError(
-            f"{name}: expected column names in the first line, such as instruction and output, got {shown}. "
-            f"Add such a line, or name your columns: --columns instruction=COLUMN,output=COLUMN."
+            f"{name}: expected column names in the first line, such as {' and '.join(fields)}, got {shown}. "
+            f"Add such a line, or name your columns: --columns {'=COLUMN,'.join(fields)}=COLUMN."
         )
     return [cell or f"(column {place})" for place, cell in enumerate(header, start=1)]
 

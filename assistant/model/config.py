@@ -29,7 +29,7 @@ class Heads(NamedTuple):
 class ModelConfig(BaseModel):
     """GPT-2's `config.json`, with GPT-2's own field names. Unknown fields are kept and written back."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     model_type: Literal["gpt2"] = "gpt2"
     vocab_size: Annotated[int, Field(ge=1, le=2**24)] = 50257
@@ -129,7 +129,7 @@ class TemplateRecord(Frozen):
 class ModelInfo(BaseModel):
     """`assistant.json`: how a fine-tuned model was made. Unknown fields, as of later versions, are kept."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     format: Literal[1] = 1
     base_model: str
@@ -142,7 +142,7 @@ class ModelInfo(BaseModel):
     finetune: FinetuneSettings
     data_files: tuple[str, ...]
     data_fingerprint: str
-    split_method: Literal["grouped", "book"]
+    split_method: Literal["grouped", "book", "stratified"]
     split_seed: int
     split_fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     """Shares of the training, test and validation rows."""

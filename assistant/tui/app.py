@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, NoReturn
 
 from textual.app import App, SystemCommand
@@ -22,10 +23,10 @@ from assistant.tui.themes import ThemeFile
 
 
 class ChatApp(App[None]):
-    """A chat. `setup` says with which model, and in which conversation."""
+    """A chat. `setup` says with which model, and in which conversation. `on_first_frame` is called after that."""
 
     TITLE = "assistant"
-    CSS_PATH: ClassVar[list[str]] = ["chat.tcss", "screens.tcss"]  # type: ignore[assignment]
+    CSS_PATH = "chat.tcss"
     COMMANDS: ClassVar[set[type[ChatCommands]]] = {ChatCommands}  # type: ignore[assignment]
     AUTO_FOCUS = "#instruction"
     # App declares these two as instance variables, so mypy rejects ClassVar.
@@ -36,8 +37,11 @@ class ChatApp(App[None]):
         Binding("ctrl+q", "quit", "Quit", tooltip="Quit; the conversation is saved", priority=True),
     ]
 
-    def __init__(self, setup: ChatSetup, *, theme: ThemeFile | None = None) -> None:
+    def __init__(
+        self, setup: ChatSetup, *, theme: ThemeFile | None = None, on_first_frame: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(driver_class=PasteDriver)
+        self._on_first_frame = on_first_frame
         self._setup = setup
         self._theme_file = theme
         self._chat_screen = ChatScreen(setup)
@@ -45,6 +49,10 @@ class ChatApp(App[None]):
     def get_default_screen(self) -> ChatScreen:
         """Return the conversation, the lowest screen of the stack."""
         return self._chat_screen
+
+    def on_ready(self) -> None:
+        """Call back after the first frame."""
+        self._on_first_frame()
 
     def on_mount(self) -> None:
         """Take the remembered theme, and remember the next one."""
@@ -100,5 +108,14 @@ class ChatApp(App[None]):
 
 def run_chat(setup: ChatSetup) -> NoReturn:
     """Chat until the person quits, and end the process."""
-    app = ChatApp(setup, theme=ThemeFile(setup.store.where().parent / "theme", os.environ))
+    gc.disable()  # until the first frame, which then comes a tenth sooner
+    app = ChatApp(
+        setup, theme=ThemeFile(setup.store.where().parent / "theme", os.environ), on_first_frame=_collect_garbage
+    )
     run_app(app, farewell=app.farewell)
+
+
+def _collect_garbage() -> None:
+    """Collect garbage from now on, but never among the modules: they stay, and a search of them delays keys."""
+    gc.freeze()
+    gc.enable()

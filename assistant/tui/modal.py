@@ -16,6 +16,8 @@ class Modal(ModalScreen[Result]):
     A second Enter, typed before the screen is gone, would else return a second result, and close the screen below.
     """
 
+    CSS_PATH = "screens.tcss"
+
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
         """Close the screen with a result, if it is still on top."""
         return super().dismiss(result) if self.is_active else AwaitComplete.nothing()  # type: ignore[no-untyped-call]

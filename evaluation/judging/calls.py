@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from assistant.errors import JudgeError, PrerequisiteError
+from assistant.escape import encodable
 from assistant.settings import Frozen
-from evaluation.escape import encodable
 from evaluation.judging.judgement import JudgeSettings, Reason, full_name
 
 MAX_MESSAGE_LENGTH = 500

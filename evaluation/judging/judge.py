@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from importlib.metadata import version
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from evaluation.escape import encodable
+from assistant.escape import encodable
 from evaluation.judging.calls import CallFailure, CompleteAnswer, JudgeClient, Question, ServerFacts
 from evaluation.judging.judgement import MIN_CONTEXT, TRANSIENT, Attempt, JudgeIdentity, JudgeSettings
 from evaluation.judging.ollama_client import OllamaClient

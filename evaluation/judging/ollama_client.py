@@ -18,7 +18,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from assistant.errors import JudgeError, PrerequisiteError
-from evaluation.escape import encodable
+from assistant.escape import encodable
 from evaluation.judging.calls import (
     BUSY_RETRIES,
     CallFailure,

@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 from assistant.errors import JudgeError, PrerequisiteError
-from evaluation.escape import encodable
+from assistant.escape import encodable
 from evaluation.judging import calls
 from evaluation.judging.calls import (
     BUSY_RETRIES,

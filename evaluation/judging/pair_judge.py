@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from assistant.escape import encodable
 from evaluation.answers.folder import ResponseRecord
-from evaluation.escape import encodable
 from evaluation.judging.calls import CompleteAnswer, Question
 from evaluation.judging.judge import BaseJudge
 from evaluation.judging.ledger import Purpose

@@ -15,12 +15,11 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from assistant.escape import one_line
+from assistant.escape import encodable, one_line, shorten
 from assistant.jsonl import AppendOnly, read_lines
 from assistant.settings import Frozen
 from evaluation.answers.folder import AnswersFolder, ResponseRecord
 from evaluation.answers.records import now
-from evaluation.escape import encodable, shorten
 from evaluation.judging.settled import settle
 from evaluation.judging.verdict import POINTS_PER_SCORE
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from assistant.escape import visible
+from assistant.escape import shorten, visible
 from assistant.statistics import Interval
-from evaluation.escape import shorten
 from evaluation.figures import counted
 
 WIDTH = 420

@@ -14,10 +14,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from assistant.errors import SettingsError
-from assistant.escape import visible
+from assistant.escape import encodable, shorten, visible
 from assistant.files import write_atomic
 from evaluation.answers.metrics import Metrics
-from evaluation.escape import encodable, shorten
 from evaluation.figures import PASS_MARK
 from evaluation.judging.judgement import Reason
 from evaluation.judging.trust import Trust

@@ -11,8 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from assistant.escape import visible
-from evaluation.escape import markdown, shorten
+from assistant.escape import markdown, shorten, visible
 from evaluation.judging.trust import Level
 from evaluation.reports.advice import next_step
 from evaluation.reports.values import Report, ShownRow

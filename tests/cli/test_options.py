@@ -11,7 +11,7 @@ import pytest
 import typer
 import typer.main
 from pydantic import Field
-from pydantic.fields import FieldInfo
+from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 from typer.testing import CliRunner
 
 import assistant.cli.app
@@ -192,18 +192,24 @@ def options(command: Any) -> dict[str, Any]:
     return {max(parameter.opts, key=len): parameter for parameter in command.params}
 
 
-def fields(model: type[Settings]) -> Iterator[tuple[str, FieldInfo, object]]:
-    """The name of every field of a model and its nested models as an option, the field, and the option's default."""
+def fields(model: type[Settings]) -> Iterator[tuple[str, str, object]]:
+    """The name of every field of a model and its nested models as an option, its docstring, and the option's default.
+
+    pydantic reads the docstrings here.
+    """
+    docstrings: dict[str, str] = {}
+    for kind in reversed([kind for kind in model.__mro__ if issubclass(kind, Settings)]):
+        docstrings |= extract_docstrings_from_cls(kind, use_inspect=True)
     for name, field in model.model_fields.items():
-        option, default = f"--{name.replace('_', '-')}", field.default
+        option, default, text = f"--{name.replace('_', '-')}", field.default, docstrings[name]
         if name == "lora":
-            yield option, field, default is not None
-            for inner, inner_field, inner_default in fields(LoraSettings):
-                yield f"{option}-{inner[2:]}", inner_field, inner_default
+            yield option, text, default is not None
+            for inner, inner_text, inner_default in fields(LoraSettings):
+                yield f"{option}-{inner[2:]}", inner_text, inner_default
         elif isinstance(default, tuple):
-            yield option, field, ",".join(default) or None  # repeated or separated by commas
+            yield option, text, ",".join(default) or None  # repeated or separated by commas
         else:
-            yield option, field, default
+            yield option, text, default
 
 
 @pytest.mark.parametrize(
@@ -229,9 +235,9 @@ def test_every_setting_of_a_command_is_an_option(
 ) -> None:
     """The option has the field's docstring as its help, and the field's default."""
     found = options(dict(commands(name.split()[0]))[name])
-    for option, field, default in (entry for model in models for entry in fields(model)):
+    for option, text, default in (entry for model in models for entry in fields(model)):
         if option not in left_out:
-            assert found[option].help == field.description
+            assert found[option].help == text
             assert (found[option].default or None) == (replaced.get(option, default) or None), option
             assert found[option].required is False
 
@@ -241,8 +247,8 @@ def test_no_option_is_declared_a_second_time(name: str) -> None:
     """An option that is named like a setting is that setting: it has its help."""
     settings = defaultdict(set)
     for model in (*TRAINING, *DECODING, JudgeOptions):
-        for option, field, _ in fields(model):
-            settings[option].add(field.description)
+        for option, text, _ in fields(model):
+            settings[option].add(text)
     for option, parameter in options(dict(commands(name.split()[0]))[name]).items():
         if option in settings and (name, option) not in OTHER_MEANING:
             assert parameter.help in settings[option], option
