@@ -137,7 +137,8 @@ class Decoder:
         self._ln_f = copy.deepcopy(model.transformer.ln_f)
         head = store_weight(model.lm_head.weight, None, storage)
         (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
-        self._wpe = model.transformer.wpe.weight.detach().clone()
+        # GPT-2 alone has embeddings of positions.
+        self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
         is_tied = model.lm_head.weight is model.transformer.wte.weight
         self._wte = head if is_tied else store_weight(model.transformer.wte.weight, None, storage)
 
@@ -258,7 +259,9 @@ class Decoder:
         token_embeddings = F.embedding(input_ids, self._wte.weight).float()
         if self._wte.scales is not None:
             token_embeddings = token_embeddings * self._wte.scales[input_ids][:, None]
-        return token_embeddings + F.embedding(positions, self._wpe)
+        for table in self._wpe:
+            token_embeddings = token_embeddings + F.embedding(positions, table)
+        return token_embeddings
 
 
 def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[Block]:
@@ -283,7 +286,7 @@ def _find_at_once(module: nn.Module) -> None:
     vars(module).update(module._parameters)
     for name, child in module._modules.items():
         is_leaf = isinstance(child, nn.Module) and not child._modules
-        vars(module)[name] = child.forward if is_leaf else child
+        vars(module)[name] = child.forward if is_leaf and child is not None else child
         if isinstance(child, nn.Module):
             _find_at_once(child)
 

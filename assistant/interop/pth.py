@@ -33,7 +33,7 @@ from assistant.interop.book_classifier import (
 )
 from assistant.interop.book_names import MASK, book_state, plain_name, translate
 from assistant.model.checkpoint import Checkpoint, read_config
-from assistant.model.config import ClassifierConfig, ModelConfig
+from assistant.model.config import ClassifierConfig, GPT2Config, ModelConfig
 from assistant.model.folder import atomic_folder, write_json
 from assistant.model.gpt import GPTClassifier, build_model, model_of
 from assistant.model.weights import EMBEDDING, HEAD, load_pickle
@@ -248,7 +248,7 @@ def _convert(
     vocab_size, width = state["tok_emb.weight"].shape
     is_tied = torch.equal(state["out_head.weight"], state["tok_emb.weight"])
     try:
-        config = ModelConfig(
+        config = GPT2Config(
             vocab_size=vocab_size,
             n_positions=len(positions),
             n_embd=width,

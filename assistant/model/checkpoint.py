@@ -34,9 +34,11 @@ from assistant.model.config import (
     CLASSIFIER_KEY,
     ClassifierConfig,
     ClassifierRecord,
+    GPT2Config,
     ModelConfig,
     ModelInfo,
     TemplateRecord,
+    config_class,
     parse_info,
 )
 from assistant.model.folder import atomic_folder, save_tensors, write_json
@@ -54,6 +56,13 @@ from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, st
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
+ARCHITECTURES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""transformers' classes of the families."""
 Parsed = TypeVar("Parsed")
 
 
@@ -210,18 +219,20 @@ def read_config(folder: Path) -> ModelConfig:
     """Read a model folder's `config.json`.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or describes a model other than GPT-2.
+        CheckpointError: the file is missing or damaged, or describes a model of another family.
     """
     path = folder / CONFIG_FILE
     content = _read_json(path)
     model_type = content.get("model_type") if isinstance(content, dict) else None
-    if model_type != "gpt2":
+    kind = config_class(model_type)
+    if kind is None:
         raise CheckpointError(
-            f'{path}: expected "model_type": "gpt2", got {model_type!r}. Only GPT-2 models can be opened.'
+            f'{path}: expected "model_type" gpt2, llama, qwen2 or qwen3, got {str(model_type)[:40]!r}. '
+            f"Models of other families cannot be opened."
         )
     is_classifier = CLASSIFIER_ARCHITECTURE in (content.get("architectures") or ())
     try:
-        return (ClassifierConfig if is_classifier else ModelConfig).model_validate(content)
+        return (ClassifierConfig if is_classifier else kind).model_validate(content)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'config'} {fault['msg'][0].lower()}{fault['msg'][1:]}"
@@ -229,7 +240,7 @@ def read_config(folder: Path) -> ModelConfig:
             for fault in error.errors()
         ]
         raise CheckpointError(
-            f"{path}: expected a GPT-2 that this project can run, got {'; '.join(faults)}."
+            f"{path}: expected a model that this project can run, got {'; '.join(faults)}."
         ) from error
 
 
@@ -353,11 +364,12 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
     ids = {"bos_token_id": tokenizer.eos_id if bos_id is None else bos_id, "eos_token_id": eos_ids}
     # llama.cpp's converter reads n_ctx. transformers picks the model class by `architectures`, to tie the weights too.
     for_other_readers = {
-        "architectures": ["GPT2LMHeadModel"],
-        "n_ctx": config.n_positions,
+        "architectures": [ARCHITECTURES[config.model_type]],
         "dtype": str(dtype).removeprefix("torch."),
         **ids,
     }
+    if isinstance(config, GPT2Config):
+        for_other_readers["n_ctx"] = config.n_positions
     if isinstance(config, ClassifierConfig):
         for_other_readers |= {
             "architectures": [CLASSIFIER_ARCHITECTURE],
@@ -380,7 +392,7 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     eos_token = tokenizer.added.eos_token
     defaults = {
         "tokenizer_class": "GPT2Tokenizer",
-        "model_max_length": checkpoint.config.n_positions,
+        "model_max_length": checkpoint.config.context_length,
         "bos_token": eos_token,
         "eos_token": eos_token,
         "unk_token": eos_token,

@@ -26,7 +26,7 @@ class Heads(NamedTuple):
     size: int
 
 
-class ModelConfig(BaseModel):
+class GPT2Config(BaseModel):
     """GPT-2's `config.json`, with GPT-2's own field names. Unknown fields are kept and written back."""
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
     add_cross_attention: Literal[False] = False
 
     @model_validator(mode="after")
-    def _n_embd_is_a_multiple_of_n_head(self) -> ModelConfig:
+    def _n_embd_is_a_multiple_of_n_head(self) -> GPT2Config:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
         return self
@@ -76,11 +76,113 @@ class ModelConfig(BaseModel):
         return factor / (layer + 1) if self.scale_attn_by_inverse_layer_idx else factor
 
 
+class Rope(NamedTuple):
+    """Rotary positions: the angle of a token grows with its position, slower for each pair of a head's numbers."""
+
+    theta: float = 10_000.0
+    factor: float = 1.0
+    """Divide the slow pairs' frequencies by this, or with `linear` all of them."""
+    linear: bool = False
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+    """Llama 3: pairs that turn less than `low_freq_factor` times in this many tokens are slow."""
+
+
+class LlamaConfig(BaseModel):
+    """`config.json` of the Llama family: Llama, Qwen2 and Qwen3. Unknown fields are kept and written back."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+
+    model_type: Literal["llama", "qwen2", "qwen3"]
+    vocab_size: Annotated[int, Field(ge=1, le=2**24)]
+    hidden_size: Annotated[int, Field(ge=1, le=2**16)]
+    intermediate_size: Annotated[int, Field(ge=1, le=2**18)]
+    num_hidden_layers: Annotated[int, Field(ge=1, le=2**12)]
+    num_attention_heads: Annotated[int, Field(ge=1, le=2**12)]
+    num_key_value_heads: Annotated[int, Field(ge=1, le=2**12)] | None = None
+    head_dim: Annotated[int, Field(ge=2, le=2**12, multiple_of=2)] | None = None
+    max_position_embeddings: Annotated[int, Field(ge=1, le=2**24)] = 2048
+    rms_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    tie_word_embeddings: bool = False
+    rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    """How transformers 5 writes the two fields before."""
+    attention_bias: bool = False
+    mlp_bias: Literal[False] = False
+    # Variants that this project does not compute. Opening such a model is an error.
+    hidden_act: Literal["silu"] = "silu"
+    use_sliding_window: Literal[False] = False
+    quantization_config: None = None
+    layer_types: list[Literal["full_attention"]] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> LlamaConfig:
+        heads = self.heads
+        if heads.n_head % heads.n_kv_head:
+            raise ValueError(f"num_attention_heads must be a multiple of num_key_value_heads, got {heads[:2]}")
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size}")
+        _ = self.rope
+        return self
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the hidden states."""
+        return self.hidden_size
+
+    @property
+    def n_layer(self) -> int:
+        """Number of blocks."""
+        return self.num_hidden_layers
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of tokens that the model can read at once."""
+        return self.max_position_embeddings
+
+    @property
+    def heads(self) -> Heads:
+        """The heads of every attention layer."""
+        size = self.head_dim or self.hidden_size // self.num_attention_heads
+        return Heads(self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads, size)
+
+    @property
+    def rope(self) -> Rope:
+        """The rotary positions, as transformers 4 or 5 wrote them.
+
+        Raises:
+            ValueError: their scaling is not supported.
+        """
+        given = {"rope_theta": self.rope_theta} | (self.rope_parameters or self.rope_scaling or {})
+        kind = given.get("rope_type", given.get("type", "default"))
+        theta = float(given["rope_theta"])
+        if kind == "default":
+            return Rope(theta)
+        if kind == "linear":
+            return Rope(theta, float(given["factor"]), linear=True)
+        if kind == "llama3":
+            names = ("factor", "low_freq_factor", "high_freq_factor")
+            factor, low, high = (float(given[name]) for name in names)
+            original = int(given["original_max_position_embeddings"])
+            return Rope(theta, factor, low_freq_factor=low, high_freq_factor=high, original_context=original)
+        raise ValueError(f"rope_type must be default, linear or llama3, got {str(kind)[:40]!r}")
+
+
+ModelConfig = GPT2Config | LlamaConfig
+
+
+def config_class(model_type: object) -> type[GPT2Config] | type[LlamaConfig] | None:
+    """The class that validates a `config.json` of that `model_type`. None for a family that is not supported."""
+    return GPT2Config if model_type == "gpt2" else LlamaConfig if model_type in ("llama", "qwen2", "qwen3") else None
+
+
 CLASSIFIER_ARCHITECTURE = "GPT2ForSequenceClassification"
 """The class of transformers that a classifier's `config.json` names."""
 
 
-class ClassifierConfig(ModelConfig):
+class ClassifierConfig(GPT2Config):
     """`config.json` of a GPT-2 that labels texts, as transformers' GPT2ForSequenceClassification has it.
 
     Like transformers, it has two labels, LABEL_0 and LABEL_1, where the file names none.

@@ -18,13 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from assistant.model import fused
 from assistant.model.block import Attend, Block, attend_packed, attend_rows
-from assistant.model.config import ClassifierConfig, ModelConfig
+from assistant.model.config import ClassifierConfig, GPT2Config, LlamaConfig, ModelConfig
 from assistant.model.linear import Linear, embed_tied
+from assistant.model.llama import LlamaBlock, RMSNorm, Rotary
 from assistant.model.packing import PackedBatch
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
         self.query_factor = config.query_factor(layer)
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
@@ -41,7 +42,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         inner = config.n_inner or 4 * config.n_embd
         self.c_fc = Linear(config.n_embd, inner)
@@ -58,7 +59,7 @@ class MLP(nn.Module):
 class GPTBlock(Block):
     """GPT-2's block: LayerNorm before attention and before the MLP, and a residual around each."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = CausalSelfAttention(config, layer)
@@ -86,16 +87,32 @@ class Embedding(nn.Embedding):
 
 
 class Transformer(nn.Module):
+    """Embeddings, blocks and the last norm, of GPT-2 or of the Llama family."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.wte = Embedding(config.vocab_size, config.n_embd)
-        self.wpe = Embedding(config.n_positions, config.n_embd)
-        self.h = nn.ModuleList(GPTBlock(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if isinstance(config, LlamaConfig):
+            rotary = Rotary(config.rope, config.heads.size)
+            self.h = nn.ModuleList(LlamaBlock(config, rotary) for _ in range(config.n_layer))
+            self.ln_f: nn.Module = RMSNorm(config.n_embd, config.rms_norm_eps)
+        else:
+            self.wpe = Embedding(config.n_positions, config.n_embd)
+            self.h = nn.ModuleList(GPTBlock(config, layer) for layer in range(config.n_layer))
+            self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    @property
+    def embeddings(self) -> list[nn.Embedding]:
+        """The embeddings of tokens and, in GPT-2, of positions."""
+        return [self.wte, self.wpe] if hasattr(self, "wpe") else [self.wte]
+
+    def add_positions(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Add GPT-2's embeddings of positions (N,) to those of tokens (N, C). Rotary positions add nothing here."""
+        return x + self.wpe(positions) if hasattr(self, "wpe") else x
 
 
 class GPT(nn.Module):
-    """GPT-2. `forward` returns hidden states, and `head` turns hidden states into logits."""
+    """A language model: GPT-2, or one of the Llama family. `forward` returns hidden states, `head` their logits."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -125,7 +142,7 @@ class GPT(nn.Module):
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
         n_rows, heads = len(input_ids), self.config.heads
         positions = torch.arange(n_tokens, device=input_ids.device).repeat(n_rows)
-        x = self.transformer.wte(input_ids.flatten()) + self.transformer.wpe(positions)
+        x = self.transformer.add_positions(self.transformer.wte(input_ids.flatten()), positions)
         for block in self.transformer.h:
             x = block(x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
         hidden: Tensor = self.transformer.ln_f(x)
@@ -158,7 +175,7 @@ class GPT(nn.Module):
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {batch.n_positions}.")
         wte = self.transformer.wte
         x = wte(batch.input_ids) if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
-        x = x + self.transformer.wpe(batch.positions)
+        x = self.transformer.add_positions(x, batch.positions)
         attend = self._attention_of(batch)
         for block in self.transformer.h[:-1]:
             if self.gradient_checkpointing and self.training:
@@ -197,7 +214,7 @@ class GPT(nn.Module):
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):
                     parameter.zero_()
-                elif ".ln_" in name:
+                elif ".ln_" in name or "_norm." in name:
                     parameter.fill_(1.0)
                 else:
                     std = residual_std if name.endswith("c_proj.weight") else 0.02

@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from assistant.errors import CheckpointError
-from assistant.model.config import ClassifierConfig, ModelConfig
+from assistant.model.config import ClassifierConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, build_model
+from assistant.model.llama import stored_parts
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -34,8 +35,8 @@ SCORE, SCORE_BIAS = "score.weight", "score.bias"
 
 # GPT-2's Conv1D stores its matrices as (in, out), torch's Linear as (out, in).
 TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-# Causal masks, which old checkpoints store as buffers.
-_MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")
+# Causal masks and frequencies, which old checkpoints store as buffers.
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _WRAPPERS = ("_orig_mod.", "module.")
 _CHUNK = 2**18
 """Numbers that are copied at once."""
@@ -48,22 +49,33 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
+def stored_names(name: str, config: ModelConfig) -> list[tuple[str, int]]:
+    """The tensors of a file that together are one of the model's: their names, and the rows of each; -1 for all."""
+    return stored_parts(name, config) if isinstance(config, LlamaConfig) else [(name, -1)]
+
+
 def stored_tensors(model: GPT) -> dict[str, Tensor]:
     """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
-    state = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        del state[HEAD]
-    return {name: convert_layout(name, value) for name, value in state.items()}
+    found: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if name != HEAD or not model.config.tie_word_embeddings:
+            parts = stored_names(name, model.config)
+            rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
+            found |= {stored: convert_layout(stored, part) for (stored, _), part in zip(parts, rows, strict=True)}
+    return found
 
 
-def full_name(name: str) -> str | None:
-    """GPT-2's full name of a stored tensor, without wrappers' prefixes. None for a mask buffer."""
+def full_name(name: str, prefix: str = "transformer.") -> str | None:
+    """The full name of a stored tensor, without wrappers' prefixes. None for a buffer that is computed.
+
+    `prefix` is what the family's names begin with. Some files leave it out.
+    """
     while name.startswith(_WRAPPERS):
         for wrapper in _WRAPPERS:
             name = name.removeprefix(wrapper)
-    if name.endswith(_MASK_BUFFERS):
+    if name.endswith(_BUFFERS):
         return None
-    return name if name.startswith(("transformer.", "lm_head.", "score.")) else f"transformer.{name}"
+    return name if name.startswith((prefix, "lm_head.", "score.")) else f"{prefix}{name}"
 
 
 @dataclass
@@ -157,14 +169,16 @@ def _open_bin(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def open_tensors(path: Path) -> TensorFile:
+def open_tensors(path: Path, prefix: str = "transformer.") -> TensorFile:
     """Open one file of tensors: safetensors, or of `torch.save` if its name ends differently.
+
+    `prefix` is that of `full_name`.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
     file = TensorFile(path, _open_safetensors if path.name.endswith(".safetensors") else _open_bin)
-    file.names = {name: stored for stored in file.stored_names if (name := full_name(stored)) is not None}
+    file.names = {name: stored for stored in file.stored_names if (name := full_name(stored, prefix)) is not None}
     return file
 
 
@@ -173,10 +187,10 @@ def find_weights(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
-def _open_weights(path: Path) -> dict[str, TensorFile]:
+def _open_weights(path: Path, prefix: str) -> dict[str, TensorFile]:
     """Every tensor's full name, and the file that holds it."""
     if not path.name.endswith(".index.json"):
-        file = open_tensors(path)
+        file = open_tensors(path, prefix)
         return dict.fromkeys(file.names, file)
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
@@ -193,7 +207,7 @@ def _open_weights(path: Path) -> dict[str, TensorFile]:
         raise CheckpointError(
             f"{path}: expected its {len(names)} files, got {_list_names('no', missing)}. Is the download complete?"
         )
-    files = [open_tensors(path.with_name(name)) for name in names]
+    files = [open_tensors(path.with_name(name), prefix) for name in names]
     return {name: file for file in files for name in file.names}
 
 
@@ -207,25 +221,28 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
-    files = _open_weights(path)
+    is_llama = isinstance(config, LlamaConfig)
+    files = _open_weights(path, "model." if is_llama else "transformer.")
     if isinstance(config, ClassifierConfig):
         config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
     is_tied = config.tie_word_embeddings
-    if is_tied and HEAD in files and EMBEDDING not in files:
-        files[EMBEDDING] = files.pop(HEAD)
-        files[EMBEDDING].names[EMBEDDING] = files[EMBEDDING].names[HEAD]
+    ((embedding, _),) = stored_names(EMBEDDING, config)
+    if is_tied and HEAD in files and embedding not in files:
+        files[embedding] = files.pop(HEAD)
+        files[embedding].names[embedding] = files[embedding].names[HEAD]
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in stored_tensors(build_model(config)).items()}
-    head = files.get(HEAD) if is_tied else None
-    if head is not None:
-        expected[HEAD] = expected[EMBEDDING]
+        model = build_model(config)
+        expected = {name: tuple(value.shape) for name, value in stored_tensors(model).items()}
+    if is_tied and HEAD in files:
+        expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
     state: dict[str, Tensor] = {}
-    for name, shape in expected.items():
-        if name == HEAD and is_tied and _equals(files[name], name, state[EMBEDDING]):
-            continue
-        state[name] = _read_tensor(files[name], name, shape)
-    if is_tied and HEAD in state:
+    for name in model.state_dict():
+        if name != HEAD or not is_tied:
+            parts = [_read_tensor(files[part], part, expected[part]) for part, _ in stored_names(name, config)]
+            state[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if is_tied and HEAD in files and not _equals(files[HEAD], HEAD, state[EMBEDDING]):
+        state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD])
         config = config.model_copy(update={"tie_word_embeddings": False})
     elif is_tied:
         state[HEAD] = state[EMBEDDING]

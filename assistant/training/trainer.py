@@ -132,7 +132,7 @@ class Trainer:
     def _choose_trained(self) -> None:
         """Freeze the weights that the run does not train, and add adapters."""
         model, settings = self.model, self.settings
-        for embedding in (model.transformer.wte, model.transformer.wpe):
+        for embedding in model.transformer.embeddings:
             embedding.requires_grad_(not settings.freeze_embeddings)
         if settings.lora is not None:
             add_adapters(model, settings.lora, seed=settings.seed)

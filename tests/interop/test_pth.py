@@ -14,7 +14,7 @@ from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
 from assistant.interop.pth import config_path, export_pth, import_pth, tokenizer_path
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
-from assistant.model.config import ModelConfig
+from assistant.model.config import GPT2Config
 from assistant.model.gpt import GPT
 from tests.support.commands import invoke
 from tests.support.models import save_tiny, tiny_checkpoint
@@ -135,7 +135,7 @@ def test_the_four_sizes_are_known(layers: int, width: int, heads: int, name: str
 
     assert SIZES[layers, width] == name
     assert width // HEAD_SIZE == heads
-    assert ModelConfig(n_layer=layers, n_embd=width, n_head=heads).head_size == HEAD_SIZE
+    assert GPT2Config(n_layer=layers, n_embd=width, n_head=heads).head_size == HEAD_SIZE
 
 
 class Payload:

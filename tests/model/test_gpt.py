@@ -9,18 +9,24 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from assistant.dataset.encode import EncodedExample
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
 from assistant.model.checkpoint import load_model
-from assistant.model.config import ModelConfig
+from assistant.model.config import GPT2Config
 from assistant.model.gpt import GPT
 from assistant.model.packing import ROUND_TO, PaddedRows
 from assistant.settings import TrainOn
 from assistant.training.collate import collate, pad
 from assistant.training.loss import summed_loss
 from tests.support.models import requires_loops, tiny_checkpoint
-from tests.support.rows import BYTE_EOS, loss_gradients, make_row, ragged_rows, random_ids
+from tests.support.rows import (
+    BYTE_EOS,
+    loss_gradients,
+    make_row,
+    ragged_rows,
+    random_ids,
+    reference_log_probability,
+)
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def test_scaled_attention_gives_the_loss_and_gradients_of_transformers(by_layer:
         resid_pdrop=0.0, bos_token_id=256, eos_token_id=256,
     )  # fmt: skip
     reference = GPT2LMHeadModel(config).eval()
-    model = GPT(ModelConfig.model_validate(config.to_dict())).eval()
+    model = GPT(GPT2Config.model_validate(config.to_dict())).eval()
     transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     state = {n: v.t() if n.endswith(transposed) else v for n, v in reference.state_dict().items()}
     model.load_state_dict(state)
@@ -93,18 +99,9 @@ def test_scaled_attention_gives_the_loss_and_gradients_of_transformers(by_layer:
             assert (actual - expected).abs().max() < 1e-4 * max(1.0, expected.abs().max().item()), name
 
 
-def reference_log_probability(reference: torch.nn.Module, row: EncodedExample) -> torch.Tensor:
-    """Return the log-probability of a row's response by a model of transformers."""
-    ids = torch.tensor(row.input_ids)
-    log_probabilities = reference(ids[None]).logits[0].log_softmax(dim=-1)
-    positions = torch.arange(row.prompt_length, len(ids))
-    picked: torch.Tensor = log_probabilities[positions - 1, ids[positions]]
-    return picked.sum()
-
-
 def test_gpt2_configs_have_the_parameter_counts_of_gpt2() -> None:
     with torch.device("meta"):
-        small, medium = GPT(ModelConfig()), GPT(ModelConfig(n_embd=1024, n_layer=24, n_head=16))
+        small, medium = GPT(GPT2Config()), GPT(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
     assert (small.n_parameters, medium.n_parameters) == (124_439_808, 354_823_168)
 
 

@@ -51,3 +51,12 @@ def plain_log_probability(model: GPT, row: EncodedExample) -> Tensor:
     log_probabilities = model.head(model(ids[None]))[0].log_softmax(dim=-1)
     positions = range(row.prompt_length, len(ids))
     return torch.stack([log_probabilities[position - 1, ids[position]] for position in positions]).sum()
+
+
+def reference_log_probability(reference: torch.nn.Module, row: EncodedExample) -> torch.Tensor:
+    """Return the log-probability of a row's response by a model of transformers."""
+    ids = torch.tensor(row.input_ids)
+    log_probabilities = reference(ids[None]).logits[0].log_softmax(dim=-1)
+    positions = torch.arange(row.prompt_length, len(ids))
+    picked: torch.Tensor = log_probabilities[positions - 1, ids[positions]]
+    return picked.sum()

@@ -1,0 +1,145 @@
+"""The block of the Llama family (Llama, Qwen2, Qwen3), and the names of its tensors in Hugging Face's files.
+
+It differs from GPT-2's in its norms (RMSNorm), its positions (rotary: queries and keys are turned by an angle), its MLP
+(SwiGLU), and in heads of keys and values that several heads of queries share. The queries', keys' and values' matrices
+are one here, and so are those of the MLP's gate and its input: one product instead of two or three.
+
+Shapes: N tokens, C width, H heads, G heads of keys and values, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from assistant.model.block import Block
+from assistant.model.config import Heads, LlamaConfig, Rope
+from assistant.model.linear import Linear
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's RMSNorm. It computes in float32, whatever the weights and the input are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) -> (..., C)."""
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.eps).to(x.dtype)
+
+
+class Rotary:
+    """Turns queries and keys by the angles of their positions. All blocks of a model share it."""
+
+    def __init__(self, rope: Rope, size: int) -> None:
+        self._frequencies = _frequencies(rope, size)
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def turn(self, heads: Tensor, positions: Tensor) -> Tensor:
+        """heads (N, K, D) at positions (N,) -> (N, K, D), in their dtype."""
+        if self._last is None or self._last[0] is not positions:  # once for all blocks
+            angles = positions[:, None].float() * self._frequencies.to(positions.device)
+            angles = torch.cat([angles, angles], dim=1)[:, None]
+            self._last = positions, angles.cos(), angles.sin()
+        _, cos, sin = self._last
+        first, second = heads.chunk(2, dim=2)
+        return (heads * cos + torch.cat([-second, first], dim=2) * sin).to(heads.dtype)
+
+
+def _frequencies(rope: Rope, size: int) -> Tensor:
+    """Angles (D / 2,) float32 by which a head's pairs turn from one position to the next."""
+    frequencies = 1 / rope.theta ** (torch.arange(0, size, 2, device="cpu").float() / size)  # never on the device meta
+    if rope.linear:
+        return frequencies / rope.factor
+    if rope.factor == 1:
+        return frequencies
+    # Llama 3: slow pairs are divided by the factor, fast ones stay, and those between are mixed.
+    turns = rope.original_context * frequencies / (2 * math.pi)
+    share = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    return torch.lerp(frequencies / rope.factor, frequencies, share.clamp(0, 1))
+
+
+class GroupedAttention(nn.Module):
+    def __init__(self, config: LlamaConfig, rotary: Rotary) -> None:
+        super().__init__()
+        self.heads: Heads = config.heads
+        self._rotary = rotary
+        n_head, n_kv_head, size = config.heads
+        has_bias = config.attention_bias or config.model_type == "qwen2"
+        self.c_attn = Linear(config.n_embd, (n_head + 2 * n_kv_head) * size, bias=has_bias)
+        self.c_proj = Linear(n_head * size, config.n_embd, bias=config.attention_bias)
+        if config.model_type == "qwen3":
+            self.q_norm, self.k_norm = RMSNorm(size, config.rms_norm_eps), RMSNorm(size, config.rms_norm_eps)
+
+    def inputs(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x (N, C) -> queries, keys and values (N, (H + 2 * G) * D), turned."""
+        n_head, n_kv_head, size = self.heads
+        heads = self.c_attn(x).view(len(x), -1, size)
+        if hasattr(self, "q_norm"):
+            queries, keys, values = heads.split([n_head, n_kv_head, n_kv_head], dim=1)
+            turning = torch.cat([self.q_norm(queries), self.k_norm(keys)], dim=1)
+        else:
+            turning, values = heads.split([n_head + n_kv_head, n_kv_head], dim=1)
+        return torch.cat([self._rotary.turn(turning, positions), values], dim=1).flatten(1)
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, 2 * config.intermediate_size, bias=False)
+        self.c_proj = Linear(config.intermediate_size, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, inner = self.c_fc(x).chunk(2, dim=-1)
+        out: Tensor = self.c_proj(F.silu(gate) * inner)
+        return out
+
+
+class LlamaBlock(Block):
+    """RMSNorm before attention and before the MLP, and a residual around each."""
+
+    def __init__(self, config: LlamaConfig, rotary: Rotary) -> None:
+        super().__init__()
+        self.ln_1 = RMSNorm(config.n_embd, config.rms_norm_eps)
+        self.attn = GroupedAttention(config, rotary)
+        self.ln_2 = RMSNorm(config.n_embd, config.rms_norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def attention_inputs(self, x: Tensor, positions: Tensor) -> Tensor:
+        return self.attn.inputs(self.ln_1(x), positions)
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.attn.c_proj(attended)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+_NAMES = {
+    "transformer.wte": "model.embed_tokens",
+    "transformer.ln_f": "model.norm",
+    "ln_1": "input_layernorm",
+    "ln_2": "post_attention_layernorm",
+    "attn.c_proj": "self_attn.o_proj",
+    "attn.q_norm": "self_attn.q_norm",
+    "attn.k_norm": "self_attn.k_norm",
+    "mlp.c_proj": "mlp.down_proj",
+}
+
+
+def stored_parts(name: str, config: LlamaConfig) -> list[tuple[str, int]]:
+    """The tensors of a file that together are one of ours, one below the other: their names, and their rows.
+
+    A tensor that is alone has -1 rows.
+    """
+    prefix, _, kind = name.rpartition(".")
+    if prefix in ("transformer.wte", "transformer.ln_f", "lm_head"):
+        return [(f"{_NAMES.get(prefix, prefix)}.{kind}", -1)]
+    _, _, layer, inner = prefix.split(".", 3)
+    at = f"model.layers.{layer}."
+    n_head, n_kv_head, size = config.heads
+    if inner == "attn.c_attn":
+        rows = {"q": n_head * size, "k": n_kv_head * size, "v": n_kv_head * size}
+        return [(f"{at}self_attn.{part}_proj.{kind}", count) for part, count in rows.items()]
+    if inner == "mlp.c_fc":
+        return [(f"{at}mlp.{part}_proj.{kind}", config.intermediate_size) for part in ("gate", "up")]
+    return [(f"{at}{_NAMES[inner]}.{kind}", -1)]
