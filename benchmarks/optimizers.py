@@ -22,7 +22,7 @@ from assistant.dataset.encode import EncodedExample, encode_examples
 from assistant.dataset.instructions import Example
 from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer, read_tokenizer
-from assistant.model.config import GPT2Config
+from assistant.model.config import GPTConfig
 from assistant.model.gpt import GPT
 from assistant.settings import FinetuneSettings
 from assistant.shipped import find_model
@@ -66,9 +66,7 @@ def main(optimizer: str, rate: str, n_layer: str, batch_size: str) -> None:
     settings = FinetuneSettings.model_validate(
         {"optimizer": optimizer, "learning_rate": float(rate), "batch_size": int(batch_size)}
     )
-    model = GPT(
-        GPT2Config(n_layer=int(n_layer), n_head=4, n_embd=256, n_positions=256, vocab_size=tokenizer.vocab_size)
-    )
+    model = GPT(GPTConfig(n_layer=int(n_layer), n_head=4, n_embd=256, n_positions=256, vocab_size=tokenizer.vocab_size))
     model.initialise(1)
     optimizers, pages = build_optimizers(model, settings), make_pages(tokenizer)
     total = len(pages) // settings.batch_size

@@ -287,8 +287,8 @@ def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path, own_pro
     Each making is a process. Its three runs of `assistant finetune` are processes of their own only in the long test.
     """
     program = (
-        "import sys; from data.authoring import pocket; from assistant.model.config import GPT2Config\n"
-        "pocket.SHAPE = GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=256, vocab_size=300)\n"
+        "import sys; from data.authoring import pocket; from assistant.model.config import GPTConfig\n"
+        "pocket.SHAPE = GPTConfig(n_layer=1, n_head=2, n_embd=16, n_positions=256, vocab_size=300)\n"
     )
     if not own_processes:
         program += (

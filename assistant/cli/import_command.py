@@ -68,7 +68,7 @@ def import_pth_file(
                 "parameters": checkpoint.model.n_parameters,
                 "n_layer": config.n_layer,
                 "n_embd": config.n_embd,
-                "n_head": config.n_head,
+                "n_head": config.heads.n_head,
                 "heads_from": imported.heads_from,
                 "tied": config.tie_word_embeddings,
                 "classifier": None if record is None else record.model_dump(mode="json"),
@@ -81,8 +81,8 @@ def import_pth_file(
     if record is not None:
         head = f"a classifier with {len(record.labels)} labels"
     print(f"{one_line(shown_path(file))}: {name}{checkpoint.model.n_parameters / 1e6:.1f}M parameters, {head}")
-    print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.n_positions}")
-    print(f"  {config.n_head} heads, from {one_line(imported.heads_from)}")
+    print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.context_length}")
+    print(f"  {config.heads.n_head} heads, from {one_line(imported.heads_from)}")
     print(f"  tokenizer of {one_line(shown_path(imported.tokenizer_from))}")
     if record is not None:
         _describe_classifier(record)

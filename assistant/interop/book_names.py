@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from assistant.interop.book_classifier import HEAD_BIAS, HEAD_WEIGHT
+from assistant.model.config import gpt2_only
 from assistant.model.gpt import GPT, GPTClassifier, fold_query_factor
 from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS
 
@@ -91,7 +92,7 @@ def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
 
     The book's classifier has always a bias. That of a head without one is zero.
     """
-    config, state = model.config, model.state_dict()
+    config, state = gpt2_only(model.config, "model", "the book's code"), model.state_dict()
     if isinstance(model, GPTClassifier):
         state.setdefault(SCORE_BIAS, torch.zeros(len(model.labels)))
     for name, ours in (_TOP | (_LABEL_HEAD if isinstance(model, GPTClassifier) else _LANGUAGE_HEAD)).items():

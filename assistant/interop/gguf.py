@@ -21,6 +21,7 @@ from assistant.dataset.tokenizer import byte_characters
 from assistant.errors import ExportError
 from assistant.files import shown_path
 from assistant.model.checkpoint import Checkpoint
+from assistant.model.config import gpt2_only
 from assistant.model.gpt import GPT
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Quantization = Literal["f32", "f16", "bf16", "q8_0"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
+LLAMA_CPP = "this writer for llama.cpp"
 Q8_BLOCK = 32
 """Weights of a q8_0 block. A block shares one float16 scale."""
 MAX_FLOAT16 = 65504.0
@@ -122,14 +124,13 @@ def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
     llama.cpp only knows usual attention, so a model's own attention scaling is folded into its queries.
     """
     is_tied = model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
-    factors = {
-        f"transformer.h.{layer}.attn.c_attn": model.config.query_factor(layer) for layer in range(model.config.n_layer)
-    }
+    config = gpt2_only(model.config, "model", LLAMA_CPP)
+    factors = {f"transformer.h.{layer}.attn.c_attn": config.query_factor(layer) for layer in range(config.n_layer)}
     for name, value in model.state_dict().items():
         factor = factors.get(name.rpartition(".")[0], 1)
         if factor != 1:
             value = value.detach().clone()
-            value[: model.config.n_embd] *= factor
+            value[: config.n_embd] *= factor
         if name == "lm_head.weight" and is_tied:
             continue  # llama.cpp uses the embedding
         for ours, theirs in _NAMES:
@@ -194,7 +195,7 @@ def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
 def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
     from gguf import GGML_QUANT_VERSION, LlamaFileType
 
-    config = checkpoint.config
+    config = gpt2_only(checkpoint.config, checkpoint.name, LLAMA_CPP)
     file_types = {
         "f32": LlamaFileType.ALL_F32,
         "f16": LlamaFileType.MOSTLY_F16,
@@ -261,7 +262,7 @@ def _notes(
     checkpoint: Checkpoint, types: dict[str, GGMLQuantizationType], quantization: Quantization
 ) -> tuple[str, ...]:
     notes = []
-    if checkpoint.config.activation_function == "gelu":
+    if gpt2_only(checkpoint.config, checkpoint.name, LLAMA_CPP).activation_function == "gelu":
         notes.append("llama.cpp approximates GELU by tanh; this model uses the exact GELU, so logits differ slightly.")
     n_wide = sum(kind.name == "F16" for kind in types.values()) if quantization == "q8_0" else 0
     if n_wide:
@@ -337,9 +338,9 @@ def _check(
 def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
     expected = {
         "general.architecture": "gpt2",
-        "gpt2.context_length": checkpoint.config.n_positions,
+        "gpt2.context_length": checkpoint.config.context_length,
         "gpt2.block_count": checkpoint.config.n_layer,
-        "gpt2.attention.head_count": checkpoint.config.n_head,
+        "gpt2.attention.head_count": checkpoint.config.heads.n_head,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.eos_token_id": checkpoint.tokenizer.eos_id,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from assistant.files import shown_path
 from assistant.hub_cache import SHOWN_COMMIT, Snapshot, all_snapshots, find_pulled, short_name
-from assistant.model.config import SCORES_FILE, GPT2Config, ModelConfig, ModelInfo, parse_info
+from assistant.model.config import SCORES_FILE, GPTConfig, ModelConfig, ModelInfo, parse_info
 from assistant.shipped import POCKET, shipped
 
 CONFIG_FILE, INFO_FILE = "config.json", "assistant.json"
@@ -223,7 +223,7 @@ def _read_config(folder: Path) -> ModelConfig:
     if model_type != "gpt2":
         raise _UnreadableError(f"not a GPT-2 but {str(model_type)[:40]}")
     try:
-        return GPT2Config.model_validate(content)
+        return GPTConfig.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or CONFIG_FILE

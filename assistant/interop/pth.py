@@ -33,7 +33,7 @@ from assistant.interop.book_classifier import (
 )
 from assistant.interop.book_names import MASK, book_state, plain_name, translate
 from assistant.model.checkpoint import Checkpoint, read_config
-from assistant.model.config import ClassifierConfig, GPT2Config, ModelConfig
+from assistant.model.config import ClassifierConfig, GPTConfig, gpt2_only
 from assistant.model.folder import atomic_folder, write_json
 from assistant.model.gpt import GPTClassifier, build_model, model_of
 from assistant.model.weights import EMBEDDING, HEAD, load_pickle
@@ -224,7 +224,7 @@ def _n_head(path: Path, width: int, like: Path | None, beside: Mapping[str, Any]
     if like is not None and (like / CONFIG_FILE).is_file():
         config = read_config(like)
         if config.n_embd == width:
-            return config.n_head, shown_path(like)
+            return config.heads.n_head, shown_path(like)
     if width % HEAD_SIZE:
         raise CheckpointError(
             f"{shown_path(path)}: expected a number of heads, got none, and a width of {width} is not a multiple of "
@@ -235,7 +235,7 @@ def _n_head(path: Path, width: int, like: Path | None, beside: Mapping[str, Any]
 
 def _convert(
     path: Path, state: dict[str, Tensor], n_head: int, labels: tuple[str, ...] | None
-) -> tuple[ModelConfig, dict[str, Tensor]]:
+) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The config, and the state dict of the model in float32. `state` becomes empty, so that memory is free early."""
     blocks = sorted({int(match[1]) for name in state if (match := re.match(r"trf_blocks\.(\d+)\.", name))})
     positions, feed_forward = state.get("pos_emb.weight"), state.get("trf_blocks.0.ff.layers.0.weight")
@@ -248,7 +248,7 @@ def _convert(
     vocab_size, width = state["tok_emb.weight"].shape
     is_tied = torch.equal(state["out_head.weight"], state["tok_emb.weight"])
     try:
-        config = GPT2Config(
+        config = GPTConfig(
             vocab_size=vocab_size,
             n_positions=len(positions),
             n_embd=width,
@@ -313,7 +313,7 @@ def export_pth(checkpoint: Checkpoint, path: Path) -> PthFile:
         _check_written(weights, state)
         with atomic_folder(tokenizer_path(path)) as folder:
             _write_tokenizer(checkpoint.tokenizer, folder)
-        content = book_config(checkpoint.config)
+        content = book_config(gpt2_only(checkpoint.config, checkpoint.name, "the book's GPTModel"))
         if isinstance(checkpoint.model, GPTClassifier):
             content |= described(checkpoint.model, checkpoint.classifier)
         write_atomic(config_path(path), json.dumps(content, indent=2) + "\n")
@@ -327,7 +327,7 @@ def export_pth(checkpoint: Checkpoint, path: Path) -> PthFile:
     )
 
 
-def book_config(config: ModelConfig) -> dict[str, Any]:
+def book_config(config: GPTConfig) -> dict[str, Any]:
     """The configuration of the book's `GPTModel`."""
     return {
         "vocab_size": config.vocab_size,
@@ -342,7 +342,7 @@ def book_config(config: ModelConfig) -> dict[str, Any]:
 
 def _check_computable(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError if the book's code, which has fixed values for these, would compute something else."""
-    config = checkpoint.config
+    config = gpt2_only(checkpoint.config, checkpoint.name, "the book's GPTModel")
     faults = [
         f"{name} {actual}"
         for name, expected, actual in (

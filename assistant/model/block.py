@@ -65,7 +65,7 @@ def attend_packed(qkv: Tensor, batch: PackedBatch, heads: Heads) -> Tensor:
     """Causal attention over the rows of a packed batch: qkv (N, ...) -> (N, H * D)."""
     rows, width = batch.rows, heads.n_head * heads.size
     if isinstance(rows, PrefixTree):
-        return fused.attend(qkv, rows.paths, rows.spans, heads.n_head)
+        return fused.attend(qkv, rows.paths, rows.spans, heads.n_head, heads.n_kv_head)
     prefix_qkv, own_qkv = qkv.split([rows.n_shared, len(qkv) - rows.n_shared])  # type: ignore[no-untyped-call]
     own = _of_rows(own_qkv, rows.n_rows, heads)
     if rows.mask is None:

@@ -34,7 +34,7 @@ from assistant.model.config import (
     CLASSIFIER_KEY,
     ClassifierConfig,
     ClassifierRecord,
-    GPT2Config,
+    GPTConfig,
     ModelConfig,
     ModelInfo,
     TemplateRecord,
@@ -368,7 +368,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
         "dtype": str(dtype).removeprefix("torch."),
         **ids,
     }
-    if isinstance(config, GPT2Config):
+    if isinstance(config, GPTConfig):
         for_other_readers["n_ctx"] = config.n_positions
     if isinstance(config, ClassifierConfig):
         for_other_readers |= {

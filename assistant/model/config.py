@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from assistant.dataset.splits import DEFAULT_FRACTIONS
+from assistant.errors import CheckpointError
 from assistant.settings import FinetuneSettings, Frozen, Reading
 
 SCORES_FILE = "scores.jsonl"
@@ -26,7 +27,7 @@ class Heads(NamedTuple):
     size: int
 
 
-class GPT2Config(BaseModel):
+class GPTConfig(BaseModel):
     """GPT-2's `config.json`, with GPT-2's own field names. Unknown fields are kept and written back."""
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
@@ -47,7 +48,7 @@ class GPT2Config(BaseModel):
     add_cross_attention: Literal[False] = False
 
     @model_validator(mode="after")
-    def _n_embd_is_a_multiple_of_n_head(self) -> GPT2Config:
+    def _n_embd_is_a_multiple_of_n_head(self) -> GPTConfig:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
         return self
@@ -170,19 +171,33 @@ class LlamaConfig(BaseModel):
         raise ValueError(f"rope_type must be default, linear or llama3, got {str(kind)[:40]!r}")
 
 
-ModelConfig = GPT2Config | LlamaConfig
+ModelConfig = GPTConfig | LlamaConfig
 
 
-def config_class(model_type: object) -> type[GPT2Config] | type[LlamaConfig] | None:
+def config_class(model_type: object) -> type[GPTConfig] | type[LlamaConfig] | None:
     """The class that validates a `config.json` of that `model_type`. None for a family that is not supported."""
-    return GPT2Config if model_type == "gpt2" else LlamaConfig if model_type in ("llama", "qwen2", "qwen3") else None
+    return GPTConfig if model_type == "gpt2" else LlamaConfig if model_type in ("llama", "qwen2", "qwen3") else None
+
+
+def gpt2_only(config: ModelConfig, name: str, reader: str) -> GPTConfig:
+    """The config of a GPT-2. `reader` is a program that computes no other family.
+
+    Raises:
+        CheckpointError: the model `name` is of another family.
+    """
+    if isinstance(config, GPTConfig):
+        return config
+    raise CheckpointError(
+        f"{name}: expected a GPT-2, which {reader} can compute, got a model of the family {config.model_type}. "
+        f"Use another format."
+    )
 
 
 CLASSIFIER_ARCHITECTURE = "GPT2ForSequenceClassification"
 """The class of transformers that a classifier's `config.json` names."""
 
 
-class ClassifierConfig(GPT2Config):
+class ClassifierConfig(GPTConfig):
     """`config.json` of a GPT-2 that labels texts, as transformers' GPT2ForSequenceClassification has it.
 
     Like transformers, it has two labels, LABEL_0 and LABEL_1, where the file names none.

@@ -21,7 +21,7 @@ const int64_t block_size = BLOCK;
 
 /* Increase this here and in `fused.py` whenever an exported function or struct changes. A library that was compiled
    from an earlier version of this file would otherwise read and write outside its arguments. */
-const int64_t interface_version = 1;
+const int64_t interface_version = 2;
 
 typedef uint16_t bfloat16;
 
@@ -191,14 +191,14 @@ INLINE void softmax(float *scores, int64_t n_keys, int64_t size)
 /* Arguments of both passes over N tokens. A row is a path through the tree. It may share its first tokens with earlier
    rows, which compute them. */
 struct attention {
-    const void *qkv;      /* (N, 3 * heads * head_size), float32 if `is_wide`, else bfloat16 */
+    const void *qkv;      /* (N, (heads + 2 * kv_heads) * head_size), float32 if `is_wide`, else bfloat16 */
     const int32_t *paths; /* (rows, longest): the tokens of each row, in order */
     const int32_t *spans; /* (rows, 2): the position of a row's first token that no earlier row has, and its length */
     const void *gradient; /* (N, heads * head_size), of the output, in the dtype of `qkv`; unused in forward */
     void *out;            /* forward: (N, heads * head_size), dtype of `qkv`; backward: shape of `qkv`, float32 zeros */
     float *scratch;       /* (threads, scratch_size) float32 without NaN, since zero weights multiply the padding */
     int64_t scratch_size;
-    int32_t rows, longest, heads, head_size, is_wide, threads;
+    int32_t rows, longest, heads, kv_heads, head_size, is_wide, threads;
 };
 
 /* Copy `size` elements of `tensor` from `offset` on to `out`, upcast to float32 and multiplied by `factor`. */
@@ -225,6 +225,8 @@ INLINE void store_column(const float *vector, float *column, int64_t stride, int
 CPU_DISPATCH static void attend_head(const struct attention *args, int64_t head, float *scratch)
 {
     const int64_t size = args->head_size, width = args->heads * size, head_stride = round_up(size);
+    const int64_t kv_width = args->kv_heads * size, token_stride = width + 2 * kv_width;
+    const int64_t kv_offset = head / (args->heads / args->kv_heads) * size;
     const int64_t key_stride = round_up(args->longest + QUERIES_PER_STEP);
     /* keys (size, key_stride), transposed; values (key_stride, head_stride) */
     float *keys = scratch, *values = keys + size * key_stride, *queries = values + key_stride * head_stride;
@@ -234,15 +236,15 @@ CPU_DISPATCH static void attend_head(const struct attention *args, int64_t head,
         const int32_t *path = args->paths + row * args->longest;
         const int64_t first = args->spans[2 * row], length = args->spans[2 * row + 1];
         for (int64_t position = 0; position < length && first < length; position++) {
-            int64_t offset = path[position] * 3 * width + head * size;
-            load(args->qkv, offset + width, outputs, size, 1.0f, args->is_wide);
+            int64_t offset = path[position] * token_stride + width + kv_offset;
+            load(args->qkv, offset, outputs, size, 1.0f, args->is_wide);
             store_column(outputs, keys + position, key_stride, size);
-            load(args->qkv, offset + 2 * width, values + position * head_stride, size, 1.0f, args->is_wide);
+            load(args->qkv, offset + kv_width, values + position * head_stride, size, 1.0f, args->is_wide);
         }
         for (int64_t position = first; position < length; position += QUERIES_PER_STEP) {
             const int64_t columns = round_up(position + QUERIES_PER_STEP);
             for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++)
-                load(args->qkv, path[position + i] * 3 * width + head * size, queries + i * head_stride, size, factor,
+                load(args->qkv, path[position + i] * token_stride + head * size, queries + i * head_stride, size, factor,
                      args->is_wide);
             matmul(queries, head_stride, keys, key_stride, weights, key_stride, size, columns);
             for (int64_t i = 0; i < QUERIES_PER_STEP; i++)
@@ -265,6 +267,8 @@ CPU_DISPATCH static void attend_head(const struct attention *args, int64_t head,
 CPU_DISPATCH static void attend_backward_head(const struct attention *args, int64_t head, float *scratch)
 {
     const int64_t size = args->head_size, width = args->heads * size, head_stride = round_up(size);
+    const int64_t kv_width = args->kv_heads * size, token_stride = width + 2 * kv_width;
+    const int64_t kv_offset = head / (args->heads / args->kv_heads) * size;
     const int64_t key_stride = round_up(args->longest + QUERIES_PER_STEP);
     float *keys_transposed = scratch, *values_transposed = keys_transposed + size * key_stride;
     float *keys = values_transposed + size * key_stride, *key_gradients = keys + key_stride * head_stride;
@@ -282,10 +286,10 @@ CPU_DISPATCH static void attend_backward_head(const struct attention *args, int6
         if (first == length)
             continue;
         for (int64_t position = 0; position < length; position++) {
-            int64_t offset = path[position] * 3 * width + head * size;
-            load(args->qkv, offset + width, keys + position * head_stride, size, 1.0f, args->is_wide);
+            int64_t offset = path[position] * token_stride + width + kv_offset;
+            load(args->qkv, offset, keys + position * head_stride, size, 1.0f, args->is_wide);
             store_column(keys + position * head_stride, keys_transposed + position, key_stride, size);
-            load(args->qkv, offset + 2 * width, query_gradients, size, 1.0f, args->is_wide);
+            load(args->qkv, offset + kv_width, query_gradients, size, 1.0f, args->is_wide);
             store_column(query_gradients, values_transposed + position, key_stride, size);
         }
         memset(key_gradients, 0, (length + QUERIES_PER_STEP) * head_stride * sizeof *key_gradients);
@@ -295,7 +299,7 @@ CPU_DISPATCH static void attend_backward_head(const struct attention *args, int6
             memset(output_gradients, 0, QUERIES_PER_STEP * head_stride * sizeof *output_gradients);
             for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++) {
                 const int64_t offset = path[position + i] * width + head * size;
-                load(args->qkv, path[position + i] * 3 * width + head * size, queries + i * head_stride, size, factor,
+                load(args->qkv, path[position + i] * token_stride + head * size, queries + i * head_stride, size, factor,
                      args->is_wide);
                 load(args->gradient, offset, output_gradients + i * head_stride, size, 1.0f, args->is_wide);
             }
@@ -316,14 +320,14 @@ CPU_DISPATCH static void attend_backward_head(const struct attention *args, int6
             add_transposed_matmul(weights, key_stride, output_gradients, value_gradients, n_keys, head_stride);
             for (int64_t i = 0; i < QUERIES_PER_STEP && position + i < length; i++)
                 for (int64_t j = 0; j < size; j++)
-                    out[path[position + i] * 3 * width + head * size + j] =
+                    out[path[position + i] * token_stride + head * size + j] =
                         query_gradients[i * head_stride + j] * factor;
         }
         for (int64_t position = 0; position < length; position++) {
-            float *token_gradient = out + path[position] * 3 * width + head * size;
+            float *token_gradient = out + path[position] * token_stride + width + kv_offset;
             for (int64_t j = 0; j < size; j++) {
-                token_gradient[width + j] += key_gradients[position * head_stride + j];
-                token_gradient[2 * width + j] += value_gradients[position * head_stride + j];
+                token_gradient[j] += key_gradients[position * head_stride + j];
+                token_gradient[kv_width + j] += value_gradients[position * head_stride + j];
             }
         }
     }
@@ -386,7 +390,10 @@ void attention(const struct attention *args)
 
 void attention_backward(const struct attention *args)
 {
+    /* The heads of a group add to the same keys' and values' gradients, so one thread computes them all. */
+    const int64_t group = args->heads / args->kv_heads;
 #pragma omp parallel for schedule(static) num_threads(args->threads)
-    for (int64_t head = 0; head < args->heads; head++)
-        attend_backward_head(args, head, args->scratch + omp_get_thread_num() * args->scratch_size);
+    for (int64_t kv_head = 0; kv_head < args->kv_heads; kv_head++)
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
+            attend_backward_head(args, head, args->scratch + omp_get_thread_num() * args->scratch_size);
 }

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 """Must equal `interface_version` in `fused.c`: an installation may have new sources and an old library."""
 PROBE_SIZE = 50_000
 """Elements of the tensors that the library is checked with: enough for several threads."""
@@ -58,7 +58,10 @@ class _AttentionArguments(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("qkv", "paths", "spans", "gradient", "out", "scratch")),
         ("scratch_size", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("rows", "longest", "heads", "head_size", "is_wide", "threads")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("rows", "longest", "heads", "kv_heads", "head_size", "is_wide", "threads")
+        ),
     ]
 
 
@@ -194,8 +197,10 @@ def adamw(
     loop(*map(_pointer, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(arguments), threads)
 
 
-def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
-    """Causal attention over the rows of a tree: qkv (N, 3 * C), float32 or bfloat16 -> (N, C), computed in float32.
+def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, n_kv_head: int | None = None) -> Tensor:
+    """Causal attention over the rows of a tree: qkv (N, (H + 2 * G) * D), float32 or bfloat16 -> (N, H * D).
+
+    It is computed in float32. Each of the G heads of keys and values (by default H) serves H / G heads of queries.
 
     paths (B, longest) int32 has the tokens of each row in order. spans (B, 2) int32 has the position of the row's first
     token that no earlier row has, and the row's length. The output is zero for tokens that are in no row.
@@ -203,26 +208,26 @@ def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
     Raises:
         ValueError: a tensor has another shape, dtype or device, or is not contiguous.
     """
-    out: Tensor = _Attend.apply(qkv, paths, spans, n_head)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attend.apply(qkv, paths, spans, n_head, n_kv_head or n_head)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, n_kv_head: int) -> Tensor:
         qkv = qkv.contiguous()
         ctx.save_for_backward(qkv, paths, spans)
-        ctx.n_head = n_head
-        out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
-        _run_attention("attention", qkv, paths, spans, n_head, out=out)
+        ctx.heads = n_head, n_kv_head
+        out = qkv.new_zeros(len(qkv), qkv.shape[1] // (n_head + 2 * n_kv_head) * n_head)
+        _run_attention("attention", qkv, paths, spans, ctx.heads, out=out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         qkv, paths, spans = ctx.saved_tensors
         out = torch.zeros(qkv.shape)
-        _run_attention("attention_backward", qkv, paths, spans, ctx.n_head, out=out, gradient=gradient.contiguous())
-        return out.to(qkv.dtype), None, None, None
+        _run_attention("attention_backward", qkv, paths, spans, ctx.heads, out=out, gradient=gradient.contiguous())
+        return out.to(qkv.dtype), None, None, None, None
 
 
 def _run_attention(
@@ -230,16 +235,17 @@ def _run_attention(
     qkv: Tensor,
     paths: Tensor,
     spans: Tensor,
-    n_head: int,
+    heads: tuple[int, int],
     *,
     out: Tensor,
     gradient: Tensor | None = None,
 ) -> None:
     """Call `attention` or `attention_backward` of the library, which writes to `out`."""
+    n_head, n_kv_head = heads
     library, threads = _require_library(), min(n_head, torch.get_num_threads())
-    (n_rows, longest), head_size = paths.shape, qkv.shape[1] // 3 // n_head
+    (n_rows, longest), head_size = paths.shape, qkv.shape[1] // (n_head + 2 * n_kv_head)
     dtype = torch.float32 if qkv.dtype is torch.float32 else torch.bfloat16
-    inputs = [(qkv, dtype, (len(qkv), 3 * n_head * head_size))]
+    inputs = [(qkv, dtype, (len(qkv), (n_head + 2 * n_kv_head) * head_size))]
     inputs += [(paths, torch.int32, (n_rows, longest)), (spans, torch.int32, (n_rows, 2))]
     inputs += [] if gradient is None else [(gradient, dtype, (len(qkv), n_head * head_size))]
     _check_tensors("attention", *inputs)
@@ -255,6 +261,7 @@ def _run_attention(
         rows=n_rows,
         longest=longest,
         heads=n_head,
+        kv_heads=n_kv_head,
         head_size=head_size,
         is_wide=qkv.dtype is torch.float32,
         threads=threads,

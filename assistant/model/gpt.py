@@ -18,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from assistant.model import fused
 from assistant.model.block import Attend, Block, attend_packed, attend_rows
-from assistant.model.config import ClassifierConfig, GPT2Config, LlamaConfig, ModelConfig
+from assistant.model.config import ClassifierConfig, GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.linear import Linear, embed_tied
 from assistant.model.llama import LlamaBlock, RMSNorm, Rotary
 from assistant.model.packing import PackedBatch
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config: GPT2Config, layer: int) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.query_factor = config.query_factor(layer)
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
@@ -42,7 +42,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         inner = config.n_inner or 4 * config.n_embd
         self.c_fc = Linear(config.n_embd, inner)
@@ -59,7 +59,7 @@ class MLP(nn.Module):
 class GPTBlock(Block):
     """GPT-2's block: LayerNorm before attention and before the MLP, and a residual around each."""
 
-    def __init__(self, config: GPT2Config, layer: int) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = CausalSelfAttention(config, layer)

@@ -21,7 +21,7 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, Template, get_template, render_example
 from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import GPT2Config, ModelConfig
+from assistant.model.config import GPTConfig, ModelConfig
 from assistant.model.gpt import GPT
 
 SHARE_WITHOUT_SPACE = 0.57
@@ -41,7 +41,7 @@ def new_checkpoint(
     """
     tokenizer = train_tokenizer(examples, get_template(template), vocab_size=config.vocab_size)
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
-    config = GPT2Config.model_validate(config.model_dump() | ids | {"vocab_size": tokenizer.vocab_size})
+    config = GPTConfig.model_validate(config.model_dump() | ids | {"vocab_size": tokenizer.vocab_size})
     model = GPT(config).eval()
     model.initialise(seed)
     return Checkpoint(model=model, tokenizer=tokenizer, template=get_template(template), info=None, name=name)

@@ -25,12 +25,12 @@ from assistant.dataset.instructions import read_examples
 from assistant.dataset.prompts import TEXT_TEMPLATE
 from assistant.files import write_atomic
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
-from assistant.model.config import GPT2Config
+from assistant.model.config import GPTConfig
 from assistant.model.scratch import new_checkpoint
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
-SHAPE = GPT2Config(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
+SHAPE = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=256, vocab_size=4096)
 TRAINING = (
     *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "8"),
     *("--optimizer", "muon", "--precision", "bfloat16", "--test-share", "0", "--validation-share", "0.002"),

@@ -14,7 +14,7 @@ from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
 from assistant.interop.pth import config_path, export_pth, import_pth, tokenizer_path
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
-from assistant.model.config import GPT2Config
+from assistant.model.config import GPTConfig
 from assistant.model.gpt import GPT
 from tests.support.commands import invoke
 from tests.support.models import save_tiny, tiny_checkpoint
@@ -99,7 +99,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path, byte_tokenizer: Tokenizer,
     imported = import_pth(tmp_path / "out.pth")
     assert imported.tokenizer_from == tokenizer_path(tmp_path / "out.pth")
     assert imported.heads_from == "out.json"
-    assert imported.checkpoint.config.n_head == 4
+    assert imported.checkpoint.config.heads.n_head == 4
     save_checkpoint(imported.checkpoint, tmp_path / "again")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "again"))
     assert before.keys() == after.keys()
@@ -112,10 +112,10 @@ def test_heads_come_from_a_file_or_another_model_or_the_width(tmp_path: Path, by
     torch.save(book_model().state_dict(), path)
     four = save_tiny(tmp_path / "four", byte_tokenizer, n_embd=128)
     narrow = save_tiny(tmp_path / "narrow", byte_tokenizer)
-    assert import_pth(path, like=narrow).checkpoint.config.n_head == 2  # 128 / 64
-    assert import_pth(path, like=four).checkpoint.config.n_head == 4
+    assert import_pth(path, like=narrow).checkpoint.config.heads.n_head == 2  # 128 / 64
+    assert import_pth(path, like=four).checkpoint.config.heads.n_head == 4
     config_path(path).write_text('{"n_heads": 8}')
-    assert import_pth(path, like=four).checkpoint.config.n_head == 8
+    assert import_pth(path, like=four).checkpoint.config.heads.n_head == 8
     for text in ('{"n_heads": 7}', "{}", "[", '{"n_heads": "8"}'):
         config_path(path).write_text(text)
         with pytest.raises(CheckpointError, match=r"model\.json: expected"):
@@ -135,7 +135,7 @@ def test_the_four_sizes_are_known(layers: int, width: int, heads: int, name: str
 
     assert SIZES[layers, width] == name
     assert width // HEAD_SIZE == heads
-    assert GPT2Config(n_layer=layers, n_embd=width, n_head=heads).head_size == HEAD_SIZE
+    assert GPTConfig(n_layer=layers, n_embd=width, n_head=heads).head_size == HEAD_SIZE
 
 
 class Payload:

@@ -89,24 +89,28 @@ def test_squared_norm_matches_float64(size: int) -> None:
 @settings(deadline=None, max_examples=40)
 @given(
     rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=6),
-    n_head=st.integers(1, 3),
+    n_kv_head=st.integers(1, 3),
+    group=st.integers(1, 3),
     head_size=st.sampled_from([1, 5, 16, 20]),
     is_wide=st.booleans(),
 )
 def test_attention_over_a_tree_matches_attention_over_each_row(
-    rows: list[list[int]], n_head: int, head_size: int, is_wide: bool
+    rows: list[list[int]], n_kv_head: int, group: int, head_size: int, is_wide: bool
 ) -> None:
     batch = pack([tuple(ids) for ids in rows], [tuple(ids) for ids in rows], pad_id=0, as_tree=True)
     assert isinstance(batch.rows, PrefixTree)
-    width, size = n_head * head_size, len(batch.input_ids)
+    n_head, size = group * n_kv_head, len(batch.input_ids)
+    width = n_head * head_size
     dtype = torch.float32 if is_wide else torch.bfloat16
-    qkv = random_tensor(size, 3 * width).to(dtype).requires_grad_()
+    qkv = random_tensor(size, width + 2 * n_kv_head * head_size).to(dtype).requires_grad_()
     gradient = random_tensor(size, width, seed=1).to(dtype)
-    out = fused.attend(qkv, batch.rows.paths, batch.rows.spans, n_head)
+    out = fused.attend(qkv, batch.rows.paths, batch.rows.spans, n_head, n_kv_head)
     out.backward(gradient)
     exact_qkv, exact = qkv.detach().double().requires_grad_(), torch.zeros(size, width).double()
     for path, (first, length) in zip(batch.rows.paths.tolist(), batch.rows.spans.tolist(), strict=True):
-        query, key, value = exact_qkv[path[:length]].view(length, 3, n_head, head_size).permute(1, 2, 0, 3)
+        heads = exact_qkv[path[:length]].view(length, -1, head_size).transpose(0, 1)
+        query, key, value = heads.split([n_head, n_kv_head, n_kv_head])
+        key, value = key.repeat_interleave(group, dim=0), value.repeat_interleave(group, dim=0)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         attended = attended.transpose(0, 1).reshape(length, width)
         exact = exact.index_copy(0, torch.tensor(path[first:length], dtype=torch.int64), attended[first:])
@@ -182,7 +186,10 @@ def test_a_library_of_another_interface_version_is_not_called(monkeypatch: pytes
     monkeypatch.setattr(fused, "_agrees_with_torch", lambda _: pytest.fail("the library was called"))
     problem = fused.problem()
     assert problem is not None
-    assert "expected compiled loops of version 2 that match torch, got interface version 1" in problem
+    assert (
+        f"of version {fused.INTERFACE_VERSION} that match torch, got interface version {fused.INTERFACE_VERSION - 1}"
+        in problem
+    )
 
 
 def test_only_bfloat16_outside_autocast_is_supported() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
 from assistant.model.checkpoint import load_model
-from assistant.model.config import GPT2Config
+from assistant.model.config import GPTConfig
 from assistant.model.gpt import GPT
 from assistant.model.packing import ROUND_TO, PaddedRows
 from assistant.settings import TrainOn
@@ -73,7 +73,7 @@ def test_scaled_attention_gives_the_loss_and_gradients_of_transformers(by_layer:
         resid_pdrop=0.0, bos_token_id=256, eos_token_id=256,
     )  # fmt: skip
     reference = GPT2LMHeadModel(config).eval()
-    model = GPT(GPT2Config.model_validate(config.to_dict())).eval()
+    model = GPT(GPTConfig.model_validate(config.to_dict())).eval()
     transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     state = {n: v.t() if n.endswith(transposed) else v for n, v in reference.state_dict().items()}
     model.load_state_dict(state)
@@ -101,7 +101,7 @@ def test_scaled_attention_gives_the_loss_and_gradients_of_transformers(by_layer:
 
 def test_gpt2_configs_have_the_parameter_counts_of_gpt2() -> None:
     with torch.device("meta"):
-        small, medium = GPT(GPT2Config()), GPT(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
+        small, medium = GPT(GPTConfig()), GPT(GPTConfig(n_embd=1024, n_layer=24, n_head=16))
     assert (small.n_parameters, medium.n_parameters) == (124_439_808, 354_823_168)
 
 

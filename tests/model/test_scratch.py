@@ -7,14 +7,14 @@ from pathlib import Path
 from assistant.dataset.instructions import Example
 from assistant.dataset.prompts import get_template
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
-from assistant.model.config import GPT2Config
+from assistant.model.config import GPTConfig
 from assistant.model.scratch import new_checkpoint, train_tokenizer
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}
 
 
 def test_a_new_model_is_saved_and_the_same_seed_gives_the_same_files(tmp_path: Path, examples: list[Example]) -> None:
-    config = GPT2Config.model_validate({**SHAPE, "vocab_size": 320})
+    config = GPTConfig.model_validate({**SHAPE, "vocab_size": 320})
     checkpoint = new_checkpoint(examples, config, seed=3, name="new")
     assert 300 < checkpoint.tokenizer.vocab_size == checkpoint.config.vocab_size <= 320
     assert checkpoint.tokenizer.eos_id == checkpoint.config.vocab_size - 1
@@ -26,7 +26,7 @@ def test_a_new_model_is_saved_and_the_same_seed_gives_the_same_files(tmp_path: P
 
 
 def test_the_vocabulary_is_smaller_if_the_text_has_no_more_merges(examples: list[Example]) -> None:
-    config = GPT2Config.model_validate({**SHAPE, "vocab_size": 50_000})
+    config = GPTConfig.model_validate({**SHAPE, "vocab_size": 50_000})
     checkpoint = new_checkpoint(examples, config, seed=3, name="new")
     assert 257 < checkpoint.config.vocab_size < 1000
     assert checkpoint.model.transformer.wte.num_embeddings == checkpoint.config.vocab_size

@@ -10,7 +10,7 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, save_checkpoint
-from assistant.model.config import GPT2Config, ModelConfig
+from assistant.model.config import GPTConfig, ModelConfig
 from assistant.model.gpt import GPT
 
 requires_loops = pytest.mark.skipif(
@@ -21,7 +21,7 @@ requires_loops = pytest.mark.skipif(
 def tiny_config(tokenizer: Tokenizer, **changes: object) -> ModelConfig:
     """Return a config with 2 layers, width 32, context 256 and the tokenizer's vocabulary, and some changed fields."""
     shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 256, "vocab_size": tokenizer.vocab_size}
-    return GPT2Config.model_validate(shape | changes)
+    return GPTConfig.model_validate(shape | changes)
 
 
 def tiny_checkpoint(tokenizer: Tokenizer, *, seed: int = 1, **changes: object) -> Checkpoint:

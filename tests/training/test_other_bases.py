@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from assistant.decoding.engine import generate
 from assistant.decoding.session import Session
 from assistant.model.checkpoint import load_checkpoint
+from assistant.model.config import GPTConfig
 from assistant.settings import GenerationSettings
 from tests.support.commands import FINETUNE, invoke
 from tests.support.models import save_tiny
@@ -49,6 +50,7 @@ def test_a_fine_tuned_model_keeps_what_is_special_about_its_base(
     assert done.exit_code == 0, done.output
     result = load_checkpoint(folder / "out")
     assert not result.config.tie_word_embeddings
+    assert isinstance(result.config, GPTConfig)
     assert result.config.scale_attn_by_inverse_layer_idx
     assert (result.tokenizer.eos_ids, result.tokenizer.eos_id) == ((257, 256), 257)
     ids = result.tokenizer.encode("call <tool> now")
@@ -66,7 +68,8 @@ def test_a_fine_tuned_model_keeps_what_is_special_about_its_base(
 def test_each_end_token_ends_a_reply(other_base: Path, eos_id: int) -> None:
     checkpoint = load_checkpoint(other_base)
     with torch.no_grad():  # the head now prefers one token after anything
-        checkpoint.model.transformer.ln_f.bias.fill_(1.0)
+        for weight in checkpoint.model.transformer.ln_f.parameters():
+            weight.fill_(1.0)
         checkpoint.model.lm_head.weight[eos_id] = 9.0
     reply = Session(checkpoint, precision="float32").reply("Say red.", settings=GenerationSettings())
     assert (reply.stop_reason, reply.token_ids) == ("eos", ())
