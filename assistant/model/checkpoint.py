@@ -35,6 +35,7 @@ from assistant.model.config import (
     ClassifierConfig,
     ClassifierRecord,
     GPTConfig,
+    LlamaConfig,
     ModelConfig,
     ModelInfo,
     TemplateRecord,
@@ -359,7 +360,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
     }
     save_tensors(weights, folder / WEIGHTS_FILE)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
-    content = config.model_dump()
+    content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places
     bos_id = content.get("bos_token_id")
     ids = {"bos_token_id": tokenizer.eos_id if bos_id is None else bos_id, "eos_token_id": eos_ids}
     # llama.cpp's converter reads n_ctx. transformers picks the model class by `architectures`, to tie the weights too.

@@ -278,7 +278,7 @@ def overwrite(name: str, text: str) -> Damage:
         (truncate("model.safetensors", 3), "expected safetensors"),
         (truncate("config.json", 20), r"config\.json: expected JSON"),
         (truncate("vocab.json", 20), "expected JSON"),
-        (change_config(model_type="llama"), '"model_type": "gpt2", got \'llama\''),
+        (change_config(model_type="bloom"), "\"model_type\" gpt2, llama, qwen2 or qwen3, got 'bloom'"),
         (change_config(n_embd=48), "of shape"),
         (change_config(n_layer=3), r"got no transformer\.h\.2\.attn\.c_attn\.bias.* and 9 more"),
         (change_config(n_layer=1), r"got also transformer\.h\.1"),
