@@ -20,7 +20,7 @@ from assistant.model import fused
 from assistant.model.block import Attend, Block, attend_packed, attend_rows
 from assistant.model.config import ClassifierConfig, GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.linear import Linear, embed_tied
-from assistant.model.llama import LlamaBlock, RMSNorm, Rotary
+from assistant.model.llama import LlamaBlock, RMSNorm, Rotary, stored_parts
 from assistant.model.packing import PackedBatch
 
 
@@ -279,6 +279,11 @@ def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
     if config.tie_word_embeddings:  # assign=True made two parameters of it
         model.lm_head.weight = model.transformer.wte.weight
     return model.eval()
+
+
+def stored_names(name: str, config: ModelConfig) -> list[tuple[str, int]]:
+    """The tensors of a file that together are one of the model's: their names, and the rows of each; -1 for all."""
+    return stored_parts(name, config) if isinstance(config, LlamaConfig) else [(name, -1)]
 
 
 def fold_query_factor(weight: Tensor, bias: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:

@@ -124,6 +124,13 @@ _NAMES = {
     "attn.k_norm": "self_attn.k_norm",
     "mlp.c_proj": "mlp.down_proj",
 }
+PEFT_MODULES = {
+    "attn.c_attn": ("q_proj", "k_proj", "v_proj"),
+    "attn.c_proj": ("o_proj",),
+    "mlp.c_fc": ("gate_proj", "up_proj"),
+    "mlp.c_proj": ("down_proj",),
+}
+"""Our linear layers, and what they are in a file."""
 
 
 def stored_parts(name: str, config: LlamaConfig) -> list[tuple[str, int]]:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from assistant.errors import CheckpointError
-from assistant.model.gpt import GPT, GPTClassifier, model_of
+from assistant.model.gpt import GPT, GPTClassifier, model_of, stored_names
+from assistant.model.llama import PEFT_MODULES
 from assistant.settings import LoraSettings
 
 ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
@@ -39,7 +40,8 @@ class Adapter:
 
     settings: LoraSettings
     tensors: dict[str, Tensor]
-    """`transformer.h.0.attn.c_attn.lora_A` (rank, in), `...lora_B` (out, rank), and so on; float32."""
+    """`transformer.h.0.attn.c_attn.lora_A` (rank, in), `...lora_B` (out, rank), and so on, float32, under the names of
+    the layers in a file. Layers that are one here and several there have equal matrices A."""
     base_model: str
     """Name of the model that was adapted."""
     whole: dict[str, Tensor] = field(default_factory=dict)
@@ -91,10 +93,18 @@ def take_adapter(model: GPT, settings: LoraSettings, *, base_model: str) -> Adap
     """Copy the current matrices of `model` to an adapter on the CPU."""
     tensors = {}
     for name, layer in adapted_layers(model).items():
-        tensors[f"{name}.lora_A"] = layer.lora_A.detach().cpu().clone()
-        tensors[f"{name}.lora_B"] = layer.lora_B.detach().cpu().clone()
+        parts = _parts(name, model)
+        counts = [rows for _, rows in parts] if len(parts) > 1 else len(layer.lora_B)
+        for (part, _), rows in zip(parts, layer.lora_B.detach().split(counts), strict=True):  # type: ignore[no-untyped-call]
+            tensors[f"{part}.lora_A"] = layer.lora_A.detach().cpu().clone()
+            tensors[f"{part}.lora_B"] = rows.cpu().clone()
     whole = {name: value.detach().cpu().clone() for name, value in _head_weights(model).items()}
     return Adapter(settings=settings, tensors=tensors, base_model=base_model, whole=whole)
+
+
+def _parts(layer: str, model: GPT) -> list[tuple[str, int]]:
+    """What a layer is in a file: one layer or several, and the rows of each."""
+    return [(name.removesuffix(".weight"), rows) for name, rows in stored_names(f"{layer}.weight", model.config)]
 
 
 def _head_weights(model: GPT) -> dict[str, Tensor]:
@@ -121,8 +131,9 @@ def set_adapter(model: GPT, adapter: Adapter) -> None:
         )
     with torch.no_grad():
         for name, layer in adapted_layers(model).items():
-            layer.lora_A.copy_(adapter.tensors[f"{name}.lora_A"])
-            layer.lora_B.copy_(adapter.tensors[f"{name}.lora_B"])
+            parts = [part for part, _ in _parts(name, model)]
+            layer.lora_A.copy_(adapter.tensors[f"{parts[0]}.lora_A"])
+            layer.lora_B.copy_(torch.cat([adapter.tensors[f"{part}.lora_B"] for part in parts]))
         for name, weight in _head_weights(model).items():
             weight.copy_(adapter.whole[name])
 
@@ -143,6 +154,9 @@ def adapter_config(adapter: Adapter) -> dict[str, object]:
 
     `fan_in_fan_out` says that GPT-2's matrices are stored as (in, out) in Hugging Face's layout.
     """
+    is_gpt2 = all(name.startswith("transformer.") for name in adapter.tensors)
+    modules = adapter.settings.modules
+    targets = list(modules) if is_gpt2 else [part for module in modules for part in PEFT_MODULES[module]]
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if adapter.whole else "CAUSAL_LM",
@@ -151,8 +165,8 @@ def adapter_config(adapter: Adapter) -> dict[str, object]:
         "r": adapter.settings.rank,
         "lora_alpha": adapter.settings.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(adapter.settings.modules),
-        "fan_in_fan_out": True,
+        "target_modules": targets,
+        "fan_in_fan_out": is_gpt2,
         "bias": "none",
         "inference_mode": True,
     }
@@ -173,7 +187,9 @@ def read_adapter(folder: Path) -> Adapter:
     try:
         config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
         stored_tensors = load_file(folder / ADAPTER_WEIGHTS_FILE)
-        settings = LoraSettings(rank=config["r"], alpha=config["lora_alpha"], modules=tuple(config["target_modules"]))
+        ours = {part: module for module, parts in PEFT_MODULES.items() for part in parts}
+        modules = tuple(dict.fromkeys(ours.get(name, name) for name in config["target_modules"]))
+        settings = LoraSettings(rank=config["r"], alpha=config["lora_alpha"], modules=modules)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: expected a LoRA adapter, got {error!r}. Is the folder complete?") from error
     named = {name.removeprefix(_PEFT_PREFIX): value for name, value in stored_tensors.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from assistant.errors import CheckpointError
-from assistant.model.gpt import GPT, model_of
+from assistant.model.config import ModelConfig
+from assistant.model.gpt import GPT, model_of, stored_names
 from assistant.model.lora import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from assistant.model.weights import EMBEDDING, HEAD, TensorFile, convert_layout, open_tensors
 
@@ -119,16 +120,16 @@ def merge_adapter(model: GPT, adapter: PeftAdapter) -> GPT:
     Raises:
         CheckpointError: the adapter's tensors do not fit the model.
     """
-    state = dict(model.state_dict())
-    if model.config.tie_word_embeddings and HEAD in adapter.replaced and EMBEDDING not in adapter.replaced:
+    ((embedding, _),) = stored_names(EMBEDDING, model.config)
+    if model.config.tie_word_embeddings and HEAD in adapter.replaced and embedding not in adapter.replaced:
         model.untie()
-        state = dict(model.state_dict())
-    config = model.config
+    config, state = model.config, dict(model.state_dict())
+    views = {stored: (name, view) for name in state for stored, view in _views(name, state[name], config)}
     with torch.no_grad():
         for layer, names in adapter.matrices.items():
-            _add_update(adapter, state, layer, names)
+            _add_update(adapter, state, views, layer, names)
         for name, stored in adapter.replaced.items():
-            _replace(adapter, state, name, stored)
+            _replace(adapter, state, views, name, stored)
     if config.tie_word_embeddings and not torch.equal(state[HEAD], state[EMBEDDING]):
         if HEAD in adapter.replaced or "lm_head" in adapter.matrices:
             config = config.model_copy(update={"tie_word_embeddings": False})
@@ -140,8 +141,20 @@ def merge_adapter(model: GPT, adapter: PeftAdapter) -> GPT:
     return model_of(config, state)
 
 
-def _add_update(adapter: PeftAdapter, state: dict[str, Tensor], layer: str, names: Mapping[str, str]) -> None:
-    weight = state.get(f"{layer}.weight")
+def _views(name: str, value: Tensor, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """The parts of a tensor under their names in a file. They share its memory."""
+    parts = stored_names(name, config)
+    views = value.split([rows for _, rows in parts]) if len(parts) > 1 else (value,)  # type: ignore[no-untyped-call]
+    return zip((stored for stored, _ in parts), views, strict=True)
+
+
+Views = Mapping[str, tuple[str, Tensor]]
+
+
+def _add_update(
+    adapter: PeftAdapter, state: dict[str, Tensor], views: Views, layer: str, names: Mapping[str, str]
+) -> None:
+    _, weight = views.get(f"{layer}.weight", ("", None))
     shapes = {matrix: adapter.file.shape(name) for matrix, name in names.items()}
     first, second = shapes.get("lora_A", ()), shapes.get("lora_B", ())
     if weight is None or len(first) != 2 or second != (len(weight), first[0]) or first[1] != weight.shape[1]:
@@ -155,12 +168,16 @@ def _add_update(adapter: PeftAdapter, state: dict[str, Tensor], layer: str, name
         state[f"{layer}.weight"] = updated
 
 
-def _replace(adapter: PeftAdapter, state: dict[str, Tensor], name: str, stored: str) -> None:
+def _replace(adapter: PeftAdapter, state: dict[str, Tensor], views: Views, name: str, stored: str) -> None:
     value = convert_layout(name, _read(adapter, stored))
-    may_grow = name in (EMBEDDING, HEAD)
-    if name not in state or value.shape[1 if may_grow else 0 :] != state[name].shape[1 if may_grow else 0 :]:
-        raise _misfit(adapter, name, tuple(state[name].shape) if name in state else None, tuple(value.shape))
-    state[name] = value.contiguous()
+    ours, view = views.get(name, ("", None))
+    first = 1 if ours in (EMBEDDING, HEAD) else 0  # these may have grown
+    if view is None or value.shape[first:] != view.shape[first:]:
+        raise _misfit(adapter, name, None if view is None else tuple(view.shape), tuple(value.shape))
+    if first:
+        state[ours] = value.contiguous()
+    else:
+        view.copy_(value)
 
 
 def _read(adapter: PeftAdapter, stored: str) -> Tensor:

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from assistant.errors import CheckpointError
 from assistant.model.config import ClassifierConfig, LlamaConfig, ModelConfig
-from assistant.model.gpt import GPT, build_model
-from assistant.model.llama import stored_parts
+from assistant.model.gpt import GPT, build_model, stored_names
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -47,11 +46,6 @@ _LEAST_MAPPED, _MAPPED_SHARE = 2**22, 16
 def convert_layout(name: str, value: Tensor) -> Tensor:
     """Convert between the file's layout and torch's, in either direction."""
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
-
-
-def stored_names(name: str, config: ModelConfig) -> list[tuple[str, int]]:
-    """The tensors of a file that together are one of the model's: their names, and the rows of each; -1 for all."""
-    return stored_parts(name, config) if isinstance(config, LlamaConfig) else [(name, -1)]
 
 
 def stored_tensors(model: GPT) -> dict[str, Tensor]:

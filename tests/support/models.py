@@ -10,7 +10,7 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, save_checkpoint
-from assistant.model.config import GPTConfig, ModelConfig
+from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT
 
 requires_loops = pytest.mark.skipif(
@@ -35,3 +35,16 @@ def save_tiny(folder: Path, tokenizer: Tokenizer, *, seed: int = 1, **changes: o
     """Save `tiny_checkpoint` as a model folder, and return the folder."""
     save_checkpoint(tiny_checkpoint(tokenizer, seed=seed, **changes), folder)
     return folder
+
+
+def tiny_llama(tokenizer: Tokenizer, *, seed: int = 1, model_type: str = "llama", **changes: object) -> Checkpoint:
+    """Return a tiny model of the Llama family: 2 layers, width 32, 4 heads that share 2 of keys and values."""
+    shape = {
+        "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "vocab_size": tokenizer.vocab_size,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    config = LlamaConfig.model_validate({"model_type": model_type} | shape | changes)
+    model = GPT(config).eval()
+    model.initialise(seed)
+    return Checkpoint(model=model, tokenizer=tokenizer, template=get_template("alpaca"), info=None, name="tiny")
