@@ -18,6 +18,8 @@
 
 #define BLOCK 16384 /* elements that one thread processes at a time */
 const int64_t block_size = BLOCK;
+#define ROW_BLOCK 32 /* rows whose gradients of a norm's weight are added up together */
+const int64_t row_block = ROW_BLOCK;
 
 /* Increase this here and in `fused.py` whenever an exported function or struct changes. A library that was compiled
    from an earlier version of this file would otherwise read and write outside its arguments. */
@@ -88,6 +90,69 @@ CPU_DISPATCH static void gelu_backward_block(const bfloat16 *x, const bfloat16 *
         float slope = TWICE_ROOT * (1.0f + 3.0f * CUBIC * value * value);
         out[i] = downcast(upcast(gradient[i]) * (sigmoid + value * sigmoid * (1.0f - sigmoid) * slope));
     }
+}
+
+/* SwiGLU of a row of `width` gates and `width` inner values: silu(gate) * inner. */
+CPU_DISPATCH static void swiglu_row(const bfloat16 *x, bfloat16 *out, int64_t width)
+{
+    for (int64_t i = 0; i < width; i++) {
+        float gate = upcast(x[i]);
+        out[i] = downcast(gate / (1.0f + exponential(-gate)) * upcast(x[width + i]));
+    }
+}
+
+CPU_DISPATCH static void swiglu_backward_row(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t width)
+{
+    for (int64_t i = 0; i < width; i++) {
+        float gate = upcast(x[i]), sigmoid = 1.0f / (1.0f + exponential(-gate)), slope = upcast(gradient[i]);
+        out[i] = downcast(slope * upcast(x[width + i]) * sigmoid * (1.0f + gate * (1.0f - sigmoid)));
+        out[width + i] = downcast(slope * gate * sigmoid);
+    }
+}
+
+CPU_DISPATCH static float rms_factor(const float *x, int64_t width, float epsilon)
+{
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++)
+        sum += x[i] * x[i];
+    return 1.0f / sqrtf(sum / width + epsilon);
+}
+
+CPU_DISPATCH static void rms_norm_row(const float *x, const float *weight, bfloat16 *out, int64_t width, float epsilon)
+{
+    const float factor = rms_factor(x, width, epsilon);
+    for (int64_t i = 0; i < width; i++)
+        out[i] = downcast(x[i] * factor * weight[i]);
+}
+
+/* Adds the row's gradient of the weight to `weight_gradient`. */
+CPU_DISPATCH static void rms_norm_backward_row(const float *x, const float *weight, const bfloat16 *gradient, float *out,
+                                               float *weight_gradient, int64_t width, float epsilon)
+{
+    const float factor = rms_factor(x, width, epsilon);
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++)
+        sum += upcast(gradient[i]) * weight[i] * x[i];
+    const float share = sum * factor * factor / width;
+    for (int64_t i = 0; i < width; i++) {
+        weight_gradient[i] += upcast(gradient[i]) * x[i] * factor;
+        out[i] = factor * (upcast(gradient[i]) * weight[i] - x[i] * share);
+    }
+}
+
+/* Rotary positions: turn the first `turned` of `heads` heads by the angles of a token, or back if `sign` is -1. */
+CPU_DISPATCH static void rotate_row(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out,
+                                    int64_t turned, int64_t heads, int64_t size, float sign)
+{
+    for (int64_t head = 0; head < turned; head++, x += size, out += size)
+        for (int64_t i = 0; i < size / 2; i++) {
+            float first = upcast(x[i]), second = upcast(x[size / 2 + i]), sine = sign * sines[i];
+            out[i] = downcast(first * cosines[i] - second * sine);
+            out[size / 2 + i] = downcast(second * cosines[i] + first * sine);
+        }
+    memcpy(out, x, (heads - turned) * size * sizeof *x);
 }
 
 struct adamw {
@@ -348,6 +413,43 @@ void gelu(const bfloat16 *x, bfloat16 *out, int64_t size, int threads)
 void gelu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size, int threads)
 {
     FOR_BLOCKS(size) gelu_backward_block(x + start, gradient + start, out + start, BLOCK_LENGTH(size));
+}
+
+#define FOR_ROWS(rows)                                                                                                 \
+    _Pragma("omp parallel for schedule(static) num_threads(threads)") for (int64_t row = 0; row < (rows); row++)
+
+void swiglu(const bfloat16 *x, bfloat16 *out, int64_t rows, int64_t width, int threads)
+{
+    FOR_ROWS(rows) swiglu_row(x + row * 2 * width, out + row * width, width);
+}
+
+void swiglu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t rows, int64_t width,
+                     int threads)
+{
+    FOR_ROWS(rows) swiglu_backward_row(x + row * 2 * width, gradient + row * width, out + row * 2 * width, width);
+}
+
+void rms_norm(const float *x, const float *weight, bfloat16 *out, int64_t rows, int64_t width, float epsilon,
+              int threads)
+{
+    FOR_ROWS(rows) rms_norm_row(x + row * width, weight, out + row * width, width, epsilon);
+}
+
+/* `weight_gradients` (rows / ROW_BLOCK, rounded up, width) are zeros: one sum for each block of rows. */
+void rms_norm_backward(const float *x, const float *weight, const bfloat16 *gradient, float *out,
+                       float *weight_gradients, int64_t rows, int64_t width, float epsilon, int threads)
+{
+    FOR_ROWS((rows + ROW_BLOCK - 1) / ROW_BLOCK)
+    for (int64_t i = row * ROW_BLOCK; i < rows && i < (row + 1) * ROW_BLOCK; i++)
+        rms_norm_backward_row(x + i * width, weight, gradient + i * width, out + i * width,
+                              weight_gradients + row * width, width, epsilon);
+}
+
+void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out, int64_t rows, int64_t turned,
+            int64_t heads, int64_t size, float sign, int threads)
+{
+    FOR_ROWS(rows) rotate_row(x + row * heads * size, cosines + row * (size / 2), sines + row * (size / 2),
+                              out + row * heads * size, turned, heads, size, sign);
 }
 
 /* AdamW with bfloat16 gradients. `copy` receives the new weights in bfloat16. */

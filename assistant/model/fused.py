@@ -124,6 +124,12 @@ def supports(x: Tensor) -> bool:
     return is_narrow and not torch.is_autocast_enabled("cpu") and is_compiled()
 
 
+def supports_norm(x: Tensor) -> bool:
+    """Whether `rms_norm` accepts a tensor: float32, on a CPU, outside autocast."""
+    is_wide = x.dtype is torch.float32 and x.device.type == "cpu"
+    return is_wide and not torch.is_autocast_enabled("cpu") and is_compiled()
+
+
 def gelu(x: Tensor) -> Tensor:
     """GPT-2's GELU of a tensor that `supports` accepts, computed in float32 and rounded once."""
     out: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
@@ -148,6 +154,85 @@ class _Gelu(torch.autograd.Function):
 def _gelu(library: ctypes.CDLL, x: Tensor) -> Tensor:
     out = torch.empty_like(x)
     library.gelu(_pointer(x), _pointer(out), *_size_and_threads(x))
+    return out
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * inner of x (N, 2 * W), gates before inner values, that `supports` accepts -> (N, W)."""
+    out: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        out = x.new_empty(len(x), x.shape[1] // 2)
+        _require_library().swiglu(_pointer(x), _pointer(out), *_shape_and_threads(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,), gradient = ctx.saved_tensors, gradient.contiguous()
+        out = torch.empty_like(x)
+        _require_library().swiglu_backward(*map(_pointer, (x, gradient, out)), *_shape_and_threads(gradient))
+        return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm of x (N, C) float32 on a CPU -> (N, C) bfloat16."""
+    out: Tensor = _RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.epsilon = epsilon
+        out = torch.empty_like(x, dtype=torch.bfloat16)
+        *shape, threads = _shape_and_threads(x)
+        _require_library().rms_norm(*map(_pointer, (x, weight, out)), *shape, ctypes.c_float(epsilon), threads)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (x, weight), library = ctx.saved_tensors, _require_library()
+        row_block = ctypes.c_int64.in_dll(library, "row_block").value
+        out, weight_gradients = torch.empty_like(x), torch.zeros(math.ceil(len(x) / row_block), x.shape[1])
+        *shape, threads = _shape_and_threads(x)
+        tensors = (x, weight, gradient.contiguous(), out, weight_gradients)
+        library.rms_norm_backward(*map(_pointer, tensors), *shape, ctypes.c_float(ctx.epsilon), threads)
+        return out, weight_gradients.sum(dim=0), None
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int) -> Tensor:
+    """Turn the first heads of x (N, K, D), which `supports` accepts, by angles with cosines and sines (N, D / 2)."""
+    out: Tensor = _Rotate.apply(x, cosines, sines, n_turned)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        ctx.n_turned = n_turned
+        return _rotate(x, cosines, sines, n_turned, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        cosines, sines = ctx.saved_tensors
+        return _rotate(gradient, cosines, sines, ctx.n_turned, -1.0), None, None, None
+
+
+def _rotate(x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int, sign: float) -> Tensor:
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    rows, heads, size = map(ctypes.c_int64, x.shape)
+    threads = ctypes.c_int(torch.get_num_threads())
+    tensors = map(_pointer, (x, cosines, sines, out))
+    _require_library().rotate(*tensors, rows, ctypes.c_int64(n_turned), heads, size, ctypes.c_float(sign), threads)
     return out
 
 
@@ -279,6 +364,11 @@ def _check_tensors(where: str, *tensors: tuple[Tensor, torch.dtype, tuple[int, .
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _shape_and_threads(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64, ctypes.c_int]:
+    """The numbers of rows and columns, and the number of threads to use."""
+    return ctypes.c_int64(len(tensor)), ctypes.c_int64(tensor.shape[1]), ctypes.c_int(torch.get_num_threads())
 
 
 def _size_and_threads(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int]:

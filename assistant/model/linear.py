@@ -142,6 +142,8 @@ def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
             module.copy, module.copied_version = torch.empty_like(module.weight, dtype=torch.bfloat16), -1
             if narrow_gradients:
                 module.weight.grad_dtype = None  # keep the dtype that it is computed in
+        elif hasattr(module, "is_narrow"):  # a norm, whose result goes to such a layer
+            module.is_narrow = True  # type: ignore[assignment]
 
 
 def has_copies(model: nn.Module) -> bool:

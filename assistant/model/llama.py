@@ -15,16 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assistant.model import fused
 from assistant.model.block import Block
 from assistant.model.config import Heads, LlamaConfig, Rope
 from assistant.model.linear import Linear
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's RMSNorm. It computes in float32, whatever the weights and the input are."""
+    """torch's RMSNorm, computed in float32."""
+
+    is_narrow = False
+    """Whether the layer after it computes in bfloat16, so that a compiled loop may round the result (`add_copies`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., C)."""
+        if self.is_narrow and x.dtype is torch.float32 and x.dim() == 2 and fused.supports_norm(x):
+            return fused.rms_norm(x, self.weight, self.eps or 0.0)
         return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.eps).to(x.dtype)
 
 
@@ -35,15 +41,18 @@ class Rotary:
         self._frequencies = _frequencies(rope, size)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def turn(self, heads: Tensor, positions: Tensor) -> Tensor:
-        """heads (N, K, D) at positions (N,) -> (N, K, D), in their dtype."""
+    def turn(self, heads: Tensor, n_turned: int, positions: Tensor, *, uses_loops: bool) -> Tensor:
+        """Turn the first heads of (N, K, D) at positions (N,) -> (N, K, D), in their dtype."""
         if self._last is None or self._last[0] is not positions:  # once for all blocks
             angles = positions[:, None].float() * self._frequencies.to(positions.device)
-            angles = torch.cat([angles, angles], dim=1)[:, None]
             self._last = positions, angles.cos(), angles.sin()
-        _, cos, sin = self._last
-        first, second = heads.chunk(2, dim=2)
-        return (heads * cos + torch.cat([-second, first], dim=2) * sin).to(heads.dtype)
+        _, cosines, sines = self._last
+        if uses_loops and fused.supports(heads):
+            return fused.rotate(heads, cosines, sines, n_turned)
+        cosines, sines = cosines[:, None], sines[:, None]
+        first, second = heads[:, :n_turned].chunk(2, dim=2)
+        turned = (first * cosines - second * sines, second * cosines + first * sines)
+        return torch.cat([torch.cat(turned, dim=2).to(heads.dtype), heads[:, n_turned:]], dim=1)
 
 
 def _frequencies(rope: Rope, size: int) -> Tensor:
@@ -71,16 +80,14 @@ class GroupedAttention(nn.Module):
         if config.model_type == "qwen3":
             self.q_norm, self.k_norm = RMSNorm(size, config.rms_norm_eps), RMSNorm(size, config.rms_norm_eps)
 
-    def inputs(self, x: Tensor, positions: Tensor) -> Tensor:
+    def inputs(self, x: Tensor, positions: Tensor, *, uses_loops: bool) -> Tensor:
         """x (N, C) -> queries, keys and values (N, (H + 2 * G) * D), turned."""
         n_head, n_kv_head, size = self.heads
         heads = self.c_attn(x).view(len(x), -1, size)
         if hasattr(self, "q_norm"):
             queries, keys, values = heads.split([n_head, n_kv_head, n_kv_head], dim=1)
-            turning = torch.cat([self.q_norm(queries), self.k_norm(keys)], dim=1)
-        else:
-            turning, values = heads.split([n_head + n_kv_head, n_kv_head], dim=1)
-        return torch.cat([self._rotary.turn(turning, positions), values], dim=1).flatten(1)
+            heads = torch.cat([self.q_norm(queries), self.k_norm(keys), values], dim=1)
+        return self._rotary.turn(heads, n_head + n_kv_head, positions, uses_loops=uses_loops).flatten(1)
 
 
 class SwiGLU(nn.Module):
@@ -89,9 +96,14 @@ class SwiGLU(nn.Module):
         self.c_fc = Linear(config.n_embd, 2 * config.intermediate_size, bias=False)
         self.c_proj = Linear(config.intermediate_size, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, inner = self.c_fc(x).chunk(2, dim=-1)
-        out: Tensor = self.c_proj(F.silu(gate) * inner)
+    def forward(self, x: Tensor, *, uses_loops: bool) -> Tensor:
+        both = self.c_fc(x)
+        if uses_loops and fused.supports(both):
+            inner = fused.swiglu(both)
+        else:
+            gate, inner = both.chunk(2, dim=-1)
+            inner = F.silu(gate) * inner
+        out: Tensor = self.c_proj(inner)
         return out
 
 
@@ -106,11 +118,12 @@ class LlamaBlock(Block):
         self.mlp = SwiGLU(config)
 
     def attention_inputs(self, x: Tensor, positions: Tensor) -> Tensor:
-        return self.attn.inputs(self.ln_1(x), positions)
+        out: Tensor = self.attn.inputs(self.ln_1(x), positions, uses_loops=self.uses_loops)
+        return out
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.attn.c_proj(attended)
-        out: Tensor = x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x), uses_loops=self.uses_loops)
         return out
 
 

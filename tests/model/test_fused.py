@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -220,3 +220,55 @@ def test_tensors_that_c_would_misread_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="attention: expected"):
             fused.attend(qkv, given_paths, given_spans, 2)
+
+
+# --- the Llama family --------------------------------------------------------------------------------------------
+
+
+def check_against_float64(compute: Callable[..., Tensor], exactly: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Compare a loop's result and the gradients of its inputs with torch's in float64."""
+    given = [tensor.clone().requires_grad_() for tensor in inputs]
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    out, expected = compute(*given), exactly(*exact)
+    gradient = random_tensor(*out.shape, seed=7).to(out.dtype)
+    out.backward(gradient)
+    expected.backward(gradient.double())
+    assert out.dtype is torch.bfloat16
+    for ours, theirs in [(out, expected), *((a.grad, b.grad) for a, b in zip(given, exact, strict=True))]:
+        assert ours is not None
+        assert theirs is not None
+        tolerance = 2**-8 if ours.dtype is torch.bfloat16 else 1e-5
+        assert (ours.double() - theirs).abs().max() <= tolerance * max(1.0, theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (5, 6), (70, 200), (33, 3072)])
+def test_swiglu_matches_float64(shape: tuple[int, int]) -> None:
+    def exactly(x: Tensor) -> Tensor:
+        gate, inner = x.chunk(2, dim=1)
+        return F.silu(gate) * inner
+
+    check_against_float64(fused.swiglu, exactly, random_tensor(*shape, scale=3).bfloat16())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 6), (70, 200), (33, 576)])
+def test_rms_norm_matches_float64(shape: tuple[int, int]) -> None:
+    check_against_float64(
+        lambda x, weight: fused.rms_norm(x, weight, 1e-5),
+        lambda x, weight: F.rms_norm(x, x.shape[1:], weight, 1e-5),
+        random_tensor(*shape),
+        1 + random_tensor(shape[1], seed=4) / 4,
+    )
+
+
+@pytest.mark.parametrize(("n_turned", "size"), [(1, 2), (3, 10), (4, 64)])
+def test_rotation_matches_float64(n_turned: int, size: int) -> None:
+    angles = random_tensor(9, size // 2, seed=5, scale=3)
+
+    def exactly(x: Tensor) -> Tensor:
+        first, second = x[:, :n_turned].chunk(2, dim=2)
+        cosines, sines = angles.double().cos()[:, None], angles.double().sin()[:, None]
+        turned = torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=2)
+        return torch.cat([turned, x[:, n_turned:]], dim=1)
+
+    x = random_tensor(9, n_turned + 2, size).bfloat16()
+    check_against_float64(lambda x: fused.rotate(x, angles.cos(), angles.sin(), n_turned), exactly, x)
