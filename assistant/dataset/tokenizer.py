@@ -51,11 +51,17 @@ class Tokenizer:
     vocab_json: str
     merges_txt: str
     added: AddedTokens
+    bos_id: int | None = None
+    """The token that the tokenizer's file puts before every text. GPT-2 has none. `encode` does not add it."""
 
     @property
     def pad_id(self) -> int:
         """The id for padding. GPT-2 has no padding token, so this is EOS; only lengths tell padding from EOS."""
         return self.eos_id
+
+    def special_id(self, text: str) -> int | None:
+        """Return the id of a token that is no result of merges, for example of a template's marker, or None."""
+        return self.encoding.encode_single_token(text) if text in self.encoding.special_tokens_set else None
 
     @property
     def vocab_size(self) -> int:
