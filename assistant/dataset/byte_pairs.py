@@ -1,0 +1,155 @@
+"""Byte-level BPE run by tiktoken: merges and ids become ranks, and a piece of text becomes ids.
+
+tiktoken merges the pair with the smallest id first. A vocabulary whose ids do not increase in the order of its merges
+is encoded with ranks, which are replaced by the ids afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+
+import tiktoken
+
+from assistant.dataset.tokenizer_json import Pipeline
+from assistant.errors import CheckpointError
+
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+
+MAX_BLANK_RUN = 100_000
+"""Longer runs of white space, in characters, are split. A run that is ten times longer overflows tiktoken's stack."""
+_MAX_BLANK_RUN = re.compile(r"(\s{" + str(MAX_BLANK_RUN) + "})")
+
+
+@cache
+def byte_characters() -> dict[str, int]:
+    """Map GPT-2's printable characters to the 256 bytes (openai/gpt-2, `bytes_to_unicode`, inverted)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unprintable = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(unprintable)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BytePairs:
+    """Encodes text that has no added tokens in it."""
+
+    encoding: tiktoken.Encoding
+    """All tokens with their ids."""
+    ranked: tiktoken.Encoding
+    """The tokens that merges make, with their ranks. The same as `encoding` where the ids are ranks."""
+    ids: Sequence[int] | None
+    """The ids by rank. None where the ids are ranks."""
+    missing: bytes
+    """Single bytes that the vocabulary lacks. tiktoken panics at them."""
+    unk_id: int | None
+    pipeline: Pipeline
+
+    def encode(self, text: str) -> list[int]:
+        """Encode a text. A byte that the vocabulary lacks becomes `unk_id`, or nothing without one."""
+        if self.missing and self._needs_missing(text):
+            return self._encode_slowly(text)
+        if len(text) < MAX_BLANK_RUN:
+            ids = self.ranked.encode_ordinary(text)
+        else:
+            pieces = _MAX_BLANK_RUN.split(text)
+            ids = [token_id for piece in pieces if piece for token_id in self.ranked.encode_ordinary(piece)]
+        return ids if self.ids is None else [self.ids[rank] for rank in ids]
+
+    def _needs_missing(self, text: str) -> bool:
+        data = to_utf8(text)
+        return len(data.translate(None, self.missing)) != len(data)
+
+    @cached_property
+    def _runs_of_missing(self) -> re.Pattern[bytes]:
+        return re.compile(b"([" + b"".join(b"\\x%02x" % byte for byte in self.missing) + b"])")
+
+    def _encode_slowly(self, text: str) -> list[int]:
+        """Encode piece by piece. The pieces are those of the whole text, the bytes that lack included."""
+        import regex  # tiktoken's own requirement
+
+        ids: list[int] = []
+        for match in regex.finditer(self.pipeline.pattern, to_utf8(text).decode()):
+            piece = match.group().encode()
+            if self.unk_id is None:  # what is on both sides of a byte without a token may merge
+                ids += self._encode_bytes(piece.translate(None, self.missing))
+                continue
+            was_unk = False
+            for part in filter(None, self._runs_of_missing.split(piece)):
+                is_unk = part[0] in self.missing
+                if not is_unk:
+                    ids += self._encode_bytes(part)
+                elif not (was_unk and self.pipeline.fuse_unk):
+                    ids.append(self.unk_id)
+                was_unk = is_unk
+        return ids
+
+    def _encode_bytes(self, piece: bytes) -> list[int]:
+        ids: list[int] = self.ranked._encode_single_piece(piece) if piece else []
+        return ids if self.ids is None else [self.ids[rank] for rank in ids]
+
+
+def build_byte_pairs(
+    vocab: Mapping[str, int], merges_txt: str, added: Mapping[str, int], pipeline: Pipeline, where: str
+) -> BytePairs:
+    """Build the BPE of a vocabulary. The ids of `added` are no results of merges.
+
+    Raises:
+        CheckpointError: the vocabulary or the merges are damaged, or tiktoken cannot run them.
+    """
+    characters = byte_characters()
+    missing = bytes(byte for character, byte in characters.items() if character not in vocab)
+    ids = {bytes([byte]): vocab[character] for character, byte in characters.items() if character in vocab}
+    n_bytes = len(ids)
+    for line_number, token in _merged_tokens(merges_txt, where):
+        if token not in vocab:
+            raise CheckpointError(f"{where}/{MERGES_FILE}, line {line_number}: {token!r} is not in {VOCAB_FILE}.")
+        ids.setdefault(bytes(characters[character] for character in token), vocab[token])
+    merged = list(ids.values())[n_bytes:]
+    if pipeline.ignore_merges:
+        for token in vocab.keys() - added.keys():
+            if all(character in characters for character in token):
+                ids.setdefault(bytes(characters[character] for character in token), vocab[token])
+    byte_level_ids = set(ids.values())
+    specials = {text: token_id for text, token_id in {**vocab, **added}.items() if token_id not in byte_level_ids}
+    is_ranked = all(first < second for first, second in pairwise(merged))
+    try:
+        encoding = tiktoken.Encoding(where, pat_str=pipeline.pattern, mergeable_ranks=ids, special_tokens=specials)
+        ranked = encoding
+        if not is_ranked:
+            ranks = {token: rank for rank, token in enumerate(ids)}
+            ranked = tiktoken.Encoding(where, pat_str=pipeline.pattern, mergeable_ranks=ranks, special_tokens={})
+    except (OverflowError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}/{VOCAB_FILE}: expected tokens, ids and a pattern that tiktoken can run, got {error}."
+        ) from error
+    return BytePairs(
+        encoding=encoding,
+        ranked=ranked,
+        ids=None if is_ranked else list(ids.values()),
+        missing=missing,
+        unk_id=vocab.get(pipeline.unk_token or ""),
+        pipeline=pipeline,
+    )
+
+
+def _merged_tokens(merges_txt: str, where: str) -> Iterator[tuple[int, str]]:
+    """Yield the line number and the resulting token of every merge."""
+    characters = byte_characters()
+    for number, line in enumerate(merges_txt.split("\n"), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = line.rstrip("\r").split(" ")
+        if len(pair) != 2 or not all(pair) or not all(character in characters for part in pair for character in part):
+            raise CheckpointError(f"{where}/{MERGES_FILE}, line {number}: expected two tokens, got {line[:40]!r}.")
+        yield number, pair[0] + pair[1]
+
+
+def to_utf8(text: str) -> bytes:
+    """Return a text in UTF-8, as tiktoken reads it: surrogates in pairs, and a lone one as U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
