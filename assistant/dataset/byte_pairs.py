@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cache
 
 import tiktoken
 
@@ -49,46 +48,33 @@ class BytePairs:
 
     def encode(self, text: str) -> list[int]:
         """Encode a text. A byte that the vocabulary lacks becomes `unk_id`, or nothing without one."""
-        if self.missing and self._needs_missing(text):
+        if self.missing and len((data := to_utf8(text)).translate(None, self.missing)) != len(data):
             return self._encode_slowly(text)
         if len(text) < MAX_BLANK_RUN:
-            ids = self.ranked.encode_ordinary(text)
-        else:
-            pieces = _MAX_BLANK_RUN.split(text)
-            ids = [token_id for piece in pieces if piece for token_id in self.ranked.encode_ordinary(piece)]
-        return ids if self.ids is None else [self.ids[rank] for rank in ids]
-
-    def _needs_missing(self, text: str) -> bool:
-        data = to_utf8(text)
-        return len(data.translate(None, self.missing)) != len(data)
-
-    @cached_property
-    def _runs_of_missing(self) -> re.Pattern[bytes]:
-        return re.compile(b"([" + b"".join(b"\\x%02x" % byte for byte in self.missing) + b"])")
+            return self._with_ids(self.ranked.encode_ordinary(text))
+        pieces = _MAX_BLANK_RUN.split(text)
+        return self._with_ids([rank for piece in pieces if piece for rank in self.ranked.encode_ordinary(piece)])
 
     def _encode_slowly(self, text: str) -> list[int]:
-        """Encode piece by piece. The pieces are those of the whole text, the bytes that lack included."""
+        """Encode piece by piece. The pieces are those of the whole text, the bytes that the vocabulary lacks included."""
         import regex  # tiktoken's own requirement
 
+        run = b"+" if self.pipeline.fuse_unk else b""
+        unknown = re.compile(b"([%b]%b)" % (re.escape(self.missing), run))
         ids: list[int] = []
         for match in regex.finditer(self.pipeline.pattern, to_utf8(text).decode()):
             piece = match.group().encode()
-            if self.unk_id is None:  # what is on both sides of a byte without a token may merge
-                ids += self._encode_bytes(piece.translate(None, self.missing))
-                continue
-            was_unk = False
-            for part in filter(None, self._runs_of_missing.split(piece)):
-                is_unk = part[0] in self.missing
-                if not is_unk:
-                    ids += self._encode_bytes(part)
-                elif not (was_unk and self.pipeline.fuse_unk):
+            if self.unk_id is None:  # what is on both sides of a dropped byte may merge
+                piece = piece.translate(None, self.missing)
+            for number, part in enumerate(unknown.split(piece)):
+                if part and number % 2 == 0:
+                    ids += self._with_ids(self.ranked._encode_single_piece(part))
+                elif part and self.unk_id is not None:
                     ids.append(self.unk_id)
-                was_unk = is_unk
         return ids
 
-    def _encode_bytes(self, piece: bytes) -> list[int]:
-        ids: list[int] = self.ranked._encode_single_piece(piece) if piece else []
-        return ids if self.ids is None else [self.ids[rank] for rank in ids]
+    def _with_ids(self, ranks: list[int]) -> list[int]:
+        return ranks if self.ids is None else [self.ids[rank] for rank in ranks]
 
 
 def build_byte_pairs(
@@ -100,7 +86,6 @@ def build_byte_pairs(
         CheckpointError: the vocabulary or the merges are damaged, or tiktoken cannot run them.
     """
     characters = byte_characters()
-    missing = bytes(byte for character, byte in characters.items() if character not in vocab)
     ids = {bytes([byte]): vocab[character] for character, byte in characters.items() if character in vocab}
     n_bytes = len(ids)
     for line_number, token in _merged_tokens(merges_txt, where):
@@ -114,22 +99,23 @@ def build_byte_pairs(
                 ids.setdefault(bytes(characters[character] for character in token), vocab[token])
     byte_level_ids = set(ids.values())
     specials = {text: token_id for text, token_id in {**vocab, **added}.items() if token_id not in byte_level_ids}
-    is_ranked = all(first < second for first, second in pairwise(merged))
+    is_ranked = merged == sorted(merged)
     try:
-        encoding = tiktoken.Encoding(where, pat_str=pipeline.pattern, mergeable_ranks=ids, special_tokens=specials)
-        ranked = encoding
+        encoding = ranked = tiktoken.Encoding(
+            where, pat_str=pipeline.pattern, mergeable_ranks=ids, special_tokens=specials
+        )
         if not is_ranked:
             ranks = {token: rank for rank, token in enumerate(ids)}
             ranked = tiktoken.Encoding(where, pat_str=pipeline.pattern, mergeable_ranks=ranks, special_tokens={})
     except (OverflowError, ValueError) as error:
         raise CheckpointError(
-            f"{where}/{VOCAB_FILE}: expected tokens, ids and a pattern that tiktoken can run, got {error}."
+            f"{where}/{VOCAB_FILE}: expected tokens and ids that fit, and a pattern that tiktoken can run, got {error}."
         ) from error
     return BytePairs(
         encoding=encoding,
         ranked=ranked,
         ids=None if is_ranked else list(ids.values()),
-        missing=missing,
+        missing=bytes(byte for character, byte in characters.items() if character not in vocab),
         unk_id=vocab.get(pipeline.unk_token or ""),
         pipeline=pipeline,
     )
