@@ -166,12 +166,12 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
     try:
         listed = _listed_tokens(contents)
         named, eos_token = _named_tokens(contents)
-        pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: expected added tokens as transformers writes them, got {error!r} in {' or '.join(texts)}. "
             f"Copy these files from the base model again."
         ) from error
+    pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     ids, tokens = _number(folder, vocab, listed, named)
     texts.pop(TOKENIZER_CONFIG_FILE, None)
     return AddedTokens(

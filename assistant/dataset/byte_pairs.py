@@ -21,6 +21,9 @@ VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 MAX_BLANK_RUN = 100_000
 """Longer runs of white space, in characters, are split. A run that is ten times longer overflows tiktoken's stack."""
 _MAX_BLANK_RUN = re.compile(r"(\s{" + str(MAX_BLANK_RUN) + "})")
+_LETTERS = tiktoken.Encoding(
+    "letters", pat_str=r"[\p{L}\p{N}]", mergeable_ranks={bytes([byte]): byte for byte in range(256)}, special_tokens={}
+)
 
 
 @cache
@@ -49,21 +52,23 @@ class BytePairs:
     def encode(self, text: str) -> list[int]:
         """Encode a text. A byte that the vocabulary lacks becomes `unk_id`, or nothing without one."""
         if self.missing and len((data := to_utf8(text)).translate(None, self.missing)) != len(data):
-            return self._encode_slowly(text)
+            return self._encode_slowly(data.decode())
         if len(text) < MAX_BLANK_RUN:
             return self._with_ids(self.ranked.encode_ordinary(text))
         pieces = _MAX_BLANK_RUN.split(text)
         return self._with_ids([rank for piece in pieces if piece for rank in self.ranked.encode_ordinary(piece)])
 
     def _encode_slowly(self, text: str) -> list[int]:
-        """Encode piece by piece. The pieces are those of the whole text, the bytes that the vocabulary lacks included."""
+        """Encode piece by piece. The pieces are those of the text with the bytes that the vocabulary lacks."""
         import regex  # tiktoken's own requirement
 
-        run = b"+" if self.pipeline.fuse_unk else b""
-        unknown = re.compile(b"([%b]%b)" % (re.escape(self.missing), run))
+        # The package's Unicode may be newer than tiktoken's. What only one of them calls a letter is none here.
+        letters = set(_LETTERS.decode(_LETTERS.encode_ordinary(text)))
+        known = regex.sub(r"[\p{L}\p{N}]", lambda match: match[0] if match[0] in letters else "\ufffd", text)
+        unknown = re.compile(b"([%b]%b)" % (re.escape(self.missing), b"+" * self.pipeline.fuse_unk))
         ids: list[int] = []
-        for match in regex.finditer(self.pipeline.pattern, to_utf8(text).decode()):
-            piece = match.group().encode()
+        for match in regex.finditer(self.pipeline.pattern, known):
+            piece = text[match.start() : match.end()].encode()
             if self.unk_id is None:  # what is on both sides of a dropped byte may merge
                 piece = piece.translate(None, self.missing)
             for number, part in enumerate(unknown.split(piece)):

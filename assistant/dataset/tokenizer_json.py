@@ -51,8 +51,8 @@ def read_pipeline(content: Mapping[str, Any], config: Mapping[str, Any], where: 
     Raises:
         CheckpointError: tiktoken cannot run a step as the library does.
     """
-    model = content.get("model", {})
     try:
+        model = content.get("model", {})
         steps = _flat(content.get("pre_tokenizer"), "pretokenizers")
         if config.get("add_prefix_space") or any(step.get("add_prefix_space") for step in steps):
             raise ValueError("add_prefix_space, which puts a space before every text")
@@ -67,7 +67,7 @@ def read_pipeline(content: Mapping[str, Any], config: Mapping[str, Any], where: 
             fuse_unk=bool(model.get("fuse_unk")),
             bos_id=_bos_id(_flat(content.get("post_processor"), "processors")),
         )
-    except ValueError as fault:
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise CheckpointError(
             f"{where}: expected a tokenizer that splits texts as GPT-2's does, or as those of Llama 3, Qwen and "
             f"SmolLM2, got {fault}. Use a model of one of these families."
