@@ -17,6 +17,7 @@ from assistant.chat.events import ModelCard
 from assistant.dataset.context import count_forgotten
 from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import PartKind
+from assistant.dataset.tokenizer_json import PATTERN
 
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
@@ -115,8 +116,10 @@ class PromptLayout:
         template = self._template
         opening = template.preamble_with_input if has_input else template.preamble
         exchanges = [template.exchange(turn) for turn in history]
-        # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself.
-        can_cut = self._tokenizer.added.is_never_matched
+        # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
+        # patterns than GPT-2's may keep a line break with the sign before it.
+        added = self._tokenizer.added
+        can_cut = added.is_never_matched and added.pipeline.pattern == PATTERN
         return _Frame(opening, exchanges, template.instruction_header, self._encode_constant, can_cut=can_cut)
 
 

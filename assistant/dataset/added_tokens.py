@@ -15,12 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assistant.dataset.tokenizer_json import GPT2_PIPELINE, Pipeline, read_pipeline
+from assistant.dataset.tokenizer_json import GPT2_PIPELINE, PATTERN, Pipeline, read_pipeline
 from assistant.errors import CheckpointError
 
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE = "added_tokens.json", "special_tokens_map.json"
-EXTRA_TOKENIZER_FILES = (TOKENIZER_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE)
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+EXTRA_TOKENIZER_FILES = (TOKENIZER_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, VOCAB_FILE, MERGES_FILE)
 """Files that only some tokenizers have, and that change how texts are tokenized."""
 EOS_TOKEN = "<|endoftext|>"
 
@@ -161,7 +162,7 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE)
         if (folder / name).is_file()
     }
-    contents = {name: _parse_object(text, folder / name) for name, text in texts.items()}
+    contents = {name: parse_object(text, folder / name) for name, text in texts.items()}
     config = contents.get(TOKENIZER_CONFIG_FILE, {})
     try:
         listed = _listed_tokens(contents)
@@ -174,6 +175,9 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
     pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     ids, tokens = _number(folder, vocab, listed, named)
     texts.pop(TOKENIZER_CONFIG_FILE, None)
+    if pipeline.pattern != PATTERN:  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
+        texts |= {name: read_text(folder / name) for name in (VOCAB_FILE, MERGES_FILE) if (folder / name).is_file()}
+        config = config or {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
     return AddedTokens(
         ids=ids, tokens=tokens, eos_token=eos_token or EOS_TOKEN, config=config, files=texts, pipeline=pipeline
     )
@@ -191,7 +195,8 @@ def read_text(path: Path) -> str:
         raise CheckpointError(f"{path}: expected a UTF-8 text file, got {error}.") from error
 
 
-def _parse_object(text: str, path: Path) -> dict[str, Any]:
+def parse_object(text: str, path: Path) -> dict[str, Any]:
+    """Parse a file of one JSON object. Raises CheckpointError if it is anything else."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

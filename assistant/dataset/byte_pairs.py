@@ -13,10 +13,9 @@ from functools import cache
 
 import tiktoken
 
+from assistant.dataset.added_tokens import MERGES_FILE, VOCAB_FILE
 from assistant.dataset.tokenizer_json import Pipeline
 from assistant.errors import CheckpointError
-
-VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 
 MAX_BLANK_RUN = 100_000
 """Longer runs of white space, in characters, are split. A run that is ten times longer overflows tiktoken's stack."""
@@ -40,6 +39,8 @@ class BytePairs:
 
     encoding: tiktoken.Encoding
     """All tokens with their ids."""
+    specials: Mapping[str, int]
+    """The tokens that merges do not make, among them the added tokens."""
     ranked: tiktoken.Encoding
     """The tokens that merges make, with their ranks. The same as `encoding` where the ids are ranks."""
     ids: Sequence[int] | None
@@ -99,8 +100,8 @@ def build_byte_pairs(
         ids.setdefault(bytes(characters[character] for character in token), vocab[token])
     merged = list(ids.values())[n_bytes:]
     if pipeline.ignore_merges:
-        for token in vocab.keys() - added.keys():
-            if all(character in characters for character in token):
+        for token in vocab:
+            if token not in added and characters.keys() >= set(token):
                 ids.setdefault(bytes(characters[character] for character in token), vocab[token])
     byte_level_ids = set(ids.values())
     specials = {text: token_id for text, token_id in {**vocab, **added}.items() if token_id not in byte_level_ids}
@@ -118,6 +119,7 @@ def build_byte_pairs(
         ) from error
     return BytePairs(
         encoding=encoding,
+        specials=specials,
         ranked=ranked,
         ids=None if is_ranked else list(ids.values()),
         missing=bytes(byte for character, byte in characters.items() if character not in vocab),

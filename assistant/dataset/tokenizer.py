@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -19,12 +19,15 @@ import tiktoken
 
 from assistant.dataset.added_tokens import EOS_TOKEN as EOS_TOKEN
 from assistant.dataset.added_tokens import (
+    MERGES_FILE,
     TOKENIZER_FILE,
+    VOCAB_FILE,
     AddedTokens,
+    parse_object,
     read_added_tokens,
     read_text,
 )
-from assistant.dataset.byte_pairs import MERGES_FILE, VOCAB_FILE, BytePairs, build_byte_pairs, to_utf8
+from assistant.dataset.byte_pairs import BytePairs, build_byte_pairs, to_utf8
 from assistant.dataset.byte_pairs import byte_characters as byte_characters
 from assistant.dataset.tokenizer_json import PATTERN, split_tokenizer_json
 from assistant.errors import CheckpointError
@@ -43,8 +46,6 @@ class Tokenizer:
     """All tokens that end a reply, `eos_id` among them, in the order of the model's configuration."""
     vocab_json: str
     merges_txt: str
-    vocab_files: Mapping[str, str]
-    """Contents of `vocab.json` and `merges.txt` as they are saved, by name. Empty where `tokenizer.json` is enough."""
     added: AddedTokens
 
     @property
@@ -64,7 +65,7 @@ class Tokenizer:
 
     def special_id(self, text: str) -> int | None:
         """Return the id of a token that is no result of merges, for example of a template's marker, or None."""
-        return self.encoding.encode_single_token(text) if text in self.encoding.special_tokens_set else None
+        return self.byte_pairs.specials.get(text)
 
     @property
     def vocab_size(self) -> int:
@@ -113,7 +114,8 @@ class Tokenizer:
 
         For GPT-2, `vocab.json` and `merges.txt` are always among them.
         """
-        return {**self.vocab_files, **self.added.files}
+        is_gpt2 = self.added.pipeline.pattern == PATTERN
+        return {**({VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt} if is_gpt2 else {}), **self.added.files}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Bytes that are not UTF-8 become U+FFFD."""
@@ -167,7 +169,11 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
         vocab_json, merges_txt = split_tokenizer_json(read_text(tokenizer_path), str(tokenizer_path))
         where = str(tokenizer_path)
     elif vocab_path.exists() and merges_path.exists():
-        _check_family(folder)
+        if (family := str(_read_object(folder / CONFIG_FILE).get("model_type", "gpt2"))[:40]) != "gpt2":
+            raise CheckpointError(
+                f"{folder}: expected {TOKENIZER_FILE} for a model of type {family!r}, got {VOCAB_FILE} and "
+                f"{MERGES_FILE}, which do not say how a text is split. Copy it from the base model."
+            )
         vocab_json, merges_txt, where = read_text(vocab_path), read_text(merges_path), str(folder)
     else:
         missing = [path.name for path in (vocab_path, merges_path) if not path.exists()]
@@ -176,22 +182,7 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
             f"Copy them from the base model."
         )
     added = read_added_tokens(folder, _parse_vocab(vocab_json, where))
-    vocab_files = None
-    if added.pipeline.pattern != PATTERN:
-        vocab_files = {path.name: read_text(path) for path in (vocab_path, merges_path) if path.exists()}
-    return build_tokenizer(
-        vocab_json, merges_txt, where=where, added=added, eos_ids=_read_eos_ids(folder), vocab_files=vocab_files
-    )
-
-
-def _check_family(folder: Path) -> None:
-    """Raise CheckpointError if the model is another than GPT-2: only `tokenizer.json` says how its texts are split."""
-    model_type = _read_object(folder / CONFIG_FILE).get("model_type", "gpt2")
-    if model_type != "gpt2":
-        raise CheckpointError(
-            f"{folder}: expected {TOKENIZER_FILE} for a model of type {str(model_type)[:40]!r}, got {VOCAB_FILE} and "
-            f"{MERGES_FILE}, which do not say how texts are split. Copy it from the base model."
-        )
+    return build_tokenizer(vocab_json, merges_txt, where=where, added=added, eos_ids=_read_eos_ids(folder))
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -206,12 +197,11 @@ def build_tokenizer(
     where: str,
     added: AddedTokens | None = None,
     eos_ids: Sequence[int] = (),
-    vocab_files: Mapping[str, str] | None = None,
 ) -> Tokenizer:
     """Build a tokenizer from the contents of the two files. `where` names their folder in error messages.
 
     `eos_ids` are the tokens that end a reply. In training a text ends by the tokenizer's EOS if that is one of them,
-    else by the first that the tokenizer knows. `vocab_files` are the files as they are saved, by default these two.
+    else by the first that the tokenizer knows.
 
     Raises:
         CheckpointError: the files are damaged, or they are not a byte-level BPE that tiktoken can run.
@@ -224,9 +214,7 @@ def build_tokenizer(
             f"{where}/{VOCAB_FILE}: expected all 256 bytes, got none for 0x{byte_pairs.missing[0]:02x}. "
             f"Is the file complete?"
         )
-    encoding = byte_pairs.encoding
-    has_eos = added.eos_token in encoding.special_tokens_set
-    eos_id = encoding.encode_single_token(added.eos_token) if has_eos else None
+    eos_id = byte_pairs.specials.get(added.eos_token)
     if eos_id is None or (eos_ids and eos_id not in eos_ids):
         known = {*vocab.values(), *added.ids.values()}
         eos_id = next((token_id for token_id in eos_ids if token_id in known), eos_id)
@@ -238,7 +226,6 @@ def build_tokenizer(
         eos_ids=tuple(dict.fromkeys(eos_ids if eos_id in eos_ids else [*eos_ids, eos_id])),
         vocab_json=vocab_json,
         merges_txt=merges_txt,
-        vocab_files={VOCAB_FILE: vocab_json, MERGES_FILE: merges_txt} if vocab_files is None else vocab_files,
         added=added,
     )
 
@@ -265,15 +252,7 @@ def _read_eos_ids(folder: Path) -> list[int]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: expected JSON, got {error}. Copy the file from the original again.") from error
-    return content if isinstance(content, dict) else {}
+    return parse_object(read_text(path), path) if path.is_file() else {}
 
 
 def _parse_vocab(vocab_json: str, where: str) -> dict[str, int]:

@@ -60,7 +60,7 @@ def read_pipeline(content: Mapping[str, Any], config: Mapping[str, Any], where: 
         if not all(step["type"] in ("NFC", "NFD", "NFKC", "NFKD") for step in forms):
             raise ValueError(f"a normalizer of {_kinds(forms)}")
         return Pipeline(
-            pattern=_pattern(steps),
+            pattern=split_pattern(steps),
             forms=tuple(step["type"] for step in forms),
             ignore_merges=bool(model.get("ignore_merges")),
             unk_token=model.get("unk_token"),
@@ -79,11 +79,9 @@ def split_tokenizer_json(text: str, where: str) -> tuple[str, str]:
     try:
         tokenizer = json.loads(text)
         model = tokenizer["model"]
-        faults = [
-            name for name in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)
-        ]
-        if faults or model.get("type", "BPE") != "BPE":
-            raise ValueError(" with ".join([str(model.get("type"))[:40], *faults]))
+        others = ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+        if model.get("type", "BPE") != "BPE" or any(model.get(name) for name in others):
+            raise ValueError(" with ".join([str(model.get("type"))[:40], *filter(model.get, others)]))
         vocab = dict(model["vocab"])
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         vocab |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
@@ -105,8 +103,8 @@ def _kinds(steps: Sequence[Mapping[str, Any]]) -> str:
     return " and ".join(str(step["type"])[:40] for step in steps)
 
 
-def _pattern(steps: Sequence[Mapping[str, Any]]) -> str:
-    """One pattern for all steps. `ByteLevel` splits as GPT-2, or only spells bytes after another step has split."""
+def split_pattern(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Return one pattern for the steps of a pre-tokenizer. Raises ValueError if tiktoken cannot run them."""
     kinds = [step["type"] for step in steps]
     if (kinds == ["ByteLevel"] and steps[0].get("use_regex", True)) or not kinds:
         return PATTERN
