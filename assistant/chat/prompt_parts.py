@@ -17,7 +17,6 @@ from assistant.chat.events import ModelCard
 from assistant.dataset.context import count_forgotten
 from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import PartKind
-from assistant.dataset.tokenizer_json import PATTERN
 
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
@@ -119,7 +118,7 @@ class PromptLayout:
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
         # patterns than GPT-2's may keep a line break with the sign before it.
         added = self._tokenizer.added
-        can_cut = added.is_never_matched and added.pipeline.pattern == PATTERN
+        can_cut = added.is_never_matched and added.pipeline.is_gpt2
         return _Frame(opening, exchanges, template.instruction_header, self._encode_constant, can_cut=can_cut)
 
 

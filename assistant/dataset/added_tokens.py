@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assistant.dataset.tokenizer_json import GPT2_PIPELINE, PATTERN, Pipeline, read_pipeline
+from assistant.dataset.tokenizer_json import GPT2_PIPELINE, Pipeline, read_pipeline
 from assistant.errors import CheckpointError
 
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
@@ -81,7 +81,7 @@ class AddedTokens:
     def split_with_texts(self, text: str) -> Iterator[tuple[str | int, str]]:
         """Yield the pieces of a text with the text of each: that of an id includes the white space it swallows."""
         pieces = self._match([(text, text)], normalized=False)
-        if self.pipeline.forms:
+        if self.pipeline.is_nfc:
             pieces = [
                 (piece if isinstance(piece, int) else self.pipeline.normalize(piece), covered)
                 for piece, covered in pieces
@@ -175,7 +175,7 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
     pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     ids, tokens = _number(folder, vocab, listed, named)
     texts.pop(TOKENIZER_CONFIG_FILE, None)
-    if pipeline.pattern != PATTERN:  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
+    if not pipeline.is_gpt2:  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
         texts |= {name: read_text(folder / name) for name in (VOCAB_FILE, MERGES_FILE) if (folder / name).is_file()}
         config = config or {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
     return AddedTokens(
@@ -195,7 +195,7 @@ def read_text(path: Path) -> str:
         raise CheckpointError(f"{path}: expected a UTF-8 text file, got {error}.") from error
 
 
-def parse_object(text: str, path: Path) -> dict[str, Any]:
+def parse_object(text: str, path: Path | str) -> dict[str, Any]:
     """Parse a file of one JSON object. Raises CheckpointError if it is anything else."""
     try:
         content = json.loads(text)

@@ -1,7 +1,6 @@
-"""Byte-level BPE run by tiktoken: merges and ids become ranks, and a piece of text becomes ids.
+"""Byte-level BPE, run by tiktoken, which merges the pair with the smallest id first.
 
-tiktoken merges the pair with the smallest id first. A vocabulary whose ids do not increase in the order of its merges
-is encoded with ranks, which are replaced by the ids afterwards.
+A vocabulary whose ids do not increase in the order of its merges is encoded with ranks, and these are replaced by ids.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import cache
 import tiktoken
 
 from assistant.dataset.added_tokens import MERGES_FILE, VOCAB_FILE
-from assistant.dataset.tokenizer_json import Pipeline
+from assistant.dataset.tokenizer_json import PATTERNS, Pipeline
 from assistant.errors import CheckpointError
 
 MAX_BLANK_RUN = 100_000
@@ -33,7 +32,7 @@ def byte_characters() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(unprintable)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BytePairs:
     """Encodes text that has no added tokens in it."""
 
@@ -47,46 +46,35 @@ class BytePairs:
     """The ids by rank. None where the ids are ranks."""
     missing: bytes
     """Single bytes that the vocabulary lacks. tiktoken panics at them."""
-    unk_id: int | None
-    pipeline: Pipeline
+    pattern: str
 
     def encode(self, text: str) -> list[int]:
-        """Encode a text. A byte that the vocabulary lacks becomes `unk_id`, or nothing without one."""
+        """Encode a text. Bytes that the vocabulary lacks are dropped, as in the `tokenizers` library."""
         if self.missing and len((data := to_utf8(text)).translate(None, self.missing)) != len(data):
-            return self._encode_slowly(data.decode())
-        if len(text) < MAX_BLANK_RUN:
-            return self._with_ids(self.ranked.encode_ordinary(text))
-        pieces = _MAX_BLANK_RUN.split(text)
-        return self._with_ids([rank for piece in pieces if piece for rank in self.ranked.encode_ordinary(piece)])
+            ranks = self._encode_slowly(data.decode())
+        elif len(text) < MAX_BLANK_RUN:
+            ranks = self.ranked.encode_ordinary(text)
+        else:
+            pieces = _MAX_BLANK_RUN.split(text)
+            ranks = [rank for piece in pieces if piece for rank in self.ranked.encode_ordinary(piece)]
+        return ranks if self.ids is None else [self.ids[rank] for rank in ranks]
 
     def _encode_slowly(self, text: str) -> list[int]:
-        """Encode piece by piece. The pieces are those of the text with the bytes that the vocabulary lacks."""
+        """Split a text before bytes are dropped, and merge what is left of each piece."""
         import regex  # tiktoken's own requirement
 
         # The package's Unicode may be newer than tiktoken's. What only one of them calls a letter is none here.
         letters = set(_LETTERS.decode(_LETTERS.encode_ordinary(text)))
         known = regex.sub(r"[\p{L}\p{N}]", lambda match: match[0] if match[0] in letters else "\ufffd", text)
-        unknown = re.compile(b"([%b]%b)" % (re.escape(self.missing), b"+" * self.pipeline.fuse_unk))
-        ids: list[int] = []
-        for match in regex.finditer(self.pipeline.pattern, known):
-            piece = text[match.start() : match.end()].encode()
-            if self.unk_id is None:  # what is on both sides of a dropped byte may merge
-                piece = piece.translate(None, self.missing)
-            for number, part in enumerate(unknown.split(piece)):
-                if part and number % 2 == 0:
-                    ids += self._with_ids(self.ranked._encode_single_piece(part))
-                elif part and self.unk_id is not None:
-                    ids.append(self.unk_id)
-        return ids
-
-    def _with_ids(self, ranks: list[int]) -> list[int]:
-        return ranks if self.ids is None else [self.ids[rank] for rank in ranks]
+        pieces = (text[match.start() : match.end()] for match in regex.finditer(self.pattern, known))
+        parts = filter(None, (piece.encode().translate(None, self.missing) for piece in pieces))
+        return [rank for part in parts for rank in self.ranked._encode_single_piece(part)]
 
 
 def build_byte_pairs(
     vocab: Mapping[str, int], merges_txt: str, added: Mapping[str, int], pipeline: Pipeline, where: str
 ) -> BytePairs:
-    """Build the BPE of a vocabulary. The ids of `added` are no results of merges.
+    """Build the BPE of a vocabulary. The tokens of `added` are not made by merges.
 
     Raises:
         CheckpointError: the vocabulary or the merges are damaged, or tiktoken cannot run them.
@@ -105,27 +93,18 @@ def build_byte_pairs(
                 ids.setdefault(bytes(characters[character] for character in token), vocab[token])
     byte_level_ids = set(ids.values())
     specials = {text: token_id for text, token_id in {**vocab, **added}.items() if token_id not in byte_level_ids}
+    pattern = PATTERNS[pipeline.split]
     is_ranked = merged == sorted(merged)
     try:
-        encoding = ranked = tiktoken.Encoding(
-            where, pat_str=pipeline.pattern, mergeable_ranks=ids, special_tokens=specials
-        )
+        encoding = ranked = tiktoken.Encoding(where, pat_str=pattern, mergeable_ranks=ids, special_tokens=specials)
         if not is_ranked:
             ranks = {token: rank for rank, token in enumerate(ids)}
-            ranked = tiktoken.Encoding(where, pat_str=pipeline.pattern, mergeable_ranks=ranks, special_tokens={})
-    except (OverflowError, ValueError) as error:
-        raise CheckpointError(
-            f"{where}/{VOCAB_FILE}: expected tokens and ids that fit, and a pattern that tiktoken can run, got {error}."
-        ) from error
-    return BytePairs(
-        encoding=encoding,
-        specials=specials,
-        ranked=ranked,
-        ids=None if is_ranked else list(ids.values()),
-        missing=bytes(byte for character, byte in characters.items() if character not in vocab),
-        unk_id=vocab.get(pipeline.unk_token or ""),
-        pipeline=pipeline,
-    )
+            ranked = tiktoken.Encoding(where, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    except (OverflowError, UnicodeError) as error:
+        raise CheckpointError(f"{where}/{VOCAB_FILE}: expected tokens and ids that fit, got {error}.") from error
+    missing = bytes(byte for character, byte in characters.items() if character not in vocab)
+    by_rank = None if is_ranked else list(ids.values())
+    return BytePairs(encoding, specials, ranked, by_rank, missing, pattern)
 
 
 def _merged_tokens(merges_txt: str, where: str) -> Iterator[tuple[int, str]]:

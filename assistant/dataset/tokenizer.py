@@ -8,7 +8,6 @@ precedence. `added_tokens` says which other files count.
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -29,7 +28,7 @@ from assistant.dataset.added_tokens import (
 )
 from assistant.dataset.byte_pairs import BytePairs, build_byte_pairs, to_utf8
 from assistant.dataset.byte_pairs import byte_characters as byte_characters
-from assistant.dataset.tokenizer_json import PATTERN, split_tokenizer_json
+from assistant.dataset.tokenizer_json import split_tokenizer_json
 from assistant.errors import CheckpointError
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -114,8 +113,8 @@ class Tokenizer:
 
         For GPT-2, `vocab.json` and `merges.txt` are always among them.
         """
-        is_gpt2 = self.added.pipeline.pattern == PATTERN
-        return {**({VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt} if is_gpt2 else {}), **self.added.files}
+        pair = {VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt} if self.added.pipeline.is_gpt2 else {}
+        return {**pair, **self.added.files}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Bytes that are not UTF-8 become U+FFFD."""
@@ -209,7 +208,7 @@ def build_tokenizer(
     vocab = _parse_vocab(vocab_json, where)
     added = added or AddedTokens({}, (), EOS_TOKEN, {}, {})
     byte_pairs = build_byte_pairs(vocab, merges_txt, added.ids, added.pipeline, where)
-    if byte_pairs.missing and TOKENIZER_FILE not in added.files:
+    if byte_pairs.missing and (TOKENIZER_FILE not in added.files or added.pipeline.unk_token):
         raise CheckpointError(
             f"{where}/{VOCAB_FILE}: expected all 256 bytes, got none for 0x{byte_pairs.missing[0]:02x}. "
             f"Is the file complete?"
@@ -256,11 +255,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _parse_vocab(vocab_json: str, where: str) -> dict[str, int]:
-    try:
-        vocab: Any = json.loads(vocab_json)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}/{VOCAB_FILE}: expected JSON, got {error}. Is the download complete?") from error
-    if not isinstance(vocab, dict) or not all(type(token_id) is int and token_id >= 0 for token_id in vocab.values()):
+    vocab = parse_object(vocab_json, f"{where}/{VOCAB_FILE}")
+    if not all(type(token_id) is int and token_id >= 0 for token_id in vocab.values()):
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected one object of tokens and their ids.")
     if len(set(vocab.values())) != len(vocab):
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected a different id for every token, got some ids twice.")
