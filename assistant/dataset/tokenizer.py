@@ -170,8 +170,8 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     elif vocab_path.exists() and merges_path.exists():
         if (family := str(_read_object(folder / CONFIG_FILE).get("model_type", "gpt2"))[:40]) != "gpt2":
             raise CheckpointError(
-                f"{folder}: expected {TOKENIZER_FILE} for a model of type {family!r}, got {VOCAB_FILE} and "
-                f"{MERGES_FILE}, which do not say how a text is split. Copy it from the base model."
+                f'{folder}: expected {TOKENIZER_FILE} or "model_type": "gpt2", got {family!r} with {VOCAB_FILE} and '
+                f"{MERGES_FILE}, which do not say how a text is split. Copy {TOKENIZER_FILE} from the base model."
             )
         vocab_json, merges_txt, where = read_text(vocab_path), read_text(merges_path), str(folder)
     else:

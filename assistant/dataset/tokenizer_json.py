@@ -126,10 +126,12 @@ def _flat(step: Any, key: str) -> list[dict[str, Any]]:
 
 def _bos_id(steps: list[dict[str, Any]]) -> int | None:
     """The id of the token that the post-processor puts before a text."""
-    found: list[int] = []
+    found: list[Any] = []
     for step in steps:
         parts = step["single"] if step["type"] == "TemplateProcessing" else []
-        if step["type"] != "ByteLevel" and not (0 < len(parts) < 3 and "Sequence" in parts[-1]):
-            raise ValueError(f"the post_processor {step['type']}, which does not only put one token before a text")
-        found += [step["special_tokens"][part["SpecialToken"]["id"]]["ids"][0] for part in parts[:-1]]
-    return found[0] if found else None
+        if step["type"] != "ByteLevel" and (not parts or "Sequence" not in parts[-1]):
+            raise ValueError(f"the post_processor {step['type']}, which puts tokens after a text")
+        found += [step["special_tokens"][part["SpecialToken"]["id"]]["ids"] for part in parts[:-1]]
+    if found and (len(found) > 1 or [type(token_id) for token_id in found[0]] != [int]):
+        raise ValueError(f"a post_processor that puts the ids {found!r} before a text")
+    return found[0][0] if found else None

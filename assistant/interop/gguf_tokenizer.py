@@ -28,18 +28,20 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, str]:
             f"split as {split!r}. Use a model of one of these families."
         )
     try:
-        tokens, merges, types = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "merges", "token_type"))
+        tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+        merges = metadata.get("tokenizer.ggml.merges") or []  # GGUF has no empty list
         ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _NAMED.items()}
         named = {name: tokens[token_id] for name, token_id in ids.items() if token_id is not None}
         vocab = {token: n for n, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != _UNUSED}
-        bos = named["bos_token"] if metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe") else None
+        bos = [named["bos_token"]] if metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe") else []
+        special_tokens = {token: {"id": token, "ids": [vocab[token]], "tokens": [token]} for token in bos}
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{where}: expected tokens, their types and merges, got {error!r}. Is the file complete?"
+            f"{where}: expected tokens and their types, got {error!r}. Is the file complete?"
         ) from error
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [{"id": n, "content": token, **flags} for token, n in vocab.items() if types[n] in _ADDED]
-    start = [] if bos is None else [{"SpecialToken": {"id": bos, "type_id": 0}}]
+    start = [{"SpecialToken": {"id": token, "type_id": 0}} for token in bos]
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     content = {
         "version": "1.0",
@@ -50,7 +52,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, str]:
             "type": "TemplateProcessing",
             "single": [*start, first],
             "pair": [*start, first, *start, second],
-            "special_tokens": {bos: {"id": bos, "ids": [vocab[bos]], "tokens": [bos]}} if bos else {},
+            "special_tokens": special_tokens,
         },
         "decoder": BYTE_LEVEL,
         "model": {"type": "BPE", "ignore_merges": split == "llama-bpe", "vocab": vocab, "merges": merges},
