@@ -26,8 +26,8 @@ ROOMS: dict[str, str] = {
         "labelled"
     ),
     "assistant.model": (
-        "__init__ config digest trained_data packing fused block linear llama gpt lora folder weights peft checkpoint heads "
-        "scratch"
+        "__init__ config digest trained_data packing fused block linear llama gpt lora folder weights peft "
+        "checkpoint heads scratch"
     ),
     "assistant.decoding": (
         "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
@@ -38,7 +38,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.classifier": "__init__ label_files split scores report picture model_folder inference label_rows review",
     "assistant.interop": (
-        "__init__ modelfile gguf_tokenizer gguf ollama book_classifier book_names pth transfer repository hub inventory"
+        "__init__ modelfile gguf_tokenizer gguf gguf_import ollama book_classifier book_names pth transfer repository "
+        "hub inventory"
     ),
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "

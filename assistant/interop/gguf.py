@@ -21,8 +21,9 @@ from assistant.dataset.tokenizer import byte_characters
 from assistant.errors import ExportError
 from assistant.files import shown_path
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import gpt2_only
-from assistant.model.gpt import GPT
+from assistant.model.config import GPTConfig, Heads, LlamaConfig, ModelConfig
+from assistant.model.gpt import GPT, stored_names
+from assistant.model.llama import frequency_shares
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
@@ -31,15 +32,28 @@ if TYPE_CHECKING:
 Quantization = Literal["f32", "f16", "bf16", "q8_0"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
-LLAMA_CPP = "this writer for llama.cpp"
 Q8_BLOCK = 32
 """Weights of a q8_0 block. A block shares one float16 scale."""
 MAX_FLOAT16 = 65504.0
 SPARE_BYTES = 16 * 2**20
 """Room for the vocabulary and the metadata, in bytes, in the check for free space."""
 
-# llama.cpp's names for the parts of GPT-2's tensor names, in order of replacement.
+# llama.cpp's names for the parts of Hugging Face's tensor names, in order of replacement.
 _NAMES = (
+    ("model.embed_tokens.", "token_embd."),
+    ("model.norm.", "output_norm."),
+    ("model.layers.", "blk."),
+    (".input_layernorm.", ".attn_norm."),
+    (".post_attention_layernorm.", ".ffn_norm."),
+    (".self_attn.q_proj.", ".attn_q."),
+    (".self_attn.k_proj.", ".attn_k."),
+    (".self_attn.v_proj.", ".attn_v."),
+    (".self_attn.o_proj.", ".attn_output."),
+    (".self_attn.q_norm.", ".attn_q_norm."),
+    (".self_attn.k_norm.", ".attn_k_norm."),
+    (".mlp.gate_proj.", ".ffn_gate."),
+    (".mlp.up_proj.", ".ffn_up."),
+    (".mlp.down_proj.", ".ffn_down."),
     ("transformer.wte.", "token_embd."),
     ("transformer.wpe.", "position_embd."),
     ("transformer.ln_f.", "output_norm."),
@@ -96,7 +110,7 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
     vocabulary = _vocabulary(checkpoint)
     n_bytes = sum(_n_bytes(value, types[name]) for name, value in tensors.items())
     with _temporary(path, n_bytes) as temporary:
-        writer = gguf.GGUFWriter(temporary, "gpt2")
+        writer = gguf.GGUFWriter(temporary, checkpoint.config.model_type)
         try:
             _add_metadata(writer, checkpoint, quantization)
             _add_vocabulary(writer, checkpoint, vocabulary)
@@ -124,8 +138,11 @@ def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
     llama.cpp only knows usual attention, so a model's own attention scaling is folded into its queries.
     """
     is_tied = model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
-    config = gpt2_only(model.config, "model", LLAMA_CPP)
-    factors = {f"transformer.h.{layer}.attn.c_attn": config.query_factor(layer) for layer in range(config.n_layer)}
+    config, factors = model.config, {}
+    if isinstance(config, GPTConfig):
+        factors = {f"transformer.h.{layer}.attn.c_attn": config.query_factor(layer) for layer in range(config.n_layer)}
+    elif config.rope.factor != 1 and not config.rope.linear:
+        yield "rope_freqs.weight", 1 / frequency_shares(config.rope, config.heads.size)
     for name, value in model.state_dict().items():
         factor = factors.get(name.rpartition(".")[0], 1)
         if factor != 1:
@@ -133,9 +150,33 @@ def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
             value[: config.n_embd] *= factor
         if name == "lm_head.weight" and is_tied:
             continue  # llama.cpp uses the embedding
-        for ours, theirs in _NAMES:
-            name = name.replace(ours, theirs)
-        yield name, value.detach().to("cpu", torch.float32).contiguous()
+        parts = stored_names(name, config)
+        rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
+        for (stored, _), part in zip(parts, rows, strict=True):
+            theirs = file_name(stored)
+            part = turned_rows(theirs, part.detach().to("cpu", torch.float32), config.heads, config)
+            yield theirs, part.contiguous()
+
+
+def file_name(stored: str) -> str:
+    """llama.cpp's name of a tensor, from Hugging Face's."""
+    for ours, theirs in _NAMES:
+        stored = stored.replace(ours, theirs)
+    return stored
+
+
+def turned_rows(
+    name: str, value: torch.Tensor, heads: Heads, config: ModelConfig, *, back: bool = False
+) -> torch.Tensor:
+    """Put the rows of a Llama's queries and keys in llama.cpp's order, or `back` in Hugging Face's.
+
+    There the two numbers of a pair that is turned together are neighbours; here they are half a head apart.
+    """
+    count = {"attn_q": heads.n_head, "attn_k": heads.n_kv_head}.get(name.split(".")[-2])
+    if config.model_type != "llama" or count is None:
+        return value
+    pair = (heads.size // 2, 2) if back else (2, heads.size // 2)
+    return value.view(count, *pair, -1).transpose(1, 2).reshape(value.shape)
 
 
 def _tensor_type(name: str, value: torch.Tensor, quantization: Quantization) -> GGMLQuantizationType:
@@ -195,7 +236,7 @@ def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
 def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
     from gguf import GGML_QUANT_VERSION, LlamaFileType
 
-    config = gpt2_only(checkpoint.config, checkpoint.name, LLAMA_CPP)
+    config = checkpoint.config
     file_types = {
         "f32": LlamaFileType.ALL_F32,
         "f16": LlamaFileType.MOSTLY_F16,
@@ -205,13 +246,32 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quan
     writer.add_type("model")
     writer.add_name(_text(checkpoint.name))
     writer.add_block_count(config.n_layer)
-    writer.add_context_length(config.n_positions)
+    writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
-    writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_head_count(config.heads.n_head)
+    if isinstance(config, LlamaConfig):
+        _add_family(writer, config)
+    else:
+        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
     writer.add_file_type(file_types[quantization])
     writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def _add_family(writer: GGUFWriter, config: LlamaConfig) -> None:
+    from gguf import RopeScalingType
+
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count_kv(config.heads.n_kv_head)
+    writer.add_key_length(config.heads.size)
+    writer.add_value_length(config.heads.size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(config.heads.size)
+    writer.add_rope_freq_base(config.rope.theta)
+    if config.rope.linear:
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope.factor)
 
 
 def _text(name: str) -> str:
@@ -222,15 +282,15 @@ def _text(name: str) -> str:
 def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
     tokenizer = checkpoint.tokenizer
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")  # without it, llama.cpp splits digits and apostrophes in another way
+    writer.add_tokenizer_pre(tokenizer.pipeline.split)  # without it, llama.cpp splits texts in another way
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     if vocabulary.merges:  # an empty list has no type in GGUF
         writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(tokenizer.eos_id)
+    writer.add_bos_token_id(tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_pad_token_id(tokenizer.pad_id)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(tokenizer.bos_id is not None)
     writer.add_add_eos_token(False)
     writer.add_chat_template(checkpoint.template.chat_template())
 
@@ -262,7 +322,8 @@ def _notes(
     checkpoint: Checkpoint, types: dict[str, GGMLQuantizationType], quantization: Quantization
 ) -> tuple[str, ...]:
     notes = []
-    if gpt2_only(checkpoint.config, checkpoint.name, LLAMA_CPP).activation_function == "gelu":
+    config = checkpoint.config
+    if isinstance(config, GPTConfig) and config.activation_function == "gelu":
         notes.append("llama.cpp approximates GELU by tanh; this model uses the exact GELU, so logits differ slightly.")
     n_wide = sum(kind.name == "F16" for kind in types.values()) if quantization == "q8_0" else 0
     if n_wide:
@@ -336,13 +397,14 @@ def _check(
 
 
 def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
+    family = checkpoint.config.model_type
     expected = {
-        "general.architecture": "gpt2",
-        "gpt2.context_length": checkpoint.config.context_length,
-        "gpt2.block_count": checkpoint.config.n_layer,
-        "gpt2.attention.head_count": checkpoint.config.heads.n_head,
+        "general.architecture": family,
+        f"{family}.context_length": checkpoint.config.context_length,
+        f"{family}.block_count": checkpoint.config.n_layer,
+        f"{family}.attention.head_count": checkpoint.config.heads.n_head,
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.pre": checkpoint.tokenizer.pipeline.split,
         "tokenizer.ggml.eos_token_id": checkpoint.tokenizer.eos_id,
         "tokenizer.ggml.tokens": vocabulary.tokens,
         "tokenizer.ggml.token_type": vocabulary.types,

@@ -57,15 +57,19 @@ class Rotary:
 
 def _frequencies(rope: Rope, size: int) -> Tensor:
     """Angles (D / 2,) float32 by which a head's pairs turn from one position to the next."""
-    frequencies = 1 / rope.theta ** (torch.arange(0, size, 2, device="cpu").float() / size)  # never on the device meta
-    if rope.linear:
-        return frequencies / rope.factor
-    if rope.factor == 1:
-        return frequencies
-    # Llama 3: slow pairs are divided by the factor, fast ones stay, and those between are mixed.
-    turns = rope.original_context * frequencies / (2 * math.pi)
+    frequencies = _plain_frequencies(rope, size)
+    return frequencies / rope.factor if rope.linear else frequencies * frequency_shares(rope, size)
+
+
+def _plain_frequencies(rope: Rope, size: int) -> Tensor:
+    return 1 / rope.theta ** (torch.arange(0, size, 2, device="cpu").float() / size)  # never on the device meta
+
+
+def frequency_shares(rope: Rope, size: int) -> Tensor:
+    """What Llama 3 multiplies the frequencies with (D / 2,): 1 for fast pairs, and less for slow ones."""
+    turns = rope.original_context * _plain_frequencies(rope, size) / (2 * math.pi)
     share = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    return torch.lerp(frequencies / rope.factor, frequencies, share.clamp(0, 1))
+    return torch.lerp(torch.tensor(1 / rope.factor, device="cpu"), torch.tensor(1.0, device="cpu"), share.clamp(0, 1))
 
 
 class GroupedAttention(nn.Module):

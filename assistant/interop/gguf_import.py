@@ -1,0 +1,154 @@
+"""A GGUF file, as llama.cpp and Ollama run it, as a model: its weights in float32, its config and its tokenizer.
+
+What a file packs into few bits is unpacked by the package `gguf`. Nothing of it is trained again, so a model that was
+packed into four bits stays as good as those.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, get_template
+from assistant.dataset.tokenizer import read_tokenizer
+from assistant.errors import CheckpointError
+from assistant.files import shown_path
+from assistant.interop.gguf import file_name, turned_rows
+from assistant.interop.gguf_tokenizer import tokenizer_files
+from assistant.model.checkpoint import Checkpoint
+from assistant.model.config import GPTConfig, Heads, LlamaConfig, ModelConfig
+from assistant.model.gpt import GPT, model_of, stored_names
+from assistant.model.weights import EMBEDDING, HEAD
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
+LLAMA3_FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Those of Llama 3.1 and 3.2. A GGUF has only the frequencies that follow from them."""
+FREQUENCIES = "rope_freqs.weight"
+
+
+def import_gguf(path: Path) -> Checkpoint:
+    """Read a model of GPT-2 or of the Llama family as a base model with the default template.
+
+    Raises:
+        CheckpointError: the file is not whole, or its model, its packing or its tokenizer is not supported.
+    """
+    import gguf
+
+    where = shown_path(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise CheckpointError(f"{where}: expected a whole GGUF file, got {error}. Copy it again.") from error
+    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    family = str(metadata.get("general.architecture"))[:40]
+    if family not in FAMILIES:
+        raise CheckpointError(
+            f"{where}: expected a model of the families {', '.join(FAMILIES)}, got {family!r}. Use another model."
+        )
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    config = _config(family, metadata, reader, where)
+    state = _state(config, tensors, where)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in tokenizer_files(metadata, where).items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        tokenizer = read_tokenizer(folder)
+    return Checkpoint(
+        model=model_of(config, state),
+        tokenizer=tokenizer,
+        template=get_template(DEFAULT_TEMPLATE),
+        info=None,
+        name=path.stem,
+    )
+
+
+def _config(family: str, metadata: Mapping[str, Any], reader: GGUFReader, where: str) -> ModelConfig:
+    shapes = {tensor.name: [int(size) for size in reversed(tensor.shape)] for tensor in reader.tensors}
+
+    def get(name: str, default: Any = None) -> Any:
+        return metadata.get(f"{family}.{name}", default)
+
+    is_tied = "output.weight" not in shapes
+    try:
+        vocab_size, width = shapes["token_embd.weight"]
+        common = {"model_type": family, "vocab_size": vocab_size, "tie_word_embeddings": is_tied}
+        if family == "gpt2":
+            names = {"n_positions": "context_length", "n_layer": "block_count", "n_head": "attention.head_count"}
+            names |= {"n_inner": "feed_forward_length", "layer_norm_epsilon": "attention.layer_norm_epsilon"}
+            given = common | {"n_embd": width} | {ours: get(name) for ours, name in names.items()}
+            return GPTConfig.model_validate(given)
+        names = {
+            "intermediate_size": "feed_forward_length", "num_hidden_layers": "block_count",
+            "num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
+            "max_position_embeddings": "context_length", "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+        }  # fmt: skip
+        given = common | {"hidden_size": width} | {ours: get(name) for ours, name in names.items()}
+        given["head_dim"] = get("attention.key_length", width // get("attention.head_count"))
+        given["attention_bias"] = family == "llama" and "blk.0.attn_q.bias" in shapes
+        return LlamaConfig.model_validate(given | _rope(get, reader))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, ValidationError) as error:
+        raise CheckpointError(
+            f"{where}: expected the settings of a {family} that this project can run, got {str(error)[:200]}."
+        ) from error
+
+
+def _rope(get: Any, reader: GGUFReader) -> dict[str, Any]:
+    """The fields of rotary positions, as transformers 4 names them."""
+    kind, fields = get("rope.scaling.type", "none"), {"rope_theta": get("rope.freq_base", 10_000.0)}
+    divisors = next((tensor.data for tensor in reader.tensors if tensor.name == FREQUENCIES), None)
+    if divisors is not None:
+        scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3_FACTORS}
+        return fields | {"rope_scaling": scaling}
+    if kind not in ("none", "linear"):
+        raise ValueError(f"rotary positions that are scaled as {kind!r}")
+    return fields if kind == "none" else fields | {"rope_scaling": {"type": kind, "factor": get("rope.scaling.factor")}}
+
+
+def _state(config: ModelConfig, tensors: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
+    wanted = {
+        name: [file_name(part) for part, _ in stored_names(name, config)]
+        for name in expected
+        if name != HEAD or not config.tie_word_embeddings
+    }
+    named = {part for parts in wanted.values() for part in parts}
+    odd = sorted(named ^ (tensors.keys() - {FREQUENCIES}))
+    if odd:
+        kind = "no" if odd[0] in named else "also"
+        raise CheckpointError(f"{where}: expected the {len(named)} tensors of its settings, got {kind} {odd[0]}.")
+    state = {
+        name: torch.cat([_unpacked(tensors[part], config.heads, config, where) for part in parts])
+        for name, parts in wanted.items()
+    }
+    if config.tie_word_embeddings:
+        state[HEAD] = state[EMBEDDING]
+    wrong = next((name for name, shape in expected.items() if tuple(state[name].shape) != shape), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{where}: expected {wrong} of shape {expected[wrong]}, got {tuple(state[wrong].shape)}. Is it damaged?"
+        )
+    return state
+
+
+def _unpacked(tensor: Any, heads: Heads, config: ModelConfig, where: str) -> Tensor:
+    """A tensor in float32. llama.cpp has the rows of a Llama's queries and keys in another order."""
+    from gguf.quants import dequantize
+
+    try:
+        value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+    except (NotImplementedError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: expected {tensor.name} in a packing that the package gguf reads, got "
+            f"{tensor.tensor_type.name}. Use a file with another quantization."
+        ) from error
+    value = value.view(*(int(size) for size in reversed(tensor.shape)))
+    return turned_rows(tensor.name, value, heads, config, back=True)
