@@ -282,7 +282,7 @@ def _text(name: str) -> str:
 def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
     tokenizer = checkpoint.tokenizer
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(tokenizer.pipeline.split)  # without it, llama.cpp splits texts in another way
+    writer.add_tokenizer_pre(tokenizer.added.pipeline.split)  # without it, llama.cpp splits texts in another way
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     if vocabulary.merges:  # an empty list has no type in GGUF
@@ -404,7 +404,7 @@ def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, voca
         f"{family}.block_count": checkpoint.config.n_layer,
         f"{family}.attention.head_count": checkpoint.config.heads.n_head,
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": checkpoint.tokenizer.pipeline.split,
+        "tokenizer.ggml.pre": checkpoint.tokenizer.added.pipeline.split,
         "tokenizer.ggml.eos_token_id": checkpoint.tokenizer.eos_id,
         "tokenizer.ggml.tokens": vocabulary.tokens,
         "tokenizer.ggml.token_type": vocabulary.types,
