@@ -24,6 +24,7 @@ from assistant.interop.gguf_tokenizer import tokenizer_files
 from assistant.model.checkpoint import Checkpoint
 from assistant.model.config import GPTConfig, Heads, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, model_of, stored_names
+from assistant.model.llama import frequency_shares
 from assistant.model.weights import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
@@ -93,19 +94,24 @@ def _config(family: str, metadata: Mapping[str, Any], reader: GGUFReader, where:
         given = common | {"hidden_size": width} | {ours: get(name) for ours, name in names.items()}
         given["head_dim"] = get("attention.key_length", width // get("attention.head_count"))
         given["attention_bias"] = family == "llama" and "blk.0.attn_q.bias" in shapes
-        return LlamaConfig.model_validate(given | _rope(get, reader))
+        divisors = next((torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name == FREQUENCIES), None)
+        config = LlamaConfig.model_validate(given | _rope(get, divisors))
+        if divisors is not None and not torch.allclose(
+            divisors * frequency_shares(config.rope, config.heads.size), torch.ones_like(divisors), rtol=1e-3
+        ):
+            raise ValueError("frequencies that are scaled in another way than Llama 3's")
+        return config
     except (KeyError, TypeError, ValueError, ZeroDivisionError, ValidationError) as error:
         raise CheckpointError(
             f"{where}: expected the settings of a {family} that this project can run, got {str(error)[:200]}."
         ) from error
 
 
-def _rope(get: Any, reader: GGUFReader) -> dict[str, Any]:
+def _rope(get: Any, divisors: Tensor | None) -> dict[str, Any]:
     """The fields of rotary positions, as transformers 4 names them."""
     kind, fields = get("rope.scaling.type", "none"), {"rope_theta": get("rope.freq_base", 10_000.0)}
-    divisors = next((tensor.data for tensor in reader.tensors if tensor.name == FREQUENCIES), None)
     if divisors is not None:
-        scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3_FACTORS}
+        scaling = {"rope_type": "llama3", "factor": divisors.max().item(), **LLAMA3_FACTORS}
         return fields | {"rope_scaling": scaling}
     if kind not in ("none", "linear"):
         raise ValueError(f"rotary positions that are scaled as {kind!r}")
