@@ -184,9 +184,9 @@ async def take_picture(model: Path, size: tuple[int, int], play: Callable[[Scene
 
 
 def take_report_picture(run: Path, picture: Path) -> bool:
-    """Photograph the page of a scored run with a headless browser. False if there is no run or no browser."""
+    """Photograph the page of a run that a judge scored, with a headless browser. False if one of them is missing."""
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None or not (run / "run.json").exists():
+    if browser is None or not (run / "judgements.jsonl").exists():
         return False
     write_reports(run)
     with tempfile.TemporaryDirectory() as profile:
@@ -215,7 +215,7 @@ def main() -> None:
     names = ", ".join(f"{name}.svg" for name in SCENES)
     print(f"Written to {options.output}: {names}, loss.png{', report.png' if has_report else ''}.")
     if not has_report:
-        print("report.png needs Chromium and the demo's answers. Install chromium, and run: make demo")
+        print("report.png needs Chromium, and the scores of a judge. It stays as it was.")
 
 
 if __name__ == "__main__":

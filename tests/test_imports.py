@@ -32,7 +32,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
-        "validation trainer dpo forecast finetune plots"
+        "validation trainer dpo frozen classification tasks forecast finetune plots"
     ),
     "assistant.classifier": "__init__ label_files split scores report picture model_folder inference label_rows review",
     "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
@@ -48,8 +48,8 @@ ROOMS: dict[str, str] = {
         "conversation_screen slash themes palette screen app"
     ),
     "assistant.cli": (
-        "__init__ console options demo_model progress doctor datasets data job label_job finetune classify prefer export "
-        "import_command models demo ask plain_front plain chat app"
+        "__init__ console options demo_model progress doctor datasets data job label_job finetune classify prefer "
+        "export import_command models demo ask plain_front plain chat app"
     ),
     "assistant.__main__": "",
     "evaluation": "__init__ figures next_command",

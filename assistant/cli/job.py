@@ -24,13 +24,13 @@ from assistant.hub_cache import recorded_name
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
-from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, SilentObserver
 from assistant.training.finetune import finetune
 from assistant.training.forecast import Forecast, forecast
 from assistant.training.malloc import keep_freed_memory
 from assistant.training.plots import plot_losses
 from assistant.training.run_folder import STATE_FILE, RunFolder, RunState, with_more_steps
+from assistant.training.tasks import make_trainer
 from assistant.training.trainer import Trainer
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
@@ -126,7 +126,8 @@ def plan_job(job: Job) -> Forecast:
     if is_multi_process():
         raise SettingsError("--plan: expected one process, got several. Plan without torchrun; several are faster.")
     splits = job.read_splits()
-    checkpoint = load_checkpoint(job.model, device=_prepare_device(job.run))
+    may_classify = job.settings.classifier is not None
+    checkpoint = load_checkpoint(job.model, device=_prepare_device(job.run), may_classify=may_classify)
     existing = next(folder for folder in job.output.absolute().parents if folder.is_dir())
     trainer = make_trainer(checkpoint, splits, job.settings)
     planned = forecast(trainer, save_seconds=job.run.save_every, folder=existing)
@@ -186,7 +187,8 @@ def _make_trainer(
     folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device, state: RunState | None
 ) -> Trainer:
     starts_from_last = state is not None and job.settings.lora is None
-    checkpoint = load_checkpoint(folder.last if starts_from_last else job.model, device=device)
+    source, may_classify = folder.last if starts_from_last else job.model, job.settings.classifier is not None
+    checkpoint = load_checkpoint(source, device=device, may_classify=may_classify)
     trainer = make_trainer(
         checkpoint,
         splits,

@@ -27,11 +27,14 @@ class EncodedExample:
     reference_logprob: float | None = None
     """Log-probability (nats) of the response under the reference model, the weights at the start of the run."""
     label: int | None = None
-    """Index of the label of a text. Such a row has neither response nor EOS, and the label is its only target."""
+    """Index of the label of a text. Such a row has neither response nor EOS, and the label is its only target, at the
+    last id. What follows the first `prompt_length` ids is padding, which the book's classifier reads too."""
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens, including those of the rejected row."""
+        """Number of tokens, including those of the rejected row, without the padding of a labelled text."""
+        if self.label is not None:
+            return self.prompt_length
         return len(self.input_ids) + (len(self.rejected.input_ids) if self.rejected else 0)
 
 

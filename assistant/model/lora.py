@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from assistant.errors import CheckpointError
-from assistant.model.gpt import GPT, model_of
+from assistant.model.gpt import GPT, GPTClassifier, model_of
 from assistant.settings import LoraSettings
 
 ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
@@ -27,6 +27,8 @@ ADAPTER_FOLDER, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
     "adapter_config.json",
     "adapter_model.safetensors",
 )
+HEAD_MODULE = "score"
+"""A classifier's head, which is trained as a whole beside the adapters."""
 _PEFT_PREFIX = "base_model.model."
 """PEFT's prefix for the names of a model's modules."""
 
@@ -40,6 +42,8 @@ class Adapter:
     """`transformer.h.0.attn.c_attn.lora_A` (rank, in), `...lora_B` (out, rank), and so on; float32."""
     base_model: str
     """Name of the model that was adapted."""
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    """Weights that were trained as a whole, by their names: `score.weight` of a classifier, and its bias."""
 
 
 class LoraLinear(nn.Module):
@@ -89,7 +93,15 @@ def take_adapter(model: GPT, settings: LoraSettings, *, base_model: str) -> Adap
     for name, layer in adapted_layers(model).items():
         tensors[f"{name}.lora_A"] = layer.lora_A.detach().cpu().clone()
         tensors[f"{name}.lora_B"] = layer.lora_B.detach().cpu().clone()
-    return Adapter(settings=settings, tensors=tensors, base_model=base_model)
+    whole = {name: value.detach().cpu().clone() for name, value in _head_weights(model).items()}
+    return Adapter(settings=settings, tensors=tensors, base_model=base_model, whole=whole)
+
+
+def _head_weights(model: GPT) -> dict[str, Tensor]:
+    """The weights of a classifier's head, by their names. The head of a language model is never trained with LoRA."""
+    if not isinstance(model, GPTClassifier):
+        return {}
+    return {f"{HEAD_MODULE}.{name}": value for name, value in model.score.named_parameters()}
 
 
 def set_adapter(model: GPT, adapter: Adapter) -> None:
@@ -98,9 +110,9 @@ def set_adapter(model: GPT, adapter: Adapter) -> None:
     Raises:
         CheckpointError: the adapter has other matrices, or matrices of other shapes.
     """
-    current = take_adapter(model, adapter.settings, base_model="").tensors
-    expected = {name: tuple(value.shape) for name, value in current.items()}
-    given = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
+    current = take_adapter(model, adapter.settings, base_model="")
+    expected = {name: tuple(value.shape) for name, value in (current.tensors | current.whole).items()}
+    given = {name: tuple(value.shape) for name, value in (adapter.tensors | adapter.whole).items()}
     if expected != given:
         name = min(expected.items() ^ given.items())[0]
         raise CheckpointError(
@@ -111,6 +123,8 @@ def set_adapter(model: GPT, adapter: Adapter) -> None:
         for name, layer in adapted_layers(model).items():
             layer.lora_A.copy_(adapter.tensors[f"{name}.lora_A"])
             layer.lora_B.copy_(adapter.tensors[f"{name}.lora_B"])
+        for name, weight in _head_weights(model).items():
+            weight.copy_(adapter.whole[name])
 
 
 def merged(model: GPT) -> GPT:
@@ -131,7 +145,8 @@ def adapter_config(adapter: Adapter) -> dict[str, object]:
     """
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if adapter.whole else "CAUSAL_LM",
+        "modules_to_save": [HEAD_MODULE] if adapter.whole else None,
         "base_model_name_or_path": adapter.base_model,
         "r": adapter.settings.rank,
         "lora_alpha": adapter.settings.alpha,
@@ -145,7 +160,8 @@ def adapter_config(adapter: Adapter) -> dict[str, object]:
 
 def adapter_weights(adapter: Adapter) -> dict[str, Tensor]:
     """The tensors of `adapter_model.safetensors`, under PEFT's names."""
-    return {f"{_PEFT_PREFIX}{name}.weight": value.contiguous() for name, value in adapter.tensors.items()}
+    matrices = {f"{name}.weight": value for name, value in adapter.tensors.items()}
+    return {f"{_PEFT_PREFIX}{name}": value.contiguous() for name, value in (matrices | adapter.whole).items()}
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -160,5 +176,10 @@ def read_adapter(folder: Path) -> Adapter:
         settings = LoraSettings(rank=config["r"], alpha=config["lora_alpha"], modules=tuple(config["target_modules"]))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: expected a LoRA adapter, got {error!r}. Is the folder complete?") from error
-    tensors = {name.removeprefix(_PEFT_PREFIX).removesuffix(".weight"): value for name, value in stored_tensors.items()}
-    return Adapter(settings=settings, tensors=tensors, base_model=config.get("base_model_name_or_path", ""))
+    named = {name.removeprefix(_PEFT_PREFIX): value for name, value in stored_tensors.items()}
+    return Adapter(
+        settings=settings,
+        tensors={name.removesuffix(".weight"): value for name, value in named.items() if ".lora_" in name},
+        base_model=config.get("base_model_name_or_path", ""),
+        whole={name: value for name, value in named.items() if ".lora_" not in name},
+    )

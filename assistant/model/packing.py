@@ -107,6 +107,20 @@ def pack(
     )
 
 
+def row_tokens(rows: PrefixTree | PaddedRows, lengths: Sequence[int]) -> list[Tensor]:
+    """The indices among the N tokens of every row's tokens, in order: int64, one tensor (length,) for each row."""
+    if isinstance(rows, PrefixTree):
+        return [path[:length].long() for path, length in zip(rows.paths, lengths, strict=True)]
+    n_shared = rows.n_shared
+    n_columns = max(lengths) - n_shared
+    shared = torch.arange(n_shared)
+    starts = range(n_shared, n_shared + rows.n_rows * n_columns, n_columns)
+    return [
+        torch.cat([shared, torch.arange(start, start + length - n_shared)])
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+
+
 def _build_tree(inputs: Sequence[tuple[int, ...]]) -> tuple[list[int], list[list[int]], PrefixTree]:
     """The ids of all tokens, the path of each row, and the tree: equal prefixes share their tokens."""
     ids: list[int] = []

@@ -10,8 +10,6 @@ from torch.utils.data import DataLoader
 
 from assistant.dataset.encode import EncodedExample
 
-BOOK_EVAL_EVERY = 5
-"""Steps between two evaluations in the book's loop (`eval_freq`)."""
 MEGA_BATCH = 50
 """Micro-batches that are sorted by length together: enough to avoid most padding, and few enough for a random order."""
 
@@ -43,12 +41,22 @@ def plan_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: i
     return batches
 
 
-def book_batches(n_train: int, n_validation: int, *, batch_size: int, seed: int, epochs: int) -> list[list[list[int]]]:
+def book_batches(
+    n_train: int,
+    n_validation: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    evaluate_every: int,
+    measures_epochs: bool = False,
+) -> list[list[list[int]]]:
     """Row indices of the batches of every epoch, in the order of the book's loop.
 
-    That order follows from torch's global generator. The book's loop evaluates every five steps, and its loaders draw
-    from the same generator when it does, so the order of later epochs depends on those evaluations. This function
-    draws in the same way, with the same loaders over row numbers, and leaves the global generator as it was.
+    That order follows from torch's global generator. The book's loop evaluates every `evaluate_every` steps, and its
+    loaders draw from the same generator when it does, so the order of later epochs depends on those evaluations. With
+    `measures_epochs` it also measures the accuracy after each epoch. This function draws in the same way, with the same
+    loaders over row numbers, and leaves the global generator as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -61,13 +69,19 @@ def book_batches(n_train: int, n_validation: int, *, batch_size: int, seed: int,
         )
         validation: DataLoader[int] = DataLoader(range(n_validation), batch_size=batch_size)  # type: ignore[arg-type]
         epochs_of_batches: list[list[list[int]]] = []
+
+        def evaluate() -> None:
+            for loader in (train, validation):
+                next(iter(loader), None)
+
         step = 0
         for _ in range(epochs):
             epochs_of_batches.append([])
             for batch in train:
                 epochs_of_batches[-1].append(batch)
-                if step % BOOK_EVAL_EVERY == 0:
-                    for loader in (train, validation):
-                        next(iter(loader), None)
+                if step % evaluate_every == 0:
+                    evaluate()
                 step += 1
+            if measures_epochs:
+                evaluate()
     return epochs_of_batches

@@ -14,28 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from assistant.dataset.encode import EncodedExample, EncodedRows, sequences
-from assistant.dataset.splits import Splits
 from assistant.errors import CheckpointError, SettingsError
-from assistant.model.checkpoint import Checkpoint
-from assistant.settings import FinetuneSettings, Precision, TrainOn
+from assistant.settings import Precision, TrainOn
 from assistant.training.batches import by_length
-from assistant.training.distributed import SINGLE_PROCESS, Ranks
 from assistant.training.loss import log_probabilities
 from assistant.training.trainer import Trainer
-
-
-def make_trainer(
-    checkpoint: Checkpoint,
-    splits: Splits,
-    settings: FinetuneSettings,
-    *,
-    ranks: Ranks = SINGLE_PROCESS,
-    precision: Precision | None = None,
-    schedule_start: int = 0,
-) -> Trainer:
-    """A `PreferenceTrainer` if the settings have a beta, else a `Trainer`. Raises what that class raises."""
-    kind = Trainer if settings.beta is None else PreferenceTrainer
-    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)
 
 
 class PreferenceTrainer(Trainer):

@@ -36,7 +36,7 @@ class StepMetrics:
 
     loss: float
     """Mean cross-entropy (nats) over the targets of all micro-batches of the step; in DPO the mean loss (nats) per
-    pair."""
+    pair, of a classifier per text."""
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
@@ -50,6 +50,8 @@ class StepMetrics:
     only rounding decides."""
     margin: float | None = None
     """DPO only: mean reward of the chosen answer minus that of the rejected one (nats)."""
+    accuracy: float | None = None
+    """Classifiers only: share of the rows whose likeliest label, before the step, is right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,8 @@ class ValidationReport:
     reward_accuracy: float | None = None
     margin: float | None = None
     """Both as in `StepMetrics`, over the validation pairs."""
+    accuracy: float | None = None
+    """Classifiers only: share of the validation rows whose likeliest label is right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -147,6 +147,7 @@ class _Run:
         self.observer.on_plan(self._plan())
         with self._memory_checked():
             self._warn()
+            self.trainer.prepare()
             if not first_step:
                 self.trainer.compute_reference()
                 self._validate()
@@ -258,11 +259,12 @@ class _Run:
         count = self.settings.validation_answers
         answers = answer_rows(self.trainer.checkpoint, rows, count=count, n_samples=SAMPLE_ROWS) if count else None
         shares = {name: getattr(answers, name) if answers else None for name in ("ended", "looped", "exact")}
+        chosen_by = {**shares, "accuracy": means.get("accuracy")}
         report = ValidationReport(
             step=step,
             validation_loss=loss,
             supervised_tokens=sum(count_targets(row, "response") for row in sequences(rows)),
-            is_best=self._keep_if_best(loss, shares.get(self.settings.best_by)),
+            is_best=self._keep_if_best(loss, chosen_by.get(self.settings.best_by)),
             answered=answers.n if answers else 0,
             samples=answers.samples if answers else (),
             seconds=time.perf_counter() - started,
@@ -271,7 +273,7 @@ class _Run:
         )
         record = asdict(report)
         del record["is_best"]
-        for name in ("reward_accuracy", "margin"):
+        for name in ("reward_accuracy", "margin", "accuracy"):
             if record[name] is None:
                 del record[name]
         samples = record.pop("samples")

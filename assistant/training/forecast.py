@@ -53,7 +53,7 @@ def forecast(trainer: Trainer, *, save_seconds: float, folder: Path) -> Forecast
     `save_seconds` is the time between two saves; `folder` exists, on the disk that the run will write to.
     """
     windows = [window for _, window in trainer.windows(0)]
-    preparation = _timed(trainer.compute_reference)
+    preparation = _timed(trainer.compute_reference) + _timed(trainer.prepare)
     longest = max(windows, key=lambda window: _size(trainer, window))
     longest_row = max(longest[0], key=lambda index: trainer.train.rows[index].n_tokens)
     trainer.train_step(1, [[longest_row]])

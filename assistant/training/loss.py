@@ -1,6 +1,6 @@
-"""The loss: summed cross-entropy of a batch, and the log-probability of each row.
+"""The loss: summed cross-entropy of a batch, the log-probability of each row, and the loss of each row's label.
 
-Shapes: B rows, K target positions, V vocab_size.
+Shapes: B rows, N tokens, K target positions, V vocab_size or labels, C n_embd.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from assistant.model.gpt import GPT
 from assistant.model.linear import has_copies
-from assistant.model.packing import IGNORE_INDEX
+from assistant.model.packing import IGNORE_INDEX, PackedBatch
 from assistant.training.collate import Batch, PaddedBatch
 
 UPCAST_ROWS = 8
@@ -36,21 +36,53 @@ def log_probabilities(model: GPT, batch: Batch, precision: torch.dtype = torch.f
     return -(target_mask @ losses)  # not `index_add`, whose order of additions varies on a GPU
 
 
+def label_losses(
+    model: GPT, batch: Batch, precision: torch.dtype = torch.float32, before_last: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (nats) of each row's label, and 1 where the likeliest label is right: both (B,) float32.
+
+    `before_last` (N, C) is what the last block reads at every token of a packed batch, where it is known already.
+    """
+    with _autocast(model, batch, precision):
+        if isinstance(batch, PaddedBatch) or before_last is None:
+            logits, targets, target_mask = _target_logits(model, batch)
+        else:
+            logits = model.target_logits(batch, before_last)
+            targets, target_mask = batch.targets, batch.target_mask
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    hits = (logits.argmax(dim=1) == targets).float()
+    return target_mask @ losses, target_mask @ hits
+
+
+def before_last_block(model: GPT, batch: PackedBatch, precision: torch.dtype = torch.float32) -> Tensor:
+    """What the last block reads at every token of a packed batch: (N, C) float32, computed as in the loss."""
+    with _autocast(model, batch, precision):
+        return model.before_last_block(batch).float()
+
+
 def _target_losses(model: GPT, batch: Batch, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cross-entropy (K,) of the targets, and a mask (B, K): 1 where a target counts in a row. Both float32."""
-    is_reference = isinstance(batch, PaddedBatch)
-    needs_autocast = precision is torch.bfloat16 and (is_reference or not has_copies(model))
-    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=needs_autocast):
-        if isinstance(batch, PaddedBatch):
-            counted = batch.targets != IGNORE_INDEX
-            targets, target_mask = batch.targets[counted], _one_hot_rows(counted.nonzero()[:, 0], len(counted))
-            logits = model.head(model(batch.input_ids)[counted])
-        else:
-            logits, targets, target_mask = model.target_logits(batch), batch.targets, batch.target_mask
-    if is_reference or logits.device.type != "cpu":
+    with _autocast(model, batch, precision):
+        logits, targets, target_mask = _target_logits(model, batch)
+    if isinstance(batch, PaddedBatch) or logits.device.type != "cpu":
         return F.cross_entropy(logits.float(), targets, reduction="none"), target_mask
     losses: Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
     return losses, target_mask
+
+
+def _autocast(model: GPT, batch: Batch, precision: torch.dtype) -> torch.autocast:
+    """torch's autocast, on if the products are bfloat16 and the layers have no copies of their weights for that."""
+    is_needed = precision is torch.bfloat16 and (isinstance(batch, PaddedBatch) or not has_copies(model))
+    return torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=is_needed)
+
+
+def _target_logits(model: GPT, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (K, V) and targets (K,), and a mask (B, K) float32: 1 where a target counts in a row."""
+    if isinstance(batch, PackedBatch):
+        return model.target_logits(batch), batch.targets, batch.target_mask
+    counted = batch.targets != IGNORE_INDEX
+    target_mask = _one_hot_rows(counted.nonzero()[:, 0], len(counted))
+    return model.head(model(batch.input_ids)[counted]), batch.targets[counted], target_mask
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -48,6 +48,10 @@ class BookRecipe(Recipe):
     """The recipe of the book's loop (rasbt/LLMs-from-scratch, ch07/01_main-chapter-code)."""
 
     unties_head = True
+    evaluate_every = 5
+    """Steps between two evaluations (`eval_freq`)."""
+    measures_epochs = False
+    """Whether the loop measures the accuracy after each epoch."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
         super().__init__(settings)
@@ -62,6 +66,8 @@ class BookRecipe(Recipe):
                 batch_size=self.settings.batch_size,
                 seed=self.settings.seed,
                 epochs=max(epoch + 1, self.settings.epochs),
+                evaluate_every=self.evaluate_every,
+                measures_epochs=self.measures_epochs,
             )
         return self._epochs[epoch]
 
@@ -76,6 +82,15 @@ class BookRecipe(Recipe):
         return self.settings.learning_rate
 
 
+class BookClassifierRecipe(BookRecipe):
+    """The recipe of the book's loop for classifiers (rasbt/LLMs-from-scratch, ch06/01_main-chapter-code)."""
+
+    evaluate_every = 50
+    measures_epochs = True
+
+
 def make_recipe(settings: FinetuneSettings) -> Recipe:
     """The recipe that the settings name."""
-    return BookRecipe(settings) if settings.book else Recipe(settings)
+    if not settings.book:
+        return Recipe(settings)
+    return BookRecipe(settings) if settings.classifier is None else BookClassifierRecipe(settings)

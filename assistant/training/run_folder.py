@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from assistant.dataset.added_tokens import EXTRA_TOKENIZER_FILES
 from assistant.dataset.splits import DEFAULT_FRACTIONS
-from assistant.dataset.tokenizer import CONFIG_FILE
+from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors, write_atomic
 from assistant.model.checkpoint import INFO_FILE, Checkpoint, load_model, save_checkpoint, write_checkpoint
@@ -68,7 +68,7 @@ class RunState(Frozen):
     best_validation_loss: float | None
     first_validation_loss: float | None
     best_share: float | None = None
-    """Share of exact or ended answers, if the best weights are chosen by it."""
+    """Share of exact or ended answers, or accuracy, if the best weights are chosen by it."""
     validations_since_best: int = 0
     seconds: float
     schedule_start: int = 0
@@ -276,7 +276,8 @@ class RunFolder:
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             # This run may have no adapter, and its base no such files of a tokenizer.
             shutil.rmtree(self.path / ADAPTER_FOLDER, ignore_errors=True)
-            for name in (*EXTRA_TOKENIZER_FILES, SCORES_FILE):  # the scores are those of the weights before
+            # The scores are those of the weights before, and a classifier generates nothing.
+            for name in (*EXTRA_TOKENIZER_FILES, SCORES_FILE, GENERATION_FILE):
                 (self.path / name).unlink(missing_ok=True)
             for path in sorted(self.best.iterdir(), key=lambda path: path.name == CONFIG_FILE):
                 path.replace(self.path / path.name)

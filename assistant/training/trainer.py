@@ -47,7 +47,8 @@ Window = list[list[int]]
 
 
 class Trainer:
-    """A model with its rows, settings and optimizers. It learns answers; `dpo.PreferenceTrainer` learns preferences.
+    """A model with its rows, settings and optimizers. It learns answers; `dpo.PreferenceTrainer` learns preferences,
+    and `classification.ClassifierTrainer` learns labels.
 
     Raises:
         DataError: no row can be trained on, or a row is too long and `too_long` is "error".
@@ -109,6 +110,8 @@ class Trainer:
     def _check_settings(self) -> None:
         """Raise SettingsError for settings that contradict each other."""
         settings = self.settings
+        if settings.best_by == "accuracy" and settings.classifier is None:
+            raise SettingsError("--best-by: expected loss, exact, ended or last for answers, got accuracy. Choose one.")
         if settings.best_by in ("exact", "ended") and not settings.validation_answers:
             raise SettingsError(
                 f"--best-by {settings.best_by}: expected answers to choose by, got --validation-answers 0. Raise it."
@@ -119,16 +122,20 @@ class Trainer:
 
     def _prepare_model(self) -> None:
         """Untie, freeze, add adapters and shard, as the settings say."""
-        model, settings = self.model, self.settings
         if self.recipe.unties_head:
-            model.untie()
-        model.gradient_checkpointing = settings.gradient_checkpointing
+            self.model.untie()
+        self.model.gradient_checkpointing = self.settings.gradient_checkpointing
+        self._choose_trained()
+        if self.ranks.shards:
+            shard(self.model, self.ranks)
+
+    def _choose_trained(self) -> None:
+        """Freeze the weights that the run does not train, and add adapters."""
+        model, settings = self.model, self.settings
         for embedding in (model.transformer.wte, model.transformer.wpe):
             embedding.requires_grad_(not settings.freeze_embeddings)
         if settings.lora is not None:
             add_adapters(model, settings.lora, seed=settings.seed)
-        if self.ranks.shards:
-            shard(model, self.ranks)
 
     def _pick_precision(self, name: Precision) -> torch.dtype:
         """The dtype of the products: bfloat16 only if every process picks it."""
@@ -252,7 +259,10 @@ class Trainer:
         finally:
             self.model, self.checkpoint = sharded, checkpoint
 
-    # --- what is learnt; `PreferenceTrainer` overrides these ---------------------------------------------------------
+    # --- what is learnt; the other trainers override these -----------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Compute what all steps share. Runs before the first step, also of a resumed run."""
 
     def compute_reference(self) -> None:
         """Compute what the loss needs from the starting weights. Runs once, before the first step."""

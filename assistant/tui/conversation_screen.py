@@ -59,6 +59,8 @@ class ConversationScreen(Screen[None]):
         self._wide: str | None = None
         self._prompt_layout: PromptLayout | None = None
         self._problems: list[tuple[str, str]] = []
+        self._inputs_problem = ""
+        """The last notice about the history of messages, which is shown once."""
         self.unclear: str | None = None
         """A bare word such as `quit` that was sent just now."""
         self._tallied: tuple[Conversation, int] | None = None

@@ -59,6 +59,9 @@ class ChatScreen(ConversationScreen):
     async def _submitted(self, message: Prompt.Submitted) -> None:
         await slash.submit(self, message.instruction, message.input)
         await self.draw()
+        if (problem := self.setup.inputs.problem) and problem != self._inputs_problem:
+            self._inputs_problem = problem
+            self.show_notice(problem)
 
     async def send(self, instruction: str, input: str) -> None:
         """Ask a question. One that is too long for the context stays in the prompt."""

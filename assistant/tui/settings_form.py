@@ -10,17 +10,18 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input, Label, Static
 
+from assistant.chat.actions import SETTING_NAMES
 from assistant.errors import SettingsError
 from assistant.escape import displayable
 from assistant.settings import GenerationSettings, validate_settings
 from assistant.tui.line_input import LineInput
 from assistant.tui.modal import Modal
 
-FIELDS = (
-    ("temperature", "Temperature", "0 always takes the likeliest token; 0.7 to 1 varies the answers"),
-    ("seed", "Seed", "empty: each answer draws its own"),
-    ("max_new_tokens", "Length", "most tokens of an answer"),
-)
+HINTS = {
+    "temperature": "0 always takes the likeliest token; 0.7 to 1 varies the answers",
+    "seed": "empty: each answer draws its own",
+    "max_new_tokens": "most tokens of an answer",
+}
 
 
 class NewSettings(NamedTuple):
@@ -54,15 +55,15 @@ class SettingsForm(Modal[NewSettings | None]):
         with Vertical(id="settings-form") as box:
             box.border_title = "Settings"
             box.border_subtitle = "enter takes them · esc closes"
-            for name, label, hint in FIELDS:
-                yield Label(label, classes="label")
+            for word, name in SETTING_NAMES.items():
+                yield Label(word.capitalize(), classes="label")
                 yield LineInput(values[name], id=name, compact=True, select_on_focus=True)
-                yield Static(hint, classes="hint", markup=False)
+                yield Static(HINTS[name], classes="hint", markup=False)
             yield Static(id="settings-problem", markup=False)
 
     @on(Input.Submitted)
     def _take(self) -> None:
-        texts = {name: self.query_one(f"#{name}", Input).value.strip() for name, _, _ in FIELDS}
+        texts = {name: self.query_one(f"#{name}", Input).value.strip() for name in SETTING_NAMES.values()}
         try:
             self.dismiss(read_settings(self._generation, texts))
         except SettingsError as error:
@@ -78,6 +79,6 @@ def read_settings(generation: GenerationSettings, texts: dict[str, str]) -> NewS
     typed: dict[str, object] = dict(texts)
     if not texts["seed"]:
         typed["seed"] = generation.seed
-    labels = {name: label for name, label, _ in FIELDS}
+    labels = {name: word.capitalize() for word, name in SETTING_NAMES.items()}
     checked = validate_settings(GenerationSettings, generation.model_dump() | typed, names=labels)
     return NewSettings(checked, checked.seed if texts["seed"] else None)

@@ -38,7 +38,10 @@ def book_classifier(checkpoint: Checkpoint, seed: int) -> torch.nn.Module:
 def test_the_books_model_gets_the_books_answers(byte_tokenizer: Tokenizer, max_length: int) -> None:
     ch06 = pytest.importorskip("llms_from_scratch.ch06", reason="the book's package is not installed")
     encoding = tiktoken.Encoding(
-        "bytes", pat_str=r"[\s\S]", mergeable_ranks={bytes([n]): n for n in range(256)}, special_tokens={"<end>": 256}
+        "bytes",
+        pat_str=r"[\s\S]",
+        mergeable_ranks={bytes([n]): n for n in range(256)},
+        special_tokens={"<|endoftext|>": 256},
     )
     answers = set()
     for seed in range(6):

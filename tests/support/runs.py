@@ -12,10 +12,10 @@ from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.settings import FinetuneSettings
-from assistant.training.dpo import make_trainer
 from assistant.training.events import FinetuneResult, Plan, StepReport, ValidationReport
 from assistant.training.finetune import finetune
 from assistant.training.run_folder import RunFolder, read_records
+from assistant.training.tasks import make_trainer
 from tests.support.models import tiny_checkpoint
 
 FAST = FinetuneSettings(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32")
@@ -59,14 +59,16 @@ def train(
     base: Checkpoint | None = None,
     base_folder: Path | None = None,
 ) -> tuple[FinetuneResult, Watcher]:
-    """Fine-tune a tiny model or `base`, with DPO if the settings have a beta.
+    """Fine-tune a tiny model or `base`: with DPO if the settings have a beta, and as a classifier if they say so.
 
     Stop after step `stop_at`; with `resume`, continue the run in `output`.
     """
     watcher = Watcher()
     state = RunFolder(output).read_state() if resume else None
     starts_from_last = resume and settings.lora is None
-    checkpoint = load_checkpoint(output / "last") if starts_from_last else base or tiny_checkpoint(tokenizer)
+    checkpoint = base or tiny_checkpoint(tokenizer)
+    if starts_from_last:
+        checkpoint = load_checkpoint(output / "last", may_classify=settings.classifier is not None)
     precision = state.precision if state else None
     result = finetune(
         make_trainer(checkpoint, split_examples(examples), settings, precision=precision),

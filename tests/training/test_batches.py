@@ -51,8 +51,8 @@ def test_book_batches_leave_torchs_global_generator_unchanged() -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    two_epochs = book_batches(50, 5, batch_size=8, seed=1, epochs=2)
+    two_epochs = book_batches(50, 5, batch_size=8, seed=1, epochs=2, evaluate_every=5)
     assert torch.equal(torch.rand(3), expected)
-    assert two_epochs == book_batches(50, 5, batch_size=8, seed=1, epochs=3)[:2]
+    assert two_epochs == book_batches(50, 5, batch_size=8, seed=1, epochs=3, evaluate_every=5)[:2]
     assert [len(epoch) for epoch in two_epochs] == [6, 6]
     assert all(len({row for batch in epoch for row in batch}) == 48 for epoch in two_epochs)

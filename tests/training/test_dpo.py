@@ -25,8 +25,9 @@ from assistant.errors import CheckpointError, DataError, SettingsError
 from assistant.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPT
 from assistant.settings import FinetuneSettings, LoraSettings
-from assistant.training.dpo import PreferenceTrainer, make_trainer
+from assistant.training.dpo import PreferenceTrainer
 from assistant.training.run_folder import read_records
+from assistant.training.tasks import make_trainer
 from assistant.training.trainer import Trainer
 from tests.support.commands import invoke
 from tests.support.models import tiny_checkpoint

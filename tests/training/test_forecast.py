@@ -10,8 +10,8 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.settings import LoraSettings
-from assistant.training.dpo import make_trainer
 from assistant.training.forecast import forecast
+from assistant.training.tasks import make_trainer
 from assistant.training.trainer import Trainer
 from tests.support.models import tiny_checkpoint
 from tests.support.runs import FAST, train

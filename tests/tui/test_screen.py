@@ -398,3 +398,16 @@ async def test_the_foot_names_only_keys_that_do_something_now() -> None:
         assert words() == ["keys", "test row", "tokens", "quit"]
         chat.type("x")
         await chat.until(lambda: words()[0] == "send")
+
+
+@async_test
+async def test_a_history_of_messages_that_cannot_be_kept_is_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "inputs").mkdir(parents=True)
+    async with open_chat(ScriptedSession("ok"), folder=tmp_path) as chat:
+        await chat.send("one")
+        await chat.until_idle()
+        assert "expected to keep what you type for later chats, got Is a directory." in chat.notice
+        chat.screen.query_one(Foot).end_notice()
+        await chat.send("two")
+        await chat.until_idle()
+        assert chat.notice == ""
