@@ -35,7 +35,9 @@ ROOMS: dict[str, str] = {
         "validation trainer dpo frozen classification tasks forecast finetune plots"
     ),
     "assistant.classifier": "__init__ label_files split scores report picture model_folder inference label_rows review",
-    "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
+    "assistant.interop": (
+        "__init__ modelfile gguf ollama book_classifier book_names pth transfer repository hub inventory"
+    ),
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
         "scores growth nearest heldout find_rows tally prompt_parts tokens models worker front state asking chat "

@@ -72,7 +72,7 @@ def export(
 
     from assistant.model.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder, may_classify=to is Target.PTH)
     if to is Target.PTH:
         assert path is not None
         _export_pth(checkpoint, path, as_json=as_json)
@@ -219,6 +219,8 @@ def _export_pth(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
         return
     print(f"Wrote {shown_path(path)} with the book's names, and beside it its configuration and tokenizer.")
     print("Read back: every weight is right to the bit.")
+    if checkpoint.classifier is not None and not checkpoint.classifier.has_bias:
+        print("The book's output layer has a bias. This classifier has none, so the file has a bias of zeros.")
     print(f"Next: {command}")
 
 

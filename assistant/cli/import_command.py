@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from assistant.escape import one_line
 from assistant.files import check_can_be_folder, check_writable, shown_path
 from assistant.shipped import find_model
 
+if TYPE_CHECKING:
+    from assistant.model.config import ClassifierRecord
+
 
 def import_pth_file(
     file: Annotated[Path, typer.Argument(help="A .pth file of the book's GPTModel.", show_default=False)],
@@ -22,10 +25,28 @@ def import_pth_file(
     like: Annotated[
         Path | None, typer.Option(help=f"A model with the same tokenizer and number of heads. {A_MODEL}")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of a classifier's outputs, in order, separated by commas. Two outputs are not spam,spam "
+            "by default.",
+            show_default=False,
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Length in tokens that a classifier's texts were padded to in training, 120 in the book. Without it, "
+            "each text is read at its last token.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn weights that the book's code saved into a model folder. Nothing in the file is run.
+    """Turn weights that the book's code saved, of a language model or a classifier, into a model folder.
+
+    Nothing in the file is run.
 
     Example: `assistant import model.pth --like gpt2 --output runs/imported`
     """
@@ -34,10 +55,11 @@ def import_pth_file(
     from assistant.interop.pth import import_pth
     from assistant.model.checkpoint import save_checkpoint
 
-    imported = import_pth(file, like=None if like is None else find_model(like))
+    names = None if labels is None else [label.strip() for label in labels.split(",")]
+    imported = import_pth(file, like=None if like is None else find_model(like), labels=names, max_length=max_length)
     checkpoint = imported.checkpoint
     save_checkpoint(checkpoint, output)
-    config = checkpoint.config
+    config, record = checkpoint.config, checkpoint.classifier
     if as_json:
         print_json(
             {
@@ -49,18 +71,37 @@ def import_pth_file(
                 "n_head": config.n_head,
                 "heads_from": imported.heads_from,
                 "tied": config.tie_word_embeddings,
+                "classifier": None if record is None else record.model_dump(mode="json"),
                 "tokenizer_from": shown_path(imported.tokenizer_from),
             }
         )
         return
     name = f"{imported.size}, " if imported.size else ""
     head = "tied" if config.tie_word_embeddings else "its own output layer"
+    if record is not None:
+        head = f"a classifier with {len(record.labels)} labels"
     print(f"{one_line(shown_path(file))}: {name}{checkpoint.model.n_parameters / 1e6:.1f}M parameters, {head}")
     print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.n_positions}")
     print(f"  {config.n_head} heads, from {one_line(imported.heads_from)}")
     print(f"  tokenizer of {one_line(shown_path(imported.tokenizer_from))}")
+    if record is not None:
+        _describe_classifier(record)
     print(f"Model: {one_line(shown_path(output))}")
-    print(f"Next:  assistant finetune DATA --model {one_line(shlex.quote(shown_path(output)))} --output runs/mine")
+    quoted = one_line(shlex.quote(shown_path(output)))
+    command = f"finetune DATA --model {quoted} --output runs/mine"
+    print(f"Next:  assistant {command if record is None else f'classify predict {quoted} TEXT'}")
+
+
+def _describe_classifier(record: ClassifierRecord) -> None:
+    print(f"  labels: {one_line(', '.join(record.labels))}")
+    if record.reading == "padded":
+        print(f"  texts are padded to {record.max_length} tokens, and the label is read at the end")
+    else:
+        print(
+            "  the label is read at the last token of a text; if the texts were padded in training, give --max-length"
+        )
+    if record.note is not None:
+        print(f"  {record.note}")
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from assistant.model.gpt import GPT, fold_query_factor
-from assistant.model.weights import EMBEDDING, HEAD
+from assistant.interop.book_classifier import HEAD_BIAS, HEAD_WEIGHT
+from assistant.model.gpt import GPT, GPTClassifier, fold_query_factor
+from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS
 
 MASK = ".att.mask"
 _WRAPPERS = ("_orig_mod.", "module.")
@@ -18,8 +19,9 @@ _TOP = {
     "pos_emb.weight": "transformer.wpe.weight",
     "final_norm.scale": "transformer.ln_f.weight",
     "final_norm.shift": "transformer.ln_f.bias",
-    "out_head.weight": HEAD,
 }
+_LANGUAGE_HEAD = {HEAD_WEIGHT: HEAD}
+_LABEL_HEAD = {HEAD_WEIGHT: SCORE, HEAD_BIAS: SCORE_BIAS}
 _IN_BLOCK = {
     "att.out_proj.weight": "attn.c_proj.weight",
     "att.out_proj.bias": "attn.c_proj.bias",
@@ -51,15 +53,16 @@ def plain_name(name: str) -> str:
     return name
 
 
-def translate(state: dict[str, Tensor], width: int) -> Iterator[tuple[str, Tensor]]:
+def translate(state: dict[str, Tensor], width: int, *, is_classifier: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor under GPT-2's name, copied to float32. Names that the book does not have stay as they are."""
+    top = _TOP | (_LABEL_HEAD if is_classifier else _LANGUAGE_HEAD)
     while state:
         name = next(iter(state))
         block, _, rest = name.removeprefix("trf_blocks.").partition(".")
         prefix, target = f"trf_blocks.{block}.", f"transformer.h.{block}."
         layer, _, kind = rest.rpartition(".")
-        if name in _TOP:
-            yield _TOP[name], _copy(state.pop(name))
+        if name in top:
+            yield top[name], _copy(state.pop(name))
         elif name.startswith("trf_blocks.") and rest in _IN_BLOCK:
             yield target + _IN_BLOCK[rest], _copy(state.pop(name))
         elif name.startswith("trf_blocks.") and layer == "att.qkv":
@@ -84,9 +87,14 @@ def _copy(value: Tensor) -> Tensor:
 
 
 def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor under the book's name, on the CPU. The mask of each block is among them."""
+    """Yield every tensor under the book's name, on the CPU. The mask of each block is among them.
+
+    The book's classifier has always a bias. That of a head without one is zero.
+    """
     config, state = model.config, model.state_dict()
-    for name, ours in _TOP.items():
+    if isinstance(model, GPTClassifier):
+        state.setdefault(SCORE_BIAS, torch.zeros(len(model.labels)))
+    for name, ours in (_TOP | (_LABEL_HEAD if isinstance(model, GPTClassifier) else _LANGUAGE_HEAD)).items():
         yield name, _on_cpu(state[ours])
     mask = torch.triu(torch.ones(config.n_positions, config.n_positions), diagonal=1)
     for block in range(config.n_layer):

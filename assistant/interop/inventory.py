@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from assistant.files import shown_path
 from assistant.hub_cache import SHOWN_COMMIT, Snapshot, all_snapshots, find_pulled, short_name
-from assistant.model.config import SCORES_FILE, ModelConfig, ModelInfo, parse_info
+from assistant.model.config import SCORES_FILE, ClassifierConfig, ModelConfig, ModelInfo, parse_config, parse_info
 from assistant.shipped import POCKET, shipped
 
 CONFIG_FILE, INFO_FILE = "config.json", "assistant.json"
@@ -187,6 +187,8 @@ def _read_folder(folder: Path, *, name: str, kind: str, origin: str | None = Non
     if kind == "pulled" and problems:
         problems.append(f"run: assistant pull {name}")
     made_from = None if info is None else f"{info.base_model}, fine-tuned"
+    if isinstance(config, ClassifierConfig):
+        made_from = "classifier" if info is None else f"{info.base_model}, trained to label texts"
     return ModelEntry(
         name=name,
         path=folder,
@@ -223,7 +225,7 @@ def _read_config(folder: Path) -> ModelConfig:
     if model_type != "gpt2":
         raise _UnreadableError(f"not a GPT-2 but {str(model_type)[:40]}")
     try:
-        return ModelConfig.model_validate(content)
+        return parse_config(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or CONFIG_FILE

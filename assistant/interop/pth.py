@@ -1,8 +1,8 @@
 """The book's `.pth` files: state dicts of its `GPTModel`, read and written.
 
-`import_pth` reads what `torch.save(model.state_dict(), ...)` or the book's training checkpoint holds, with torch's
-restricted unpickler. `export_pth` writes the same names, the book's configuration as JSON, and a folder with the
-tokenizer.
+`import_pth` reads what `torch.save(model.state_dict(), ...)` or the book's training checkpoint holds, a language model
+or a classifier, with torch's restricted unpickler. `export_pth` writes the same names, the book's configuration as
+JSON, and a folder with the tokenizer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,22 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
-from assistant.dataset.prompts import DEFAULT_TEMPLATE, get_template
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEXT_TEMPLATE, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.files import make_folder, shown_path, write_atomic
+from assistant.interop.book_classifier import (
+    described,
+    drop_unused_bias,
+    is_classifier_state,
+    pick_labels,
+    read_record,
+)
 from assistant.interop.book_names import MASK, book_state, plain_name, translate
 from assistant.model.checkpoint import Checkpoint, read_config
-from assistant.model.config import ModelConfig
+from assistant.model.config import ClassifierConfig, ModelConfig
 from assistant.model.folder import atomic_folder, write_json
-from assistant.model.gpt import GPT, model_of
+from assistant.model.gpt import GPTClassifier, build_model, model_of
 from assistant.model.weights import EMBEDDING, HEAD, load_pickle
 
 HEAD_SIZE = 64
@@ -77,12 +84,18 @@ def tokenizer_path(path: Path) -> Path:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def import_pth(path: Path, *, like: Path | None = None) -> ImportedPth:
-    """Read a state dict of the book's `GPTModel` as a base model with the default template.
+def import_pth(
+    path: Path, *, like: Path | None = None, labels: Sequence[str] | None = None, max_length: int | None = None
+) -> ImportedPth:
+    """Read a state dict of the book's `GPTModel` as a base model with the default template, or as a classifier.
 
     The tokenizer is that of the model folder `like`, or else that of the folder `NAME-tokenizer` or of the file's own
     folder. The number of heads is that of `NAME.json` beside the file, or of `like`, or the width divided by 64. An
     output layer that equals the embedding becomes tied.
+
+    An output layer for labels makes a classifier. Its labels are `labels`, or those of `NAME.json`, or the book's two.
+    `max_length` is the length in tokens that its texts were padded to; without one, and none in `NAME.json`, it reads
+    each text at its last token.
 
     Raises:
         CheckpointError: the file is not such a state dict, something is missing, or the pickle holds other objects.
@@ -98,22 +111,28 @@ def import_pth(path: Path, *, like: Path | None = None) -> ImportedPth:
             f"{shown_path(path)}: expected a tokenizer, got none in {' or '.join(map(shown_path, places))}. "
             f"Name a model folder that has the same one with --like."
         )
-    n_head, heads_from = _n_head(path, state["tok_emb.weight"].shape[1], like)
-    config, weights = _convert(path, state, n_head)
+    beside = _read_beside(path)
+    n_head, heads_from = _n_head(path, state["tok_emb.weight"].shape[1], like, beside)
+    names = _label_names(path, state, labels, max_length, beside or {})
+    config, weights = _convert(path, state, n_head, names)
     tokenizer = read_tokenizer(tokenizer_folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{shown_path(path)}: expected a tokenizer of at most {config.vocab_size} ids, as the model has, got "
             f"{tokenizer.vocab_size} from {shown_path(tokenizer_folder)}. Name another folder with --like."
         )
+    model = model_of(config, weights)
+    checkpoint = Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        template=get_template(DEFAULT_TEMPLATE if names is None else TEXT_TEMPLATE),
+        info=None,
+        name=path.stem,
+    )
+    if isinstance(model, GPTClassifier):
+        checkpoint = replace(checkpoint, classifier=read_record(path, model, max_length, beside or {}))
     return ImportedPth(
-        checkpoint=Checkpoint(
-            model=model_of(config, weights),
-            tokenizer=tokenizer,
-            template=get_template(DEFAULT_TEMPLATE),
-            info=None,
-            name=path.stem,
-        ),
+        checkpoint=checkpoint,
         size=SIZES.get((config.n_layer, config.n_embd)),
         heads_from=heads_from,
         tokenizer_from=tokenizer_folder,
@@ -146,26 +165,56 @@ def _book_state(content: Any, path: Path) -> dict[str, Tensor]:
             f"{shown_path(path)}: expected the weights of the book's GPTModel, got no {missing}. "
             f"Is it the state dict of the whole model?"
         )
-    if head.shape != embedding.shape or "out_head.bias" in state:
-        raise CheckpointError(
-            f"{shown_path(path)}: expected an output layer for {len(embedding)} tokens, got one with {len(head)} "
-            f"outputs{' and a bias' if 'out_head.bias' in state else ''}. A classifier cannot write answers; import "
-            f"the model that it was trained from."
-        )
+    if is_classifier_state(state):
+        drop_unused_bias(state)
     return state
 
 
-def _n_head(path: Path, width: int, like: Path | None) -> tuple[int, str]:
+def _label_names(
+    path: Path,
+    state: dict[str, Tensor],
+    labels: Sequence[str] | None,
+    max_length: int | None,
+    beside: Mapping[str, Any],
+) -> tuple[str, ...] | None:
+    """The labels of a classifier's outputs; None for a language model, for which none may be given."""
+    if is_classifier_state(state):
+        return pick_labels(path, len(state["out_head.weight"]), labels, beside)
+    if labels is not None or max_length is not None:
+        option = "--labels" if labels is not None else "--max-length"
+        raise CheckpointError(
+            f"{shown_path(path)}: expected a classifier for {option}, got a language model, with an output for each "
+            f"of its {len(state['tok_emb.weight'])} tokens. Leave the option out."
+        )
+    return None
+
+
+def _read_beside(path: Path) -> dict[str, Any] | None:
+    """The configuration beside a `.pth` file; None if there is none."""
+    if not config_path(path).is_file():
+        return None
+    try:
+        content = json.loads(config_path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _not_a_config(path, error) from error
+    if not isinstance(content, dict):
+        raise _not_a_config(path, type(content).__name__)
+    return content
+
+
+def _not_a_config(path: Path, found: object) -> CheckpointError:
+    return CheckpointError(
+        f"{shown_path(config_path(path))}: expected the book's configuration with n_heads, got {found}. "
+        f"Correct the file, or move it away."
+    )
+
+
+def _n_head(path: Path, width: int, like: Path | None, beside: Mapping[str, Any] | None) -> tuple[int, str]:
     """The number of heads, and where it comes from."""
-    if config_path(path).is_file():
-        try:
-            content = json.loads(config_path(path).read_text(encoding="utf-8-sig"))
-            count = next(content[key] for key in ("n_heads", "n_head", "num_heads") if key in content)
-        except (OSError, ValueError, TypeError, StopIteration, RecursionError) as error:
-            raise CheckpointError(
-                f"{shown_path(config_path(path))}: expected the book's configuration with n_heads, got "
-                f"{error or 'none'}. Correct the file, or move it away."
-            ) from error
+    if beside is not None:
+        count = next((beside[key] for key in ("n_heads", "n_head", "num_heads") if key in beside), None)
+        if count is None:
+            raise _not_a_config(path, "none")
         if type(count) is not int or count < 1 or width % count:
             raise CheckpointError(
                 f"{shown_path(config_path(path))}: expected n_heads that divides the width, {width}, "
@@ -184,8 +233,10 @@ def _n_head(path: Path, width: int, like: Path | None) -> tuple[int, str]:
     return width // HEAD_SIZE, f"the width, at {HEAD_SIZE} numbers a head"
 
 
-def _convert(path: Path, state: dict[str, Tensor], n_head: int) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The config, and the state dict of `GPT` in float32. `state` becomes empty, so that memory is free early."""
+def _convert(
+    path: Path, state: dict[str, Tensor], n_head: int, labels: tuple[str, ...] | None
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The config, and the state dict of the model in float32. `state` becomes empty, so that memory is free early."""
     blocks = sorted({int(match[1]) for name in state if (match := re.match(r"trf_blocks\.(\d+)\.", name))})
     positions, feed_forward = state.get("pos_emb.weight"), state.get("trf_blocks.0.ff.layers.0.weight")
     if positions is None or feed_forward is None or positions.dim() != 2 or feed_forward.dim() != 2:
@@ -206,6 +257,9 @@ def _convert(path: Path, state: dict[str, Tensor], n_head: int) -> tuple[ModelCo
             n_inner=None if len(feed_forward) == 4 * width else len(feed_forward),
             tie_word_embeddings=is_tied,
         )
+        if labels is not None:
+            head = {"id2label": dict(enumerate(labels)), "score_bias": "out_head.bias" in state}
+            config = ClassifierConfig.model_validate(config.model_dump() | head)
     except ValidationError as error:
         raise CheckpointError(
             f"{shown_path(path)}: expected a model that can be run, got {error.errors()[0]['loc'][0]} "
@@ -213,9 +267,9 @@ def _convert(path: Path, state: dict[str, Tensor], n_head: int) -> tuple[ModelCo
         ) from error
     if is_tied:
         del state["out_head.weight"]
-    weights = dict(translate(state, width))
+    weights = dict(translate(state, width, is_classifier=labels is not None))
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in build_model(config).state_dict().items()}
     if is_tied:
         weights[HEAD] = weights[EMBEDDING]
     faults = sorted(expected.keys() ^ weights.keys())
@@ -238,7 +292,8 @@ def _convert(path: Path, state: dict[str, Tensor], n_head: int) -> tuple[ModelCo
 def export_pth(checkpoint: Checkpoint, path: Path) -> PthFile:
     """Write the weights for the book's `GPTModel`, its configuration and the tokenizer, and read the weights back.
 
-    `path`, `NAME.json` and the folder `NAME-tokenizer` are replaced. The configuration is the book's `cfg`.
+    `path`, `NAME.json` and the folder `NAME-tokenizer` are replaced. The configuration is the book's `cfg`, and for a
+    classifier also its labels and the length that it pads texts to.
 
     Raises:
         CheckpointError: the book's model would compute something else, or the file does not hold the model.
@@ -258,7 +313,10 @@ def export_pth(checkpoint: Checkpoint, path: Path) -> PthFile:
         _check_written(weights, state)
         with atomic_folder(tokenizer_path(path)) as folder:
             _write_tokenizer(checkpoint.tokenizer, folder)
-        write_atomic(config_path(path), json.dumps(book_config(checkpoint.config), indent=2) + "\n")
+        content = book_config(checkpoint.config)
+        if isinstance(checkpoint.model, GPTClassifier):
+            content |= described(checkpoint.model, checkpoint.classifier)
+        write_atomic(config_path(path), json.dumps(content, indent=2) + "\n")
         weights.replace(path)
     return PthFile(
         path=path,

@@ -37,6 +37,7 @@ from assistant.model.config import (
     ModelConfig,
     ModelInfo,
     TemplateRecord,
+    parse_config,
     parse_info,
 )
 from assistant.model.folder import atomic_folder, save_tensors, write_json
@@ -219,9 +220,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(
             f'{path}: expected "model_type": "gpt2", got {model_type!r}. Only GPT-2 models can be opened.'
         )
-    is_classifier = CLASSIFIER_ARCHITECTURE in (content.get("architectures") or ())
     try:
-        return (ClassifierConfig if is_classifier else ModelConfig).model_validate(content)
+        return parse_config(content)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'config'} {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -6,6 +6,7 @@ This module reads no files and imports no torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -102,6 +103,17 @@ class ClassifierConfig(ModelConfig):
     def labels(self) -> tuple[str, ...]:
         """The labels, in the order of the logits."""
         return tuple(self.id2label[index] for index in range(len(self.id2label)))
+
+
+def parse_config(content: Mapping[str, Any]) -> ModelConfig:
+    """The config in the content of `config.json`: a classifier's where `architectures` names the classifier's class.
+
+    Raises:
+        ValidationError: the content is not that of a GPT-2 that this project can run.
+    """
+    names = content.get("architectures")
+    is_classifier = isinstance(names, list) and CLASSIFIER_ARCHITECTURE in names
+    return (ClassifierConfig if is_classifier else ModelConfig).model_validate(content)
 
 
 class TemplateRecord(Frozen):

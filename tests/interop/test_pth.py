@@ -166,7 +166,15 @@ def other_states() -> dict[str, tuple[Any, str]]:
         "a list": ([1], "expected a state dict, got list"),
         "numbers": ({"a": 1}, "expected a state dict, got dict"),
         "empty": ({}, "expected a state dict"),
-        "classifier": (state | {"out_head.weight": torch.ones(2, 128), "out_head.bias": torch.ones(2)}, "A classifier"),
+        "three labels": (
+            state | {"out_head.weight": torch.ones(3, 128), "out_head.bias": torch.ones(3)},
+            "expected a different label for each of its 3 outputs, got none.*--labels",
+        ),
+        "one output": (
+            state | {"out_head.weight": torch.ones(1, 128), "out_head.bias": torch.ones(1)},
+            "each of its 1 outputs",
+        ),
+        "narrow head": (state | {"out_head.weight": torch.ones(2, 64)}, "got others for score.weight"),
         "hugging face": ({"transformer.wte.weight": torch.ones(2, 2)}, "got those of Hugging Face"),
         "lora": (state | {"out_head.lora.A": torch.ones(1)}, "layers with LoRA"),
         "no head": (without("out_head.weight"), "got no out_head"),

@@ -14,7 +14,7 @@ import torch
 from assistant.dataset.instructions import Example
 from assistant.dataset.splits import Splits, split_examples
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.errors import DataError, SettingsError
+from assistant.errors import CheckpointError, DataError, SettingsError
 from assistant.model import fused
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPTClassifier
@@ -418,3 +418,19 @@ def test_peft_opens_the_adapter_with_equal_logits(
     ids = torch.tensor([byte_tokenizer.encode("Win a prize")])
     with torch.inference_mode():
         assert torch.allclose(theirs(ids).logits, ours.head(ours(ids)[:, -1]), atol=1e-5)
+    with pytest.raises(CheckpointError, match="got one of a classifier, with a head of its own"):
+        load_checkpoint(tmp_path / "run" / "adapter")
+
+
+def test_bfloat16_gives_about_the_same_losses(byte_tokenizer: Tokenizer, labelled: list[Example]) -> None:
+    expected = losses_of(trainer_of(byte_tokenizer, labelled))
+    for how in (ClassifierSettings(), ClassifierSettings(trained="all")):
+        settings = LABELS.model_copy(update={"precision": "bfloat16", "classifier": how})
+        for computed_once in (False, True):
+            trainer = trainer_of(byte_tokenizer, labelled, settings)
+            if computed_once:
+                trainer.prepare()
+            losses = losses_of(trainer)
+            assert losses[0] == pytest.approx(expected[0], abs=0.02)
+            if how.trained == "last-block":
+                assert losses == pytest.approx(expected, abs=0.1)
