@@ -217,6 +217,9 @@ def book_recipe(
     changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(unchanged, name)}
     free = {"epochs", "max_steps", "validate_every", "validation_answers"}
     wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(recipe, name)]
+    if "classifier" in wrong and given.classifier is not None:  # its fields are options of their own
+        wrong.remove("classifier")
+        wrong += [name for name, value in given.classifier if value != getattr(ClassifierSettings(), name)]
     if wrong:
         names = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise SettingsError(f"--book: expected no other option that the recipe sets, got {names}. Leave one out.")
