@@ -90,9 +90,9 @@ def test_the_book_balances_the_labels_and_its_bias_is_named(folder: Path) -> Non
     record = json.loads((folder / "out" / "assistant.json").read_text())
     assert record["split_method"] == "book"
     assert record["classifier"]["reading"] == "padded"
-    refused = invoke("classify", "train", "texts.csv", "-m", "base", "-o", "two", "--book", "--trained", "all")
+    refused = invoke("classify", "train", "texts.csv", "-m", "base", "-o", "two", "--book", "--balance", "weights")
     assert refused.exit_code == 2
-    assert "--book: expected no other option that the recipe sets, got --trained. Leave one out." in refused.stderr
+    assert "--book: expected no other option that the recipe sets, got --balance. Leave one out." in refused.stderr
 
 
 def test_plan_writes_nothing(folder: Path) -> None:
