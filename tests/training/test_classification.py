@@ -338,10 +338,11 @@ def test_balancing_by_sampling_shortens_the_epoch(byte_tokenizer: Tokenizer, lab
     assert counts[0] == counts[1] == sum(row.label == 1 for row in trainer.train.rows)
 
 
-def test_balancing_by_weights_gives_every_label_the_same_share_of_the_loss(
-    byte_tokenizer: Tokenizer, labelled: list[Example]
+@pytest.mark.parametrize(("balance", "in_training"), [("weights", True), ("weights", False), ("sampling", False)])
+def test_every_label_has_the_same_share_of_a_balanced_loss(
+    byte_tokenizer: Tokenizer, labelled: list[Example], balance: str, in_training: bool
 ) -> None:
-    how = ClassifierSettings(balance="weights")
+    how = ClassifierSettings.model_validate({"balance": balance})
     trainer = trainer_of(byte_tokenizer, labelled, LABELS.model_copy(update={"classifier": how}))
     plain = trainer_of(byte_tokenizer, labelled)
     means = []
@@ -349,8 +350,21 @@ def test_balancing_by_weights_gives_every_label_the_same_share_of_the_loss(
         rows = [row for row in plain.train.rows if row.label == label]
         means.append(plain.loss_sums(rows, "response")["loss"].item() / len(rows))
     everything = trainer.train.rows
+    trainer.model.train(in_training)
     loss = trainer.loss_sums(everything, "response")["loss"].item() / trainer.loss_denominator(everything, "response")
     assert loss == pytest.approx(sum(means) / 2, abs=1e-5)
+    unbalanced = plain.evaluate(everything)
+    assert abs(unbalanced["loss"] - loss) > 1e-3
+    assert trainer.evaluate(everything)["accuracy"] == unbalanced["accuracy"]
+
+
+def test_sampled_rows_have_no_weights(byte_tokenizer: Tokenizer, labelled: list[Example]) -> None:
+    how = ClassifierSettings(balance="sampling")
+    trainer = trainer_of(byte_tokenizer, labelled, LABELS.model_copy(update={"classifier": how}))
+    rows = trainer.train.rows[:4]
+    trainer.model.train()
+    expected = trainer_of(byte_tokenizer, labelled).loss_sums(rows, "response")["loss"].item()
+    assert trainer.loss_sums(rows, "response")["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
