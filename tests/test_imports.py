@@ -25,7 +25,8 @@ ROOMS: dict[str, str] = {
         "convert splits trained_prompts check prompts context added_tokens tokenizer encode labelled"
     ),
     "assistant.model": (
-        "__init__ config digest trained_data packing fused linear gpt lora folder weights peft checkpoint heads scratch"
+        "__init__ config digest trained_data packing fused linear gpt lora folder weights peft templates checkpoint "
+        "heads scratch"
     ),
     "assistant.decoding": (
         "__init__ reply kernels decoder continuations sampling inspection speculative engine stop_strings session"
