@@ -121,7 +121,8 @@ def test_the_commands_of_the_manual_work(
                 )  # the double's scores are random
                 assert code == 0 or is_judged_red, f"{page}: {command}\n{said}"
                 ran.add(command)
-    for words in ("assistant finetune", "assistant prefer", "assistant ask", "assistant data split", "classify train", "--judge"):
+    named = ("finetune", "prefer", "ask", "data split", "classify train", "classify predict")
+    for words in (*(f"assistant {name}" for name in named), "--judge"):
         assert words in "\n".join(ran)
     report = json.loads((tmp_path / "runs" / "answers" / "report.json").read_text())
     assert report["score"] == "judge"
@@ -141,7 +142,8 @@ def test_commands_and_options_that_pages_show_exist(page: str) -> None:
     """Commands that are not run, those in tables among them, are at least spelt right."""
     inline = re.findall(r"`((?:assistant|evaluation) [^`\n]+)`", text_of(page))
     for command in (*commands(page), *inline):
-        for program, words, rest in re.findall(r"\b(assistant|evaluation) ((?:data|classify) \w+|\w[\w-]*)((?: [^`|]*)?)", command):
+        words_of_command = r"\b(assistant|evaluation) ((?:data|classify) \w+|\w[\w-]*)((?: [^`|]*)?)"
+        for program, words, rest in re.findall(words_of_command, command):
             known = options_of(program, words.split())
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
                 assert option in known, f"{page}: {program} {words} {option}"

@@ -72,7 +72,8 @@ class LabelJob(Job):
             return {"report": None}
         log_probabilities, n_cut = _log_probabilities(classifier, splits.test)
         if n_cut:
-            notes.append(f"{n_cut} test texts are longer than {classifier.max_length} tokens; their end is not read.")
+            texts = "1 test text is" if n_cut == 1 else f"{n_cut} test texts are"
+            notes.append(f"{texts} longer than {classifier.max_length} tokens, so the end is not read.")
         scores = score(classifier.labels, splits.test, log_probabilities, temperature=temperature)
         report = Report(scores=scores, rows=rows, notes=tuple(notes))
         record = as_json(report)
