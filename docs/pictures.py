@@ -3,7 +3,9 @@
     python docs/pictures.py demo/model --classifier runs/spam
 
 `make pictures` calls this, and runs the demo and trains the classifier first if they do not exist yet. With a judge's
-scores in demo/run, the picture of the report shows what its control items say: evaluation score demo/run --judge smollm2:135m --limit 120
+scores in demo/run, the picture of the report shows what its control items say:
+
+    evaluation score demo/run --judge smollm2:135m --limit 120
 """
 
 from __future__ import annotations
