@@ -4,7 +4,7 @@
 # make test-long     slow proofs (PART=kills, judge, fuzz or demo runs one of them)
 # make test-oracles  install and run comparisons with packages that are too large for every day
 # make setup         make the virtual environment only
-# make pictures      draw the pictures in docs/pictures again, from the demo's model
+# make pictures      draw the pictures in docs/pictures again, from the demo's model and a classifier
 # make pocket        pretrain the shipped model again from nothing (two hours on two cores; resumes where it stopped)
 #
 # Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make are needed.
@@ -46,7 +46,8 @@ pocket: setup
 
 pictures: setup
 	@test -e demo/model/config.json || $(BIN)/assistant demo
-	@$(BIN)/python docs/pictures.py demo/model
+	@test -e runs/spam/confusion.png || $(BIN)/assistant classify train data/spam.json --model pocket --output runs/spam
+	@$(BIN)/python docs/pictures.py demo/model --classifier runs/spam
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -320,9 +320,12 @@ BOOK = FinetuneSettings(
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
 LABEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {"epochs": 5, "learning_rate": 5e-5, "template": "text", "validation_answers": 0}
+    {"best_by": "accuracy", "epochs": 5, "template": "text", "trained": "all", "validation_answers": 0}
 )
-"""What differs from the defaults of `FinetuneSettings` where a model learns to label texts."""
+"""Defaults of learning labels that differ from those of the fields of `FinetuneSettings` and `ClassifierSettings`."""
+LABEL_RATE_TIMES_WIDTH = 0.128
+"""The default learning rate of learning labels times the model's width: 5e-4 for pocket, 1.7e-4 for GPT-2 124M. Wider
+layers need smaller steps (Yang et al., arXiv:2203.03466)."""
 LABEL_BOOK = BOOK.model_copy(
     update={
         "epochs": 5,

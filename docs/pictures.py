@@ -1,9 +1,11 @@
 """Make the pictures of the guide from the real programs: the chat, the loss plot and the report of the demo's run.
 
-    python docs/pictures.py demo/model
+    python docs/pictures.py demo/model --classifier runs/spam
 
-`make pictures` calls this, and runs the demo first if there is no model yet. With a judge's scores in demo/run, the
-picture of the report shows what its control items say: evaluation score demo/run --judge smollm2:135m --limit 120
+`make pictures` calls this, and runs the demo and trains the classifier first if they do not exist yet. With a judge's
+scores in demo/run, the picture of the report shows what its control items say:
+
+    evaluation score demo/run --judge smollm2:135m --limit 120
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from assistant.chat.records import Side
 from assistant.chat.setup import set_up
 from assistant.chat.state import ChatSettings
 from assistant.chat.store import NoStore
+from assistant.classifier.report import PICTURE_FILE
 from assistant.settings import EngineSettings, GenerationSettings
 from assistant.tui.app import ChatApp
 from assistant.tui.prompt import Prompt
@@ -199,10 +202,11 @@ def take_report_picture(run: Path, picture: Path) -> bool:
 
 
 def main() -> None:
-    """Write the chat's pictures and `report.png`, and copy `loss.png`, into the output folder."""
+    """Write the chat's pictures and `report.png`, and copy `loss.png` and `confusion.png`, into the output folder."""
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
     parser.add_argument("model", type=Path, help="Folder of a fine-tuned model, with its loss.png.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures", help="Folder for them.")
+    parser.add_argument("--classifier", type=Path, help="Folder of a classifier, with its confusion.png.")
     options = parser.parse_args()
     for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_COLOR_SYSTEM"):
         os.environ.pop(name, None)  # the picture must not depend on the terminal it is made in
@@ -211,6 +215,8 @@ def main() -> None:
         picture = asyncio.run(take_picture(options.model, size, play))
         (options.output / f"{name}.svg").write_text(picture, encoding="utf-8")
     shutil.copyfile(options.model / "loss.png", options.output / "loss.png")
+    if options.classifier is not None:
+        shutil.copyfile(options.classifier / PICTURE_FILE, options.output / PICTURE_FILE)
     has_report = take_report_picture(options.model.parent / "run", options.output.absolute() / "report.png")
     names = ", ".join(f"{name}.svg" for name in SCENES)
     print(f"Written to {options.output}: {names}, loss.png{', report.png' if has_report else ''}.")

@@ -8,12 +8,15 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from assistant.classifier.label_files import read_labelled
+from assistant.classifier.split import split_labelled
 from assistant.dataset.check import check_examples
 from assistant.dataset.instructions import Example, read_examples
 from assistant.dataset.splits import Splits, normalise, split_examples
@@ -308,3 +311,66 @@ def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path, own_pro
         subprocess.run(call, cwd=REPOSITORY, check=True, capture_output=True)
         weights.append((tmp_path / name / "made" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+# --- spam ---------------------------------------------------------------------------------------------------------
+
+
+def labelled(name: str) -> list[Example]:
+    return read_labelled(shipped(name)).examples
+
+
+def word_runs(text: str, length: int) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.casefold())
+    return {tuple(words[start : start + length]) for start in range(max(1, len(words) - length + 1))}
+
+
+def test_spam_is_half_of_at_least_six_hundred_messages() -> None:
+    for name, least in (("spam.json", 600), ("spam_later.json", 60)):
+        counts = Counter(example.output for example in labelled(name))
+        assert counts.keys() == {"spam", "not spam"}
+        assert counts["spam"] == counts["not spam"]
+        assert counts.total() >= least
+
+
+def test_no_message_has_a_near_twin_in_another_part_or_among_the_later_ones() -> None:
+    splits = split_labelled(labelled("spam.json"))
+    parts = {part: splits.part(part) for part in ("train", "validation", "test")} | {
+        "later": labelled("spam_later.json")
+    }
+    messages = [(part, example, word_runs(example.instruction, 3)) for part, rows in parts.items() for example in rows]
+    sharing: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, (_, _, runs) in enumerate(messages):
+        for run in runs:
+            sharing[run].append(place)
+    pairs = {pair for places in sharing.values() for pair in combinations(places, 2)}
+    assert pairs
+    for first, second in pairs:
+        (part, one, runs), (other_part, other, other_runs) = messages[first], messages[second]
+        if part != other_part:
+            likeness = len(runs & other_runs) / len(runs | other_runs)
+            assert likeness < 0.25, (one.instruction, other.instruction)
+            shared = word_runs(one.instruction, 8) & word_runs(other.instruction, 8)
+            assert not any(len(run) == 8 for run in shared), (one.instruction, other.instruction)
+
+
+def test_spam_asks_for_an_answer_and_the_hard_messages_are_apart() -> None:
+    """A message whose text alone does not show what its sender is after is in `spam_hard.json`."""
+    asks = re.compile(r"\.example|555-\d{4}|\b0\d{4} ?\d{6}|\b[5-9]\d{4}\b|@")
+    assert all(asks.search(row.instruction) for row in labelled("spam.json") if row.output == "spam")
+    hard = json.loads(shipped("spam_hard.json").read_text(encoding="utf-8"))
+    assert {row["label"] for row in hard} == {"spam"}
+    texts = {normalise(row.instruction) for name in ("spam.json", "spam_later.json") for row in labelled(name)}
+    assert not texts & {normalise(row["text"]) for row in hard}
+    assert not any(asks.search(row["text"]) for row in hard)
+
+
+@pytest.mark.parametrize("name", ["spam.json", "spam_later.json", "spam_hard.json"])
+def test_addresses_and_numbers_in_the_messages_belong_to_nobody(name: str) -> None:
+    """Web addresses end in .example (RFC 2606); telephone numbers are kept free for fiction (Ofcom, NANPA)."""
+    for row in json.loads(shipped(name).read_text(encoding="utf-8")):
+        text = row["text"]
+        assert not re.search(r"https?:|www\.|\.(com|net|org|info|co\.uk)\b", text), text
+        for number in re.findall(r"\b0\d{4} ?\d{6}\b", text):
+            assert re.match(r"01632 960|07700 900", number), text
+        assert all(re.fullmatch(r"555-01\d\d", number) for number in re.findall(r"\b\d{3}-\d{4}\b", text)), text

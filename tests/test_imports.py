@@ -26,7 +26,7 @@ ROOMS: dict[str, str] = {
         "labelled"
     ),
     "assistant.model": (
-        "__init__ config digest trained_data packing fused block linear llama gpt lora folder weights peft "
+        "__init__ config digest trained_data packing fused block linear llama gpt lora folder weights peft templates "
         "checkpoint heads scratch"
     ),
     "assistant.decoding": (

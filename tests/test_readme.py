@@ -21,6 +21,7 @@ import assistant.cli.app
 import evaluation.cli.app
 from assistant.dataset.instructions import Example, dump_rows
 from assistant.dataset.tokenizer import Tokenizer
+from assistant.shipped import shipped
 from tests.conftest import REPOSITORY
 from tests.support.hub_double import HubDouble, use_hub
 from tests.support.models import save_tiny
@@ -76,8 +77,22 @@ def make_inputs(folder: Path, examples: list[Example]) -> None:
     (folder / "mine.csv").write_text("instruction,output\nSay hi.,Hi\nSay bye.,Bye\n")
     (folder / "more.tsv").write_text("instruction\toutput\nSay yes.\tYes\n")
     (folder / "fragen.csv").write_text("frage;antwort\nWas?;Das.\nWer?;Ich.\n")
+    make_labelled_texts(folder)
     answers = [{"instruction": "Say", "output": "Hi", "model_response": "Hi"}]
     (folder / "answers.json").write_text(json.dumps(answers))
+
+
+def make_labelled_texts(folder: Path) -> None:
+    """The files of labelled texts: some rows of the spam set, in several forms."""
+    rows = json.loads(shipped("spam.json").read_text(encoding="utf-8"))[:40]
+    (folder / "data").mkdir()
+    (folder / "data" / "spam.json").write_text(json.dumps(rows))
+    texts = [row["text"].replace("\t", " ").replace("\n", " ") for row in rows]
+    labels = ["spam" if row["label"] == "spam" else "ham" for row in rows]
+    (folder / "sms.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in zip(labels, texts, strict=True)))
+    (folder / "mail.csv").write_text("text\n" + "".join(f'"{text.replace(chr(34), "")}"\n' for text in texts))
+    teams = "".join(f"{label},{place} words\n" for place, label in enumerate(labels))
+    (folder / "tickets.csv").write_text("team,body\n" + teams)
 
 
 def test_the_commands_of_the_manual_work(
@@ -97,7 +112,7 @@ def test_the_commands_of_the_manual_work(
             for command in commands(page):
                 if re.match(NOT_RUN, command) or command in ran:
                     continue
-                output = re.search(r" finetune .*--output (\S+)", command)
+                output = re.search(r" (?:finetune|train) .*--output (\S+)", command)
                 if output and "--resume" not in command:
                     shutil.rmtree(output[1], ignore_errors=True)  # another page may have made it with other options
                 code, said = run(command)
@@ -106,7 +121,8 @@ def test_the_commands_of_the_manual_work(
                 )  # the double's scores are random
                 assert code == 0 or is_judged_red, f"{page}: {command}\n{said}"
                 ran.add(command)
-    for words in ("assistant finetune", "assistant prefer", "assistant ask", "assistant data split", "--judge"):
+    named = ("finetune", "prefer", "ask", "data split", "classify train", "classify predict")
+    for words in (*(f"assistant {name}" for name in named), "--judge"):
         assert words in "\n".join(ran)
     report = json.loads((tmp_path / "runs" / "answers" / "report.json").read_text())
     assert report["score"] == "judge"
@@ -126,7 +142,8 @@ def test_commands_and_options_that_pages_show_exist(page: str) -> None:
     """Commands that are not run, those in tables among them, are at least spelt right."""
     inline = re.findall(r"`((?:assistant|evaluation) [^`\n]+)`", text_of(page))
     for command in (*commands(page), *inline):
-        for program, words, rest in re.findall(r"\b(assistant|evaluation) (data \w+|\w[\w-]*)((?: [^`|]*)?)", command):
+        words_of_command = r"\b(assistant|evaluation) ((?:data|classify) \w+|\w[\w-]*)((?: [^`|]*)?)"
+        for program, words, rest in re.findall(words_of_command, command):
             known = options_of(program, words.split())
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
                 assert option in known, f"{page}: {program} {words} {option}"
@@ -144,3 +161,22 @@ def test_links_lead_somewhere() -> None:
 def test_readme_links_to_every_page() -> None:
     for page in MANUAL[1:]:
         assert f"]({page})" in text_of("README.md")
+
+
+def test_the_books_snippet_runs_on_our_classifier(
+    tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Python of the page on labels, with a classifier that finds "award" in a text."""
+    from assistant.model.checkpoint import save_checkpoint
+    from assistant.model.heads import make_classifier
+    from tests.support.models import tiny_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    untrained = make_classifier(tiny_checkpoint(byte_tokenizer), ("not spam", "spam"), seed=1)
+    save_checkpoint(untrained, tmp_path / "runs" / "spam")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", text_of("docs/classifier.md"), re.S | re.M)
+    assert "classify_review(" in snippet
+    exec(compile(snippet, "docs/classifier.md", "exec"), {})
+    answers = capsys.readouterr().out.split("\n")
+    assert set(answers[:2]) <= {"spam", "not spam"}
+    assert (tmp_path / "review_classifier.pth").exists()

@@ -23,7 +23,7 @@ class AssistantCommands(LazyCommands):
         "pull": "assistant.cli.models:pull",
         "models": "assistant.cli.models:models",
         "export": "assistant.cli.export:export",
-        "import": "assistant.cli.import_command:import_pth_file",
+        "import": "assistant.cli.import_command:import_file",
         "doctor": "assistant.cli.doctor:doctor",
         "data": "assistant.cli.data:data_app",
     }

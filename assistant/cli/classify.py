@@ -19,12 +19,14 @@ from assistant.files import check_can_be_folder, check_writable, make_folder, na
 from assistant.settings import (
     LABEL_BOOK,
     LABEL_DEFAULTS,
+    LABEL_RATE_TIMES_WIDTH,
     ClassifierSettings,
     EngineSettings,
     FinetuneSettings,
     LabelDataSettings,
     LabelSplitSettings,
     RunSettings,
+    validate_settings,
 )
 from assistant.shipped import find_model
 
@@ -49,6 +51,7 @@ LabelledFiles = Annotated[
         "beta",
         "classifier",
         "freeze_embeddings",
+        "learning_rate",
         "optimizer",
         "reading",
         "split",
@@ -68,6 +71,13 @@ def train(
     split: LabelSplitSettings,
     run: RunSettings,
     reading: LabelDataSettings,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate; by default 0.128 divided by the model's width: 5e-4 for pocket, 1.7e-4 for gpt2.",
+            show_default=False,
+        ),
+    ] = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +88,11 @@ def train(
 
     Example: `assistant classify train mail.csv --model pocket --output runs/spam`
     """
-    settings = settings.model_copy(update={"classifier": classifier})
+    folder = find_model(model)
+    if learning_rate is None:
+        learning_rate = LABEL_BOOK.learning_rate if settings.book else _default_rate(folder)
+    given = settings.model_dump() | {"classifier": classifier, "learning_rate": learning_rate}
+    settings = validate_settings(FinetuneSettings, given)
     if settings.book:
         settings = book_recipe(settings, recipe=LABEL_BOOK, defaults=LABEL_DEFAULTS)
         split = split.model_copy(update={"split": "book"})
@@ -87,7 +101,7 @@ def train(
 
     job = LabelJob(
         data=tuple(data),
-        model=find_model(model),
+        model=folder,
         output=output,
         settings=settings,
         run=run,
@@ -95,6 +109,12 @@ def train(
         reading=reading,
     )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
+
+
+def _default_rate(folder: Path) -> float:
+    from assistant.model.checkpoint import read_config
+
+    return float(f"{LABEL_RATE_TIMES_WIDTH / read_config(folder).n_embd:.2g}")
 
 
 @classify_app.command("predict")

@@ -1,4 +1,4 @@
-"""`assistant import`: the book's weights as a model folder."""
+"""`assistant import`: the book's weights, or a GGUF file, as a model folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from assistant.model.config import ClassifierRecord
 
 
-def import_pth_file(
-    file: Annotated[Path, typer.Argument(help="A .pth file of the book's GPTModel.", show_default=False)],
+GGUF_SUFFIX = ".gguf"
+
+
+def import_file(
+    file: Annotated[
+        Path, typer.Argument(help="A GGUF file, or a .pth file of the book's GPTModel.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
     like: Annotated[
         Path | None, typer.Option(help=f"A model with the same tokenizer and number of heads. {A_MODEL}")
@@ -44,13 +49,21 @@ def import_pth_file(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn weights that the book's code saved, of a language model or a classifier, into a model folder.
+    """Turn a GGUF file, or weights that the book's code saved, into a model folder. Nothing in the file is run.
 
-    Nothing in the file is run.
+    A GGUF file is what llama.cpp and Ollama run: of GPT-2, Llama, Qwen2 or Qwen3, packed or not.
 
     Example: `assistant import model.pth --like gpt2 --output runs/imported`
     """
     _check_output(output, overwrite=overwrite)
+
+    if file.suffix.lower() == GGUF_SUFFIX:
+        if like is not None or labels is not None or max_length is not None:
+            raise SettingsError(
+                "--like, --labels, --max-length: expected a .pth file, got a GGUF file. Leave them out."
+            )
+        _import_gguf(file, output, as_json=as_json)
+        return
 
     from assistant.interop.pth import import_pth
     from assistant.model.checkpoint import save_checkpoint
@@ -90,6 +103,23 @@ def import_pth_file(
     quoted = one_line(shlex.quote(shown_path(output)))
     command = f"finetune DATA --model {quoted} --output runs/mine"
     print(f"Next:  assistant {command if record is None else f'classify predict {quoted} TEXT'}")
+
+
+def _import_gguf(file: Path, output: Path, *, as_json: bool) -> None:
+    from assistant.interop.gguf_import import import_gguf
+    from assistant.model.checkpoint import save_checkpoint
+
+    checkpoint = import_gguf(file)
+    save_checkpoint(checkpoint, output)
+    config, parameters = checkpoint.config, checkpoint.model.n_parameters
+    if as_json:
+        shape = {"n_layer": config.n_layer, "n_embd": config.n_embd, "n_head": config.heads.n_head}
+        print_json({"model": shown_path(output), "family": config.model_type, "parameters": parameters, **shape})
+        return
+    print(f"{one_line(shown_path(file))}: {config.model_type}, {parameters / 1e6:.1f}M parameters")
+    print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.context_length}")
+    print(f"Model: {one_line(shown_path(output))}")
+    print(f"Next:  assistant finetune DATA --model {one_line(shlex.quote(shown_path(output)))} --output runs/mine")
 
 
 def _describe_classifier(record: ClassifierRecord) -> None:

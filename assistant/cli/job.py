@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -45,6 +45,8 @@ class Job(ABC):
     output: Path
     settings: FinetuneSettings
     run: RunSettings
+    next_command: ClassVar[str] = "assistant chat"
+    """What to do with the model: the words before its folder."""
 
     @abstractmethod
     def read_splits(self) -> Splits:
@@ -178,7 +180,7 @@ def _run_in(
             )
         if ranks.is_main:
             _plot(job.output)
-            for line in describe_result(result, state_is_kept=job.run.keep_state):
+            for line in describe_result(result, state_is_kept=job.run.keep_state, next_command=job.next_command):
                 note(line)
     return result, request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from assistant.classifier.inference import Prediction, classify
 from assistant.classifier.label_files import read_labelled
@@ -28,6 +28,7 @@ from assistant.dataset.examples import Example
 from assistant.dataset.splits import Splits
 from assistant.device import pick_device
 from assistant.files import write_atomic
+from assistant.model.config import BIAS_NOTE
 from assistant.settings import LabelDataSettings, LabelSplitSettings
 from assistant.training.distributed import is_main_process
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 class LabelJob(Job):
     """A run on labelled texts."""
 
+    next_command: ClassVar[str] = "assistant classify predict"
     split: LabelSplitSettings
     reading: LabelDataSettings = field(default_factory=LabelDataSettings)
 
@@ -63,12 +65,15 @@ class LabelJob(Job):
         classifier = load_classifier(self.output, device=pick_device(self.run.device))
         temperature, notes = self._fit_temperature(classifier, splits.validation)
         rows = {part: len(splits.part(part)) for part in ("train", "validation", "test")}
+        if classifier.model.score.bias is not None:
+            notes.append(BIAS_NOTE)
         if not splits.test:
             note("note: there are no test rows, so there is no report.")
             return {"report": None}
         log_probabilities, n_cut = _log_probabilities(classifier, splits.test)
         if n_cut:
-            notes.append(f"{n_cut} test texts are longer than {classifier.max_length} tokens; their end is not read.")
+            texts = "1 test text is" if n_cut == 1 else f"{n_cut} test texts are"
+            notes.append(f"{texts} longer than {classifier.max_length} tokens, so the end is not read.")
         scores = score(classifier.labels, splits.test, log_probabilities, temperature=temperature)
         report = Report(scores=scores, rows=rows, notes=tuple(notes))
         record = as_json(report)

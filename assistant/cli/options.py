@@ -21,7 +21,6 @@ from pydantic.fields import FieldInfo
 from assistant.errors import SettingsError
 from assistant.settings import (
     BOOK,
-    ClassifierSettings,
     FinetuneSettings,
     Panel,
     Settings,
@@ -206,18 +205,26 @@ def book_recipe(
 ) -> FinetuneSettings:
     """The book's settings, with the values of `given` for fields that the recipe leaves open.
 
-    `defaults` are those of the command, where they differ from those of the fields.
+    `defaults` are those of the command, where they differ from those of the fields. The fields of a classifier count as
+    options of their own.
 
     Raises:
         SettingsError: `given` changes a field that the recipe sets to another value.
     """
-    unchanged = FinetuneSettings(**defaults)
-    if recipe.classifier is not None:
-        unchanged = unchanged.model_copy(update={"classifier": ClassifierSettings()})
-    changed = {name for name in FinetuneSettings.model_fields if getattr(given, name) != getattr(unchanged, name)}
+    changed = _changed(given, {"classifier": given.classifier, **defaults})
     free = {"epochs", "max_steps", "validate_every", "validation_answers"}
     wrong = [name for name in sorted(changed - free) if getattr(given, name) != getattr(recipe, name)]
+    if given.classifier is not None and recipe.classifier is not None:
+        for name in sorted(_changed(given.classifier, defaults)):
+            wrong += [name] if getattr(given.classifier, name) != getattr(recipe.classifier, name) else []
     if wrong:
         names = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise SettingsError(f"--book: expected no other option that the recipe sets, got {names}. Leave one out.")
     return recipe.model_copy(update={name: getattr(given, name) for name in free})
+
+
+def _changed(given: Settings, defaults: Mapping[str, Any]) -> set[str]:
+    """The fields whose value is not their default, or the one in `defaults`."""
+    fields = type(given).model_fields
+    unchanged = type(given)(**{name: value for name, value in defaults.items() if name in fields})
+    return {name for name in fields if getattr(given, name) != getattr(unchanged, name)}

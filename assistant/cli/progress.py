@@ -66,7 +66,9 @@ def describe_plan(plan: Plan) -> list[str]:
         lines.append(f"{plan.n_trained:,} of {plan.n_weights:,} weights are trained ({share:.1f} %).")
     if plan.first_step:
         lines.append(f"Continuing after step {plan.first_step}.")
-    lines += _overlong("Shortened the user's text of", (*train.truncated, *validation.truncated), plan.max_length)
+    labels = any(row.label is not None for row in train.rows)
+    verb = "Cut the end of" if labels else "Shortened the user's text of"
+    lines += _overlong(verb, (*train.truncated, *validation.truncated), plan.max_length)
     lines += _overlong("Left out", (*train.dropped, *validation.dropped), plan.max_length)
     return lines
 
@@ -90,7 +92,8 @@ def describe_validation(report: ValidationReport) -> list[str]:
         answers = f"; of {report.answered} answers {exact} match, {ended} end by themselves{looped}"
     best = " (best so far)" if report.is_best else ""
     rewards = describe_rewards(report) if report.step else ""
-    lines = [f"{when}: validation loss {report.validation_loss:.3f}{rewards}{answers}{best}"]
+    accuracy = "" if report.accuracy is None else f", accuracy {100 * report.accuracy:.1f} %"
+    lines = [f"{when}: validation loss {report.validation_loss:.3f}{accuracy}{rewards}{answers}{best}"]
     for sample in report.samples[:1] if report.step else ():
         question = " ".join(f"{sample.instruction} {sample.input}".split())
         answer = " ".join(sample.response.split()) or "(nothing)"
@@ -126,8 +129,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
-def describe_result(result: FinetuneResult, *, state_is_kept: bool = False) -> list[str]:
-    """How a run ended, and what to do next."""
+def describe_result(
+    result: FinetuneResult, *, state_is_kept: bool = False, next_command: str = "assistant chat"
+) -> list[str]:
+    """How a run ended, and what to do next. `next_command` is followed by the folder."""
     lines = []
     if result.best_validation_loss is not None and result.first_validation_loss is not None:
         lines.append(
@@ -146,7 +151,7 @@ def describe_result(result: FinetuneResult, *, state_is_kept: bool = False) -> l
     records = f", its records in {join_names(names)} there" if names else ""
     lines.append(f"The model is in {result.output}{records}.")
     folder = shlex.quote(str(result.output))
-    lines.append(f"Next: assistant chat {folder}")
+    lines.append(f"Next: {next_command} {folder}")
     if not result.stopped:
         more = shlex.quote(f"{result.output}-more")
         kept = ", or the same command with --resume and more --epochs" if state_is_kept else ""

@@ -22,7 +22,7 @@ from assistant.files import shown_path
 from assistant.interop.gguf import file_name, turned_rows
 from assistant.interop.gguf_tokenizer import tokenizer_files
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import GPTConfig, Heads, LlamaConfig, ModelConfig
+from assistant.model.config import FAMILIES, GPTConfig, Heads, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, model_of, stored_names
 from assistant.model.llama import frequency_shares
 from assistant.model.weights import EMBEDDING, HEAD
@@ -30,7 +30,6 @@ from assistant.model.weights import EMBEDDING, HEAD
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 LLAMA3_FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Those of Llama 3.1 and 3.2. A GGUF has only the frequencies that follow from them."""
 FREQUENCIES = "rope_freqs.weight"

@@ -18,7 +18,15 @@ from pydantic import ValidationError
 
 from assistant.files import shown_path
 from assistant.hub_cache import SHOWN_COMMIT, Snapshot, all_snapshots, find_pulled, short_name
-from assistant.model.config import SCORES_FILE, GPTConfig, ModelConfig, ModelInfo, parse_info
+from assistant.model.config import (
+    FAMILIES,
+    SCORES_FILE,
+    ClassifierConfig,
+    ModelConfig,
+    ModelInfo,
+    parse_config,
+    parse_info,
+)
 from assistant.shipped import POCKET, shipped
 
 CONFIG_FILE, INFO_FILE = "config.json", "assistant.json"
@@ -187,6 +195,8 @@ def _read_folder(folder: Path, *, name: str, kind: str, origin: str | None = Non
     if kind == "pulled" and problems:
         problems.append(f"run: assistant pull {name}")
     made_from = None if info is None else f"{info.base_model}, fine-tuned"
+    if isinstance(config, ClassifierConfig):
+        made_from = "classifier" if info is None else f"{info.base_model}, trained to label texts"
     return ModelEntry(
         name=name,
         path=folder,
@@ -220,10 +230,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> ModelConfig:
     content = _read_json(folder / CONFIG_FILE)
     model_type = content.get("model_type")
-    if model_type != "gpt2":
-        raise _UnreadableError(f"not a GPT-2 but {str(model_type)[:40]}")
+    if model_type not in FAMILIES:
+        raise _UnreadableError(f"not a {', '.join(FAMILIES)} but {str(model_type)[:40]}")
     try:
-        return GPTConfig.model_validate(content)
+        return parse_config(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or CONFIG_FILE

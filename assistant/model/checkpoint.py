@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import torch
 from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
-from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, TEXT_TEMPLATE, Template, get_template
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEXT_TEMPLATE, Template, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
 from assistant.errors import CheckpointError, PrerequisiteError
@@ -32,14 +32,14 @@ from assistant.hub_cache import recorded_name
 from assistant.model.config import (
     CLASSIFIER_ARCHITECTURE,
     CLASSIFIER_KEY,
+    FAMILIES,
     ClassifierConfig,
     ClassifierRecord,
     GPTConfig,
     LlamaConfig,
     ModelConfig,
     ModelInfo,
-    TemplateRecord,
-    config_class,
+    parse_config,
     parse_info,
 )
 from assistant.model.folder import atomic_folder, save_tensors, write_json
@@ -53,6 +53,7 @@ from assistant.model.lora import (
     adapter_weights,
 )
 from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
+from assistant.model.templates import trained_template
 from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, stored_tensors
 from assistant.shipped import find_model
 
@@ -124,7 +125,7 @@ def load_checkpoint(
         )
     _check_vocabulary(folder, tokenizer, config)
     untrained = TEXT_TEMPLATE if is_classifier else DEFAULT_TEMPLATE
-    template = get_template(untrained) if info is None else _trained_template(info, tokenizer, folder)
+    template = get_template(untrained) if info is None else trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -225,15 +226,13 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     content = _read_json(path)
     model_type = content.get("model_type") if isinstance(content, dict) else None
-    kind = config_class(model_type)
-    if kind is None:
+    if model_type not in FAMILIES:
         raise CheckpointError(
-            f'{path}: expected "model_type" gpt2, llama, qwen2 or qwen3, got {str(model_type)[:40]!r}. '
+            f'{path}: expected one of {", ".join(FAMILIES)} as "model_type", got {str(model_type)[:40]!r}. '
             f"Models of other families cannot be opened."
         )
-    is_classifier = CLASSIFIER_ARCHITECTURE in (content.get("architectures") or ())
     try:
-        return (ClassifierConfig if is_classifier else kind).model_validate(content)
+        return parse_config(content)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'config'} {fault['msg'][0].lower()}{fault['msg'][1:]}"
@@ -291,52 +290,6 @@ def _validated(parse: Callable[[Any], Parsed], content: Any, path: Path) -> Pars
             f'{path}: expected the fields that this version of the project writes, got "{where}": {fault["msg"]}. '
             f"Restore the file, or remove it to use the model as a base model."
         ) from error
-
-
-# --- templates ----------------------------------------------------------------------------------------------------
-
-
-def template_record(template: Template) -> TemplateRecord:
-    """The record of a template for `assistant.json`."""
-    texts = {key: value for key, value in asdict(template).items() if key != "name"}
-    return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=texts)
-
-
-def _trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:
-    """The template that the model was trained with. Raise CheckpointError if it is unknown or has changed since."""
-    template = TEMPLATES.get(info.template.name)
-    if template is None:
-        raise CheckpointError(
-            f"{folder}: expected one of the templates {', '.join(sorted(TEMPLATES))}, got {info.template.name!r}. "
-            f"Use the version of this project that trained the model."
-        )
-    check_same_template(template, info.template, tokenizer, where=str(folder))
-    return template
-
-
-def check_same_template(template: Template, trained: TemplateRecord, tokenizer: Tokenizer, *, where: str) -> None:
-    """Raise CheckpointError, with the first token that differs, if a model was trained with another template."""
-    if template.fingerprint == trained.fingerprint:
-        return
-    raise CheckpointError(
-        f"{where}: expected the template it was trained with ({trained.name}, {trained.fingerprint}), "
-        f"got {template.name}, {template.fingerprint}. They differ in {_difference(template, trained, tokenizer)}."
-    )
-
-
-def _difference(template: Template, trained: TemplateRecord, tokenizer: Tokenizer) -> str:
-    """The first token in which two templates' prompts differ, or "their texts" if there is none."""
-    try:
-        trained_template = Template(name=trained.name, **trained.texts)
-    except TypeError:  # a version of the project with other fields wrote the texts
-        return "their texts"
-    for input_text in ("", "I"):
-        old, new = (tokenizer.encode(t.render("Q", input_text)) for t in (trained_template, template))
-        index = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-        if index < max(len(old), len(new)):
-            in_training, now = (repr(tokenizer.decode(ids[index : index + 1])) for ids in (old, new))
-            return f"token {index + 1} of the prompt: {in_training} in training, {now} now"
-    return "their texts"
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ This module reads no files and imports no torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -179,9 +180,8 @@ class LlamaConfig(BaseModel):
 ModelConfig = GPTConfig | LlamaConfig
 
 
-def config_class(model_type: object) -> type[GPTConfig] | type[LlamaConfig] | None:
-    """The class that validates a `config.json` of that `model_type`. None for a family that is not supported."""
-    return GPTConfig if model_type == "gpt2" else LlamaConfig if model_type in ("llama", "qwen2", "qwen3") else None
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
+"""Values of `model_type` whose models can be opened."""
 
 
 def gpt2_only(config: ModelConfig, name: str, reader: str) -> GPTConfig:
@@ -238,6 +238,19 @@ class ClassifierConfig(GPTConfig):
     def labels(self) -> tuple[str, ...]:
         """The labels, in the order of the logits."""
         return tuple(self.id2label[index] for index in range(len(self.id2label)))
+
+
+def parse_config(content: Mapping[str, Any]) -> ModelConfig:
+    """The config in the content of `config.json`: a classifier's where `architectures` names the classifier's class.
+
+    Raises:
+        ValidationError: the content is not that of a model that this project can run.
+    """
+    if content.get("model_type") != "gpt2":
+        return LlamaConfig.model_validate(content)
+    names = content.get("architectures")
+    is_classifier = isinstance(names, list) and CLASSIFIER_ARCHITECTURE in names
+    return (ClassifierConfig if is_classifier else GPTConfig).model_validate(content)
 
 
 class TemplateRecord(Frozen):

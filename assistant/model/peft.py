@@ -78,6 +78,11 @@ def read_peft_adapter(folder: Path) -> PeftAdapter:
             f"{path}: expected a LoRA adapter, got {'DoRA' if kind == 'LORA' else str(kind)[:40]}. "
             f"Merge it with PEFT's merge_and_unload(), and save the merged model."
         )
+    if config.get("task_type") == "SEQ_CLS":
+        raise CheckpointError(
+            f"{path}: expected an adapter of a language model, got one of a classifier, with a head of its own. "
+            f"Use the classifier's model folder, or merge it with PEFT's merge_and_unload() and save the merged model."
+        )
     weights = next((folder / n for n in (ADAPTER_WEIGHTS_FILE, ADAPTER_BIN_FILE) if (folder / n).is_file()), None)
     if weights is None:
         raise CheckpointError(f"{folder}: expected an adapter, got no {ADAPTER_WEIGHTS_FILE}. Is the folder complete?")

@@ -56,10 +56,9 @@ class ClassifierTrainer(Trainer):
         changes = {"reading": self.how.reading, "max_length": self.max_length}
         self.checkpoint = replace(self.checkpoint, classifier=record.model_copy(update=changes))
         counts = Counter(row.label for row in self.train.rows)
-        self.label_weights = torch.ones(len(self.labels), device=self.device)
-        if self.how.balance != "none":
-            weights = [len(self.train.rows) / (len(self.labels) * counts[index]) for index in range(len(self.labels))]
-            self.label_weights = torch.tensor(weights, device=self.device)
+        weights = [len(self.train.rows) / (len(self.labels) * counts[index]) for index in range(len(self.labels))]
+        self.label_weights = torch.tensor(weights, device=self.device)
+        """(labels,) float32: 1 on average over the training rows, and larger for a rarer label."""
 
     def _check_settings(self) -> None:
         settings = self.settings
@@ -146,11 +145,17 @@ class ClassifierTrainer(Trainer):
         return len(rows)
 
     def loss_sums(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:
-        """Sums over texts: the loss, each times the weight of its label, and the number of right labels."""
+        """Sums over texts: the loss and the number of right labels.
+
+        With `--balance` every label has the same share of the loss. Sampling does that for training, so there weights
+        are only for validation, whose loss chooses the best weights.
+        """
         batch = self.collate(rows, train_on)
         losses, hits = label_losses(self.model, batch, self.precision, self._known_states(rows, batch))
-        weights = self.label_weights[torch.tensor([row.label for row in rows], device=self.device)]
-        return {"loss": losses @ weights, "accuracy": hits.sum()}
+        is_weighted = self.how.balance == "weights" or (self.how.balance == "sampling" and not self.model.training)
+        if is_weighted:
+            losses = losses * self.label_weights[torch.tensor([row.label for row in rows], device=self.device)]
+        return {"loss": losses.sum(), "accuracy": hits.sum()}
 
     def _known_states(self, rows: Sequence[EncodedExample], batch: Batch) -> torch.Tensor | None:
         if self._states is None or not isinstance(batch, PackedBatch):

@@ -23,10 +23,11 @@ from assistant.dataset.encode import count_targets, sequences
 from assistant.dataset.trained_prompts import PromptHashes, prompt_hashes
 from assistant.errors import AssistantError
 from assistant.model import fused
-from assistant.model.checkpoint import Checkpoint, template_record
+from assistant.model.checkpoint import Checkpoint
 from assistant.model.config import ModelInfo
 from assistant.model.digest import record_base_path, weights_digest
 from assistant.model.lora import merged, take_adapter
+from assistant.model.templates import template_record
 from assistant.training.events import (
     VALIDATION_FILE,
     FinetuneResult,

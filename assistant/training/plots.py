@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from assistant.files import write_atomic
 from assistant.training.events import VALIDATION_FILE
@@ -22,7 +23,7 @@ def plot_losses(folder: Path) -> Path | None:
     validations = read_records(folder / VALIDATION_FILE)
     if not steps:
         return None
-    is_dpo = "margin" in steps[0]
+    unit, validated = _words(steps[0])
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
@@ -36,7 +37,7 @@ def plot_losses(folder: Path) -> Path | None:
             color="#c44e1c",
             marker="o",
             markersize=4,
-            label="validation" if is_dpo else "validation, responses only",
+            label=validated,
         )
         best = min(validations, key=lambda record: record["validation_loss"])
         axes.annotate(
@@ -48,7 +49,7 @@ def plot_losses(folder: Path) -> Path | None:
             color="#c44e1c",
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("DPO loss (nats per pair)" if is_dpo else "cross-entropy (nats per token)")
+    axes.set_ylabel(unit)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / PLOT_FILE
@@ -56,6 +57,15 @@ def plot_losses(folder: Path) -> Path | None:
     figure.savefig(picture, format="png")
     write_atomic(path, picture.getvalue())
     return path
+
+
+def _words(record: dict[str, Any]) -> tuple[str, str]:
+    """The names of a run's loss and of its validation loss, from one of its records."""
+    if "margin" in record:
+        return "DPO loss (nats per pair)", "validation"
+    if "accuracy" in record:
+        return "cross-entropy (nats per text)", "validation"
+    return "cross-entropy (nats per token)", "validation, responses only"
 
 
 def _running_mean(values: list[float], width: int) -> list[float]:

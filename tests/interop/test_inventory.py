@@ -12,13 +12,14 @@ import pytest
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.interop import hub as hub_module
 from assistant.interop.inventory import LastScore, ModelEntry, list_models, read_last_score
-from assistant.model.checkpoint import load_model
+from assistant.model.checkpoint import load_model, save_checkpoint
+from assistant.model.heads import make_classifier
 from assistant.shipped import find_model
 from tests.conftest import REPOSITORY as CHECKOUT
 from tests.interop.test_hub import Heard
 from tests.support.commands import FINETUNE, invoke
 from tests.support.hub_double import HubDouble
-from tests.support.models import save_tiny
+from tests.support.models import save_tiny, tiny_checkpoint
 
 
 def entries(*roots: Path) -> dict[str, ModelEntry]:
@@ -46,6 +47,15 @@ def test_a_head_of_its_own_is_counted(cache: Path, byte_tokenizer: Tokenizer, ti
     save_tiny(Path("base"), byte_tokenizer, tie_word_embeddings=tied)
     counted = sum(parameter.numel() for parameter in load_model("base").parameters())
     assert entries()["base"].parameters == counted
+
+
+def test_a_classifier_is_named_as_such(folder: Path, cache: Path, byte_tokenizer: Tokenizer) -> None:
+    del folder, cache
+    checkpoint = make_classifier(tiny_checkpoint(byte_tokenizer), ("a", "b"), seed=1)
+    save_checkpoint(checkpoint, "labels")
+    entry = entries()["labels"]
+    assert (entry.origin, entry.problem) == ("classifier", None)
+    assert entry.parameters == checkpoint.model.n_parameters
 
 
 def test_a_run_names_its_base_its_template_and_its_score(folder: Path, cache: Path) -> None:
@@ -80,7 +90,7 @@ def test_a_pulled_model_names_its_commit_and_other_commits_too(
     assert broken.path == first.folder
     llama = cache / "models--me--llama" / "snapshots" / ("a" * 40)
     llama.mkdir(parents=True)
-    (llama / "config.json").write_text('{"model_type": "llama"}')
+    (llama / "config.json").write_text('{"model_type": "bloom"}')
     assert "me/llama" not in entries()
 
 
@@ -100,8 +110,8 @@ def damaged(folder: Path, kind: str) -> None:
             config.write_text('{"model_type": "gp')
         case "deep config":
             config.write_text("[" * 100_000)
-        case "llama":
-            config.write_text('{"model_type": "llama"}')
+        case "bloom":
+            config.write_text('{"model_type": "bloom"}')
         case "bad field":
             config.write_text('{"model_type": "gpt2", "n_layer": -1}')
         case "cut weights":
@@ -129,7 +139,7 @@ def damaged(folder: Path, kind: str) -> None:
         ("no config", "no config.json"),
         ("torn config", "config.json is not JSON"),
         ("deep config", "config.json is not JSON"),
-        ("llama", "not a GPT-2 but llama"),
+        ("bloom", "not a gpt2, llama, qwen2, qwen3 but bloom"),
         ("bad field", "config.json: n_layer: input should be greater than or equal to 1"),
         ("cut weights", "model.safetensors was cut: 170,151 of 170,152 bytes"),
         ("empty weights", "model.safetensors is damaged or cut"),

@@ -14,12 +14,7 @@ from safetensors.torch import load_file, save_file
 from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
-from assistant.model.checkpoint import (
-    check_same_template,
-    load_checkpoint,
-    save_checkpoint,
-    template_record,
-)
+from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.folder import atomic_folder
 from tests.support.models import save_tiny, tiny_checkpoint
 
@@ -278,7 +273,7 @@ def overwrite(name: str, text: str) -> Damage:
         (truncate("model.safetensors", 3), "expected safetensors"),
         (truncate("config.json", 20), r"config\.json: expected JSON"),
         (truncate("vocab.json", 20), "expected JSON"),
-        (change_config(model_type="bloom"), "\"model_type\" gpt2, llama, qwen2 or qwen3, got 'bloom'"),
+        (change_config(model_type="bloom"), "gpt2, llama, qwen2, qwen3 as \"model_type\", got 'bloom'"),
         (change_config(n_embd=48), "of shape"),
         (change_config(n_layer=3), r"got no transformer\.h\.2\.attn\.c_attn\.bias.* and 9 more"),
         (change_config(n_layer=1), r"got also transformer\.h\.1"),
@@ -313,16 +308,6 @@ def test_a_damaged_folder_is_refused_with_a_message_that_names_the_damage(
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="got no such folder"):
         load_checkpoint(tmp_path / "nowhere")
-
-
-def test_another_template_is_refused_with_the_first_token_that_differs(byte_tokenizer: Tokenizer) -> None:
-    trained = template_record(get_template("alpaca"))
-    common = len("Below is an instruction that describes a task")
-    check_same_template(get_template("alpaca"), trained, byte_tokenizer, where="m")
-    with pytest.raises(CheckpointError, match=r"token 1 of the prompt: 'B' in training, '<' now"):
-        check_same_template(get_template("phi3"), trained, byte_tokenizer, where="m")
-    with pytest.raises(CheckpointError, match=rf"token {common + 1} of the prompt: '\.' in training, ',' now"):
-        check_same_template(get_template("alpaca-stanford"), trained, byte_tokenizer, where="m")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
