@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.model.checkpoint import load_checkpoint, load_model, save_checkpoint
+from assistant.model.checkpoint import load_model, save_checkpoint
 from assistant.model.lora import adapted_layers, add_adapters, merged, read_adapter, set_adapter, take_adapter
+from assistant.model.peft import merge_adapter, read_peft_adapter
 from assistant.settings import LoraSettings
 from tests.support.models import tiny_llama
 from tests.support.rows import random_ids
@@ -85,6 +86,6 @@ def test_an_adapter_of_peft_gives_its_logits(tmp_path: Path, byte_tokenizer: Tok
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(str(tmp_path / "adapter"))
     ids = random_ids(1, 30)
-    ours = load_checkpoint(tmp_path / "adapter").model
+    ours = merge_adapter(load_model(tmp_path / "base"), read_peft_adapter(tmp_path / "adapter"))
     with torch.inference_mode():
         assert (ours.head(ours(ids)) - model.eval()(ids).logits).abs().max() < 1e-4
