@@ -102,11 +102,6 @@ class Tokenizer:
             sizes = [end - start for start, end in pairwise(ends)]
         return ids, sizes
 
-    @property
-    def eos_token(self) -> str:
-        """The text of `eos_id`."""
-        return self.decode([self.eos_id])
-
     def files(self) -> dict[str, str]:
         """The contents of the tokenizer's files by name, as they were read. `tokenizer_config.json` is not among them.
 
