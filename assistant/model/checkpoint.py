@@ -113,9 +113,9 @@ def load_checkpoint(
     if is_adapter_folder(folder):
         return _load_adapted(folder, device)
     _check_folder(folder)
+    config = read_config(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
-    config = read_config(folder)
     is_classifier = isinstance(config, ClassifierConfig)
     if isinstance(config, ClassifierConfig) and not may_classify:
         raise CheckpointError(
