@@ -1,7 +1,8 @@
 """The exact prompt of a question in named parts, with the tokens of each. Imports no torch.
 
-The screen counts tokens at every keystroke. So texts that do not change are encoded once: GPT-2's pattern always splits
-between a character that is not white space and a line break, and what is on both sides is encoded by itself.
+The screen counts tokens at every keystroke. So texts that do not change are encoded once: every pattern splits between
+a letter or digit and a line break, GPT-2's between any visible character and a line break, and what is on both sides is
+encoded by itself. So is what is on both sides of a marker.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from assistant.chat.events import ModelCard
 from assistant.dataset.context import count_forgotten
 from assistant.dataset.examples import Exchange
-from assistant.dataset.prompts import PartKind
+from assistant.dataset.prompts import Marker, PartKind, Pieces, join_pieces
 
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
 CACHED_HISTORIES = 8
-_SAFE_CUT = re.compile(r"(?<=[!-~])(?=\n)")
-"""Between a printable ASCII character and a line break."""
+_SAFE_CUTS = {True: re.compile(r"(?<=[!-~])(?=\n)"), False: re.compile(r"(?<=[A-Za-z0-9])(?=\n)")}
+"""Before a line break: after a printable ASCII character for GPT-2's pattern (True), after a letter or digit for others."""
 
 Encoded = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids, and the bytes of text that each covers."""
@@ -87,46 +88,60 @@ class PromptLayout:
 
         A prompt that is too long is laid out as well; `room` is 0 then.
         """
+        from assistant.dataset.encode import bos_ids
+
         frame = self._frame(bool(input), tuple(history))
         named = self._template.named_parts(instruction, input)
-        tail = "".join(text for kind, text in named if kind not in ("preamble", "instruction header"))
-        encode_tail = lru_cache(None)(lambda rest: self._encode(rest + tail))  # the rest is nearly always the same
+        tail = [piece for kind, part in named if kind not in ("preamble", "instruction header") for piece in part]
+        first = bos_ids(named[0][1], self._tokenizer)
+
+        @lru_cache(None)  # the rest is nearly always the same
+        def encode_tail(rest: str) -> list[Encoded]:
+            return [*map(self._encode, join_pieces((rest, *tail)))]
 
         def n_tokens(n_forgotten: int) -> int:
             start = frame.start(n_forgotten)
-            return start.n_tokens + len(encode_tail(start.rest)[0])
+            return len(first) + start.n_tokens + sum(len(ids) for ids, _ in encode_tail(start.rest))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self._context_length, max_new_tokens=max_new_tokens
         )
         start = frame.start(n_forgotten)
-        pieces = [*map(self._encode_constant, start.texts), encode_tail(start.rest)]
+        bos: Encoded = (tuple(first), (0,) * len(first))
+        pieces = [bos, *map(self._encode_constant, start.pieces), *encode_tail(start.rest)]
         return ExactPrompt(
             parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces),
             context_length=self._context_length,
             n_forgotten=n_forgotten,
         )
 
-    def _encode(self, text: str) -> Encoded:
-        ids, sizes = self._tokenizer.encode_with_sizes(text)
+    def _encode(self, piece: str | Marker) -> Encoded:
+        from assistant.dataset.encode import marker_id  # tiktoken: the chat paints its first frame without it
+
+        if isinstance(piece, Marker):
+            return (marker_id(piece.text, self._tokenizer),), (len(piece.text.encode()),)
+        ids, sizes = self._tokenizer.encode_with_sizes(piece)
         return tuple(ids), tuple(sizes)
 
     def _new_frame(self, has_input: bool, history: tuple[Exchange, ...]) -> _Frame:
+        from assistant.dataset.tokenizer import PATTERN
+
         template = self._template
-        opening = template.preamble_with_input if has_input else template.preamble
+        opening = template.split(template.preamble_with_input if has_input else template.preamble)
         exchanges = [template.exchange(turn) for turn in history]
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself.
         can_cut = self._tokenizer.added.is_never_matched
-        return _Frame(opening, exchanges, template.instruction_header, self._encode_constant, can_cut=can_cut)
+        cut = _SAFE_CUTS[self._tokenizer.encoding._pat_str == PATTERN] if can_cut else None
+        return _Frame(opening, exchanges, template.split(template.instruction_header), self._encode_constant, cut)
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What stands before an instruction: texts that are encoded by themselves, and a rest that is not."""
+    """What stands before an instruction: pieces that are encoded by themselves, and a rest that is not."""
 
-    texts: tuple[str, ...]
+    pieces: Pieces
     n_tokens: int
-    """Tokens of `texts`."""
+    """Tokens of `pieces`."""
     rest: str
 
 
@@ -134,10 +149,15 @@ class _Frame:
     """What stands before an instruction, for every number of exchanges that are left out."""
 
     def __init__(
-        self, opening: str, exchanges: list[str], header: str, encode: Callable[[str], Encoded], *, can_cut: bool
+        self,
+        opening: Pieces,
+        exchanges: list[Pieces],
+        header: Pieces,
+        encode: Callable[[str | Marker], Encoded],
+        cut: re.Pattern[str] | None,
     ) -> None:
         self._opening, self._exchanges, self._header = opening, exchanges, header
-        self._encode, self._can_cut = encode, can_cut
+        self._encode, self._cut = encode, cut
         self._starts: dict[int, _Start] = {}
 
     def start(self, n_forgotten: int) -> _Start:
@@ -147,27 +167,32 @@ class _Frame:
         return self._starts[n_forgotten]
 
     def _new_start(self, n_forgotten: int) -> _Start:
-        texts, rest = [], ""
-        for piece in (self._opening, *self._exchanges[n_forgotten:], self._header):
-            cut = _SAFE_CUT.search(piece) if self._can_cut else None
-            if cut is None:
-                rest += piece
-            else:
-                texts.append(rest + piece[: cut.start()])
+        found: list[str | Marker] = []
+        rest = ""
+        for piece in chain(self._opening, *self._exchanges[n_forgotten:], self._header):
+            if isinstance(piece, Marker):
+                found += [rest, piece] if rest else [piece]
+                rest = ""
+            elif self._cut is not None and (cut := self._cut.search(piece)):
+                found.append(rest + piece[: cut.start()])
                 rest = piece[cut.start() :]
-        return _Start(tuple(texts), sum(len(self._encode(text)[0]) for text in texts), rest)
+            else:
+                rest += piece
+        return _Start(tuple(found), sum(len(self._encode(piece)[0]) for piece in found), rest)
 
 
-def _attribute(named: Sequence[tuple[PartKind, str]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
+def _attribute(named: Sequence[tuple[PartKind, Pieces]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
     """Give every token to the part in which it begins. A part may have none."""
     from assistant.dataset.tokenizer import utf8_length  # tiktoken: the chat paints its first frame without it
 
     ids = [token_id for piece_ids, _ in pieces for token_id in piece_ids]
     starts = [0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
+    texts = [(kind, "".join(map(str, of_part))) for kind, of_part in named]
+    length = sum(utf8_length(text) for _, text in texts)
     parts, first, end = [], 0, 0
-    for kind, text in named:
+    for kind, text in texts:
         end += utf8_length(text)
-        last = bisect_left(starts, end)
+        last = bisect_left(starts, end) if end < length else len(ids)
         parts.append(PromptPart(kind=kind, text=text, token_ids=tuple(ids[first:last])))
         first = last
     return tuple(parts)

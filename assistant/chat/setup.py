@@ -22,7 +22,7 @@ from assistant.chat.state import ChatSettings, now
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
 from assistant.dataset.examples import Example
-from assistant.dataset.prompts import get_template
+from assistant.dataset.prompts import recorded_template
 from assistant.decoding.reply import SessionLike
 from assistant.errors import AssistantError, PrerequisiteError
 from assistant.files import shown_path
@@ -160,10 +160,8 @@ def _loader(folder: Path, engine: EngineSettings, tuned: ModelInfo | None = None
     def load() -> SessionLike:
         from assistant.decoding.session import Session
 
-        session = Session.load(folder, device=engine.device, precision=engine.precision)
-        if tuned is not None and session.info is None:
-            session.template = get_template(tuned.template.name)
-        return session
+        template = None if tuned is None else recorded_template(tuned.template.name, tuned.template.texts)
+        return Session.load(folder, device=engine.device, precision=engine.precision, base_template=template)
 
     return load
 

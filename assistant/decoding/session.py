@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from assistant.dataset.context import check_prompt_length, count_forgotten
+from assistant.dataset.encode import encode_prompt, for_template
 from assistant.dataset.instructions import Example, Exchange
+from assistant.dataset.prompts import Template
 from assistant.decoding import inspection
 from assistant.decoding.engine import Generated, OnScored, build_engine
 from assistant.decoding.reply import InspectedToken, Reply, TokenLogprobs
@@ -48,12 +51,12 @@ class Session:
         self.info: ModelInfo | None = checkpoint.info
         """How the model was trained; None for a base model."""
         self.template = checkpoint.template
-        """The template the model was trained with, or the default template for a base model."""
+        """The template the model was trained with, or the one for a base model."""
         self.precision = precision
         self.n_parameters = checkpoint.model.n_parameters
         self.context_length = checkpoint.config.context_length
         """Maximum tokens of prompt and reply together."""
-        self.tokenizer = checkpoint.tokenizer
+        self.tokenizer = for_template(checkpoint.tokenizer, checkpoint.template)
         self._engine = build_engine(
             checkpoint.model, eos_id=self.tokenizer.eos_ids, precision=precision, may_draft=may_draft
         )
@@ -61,15 +64,23 @@ class Session:
 
     @classmethod
     def load(
-        cls, model: str | Path, *, device: str = "auto", precision: DecodePrecision = "auto", may_draft: bool = True
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        precision: DecodePrecision = "auto",
+        may_draft: bool = True,
+        base_template: Template | None = None,
     ) -> Session:
-        """Open a model folder.
+        """Open a model folder. A base model gets `base_template`, if it is given.
 
         Raises:
             CheckpointError: the folder is not a model that can be loaded.
-            SettingsError: the device does not exist.
+            SettingsError: the device does not exist, or the tokenizer lacks a token of the template.
         """
         checkpoint = load_checkpoint(model, device=pick_device(device))
+        if base_template is not None and checkpoint.info is None:
+            checkpoint = replace(checkpoint, template=base_template)
         return cls(checkpoint, precision=precision, may_draft=may_draft, folder=Path(model))
 
     @property
@@ -87,10 +98,9 @@ class Session:
         Raises:
             ContextError: the prompt leaves no room for a reply.
         """
-        prompt = self.template.render(instruction, input, history)
-        prompt_ids = self.tokenizer.encode(prompt)
+        prompt_ids = encode_prompt(self.template, self.tokenizer, instruction, input, history)
         check_prompt_length(len(prompt_ids), self.context_length)
-        return prompt, prompt_ids
+        return self.template.render(instruction, input, history), prompt_ids
 
     def reply(
         self,
@@ -125,7 +135,7 @@ class Session:
         """
 
         def n_tokens(n_forgotten: int) -> int:
-            return len(self.tokenizer.encode(self.template.render(instruction, input, history[n_forgotten:])))
+            return len(encode_prompt(self.template, self.tokenizer, instruction, input, history[n_forgotten:]))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self.context_length, max_new_tokens=settings.max_new_tokens
