@@ -22,8 +22,8 @@ from assistant.dataset.prompts import Marker, PartKind, Pieces, join_pieces
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
 CACHED_HISTORIES = 8
-_SAFE_CUTS = {True: re.compile(r"(?<=[!-~])(?=\n)"), False: re.compile(r"(?<=[A-Za-z0-9])(?=\n)")}
-"""Before a line break: after a printable ASCII character for GPT-2's pattern (True), after a letter or digit for others."""
+_SAFE_CUT, _GPT2_CUT = re.compile(r"(?<=[A-Za-z0-9])(?=\n)"), re.compile(r"(?<=[!-~])(?=\n)")
+"""Before a line break: after an ASCII letter or digit, and for GPT-2's pattern after a printable ASCII character."""
 
 Encoded = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids, and the bytes of text that each covers."""
@@ -78,7 +78,7 @@ class PromptLayout:
 
     def __init__(self, card: ModelCard) -> None:
         self._template, self._tokenizer, self._context_length = card.template, card.tokenizer, card.context_length
-        self._encode_constant = lru_cache(CACHED_TEXTS)(self._encode)
+        self._encode_constant = lru_cache(CACHED_TEXTS, typed=True)(self._encode)
         self._frame = lru_cache(CACHED_HISTORIES)(self._new_frame)
 
     def lay_out(
@@ -88,12 +88,10 @@ class PromptLayout:
 
         A prompt that is too long is laid out as well; `room` is 0 then.
         """
-        from assistant.dataset.encode import bos_ids
-
         frame = self._frame(bool(input), tuple(history))
         named = self._template.named_parts(instruction, input)
         tail = [piece for kind, part in named if kind not in ("preamble", "instruction header") for piece in part]
-        first = bos_ids(named[0][1], self._tokenizer)
+        bos_ids = () if self._tokenizer.bos_id is None else (self._tokenizer.bos_id,)
 
         @lru_cache(None)  # the rest is nearly always the same
         def encode_tail(rest: str) -> list[Encoded]:
@@ -101,25 +99,24 @@ class PromptLayout:
 
         def n_tokens(n_forgotten: int) -> int:
             start = frame.start(n_forgotten)
-            return len(first) + start.n_tokens + sum(len(ids) for ids, _ in encode_tail(start.rest))
+            return len(bos_ids) + start.n_tokens + sum(len(ids) for ids, _ in encode_tail(start.rest))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self._context_length, max_new_tokens=max_new_tokens
         )
         start = frame.start(n_forgotten)
-        bos: Encoded = (tuple(first), (0,) * len(first))
-        pieces = [bos, *map(self._encode_constant, start.pieces), *encode_tail(start.rest)]
+        pieces = [*map(self._encode_constant, start.pieces), *encode_tail(start.rest)]
         return ExactPrompt(
-            parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces),
+            parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces, bos_ids),
             context_length=self._context_length,
             n_forgotten=n_forgotten,
         )
 
-    def _encode(self, piece: str | Marker) -> Encoded:
+    def _encode(self, piece: str) -> Encoded:
         from assistant.dataset.encode import marker_id  # tiktoken: the chat paints its first frame without it
 
         if isinstance(piece, Marker):
-            return (marker_id(piece.text, self._tokenizer),), (len(piece.text.encode()),)
+            return (marker_id(piece, self._tokenizer),), (len(piece),)
         ids, sizes = self._tokenizer.encode_with_sizes(piece)
         return tuple(ids), tuple(sizes)
 
@@ -131,8 +128,9 @@ class PromptLayout:
         exchanges = [template.exchange(turn) for turn in history]
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself.
         can_cut = self._tokenizer.added.is_never_matched
-        cut = _SAFE_CUTS[self._tokenizer.encoding._pat_str == PATTERN] if can_cut else None
-        return _Frame(opening, exchanges, template.split(template.instruction_header), self._encode_constant, cut)
+        cut = _GPT2_CUT if self._tokenizer.encoding._pat_str == PATTERN else _SAFE_CUT
+        header = template.split(template.instruction_header)
+        return _Frame(opening, exchanges, header, self._encode_constant, cut if can_cut else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class _Frame:
         opening: Pieces,
         exchanges: list[Pieces],
         header: Pieces,
-        encode: Callable[[str | Marker], Encoded],
+        encode: Callable[[str], Encoded],
         cut: re.Pattern[str] | None,
     ) -> None:
         self._opening, self._exchanges, self._header = opening, exchanges, header
@@ -167,8 +165,7 @@ class _Frame:
         return self._starts[n_forgotten]
 
     def _new_start(self, n_forgotten: int) -> _Start:
-        found: list[str | Marker] = []
-        rest = ""
+        found, rest = list[str](), ""
         for piece in chain(self._opening, *self._exchanges[n_forgotten:], self._header):
             if isinstance(piece, Marker):
                 found += [rest, piece] if rest else [piece]
@@ -181,18 +178,18 @@ class _Frame:
         return _Start(tuple(found), sum(len(self._encode(piece)[0]) for piece in found), rest)
 
 
-def _attribute(named: Sequence[tuple[PartKind, Pieces]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
-    """Give every token to the part in which it begins. A part may have none."""
+def _attribute(
+    named: Sequence[tuple[PartKind, Pieces]], pieces: Sequence[Encoded], bos_ids: tuple[int, ...]
+) -> tuple[PromptPart, ...]:
+    """Give every token to the part in which it begins. A part may have none. The first part has `bos_ids`, too."""
     from assistant.dataset.tokenizer import utf8_length  # tiktoken: the chat paints its first frame without it
 
-    ids = [token_id for piece_ids, _ in pieces for token_id in piece_ids]
-    starts = [0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
-    texts = [(kind, "".join(map(str, of_part))) for kind, of_part in named]
-    length = sum(utf8_length(text) for _, text in texts)
+    ids = [*bos_ids, *(token_id for piece_ids, _ in pieces for token_id in piece_ids)]
+    starts = [*(-1 for _ in bos_ids), 0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
     parts, first, end = [], 0, 0
-    for kind, text in texts:
-        end += utf8_length(text)
-        last = bisect_left(starts, end) if end < length else len(ids)
+    for kind, texts in named:
+        end += utf8_length(text := "".join(texts))
+        last = bisect_left(starts, end)
         parts.append(PromptPart(kind=kind, text=text, token_ids=tuple(ids[first:last])))
         first = last
     return tuple(parts)

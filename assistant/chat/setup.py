@@ -159,9 +159,14 @@ def _loader(folder: Path, engine: EngineSettings, tuned: ModelInfo | None = None
 
     def load() -> SessionLike:
         from assistant.decoding.session import Session
+        from assistant.device import pick_device
+        from assistant.model.checkpoint import load_checkpoint
 
-        template = None if tuned is None else recorded_template(tuned.template.name, tuned.template.texts)
-        return Session.load(folder, device=engine.device, precision=engine.precision, base_template=template)
+        checkpoint = load_checkpoint(folder, device=pick_device(engine.device))
+        if tuned is not None and checkpoint.info is None:
+            template = recorded_template(tuned.template.name, tuned.template.texts)
+            checkpoint = replace(checkpoint, template=template)
+        return Session(checkpoint, precision=engine.precision, folder=folder)
 
     return load
 

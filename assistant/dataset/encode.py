@@ -45,32 +45,19 @@ class EncodedRows:
 def encode_prompt(
     template: Template, tokenizer: Tokenizer, instruction: str, input: str = "", history: Sequence[Exchange] = ()
 ) -> list[int]:
-    """Return the ids of a prompt, which begins with the tokenizer's first token, if it has one."""
+    """Return the ids of a prompt. The token that the tokenizer puts before every text is the first."""
     return _encode(template.pieces(instruction, input, history), tokenizer)
 
 
 def _encode(pieces: Pieces, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of texts and markers, after the token that the tokenizer puts first."""
-    ids = bos_ids(pieces, tokenizer)
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for piece in pieces:
-        ids += [marker_id(piece.text, tokenizer)] if isinstance(piece, Marker) else tokenizer.encode(piece)
+        ids += [marker_id(piece, tokenizer)] if isinstance(piece, Marker) else tokenizer.encode(piece)
     return ids
 
 
-def bos_ids(pieces: Pieces, tokenizer: Tokenizer) -> list[int]:
-    """Return the token that the tokenizer puts first, unless the pieces begin with it. Empty if it puts none."""
-    bos_id = tokenizer.bos_id
-    first = pieces[0] if pieces else ""
-    is_there = isinstance(first, Marker) and marker_id(first.text, tokenizer) == bos_id
-    return [] if bos_id is None or is_there else [bos_id]
-
-
 def marker_id(marker: str, tokenizer: Tokenizer) -> int:
-    """Return the id of a marker.
-
-    Raises:
-        SettingsError: the tokenizer does not have it.
-    """
+    """Return the id of a marker. Raise SettingsError if the tokenizer does not have it."""
     if (token_id := tokenizer.special_id(marker)) is None:
         raise SettingsError(
             f"template: expected a model with the token {marker}, got a tokenizer without it. Use --template alpaca."
@@ -79,16 +66,14 @@ def marker_id(marker: str, tokenizer: Tokenizer) -> int:
 
 
 def for_template(tokenizer: Tokenizer, template: Template) -> Tokenizer:
-    """Return the tokenizer with the token that ends the template's turns as its EOS, which also ends a reply.
+    """Return the tokenizer with the template's end of a turn as EOS, which also ends a reply.
 
     Raises:
         SettingsError: the tokenizer lacks a marker of the template.
     """
     ids = {marker: marker_id(marker, tokenizer) for marker in template.markers}
-    if not template.end_of_turn:
-        return tokenizer
-    end_id = ids[template.end_of_turn]
-    return replace(tokenizer, eos_id=end_id, eos_ids=tuple(dict.fromkeys((*tokenizer.eos_ids, end_id))))
+    eos_id = ids.get(template.end_of_turn, tokenizer.eos_id)
+    return replace(tokenizer, eos_id=eos_id, eos_ids=tuple(dict.fromkeys((*tokenizer.eos_ids, eos_id))))
 
 
 def encode_examples(
@@ -228,7 +213,7 @@ def _truncate_prompt(example: Example, template: Template, tokenizer: Tokenizer,
     before, after = (
         join_pieces(piece for _, part in parts for piece in part) for parts in (named[:place], named[place + 1 :])
     )
-    n_around = len(_encode(before, tokenizer)) + len(_encode(after, tokenizer)) - len(bos_ids(after, tokenizer))
+    n_around = len(_encode(before, tokenizer)) + len(_encode(after, tokenizer)) - (tokenizer.bos_id is not None)
     text_ids = tokenizer.encode(str(named[place][1][0]))
     # Joined text can have other merges at the seams, so try each length, from the longest that can fit.
     for n_kept in range(min(len(text_ids), budget - n_around + 4), 0, -1):

@@ -13,8 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import groupby
 from typing import Literal
 
 from assistant.dataset.examples import Example, Exchange
@@ -32,17 +30,13 @@ _LLAMA3_SYSTEM = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """A special token in a prompt. Two markers, or a marker and a text, are never encoded together."""
+class Marker(str):
+    """A special token in a prompt. It is encoded as its id, apart from the texts around it."""
 
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
+    __slots__ = ()
 
 
-Pieces = tuple[str | Marker, ...]
+Pieces = tuple[str, ...]
 """A prompt or a part of it: texts and markers in order."""
 
 
@@ -69,18 +63,17 @@ class Template:
     @property
     def texts(self) -> dict[str, str]:
         """The texts by field. A field of later versions is there only if it has a text, so old fingerprints hold."""
-        fields = {key: value for key, value in asdict(self).items() if isinstance(value, str) and key != "name"}
-        return {key: value for key, value in fields.items() if value or key not in ("reply_opening", "end_of_turn")}
+        texts = {key: value for key, value in asdict(self).items() if isinstance(value, str) and key != "name"}
+        return {key: text for key, text in texts.items() if text or key not in ("reply_opening", "end_of_turn")}
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits that depend on every text of the template, but not on its name."""
-        more = {"markers": self.markers, "trims": self.trims} if self.markers else {}
-        return hashlib.sha256(json.dumps(self.texts | more, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.texts, sort_keys=True).encode()).hexdigest()[:16]
 
     def render(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> str:
         """Return the whole prompt, up to and including the response header."""
-        return "".join(map(str, self.pieces(instruction, input, history)))
+        return "".join(self.pieces(instruction, input, history))
 
     def pieces(self, instruction: str, input: str = "", history: Sequence[Exchange] = ()) -> Pieces:
         """Return the whole prompt as texts and markers."""
@@ -113,7 +106,9 @@ class Template:
 
     def split(self, text: str) -> Pieces:
         """Split a text of the template, never a person's, at its markers."""
-        return _split(text, self.markers)
+        pattern = "|".join(map(re.escape, self.markers)) or "$^"
+        pieces = filter(None, re.split(f"({pattern})", text))
+        return tuple(Marker(piece) if piece in self.markers else piece for piece in pieces)
 
     def _trimmed(self, text: str) -> str:
         return text.strip() if self.trims else text
@@ -158,17 +153,14 @@ class Template:
         )
 
 
-@cache
-def _split(text: str, markers: tuple[str, ...]) -> Pieces:
-    pattern = f"({'|'.join(map(re.escape, markers))})" if markers else "$^"
-    return tuple(Marker(piece) if piece in markers else piece for piece in re.split(pattern, text) if piece)
-
-
-def join_pieces(pieces: Iterable[str | Marker]) -> Pieces:
+def join_pieces(pieces: Iterable[str]) -> Pieces:
     """Join texts that are neighbours, so that they are encoded as one text. Empty texts are left out."""
-    joined: list[str | Marker] = []
-    for is_text, group in groupby((piece for piece in pieces if piece), lambda piece: isinstance(piece, str)):
-        joined += ["".join(map(str, group))] if is_text else group
+    joined: list[str] = []
+    for piece in filter(None, pieces):
+        if joined and not isinstance(piece, Marker) and not isinstance(joined[-1], Marker):
+            joined[-1] += piece
+        else:
+            joined.append(piece)
     return tuple(joined)
 
 

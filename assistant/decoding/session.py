@@ -8,14 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from assistant.dataset.context import check_prompt_length, count_forgotten
 from assistant.dataset.encode import encode_prompt, for_template
 from assistant.dataset.instructions import Example, Exchange
-from assistant.dataset.prompts import Template
 from assistant.decoding import inspection
 from assistant.decoding.engine import Generated, OnScored, build_engine
 from assistant.decoding.reply import InspectedToken, Reply, TokenLogprobs
@@ -51,7 +49,7 @@ class Session:
         self.info: ModelInfo | None = checkpoint.info
         """How the model was trained; None for a base model."""
         self.template = checkpoint.template
-        """The template the model was trained with, or the one for a base model."""
+        """The template the model was trained with. A base model has its own one or the default."""
         self.precision = precision
         self.n_parameters = checkpoint.model.n_parameters
         self.context_length = checkpoint.config.context_length
@@ -64,23 +62,15 @@ class Session:
 
     @classmethod
     def load(
-        cls,
-        model: str | Path,
-        *,
-        device: str = "auto",
-        precision: DecodePrecision = "auto",
-        may_draft: bool = True,
-        base_template: Template | None = None,
+        cls, model: str | Path, *, device: str = "auto", precision: DecodePrecision = "auto", may_draft: bool = True
     ) -> Session:
-        """Open a model folder. A base model gets `base_template`, if it is given.
+        """Open a model folder.
 
         Raises:
             CheckpointError: the folder is not a model that can be loaded.
-            SettingsError: the device does not exist, or the tokenizer lacks a token of the template.
+            SettingsError: the device does not exist.
         """
         checkpoint = load_checkpoint(model, device=pick_device(device))
-        if base_template is not None and checkpoint.info is None:
-            checkpoint = replace(checkpoint, template=base_template)
         return cls(checkpoint, precision=precision, may_draft=may_draft, folder=Path(model))
 
     @property

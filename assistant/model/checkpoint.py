@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ import torch
 from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
-from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
+from assistant.dataset.encode import encode_prompt, for_template
+from assistant.dataset.own_template import find_own_template
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template, recorded_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
 from assistant.errors import CheckpointError, PrerequisiteError
@@ -66,6 +68,15 @@ class Checkpoint:
         """The configuration of the model."""
         return self.model.config
 
+    def with_template(self, name: str) -> Checkpoint:
+        """The same model with another template, or with its own one if it has that name, and with its end of a turn.
+
+        Raises:
+            SettingsError: there is no such template, or the tokenizer lacks a marker of it.
+        """
+        template = self.template if self.template.name == name else get_template(name)
+        return replace(self, template=template, tokenizer=for_template(self.tokenizer, template))
+
     def as_base(self) -> Checkpoint:
         """The same weights as a base model: without a record of training, and with the default template."""
         return replace(self, info=None, adapter=None, template=get_template(DEFAULT_TEMPLATE))
@@ -89,7 +100,10 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     info = load_info(folder)
     config = read_config(folder)
     _check_vocabulary(folder, tokenizer, config)
-    template = get_template(DEFAULT_TEMPLATE) if info is None else _trained_template(info, tokenizer, folder)
+    if info is None:
+        template = find_own_template(folder, tokenizer) or get_template(DEFAULT_TEMPLATE)
+    else:
+        template = _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -231,18 +245,17 @@ def load_info(folder: str | Path) -> ModelInfo | None:
 
 def template_record(template: Template) -> TemplateRecord:
     """The record of a template for `assistant.json`."""
-    texts = {key: value for key, value in asdict(template).items() if key != "name"}
-    return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=texts)
+    return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=template.texts)
 
 
 def _trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:
     """The template that the model was trained with. Raise CheckpointError if it is unknown or has changed since."""
-    template = TEMPLATES.get(info.template.name)
-    if template is None:
+    if info.template.name not in TEMPLATES:
         raise CheckpointError(
             f"{folder}: expected one of the templates {', '.join(sorted(TEMPLATES))}, got {info.template.name!r}. "
             f"Use the version of this project that trained the model."
         )
+    template = recorded_template(info.template.name, info.template.texts)
     check_same_template(template, info.template, tokenizer, where=str(folder))
     return template
 
@@ -260,11 +273,11 @@ def check_same_template(template: Template, trained: TemplateRecord, tokenizer: 
 def _difference(template: Template, trained: TemplateRecord, tokenizer: Tokenizer) -> str:
     """The first token in which two templates' prompts differ, or "their texts" if there is none."""
     try:
-        trained_template = Template(name=trained.name, **trained.texts)
+        trained_template = replace(template, name=trained.name, **trained.texts)
     except TypeError:  # a version of the project with other fields wrote the texts
         return "their texts"
     for input_text in ("", "I"):
-        old, new = (tokenizer.encode(t.render("Q", input_text)) for t in (trained_template, template))
+        old, new = (encode_prompt(t, tokenizer, "Q", input_text) for t in (trained_template, template))
         index = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         if index < max(len(old), len(new)):
             in_training, now = (repr(tokenizer.decode(ids[index : index + 1])) for ids in (old, new))
@@ -318,7 +331,8 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
         "clean_up_tokenization_spaces": False,
     }
     kept = dict(tokenizer.added.config) or defaults
-    write_json(folder / TOKENIZER_CONFIG_FILE, kept | {"chat_template": template.chat_template()})
+    bos_token = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
+    write_json(folder / TOKENIZER_CONFIG_FILE, kept | {"chat_template": template.chat_template(bos_token)})
     if checkpoint.info is not None:
         write_json(folder / INFO_FILE, checkpoint.info.model_dump(mode="json"))
     if checkpoint.trained_prompts is not None:

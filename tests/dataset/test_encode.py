@@ -50,7 +50,8 @@ def test_truncation_keeps_template_response_and_eos(
     assert bool(encoded.truncated) == (n_positions > max_length)
     assert len(row.input_ids) - 1 <= max_length
     prompt = byte_tokenizer.decode(row.input_ids[: row.prompt_length])
-    whole, last_text, after = render_example(ALPACA, example), example.input or example.instruction, "\n\n### Response:\n"
+    whole, after = render_example(ALPACA, example), "\n\n### Response:\n"
+    last_text = example.input or example.instruction
     before = whole[: len(whole) - len(last_text + after)]
     assert prompt.startswith(before)
     assert prompt.endswith(after)

@@ -81,5 +81,7 @@ def test_fingerprints_are_fixed() -> None:
 
 
 def test_unknown_template_is_refused() -> None:
-    with pytest.raises(SettingsError, match="expected one of alpaca, alpaca-stanford, chatml, llama3, phi3, text, got 'llama'"):
+    with pytest.raises(
+        SettingsError, match="expected one of alpaca, alpaca-stanford, chatml, llama3, phi3, text, got 'llama'"
+    ):
         get_template("llama")
