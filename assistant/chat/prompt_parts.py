@@ -125,12 +125,11 @@ class PromptLayout:
 
         template = self._template
         opening = template.split(template.preamble_with_input if has_input else template.preamble)
-        exchanges = [template.exchange(turn) for turn in history]
+        units = [opening, *map(template.exchange, history), template.split(template.instruction_header)]
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself.
         can_cut = self._tokenizer.added.is_never_matched
         cut = _GPT2_CUT if self._tokenizer.encoding._pat_str == PATTERN else _SAFE_CUT
-        header = template.split(template.instruction_header)
-        return _Frame(opening, exchanges, header, self._encode_constant, cut if can_cut else None)
+        return _Frame(units, self._encode_constant, cut if can_cut else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +145,9 @@ class _Start:
 class _Frame:
     """What stands before an instruction, for every number of exchanges that are left out."""
 
-    def __init__(
-        self,
-        opening: Pieces,
-        exchanges: list[Pieces],
-        header: Pieces,
-        encode: Callable[[str], Encoded],
-        cut: re.Pattern[str] | None,
-    ) -> None:
-        self._opening, self._exchanges, self._header = opening, exchanges, header
-        self._encode, self._cut = encode, cut
+    def __init__(self, units: list[Pieces], encode: Callable[[str], Encoded], cut: re.Pattern[str] | None) -> None:
+        """`units` are the opening, the exchanges, and the header of the instruction."""
+        self._units, self._encode, self._cut = units, encode, cut
         self._starts: dict[int, _Start] = {}
 
     def start(self, n_forgotten: int) -> _Start:
@@ -166,7 +158,7 @@ class _Frame:
 
     def _new_start(self, n_forgotten: int) -> _Start:
         found, rest = list[str](), ""
-        for piece in chain(self._opening, *self._exchanges[n_forgotten:], self._header):
+        for piece in chain(self._units[0], *self._units[n_forgotten + 1 :]):
             if isinstance(piece, Marker):
                 found += [rest, piece] if rest else [piece]
                 rest = ""

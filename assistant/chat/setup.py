@@ -6,7 +6,7 @@ The command line makes a `ChatSetup`; a front begins it. Tests make one with scr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assistant.chat.chat import Chat

@@ -196,7 +196,7 @@ def _write_fixed(
 
 def _row_length(model: str, template: str) -> tuple[Callable[[Example], int], int]:
     """A function from a row to the positions that it takes, and the model's context length."""
-    from assistant.dataset.encode import encode_prompt
+    from assistant.dataset.encode import encode_pieces
     from assistant.dataset.prompts import get_template
     from assistant.dataset.tokenizer import read_tokenizer
     from assistant.model.checkpoint import read_config
@@ -207,9 +207,9 @@ def _row_length(model: str, template: str) -> tuple[Callable[[Example], int], in
     def positions(example: Example) -> int:
         if example.is_text:
             return 0  # it continues in further rows
-        prompt_ids = encode_prompt(prompts, tokenizer, example.instruction, example.input, example.history)
+        prompt = prompts.pieces(example.instruction, example.input, example.history)
         answers = [tokenizer.encode(answer) for answer in (example.output, example.rejected or "")]
-        return len(prompt_ids) + max(map(len, answers))
+        return len(encode_pieces(prompt, tokenizer)) + max(map(len, answers))
 
     return positions, read_config(folder).context_length
 

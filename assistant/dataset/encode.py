@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from assistant.dataset.instructions import Example, Exchange
+from assistant.dataset.instructions import Example
 from assistant.dataset.prompts import TEXT_TEMPLATE, Marker, Pieces, Template, join_pieces
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import DataError, SettingsError
@@ -42,14 +42,8 @@ class EncodedRows:
     dropped: tuple[Example, ...]
 
 
-def encode_prompt(
-    template: Template, tokenizer: Tokenizer, instruction: str, input: str = "", history: Sequence[Exchange] = ()
-) -> list[int]:
+def encode_pieces(pieces: Pieces, tokenizer: Tokenizer) -> list[int]:
     """Return the ids of a prompt. The token that the tokenizer puts before every text is the first."""
-    return _encode(template.pieces(instruction, input, history), tokenizer)
-
-
-def _encode(pieces: Pieces, tokenizer: Tokenizer) -> list[int]:
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for piece in pieces:
         ids += [marker_id(piece, tokenizer)] if isinstance(piece, Marker) else tokenizer.encode(piece)
@@ -113,7 +107,7 @@ def encode_examples(
                 problems.append(f"{example.where}: expected an instruction, got plain text.")
             rows += _text_rows(example, tokenizer, max_length)
             continue
-        prompt_ids = encode_prompt(template, tokenizer, example.instruction, example.input, example.history)
+        prompt_ids = encode_pieces(template.pieces(example.instruction, example.input, example.history), tokenizer)
         responses = _encode_responses(example, tokenizer, as_pairs)
         longest = max(map(len, responses))
         n_positions = len(prompt_ids) + longest - 1
@@ -196,7 +190,7 @@ def _text_rows(example: Example, tokenizer: Tokenizer, max_length: int) -> list[
 
     Each row starts with the last id of the row before it, so that every id except the first is a target once.
     """
-    opening_ids = _encode((example.instruction,), tokenizer)
+    opening_ids = encode_pieces((example.instruction,), tokenizer)
     ids = (*opening_ids, *tokenizer.encode(example.output), tokenizer.eos_id)
     rows = []
     for start in range(0, len(ids) - 1, max_length):
@@ -213,14 +207,16 @@ def _truncate_prompt(example: Example, template: Template, tokenizer: Tokenizer,
     before, after = (
         join_pieces(piece for _, part in parts for piece in part) for parts in (named[:place], named[place + 1 :])
     )
-    n_around = len(_encode(before, tokenizer)) + len(_encode(after, tokenizer)) - (tokenizer.bos_id is not None)
+    n_around = (
+        len(encode_pieces(before, tokenizer)) + len(encode_pieces(after, tokenizer)) - (tokenizer.bos_id is not None)
+    )
     text_ids = tokenizer.encode(str(named[place][1][0]))
     # Joined text can have other merges at the seams, so try each length, from the longest that can fit.
     for n_kept in range(min(len(text_ids), budget - n_around + 4), 0, -1):
         text = tokenizer.decode(text_ids[:n_kept]).rstrip("\ufffd").rstrip()
         if not text:
             return None
-        ids = _encode(join_pieces((*before, text, *after)), tokenizer)
+        ids = encode_pieces(join_pieces((*before, text, *after)), tokenizer)
         if len(ids) <= budget:
             return ids
     return None

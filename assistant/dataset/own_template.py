@@ -1,8 +1,4 @@
-"""Which of our templates a model's own chat template is: both render the same prompts of probe conversations.
-
-The chat template is a stranger's program. So it runs in Jinja's sandbox, as in transformers, and in a process of its
-own with little time and memory.
-"""
+"""Which of our templates a model's own chat template is: both render the same prompts of probe conversations."""
 
 from __future__ import annotations
 
@@ -13,14 +9,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from assistant.dataset import jinja_process
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
 from assistant.dataset.examples import Exchange
-from assistant.dataset.prompts import TEMPLATES, Template
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template
 from assistant.dataset.tokenizer import Tokenizer
 
 JINJA_FILE = "chat_template.jinja"
-MAX_SECONDS, MAX_BYTES = 2, 2**30
-"""Processor time and memory of the process that renders."""
 PROBES: tuple[tuple[str, ...], ...] = (
     ("Sort b, a.",),
     ("One", "1", "Two"),
@@ -31,11 +26,11 @@ PROBES: tuple[tuple[str, ...], ...] = (
 """Conversations: texts of the user and replies in turn, the last by the user."""
 
 
-def find_own_template(folder: Path, tokenizer: Tokenizer) -> Template | None:
-    """Return our template with markers that renders what a model folder's chat template renders, or None.
+def own_template(folder: Path, tokenizer: Tokenizer) -> Template:
+    """Return our template that renders what a model folder's chat template renders, or the default.
 
     It has the system text of the chat template, and what a reply without thinking begins with. A date is the one that
-    the chat template has where it cannot ask for today's.
+    the chat template has where it cannot ask for today's. Only templates with markers are compared.
     """
     chat_template = read_chat_template(folder)
     known = [template for template in TEMPLATES.values() if template.markers and template.end_of_turn in chat_template]
@@ -48,12 +43,12 @@ def find_own_template(folder: Path, tokenizer: Tokenizer) -> Template | None:
         expected = [own.render(last, "", [*map(Exchange, turns[::2], turns[1::2])]) for *turns, last in PROBES]
         if rendered == expected and not any(map((preamble + opening).count, special.difference(own.markers))):
             return own
-    return None
+    return get_template(DEFAULT_TEMPLATE)
 
 
 def read_chat_template(folder: Path) -> str:
     """Return the chat template of a model folder. Empty if there is none that can be read."""
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    with suppress(OSError, ValueError, TypeError, LookupError, StopIteration, RecursionError):
         if (folder / JINJA_FILE).is_file():
             return (folder / JINJA_FILE).read_text(encoding="utf-8")
         found = json.loads((folder / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8-sig"))["chat_template"]
@@ -66,34 +61,14 @@ def read_chat_template(folder: Path) -> str:
 def _render(chat_template: str, tokenizer: Tokenizer) -> list[str]:
     """Return the prompts of the probes, without the token that the tokenizer puts first. Empty if that fails."""
     bos_token = tokenizer.added.config.get("bos_token") or ""
-    bos_token = bos_token["content"] if isinstance(bos_token, dict) else bos_token
+    tokens = {"bos_token": bos_token.get("content") if isinstance(bos_token, dict) else bos_token}
+    flags = {"tools": None, "add_generation_prompt": True, "enable_thinking": False}
+    roles = ("user", "assistant")
+    chats = [[{"role": roles[n % 2], "content": text} for n, text in enumerate(probe)] for probe in PROBES]
+    asked = json.dumps([chat_template, chats, {"eos_token": tokenizer.added.eos_token, **tokens, **flags}])
     first = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
-    asked = json.dumps([chat_template, {"bos_token": bos_token, "eos_token": tokenizer.added.eos_token}])
-    command = [sys.executable, "-P", "-m", __name__]
+    command = [sys.executable, "-I", jinja_process.__file__]
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=30, check=True)
         return [text.removeprefix(first) for text in json.loads(done.stdout)]
     return []
-
-
-def _render_here() -> None:
-    """Render the probes with the chat template on standard input."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    with suppress(ImportError):  # Windows has the caller's timeout only
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
-    source, tokens = json.load(sys.stdin)
-    extensions = ["jinja2.ext.loopcontrols"]
-    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions).from_string(
-        source
-    )
-    chats = [[{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(p)] for p in PROBES]
-    flags = {"tools": None, "add_generation_prompt": True, "enable_thinking": False}
-    print(json.dumps([template.render(messages=messages, **flags, **tokens) for messages in chats]))
-
-
-if __name__ == "__main__":
-    _render_here()

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from assistant.dataset.examples import Example, Exchange
 from assistant.errors import SettingsError
@@ -251,17 +251,11 @@ def get_template(name: str) -> Template:
 
 
 def recorded_template(name: str, texts: Mapping[str, str]) -> Template:
-    """Return a template by its name. Of one with markers, a record of `texts` says what precedes turns and replies.
-
-    Raises:
-        SettingsError: there is no such template.
-    """
+    """Return a template by its name. In one with markers, the recorded texts say what precedes turns and a reply."""
     template = get_template(name)
-    if not template.markers:
-        return template
-    preamble = texts.get("preamble", template.preamble)
-    opening = texts.get("reply_opening", "")
-    return replace(template, preamble=preamble, preamble_with_input=preamble, reply_opening=opening)
+    free = ("preamble", "preamble_with_input", "reply_opening") if template.markers else ()
+    own: dict[str, Any] = {key: texts[key] for key in free if key in texts}
+    return replace(template, **own)
 
 
 def render_example(template: Template, example: Example) -> str:

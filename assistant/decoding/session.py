@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from assistant.dataset.context import check_prompt_length, count_forgotten
-from assistant.dataset.encode import encode_prompt, for_template
+from assistant.dataset.encode import encode_pieces, for_template
 from assistant.dataset.instructions import Example, Exchange
 from assistant.decoding import inspection
 from assistant.decoding.engine import Generated, OnScored, build_engine
@@ -88,9 +88,10 @@ class Session:
         Raises:
             ContextError: the prompt leaves no room for a reply.
         """
-        prompt_ids = encode_prompt(self.template, self.tokenizer, instruction, input, history)
+        pieces = self.template.pieces(instruction, input, history)
+        prompt_ids = encode_pieces(pieces, self.tokenizer)
         check_prompt_length(len(prompt_ids), self.context_length)
-        return self.template.render(instruction, input, history), prompt_ids
+        return "".join(pieces), prompt_ids
 
     def reply(
         self,
@@ -125,7 +126,7 @@ class Session:
         """
 
         def n_tokens(n_forgotten: int) -> int:
-            return len(encode_prompt(self.template, self.tokenizer, instruction, input, history[n_forgotten:]))
+            return len(encode_pieces(self.template.pieces(instruction, input, history[n_forgotten:]), self.tokenizer))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self.context_length, max_new_tokens=settings.max_new_tokens

@@ -23,8 +23,8 @@ import torch
 from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
-from assistant.dataset.encode import encode_prompt, for_template
-from assistant.dataset.own_template import find_own_template
+from assistant.dataset.encode import encode_pieces, for_template
+from assistant.dataset.own_template import own_template
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEMPLATES, Template, get_template, recorded_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
@@ -100,10 +100,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     info = load_info(folder)
     config = read_config(folder)
     _check_vocabulary(folder, tokenizer, config)
-    if info is None:
-        template = find_own_template(folder, tokenizer) or get_template(DEFAULT_TEMPLATE)
-    else:
-        template = _trained_template(info, tokenizer, folder)
+    template = own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -273,11 +270,12 @@ def check_same_template(template: Template, trained: TemplateRecord, tokenizer: 
 def _difference(template: Template, trained: TemplateRecord, tokenizer: Tokenizer) -> str:
     """The first token in which two templates' prompts differ, or "their texts" if there is none."""
     try:
-        trained_template = replace(template, name=trained.name, **trained.texts)
+        texts: dict[str, Any] = dict(trained.texts)
+        trained_template = replace(template, name=trained.name, **texts)
     except TypeError:  # a version of the project with other fields wrote the texts
         return "their texts"
     for input_text in ("", "I"):
-        old, new = (encode_prompt(t, tokenizer, "Q", input_text) for t in (trained_template, template))
+        old, new = (encode_pieces(t.pieces("Q", input_text), tokenizer) for t in (trained_template, template))
         index = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         if index < max(len(old), len(new)):
             in_training, now = (repr(tokenizer.decode(ids[index : index + 1])) for ids in (old, new))

@@ -10,7 +10,7 @@ from assistant.chat.events import ModelCard
 from assistant.chat.prompt_parts import PromptLayout
 from assistant.dataset.added_tokens import AddedToken, AddedTokens
 from assistant.dataset.context import count_forgotten
-from assistant.dataset.encode import encode_prompt
+from assistant.dataset.encode import encode_pieces
 from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import TEMPLATES
 from assistant.dataset.tokenizer import MERGES_FILE, VOCAB_FILE, Tokenizer, build_tokenizer, read_tokenizer
@@ -98,7 +98,9 @@ def check(
     )
     prompt = TEMPLATES[template]
     assert exact.text == prompt.render(instruction, input_text, history[exact.n_forgotten :])
-    ids = [encode_prompt(prompt, tokenizer, instruction, input_text, history[n:]) for n in range(len(history) + 1)]
+    ids = [
+        encode_pieces(prompt.pieces(instruction, input_text, history[n:]), tokenizer) for n in range(len(history) + 1)
+    ]
     assert list(exact.token_ids) == ids[exact.n_forgotten]
     if not prompt.markers and tokenizer.bos_id is None:
         assert list(exact.token_ids) == tokenizer.encode(exact.text)
