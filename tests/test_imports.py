@@ -22,7 +22,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
-        "convert splits trained_prompts check prompts context added_tokens tokenizer encode"
+        "convert splits trained_prompts check prompts context added_tokens tokenizer encode jinja_process own_template"
     ),
     "assistant.model": (
         "__init__ config digest trained_data packing fused linear gpt lora folder weights peft checkpoint scratch"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from assistant.cli.options import (
@@ -10,14 +12,16 @@ from assistant.cli.options import (
     Json,
     OutputFolder,
     PlanOnly,
+    PromptTemplate,
     book_recipe,
     derive_options,
 )
+from assistant.errors import SettingsError
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 
 
-@derive_options(leave_out={"beta"})
+@derive_options(leave_out={"beta", "template"})
 def finetune(
     data: DataFiles,
     model: BaseModelFolder,
@@ -26,6 +30,7 @@ def finetune(
     split: SplitSettings,
     run: RunSettings,
     reading: DataSettings,
+    template: PromptTemplate = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -35,14 +40,16 @@ def finetune(
     """
     from assistant.dataset.prompts import get_template
 
-    get_template(settings.template)
+    folder = find_model(model)
+    name = get_template(template or default_template(folder, settings.template)).name
+    settings = settings.model_copy(update={"template": name})
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
     from assistant.cli.job import Job, run_or_plan
 
     job = Job(
         data=tuple(data),
-        model=find_model(model),
+        model=folder,
         output=output,
         split=split,
         settings=settings,
@@ -50,3 +57,23 @@ def finetune(
         reading=reading,
     )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
+
+
+def default_template(folder: Path, default: str) -> str:
+    """The name of a chat model's own template, or the default for other models.
+
+    Raises:
+        SettingsError: the model has a chat template that is not one of ours.
+    """
+    from assistant.dataset.own_template import read_chat_template
+    from assistant.dataset.tokenizer import read_tokenizer
+    from assistant.model.checkpoint import folder_template, load_info, read_config
+
+    info = load_info(folder)
+    own = folder_template(folder, read_tokenizer(folder), info)
+    if own.markers or info is not None or read_config(folder).model_type == "gpt2" or not read_chat_template(folder):
+        return own.name if own.markers else default
+    raise SettingsError(
+        f"{folder}: expected a chat template that this project knows, got another one. "
+        f"Choose the prompts to train with, for example with --template alpaca."
+    )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from assistant.cli.options import BaseModelFolder, DataFiles, Json, OutputFolder, PlanOnly, derive_options
+from assistant.cli.finetune import default_template
+from assistant.cli.options import (
+    BaseModelFolder,
+    DataFiles,
+    Json,
+    OutputFolder,
+    PlanOnly,
+    PromptTemplate,
+    derive_options,
+)
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 
@@ -27,9 +35,7 @@ def prefer(
     split: SplitSettings,
     run: RunSettings,
     reading: DataSettings,
-    template: Annotated[
-        str | None, typer.Option(help="Prompt template; by default the model's own.", rich_help_panel="Data")
-    ] = None,
+    template: PromptTemplate = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -53,8 +59,8 @@ def prefer(
 
 
 def _template_of(folder: Path, *, default: str) -> str:
-    """The template that a model was trained with, or the default for a base model."""
+    """The template that a model was trained with, or its own one."""
     from assistant.model.checkpoint import load_info
 
     info = load_info(folder)
-    return default if info is None else info.template.name
+    return default_template(folder, default) if info is None else info.template.name

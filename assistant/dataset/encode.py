@@ -204,13 +204,11 @@ def _truncate_prompt(example: Example, template: Template, tokenizer: Tokenizer,
     """Cut the end of the user's text so that the prompt has at most `budget` ids. None if no text would be left."""
     named = template.named_parts(example.instruction, example.input, example.history)
     place = max(index for index, (kind, _) in enumerate(named) if kind in ("instruction", "input"))
-    before, after = (
-        join_pieces(piece for _, part in parts for piece in part) for parts in (named[:place], named[place + 1 :])
-    )
-    n_around = (
-        len(encode_pieces(before, tokenizer)) + len(encode_pieces(after, tokenizer)) - (tokenizer.bos_id is not None)
-    )
-    text_ids = tokenizer.encode(str(named[place][1][0]))
+    sides = (named[:place], named[place + 1 :])
+    before, after = (join_pieces(piece for _, part in side for piece in part) for side in sides)
+    n_bos = 0 if tokenizer.bos_id is None else 1
+    n_around = sum(len(encode_pieces(part, tokenizer)) - n_bos for part in (before, after)) + n_bos
+    text_ids = tokenizer.encode(named[place][1][0])
     # Joined text can have other merges at the seams, so try each length, from the longest that can fit.
     for n_kept in range(min(len(text_ids), budget - n_around + 4), 0, -1):
         text = tokenizer.decode(text_ids[:n_kept]).rstrip("\ufffd").rstrip()

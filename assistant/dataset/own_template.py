@@ -33,7 +33,8 @@ def own_template(folder: Path, tokenizer: Tokenizer) -> Template:
     the chat template has where it cannot ask for today's. Only templates with markers are compared.
     """
     chat_template = read_chat_template(folder)
-    known = [template for template in TEMPLATES.values() if template.markers and template.end_of_turn in chat_template]
+    special = tokenizer.encoding.special_tokens_set
+    known = [t for t in TEMPLATES.values() if t.markers and t.end_of_turn in chat_template and special >= {*t.markers}]
     rendered = _render(chat_template, tokenizer) if known else []
     special = {token.content for token in tokenizer.added.tokens if token.special}
     for template in known if rendered else ():

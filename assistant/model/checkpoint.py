@@ -100,7 +100,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     info = load_info(folder)
     config = read_config(folder)
     _check_vocabulary(folder, tokenizer, config)
-    template = own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
+    template = folder_template(folder, tokenizer, info)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -243,6 +243,15 @@ def load_info(folder: str | Path) -> ModelInfo | None:
 def template_record(template: Template) -> TemplateRecord:
     """The record of a template for `assistant.json`."""
     return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=template.texts)
+
+
+def folder_template(folder: Path, tokenizer: Tokenizer, info: ModelInfo | None) -> Template:
+    """The template of a model folder: the one that it was trained with, its own one, or the default.
+
+    Raises:
+        CheckpointError: the template that it was trained with is unknown or has changed since.
+    """
+    return own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
 
 
 def _trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:
