@@ -91,7 +91,7 @@ HOMES = {
     "textual": ("assistant.tui", "evaluation.people.label_screen"),
     "ollama": ("evaluation.judging.ollama_client",),
     "pandas": ("evaluation.reports.report",),
-    "jinja2": ("evaluation.reports.page",),
+    "jinja2": ("evaluation.reports.page", "assistant.dataset.jinja_process"),
     "matplotlib": ("assistant.training.plots",),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
     "typer": ("assistant.cli", "evaluation.cli"),

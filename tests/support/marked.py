@@ -1,15 +1,38 @@
-"""Small tokenizers that have the markers of our templates."""
+"""Small tokenizers that have the markers of our templates, and chat templates as models have them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from assistant.dataset.prompts import TEMPLATES
-from assistant.dataset.tokenizer import MERGES_FILE, VOCAB_FILE, Tokenizer, build_tokenizer
+from assistant.dataset.tokenizer import MERGES_FILE, VOCAB_FILE, Tokenizer, build_tokenizer, read_tokenizer
 
 MARKERS = tuple(dict.fromkeys(marker for template in TEMPLATES.values() for marker in template.markers))
+BOS = "<|begin_of_text|>"
 _BUILT: dict[tuple[int, str | None], Tokenizer] = {}
+
+_CHATML = (
+    "{% for turn in messages %}{{ '<|im_start|>' ~ turn.role ~ '\n' ~ turn.content ~ '<|im_end|>\n' }}{% endfor %}"
+)
+_ASKED = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHAT_TEMPLATES = {
+    "smollm2": "{% if messages[0].role != 'system' %}<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}" + _CHATML + _ASKED,
+    "qwen2.5": "{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\n' }}"
+    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{% endif %}" + _CHATML + _ASKED,
+    "qwen3": _CHATML
+    + _ASKED
+    + "{% if add_generation_prompt and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
+    "llama3.2": "{{ bos_token }}{% set date = date_string if date_string is defined else '26 Jul 2024' %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: ' ~ date }}"
+    "{{ '\n\n<|eot_id|>' }}{% for turn in messages %}{{ '<|start_header_id|>' ~ turn.role ~ '<|end_header_id|>\n\n' }}"
+    "{{ turn.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+}
+"""What the instruct models' own chat templates render for texts of users and models without tools, in our words."""
 
 
 def with_markers(tokenizer: Tokenizer, *, first_token: str | None = None) -> Tokenizer:
@@ -22,3 +45,26 @@ def with_markers(tokenizer: Tokenizer, *, first_token: str | None = None) -> Tok
         built = build_tokenizer(json.dumps(vocab), files[MERGES_FILE], where="marked")
         _BUILT[key] = replace(built, bos_id=None if first_token is None else vocab[first_token])
     return _BUILT[key]
+
+
+def save_both(folder: Path, tokenizer: Tokenizer, name: str) -> tuple[Tokenizer, Any]:
+    """Write a tokenizer with markers and one of `CHAT_TEMPLATES`. Return it as we and as transformers read it."""
+    from tokenizers import AddedToken, pre_tokenizers
+    from tokenizers import Tokenizer as FastTokenizer
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    files = tokenizer.files()
+    merges = [(first, second) for first, second in (line.split(" ") for line in files[MERGES_FILE].splitlines()[1:])]
+    fast = FastTokenizer(BPE(json.loads(files[VOCAB_FILE]), merges))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in MARKERS])
+    fast.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>")])
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=fast, eos_token="<|endoftext|>", bos_token=BOS if name == "llama3.2" else None
+    )
+    theirs.chat_template = CHAT_TEMPLATES[name]
+    theirs.save_pretrained(folder)
+    ours = read_tokenizer(folder)
+    bos_id = ours.special_id(BOS) if name == "llama3.2" else None
+    return replace(ours, bos_id=bos_id), theirs
