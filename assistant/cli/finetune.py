@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -12,13 +13,16 @@ from assistant.cli.options import (
     Json,
     OutputFolder,
     PlanOnly,
-    PromptTemplate,
     book_recipe,
     derive_options,
 )
 from assistant.errors import SettingsError
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
+
+PromptTemplate = Annotated[
+    str | None, typer.Option(help="Prompt template; by default the model's own, or alpaca.", rich_help_panel="Data")
+]
 
 
 @derive_options(leave_out={"beta", "template"})
@@ -60,20 +64,20 @@ def finetune(
 
 
 def default_template(folder: Path, default: str) -> str:
-    """The name of a chat model's own template, or the default for other models.
+    """The name of a chat model's own template, or the default. Raise SettingsError if its chat template is unknown."""
+    from assistant.dataset.own_template import own_template, read_chat_template
+    from assistant.dataset.prompts import TEMPLATES
+    from assistant.dataset.tokenizer import CONFIG_FILE, read_tokenizer
+    from assistant.model.checkpoint import load_info, read_config
 
-    Raises:
-        SettingsError: the model has a chat template that is not one of ours.
-    """
-    from assistant.dataset.own_template import read_chat_template
-    from assistant.dataset.tokenizer import read_tokenizer
-    from assistant.model.checkpoint import folder_template, load_info, read_config
-
-    info = load_info(folder)
-    own = folder_template(folder, read_tokenizer(folder), info)
-    if own.markers or info is not None or read_config(folder).model_type == "gpt2" or not read_chat_template(folder):
-        return own.name if own.markers else default
-    raise SettingsError(
-        f"{folder}: expected a chat template that this project knows, got another one. "
-        f"Choose the prompts to train with, for example with --template alpaca."
-    )
+    own = None
+    if (info := load_info(folder)) is not None:
+        own = TEMPLATES.get(info.template.name)
+    elif read_chat_template(folder) and (folder / CONFIG_FILE).is_file():
+        own = own_template(folder, read_tokenizer(folder))
+        if not own.markers and read_config(folder).model_type != "gpt2":
+            raise SettingsError(
+                f"{folder}: expected a chat template that this project knows, got another one. "
+                f"Choose the prompts to train with, for example --template alpaca."
+            )
+    return own.name if own is not None and own.markers else default

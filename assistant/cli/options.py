@@ -36,9 +36,6 @@ PlanOnly = Annotated[
     bool,
     typer.Option("--plan", help="Only forecast time and memory, from a few real steps.", rich_help_panel="Output"),
 ]
-PromptTemplate = Annotated[
-    str | None, typer.Option(help="Prompt template; by default the model's own, or alpaca.", rich_help_panel="Data")
-]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 

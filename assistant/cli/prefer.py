@@ -6,16 +6,8 @@ from pathlib import Path
 
 import typer
 
-from assistant.cli.finetune import default_template
-from assistant.cli.options import (
-    BaseModelFolder,
-    DataFiles,
-    Json,
-    OutputFolder,
-    PlanOnly,
-    PromptTemplate,
-    derive_options,
-)
+from assistant.cli.finetune import PromptTemplate, default_template
+from assistant.cli.options import BaseModelFolder, DataFiles, Json, OutputFolder, PlanOnly, derive_options
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 

@@ -60,11 +60,7 @@ def marker_id(marker: str, tokenizer: Tokenizer) -> int:
 
 
 def for_template(tokenizer: Tokenizer, template: Template) -> Tokenizer:
-    """Return the tokenizer with the template's end of a turn as EOS, which also ends a reply.
-
-    Raises:
-        SettingsError: the tokenizer lacks a marker of the template.
-    """
+    """Return the tokenizer with the template's end of a turn as EOS. Raise SettingsError if it lacks a marker."""
     ids = {marker: marker_id(marker, tokenizer) for marker in template.markers}
     eos_id = ids.get(template.end_of_turn, tokenizer.eos_id)
     return replace(tokenizer, eos_id=eos_id, eos_ids=tuple(dict.fromkeys((*tokenizer.eos_ids, eos_id))))

@@ -69,11 +69,7 @@ class Checkpoint:
         return self.model.config
 
     def with_template(self, name: str) -> Checkpoint:
-        """The same model with another template, or with its own one if it has that name, and with its end of a turn.
-
-        Raises:
-            SettingsError: there is no such template, or the tokenizer lacks a marker of it.
-        """
+        """The same model with its own template, if it has that name, or with another. Its end of a turn ends a reply."""
         template = self.template if self.template.name == name else get_template(name)
         return replace(self, template=template, tokenizer=for_template(self.tokenizer, template))
 
@@ -100,7 +96,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     info = load_info(folder)
     config = read_config(folder)
     _check_vocabulary(folder, tokenizer, config)
-    template = folder_template(folder, tokenizer, info)
+    template = own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -243,15 +239,6 @@ def load_info(folder: str | Path) -> ModelInfo | None:
 def template_record(template: Template) -> TemplateRecord:
     """The record of a template for `assistant.json`."""
     return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=template.texts)
-
-
-def folder_template(folder: Path, tokenizer: Tokenizer, info: ModelInfo | None) -> Template:
-    """The template of a model folder: the one that it was trained with, its own one, or the default.
-
-    Raises:
-        CheckpointError: the template that it was trained with is unknown or has changed since.
-    """
-    return own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
 
 
 def _trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:

@@ -72,9 +72,8 @@ def test_jinja_and_go_agree_on_every_conversation(name: str, conversation: list[
 
 def test_only_the_reply_that_is_asked_for_has_an_opening() -> None:
     thought = "<think>\n\n</think>\n\n"
-    template = recorded_template(
-        "chatml", {"preamble": "<|im_start|>system\nBe {{ kind }}.<|im_end|>\n", "reply_opening": thought}
-    )
+    system = "<|im_start|>system\nBe {{ kind }}.<|im_end|>\n"
+    template = recorded_template("chatml", {"preamble": system, "reply_opening": thought})
     compiled = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(template.chat_template())
     messages = chat("uOne", "a1", "uTwo")
     expected = template.render("Two", history=[Exchange("One", "1")])

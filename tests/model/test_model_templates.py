@@ -74,9 +74,8 @@ def test_the_written_folder_gives_the_same_ids_in_transformers(chat_model: Path,
     checkpoint = trained(load_checkpoint(chat_model))
     save_checkpoint(checkpoint, tmp_path / "tuned")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "tuned")
-    messages = [
-        {"role": role, "content": text} for role, text in (("user", "One"), ("assistant", "é"), ("user", "Two"))
-    ]
+    turns = (("user", "One"), ("assistant", "é"), ("user", "Two"))
+    messages = [{"role": role, "content": text} for role, text in turns]
     rendered = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert rendered == checkpoint.template.render("Two", history=[Exchange("One", "é")])
 
