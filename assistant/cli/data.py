@@ -234,7 +234,7 @@ def data_show(
     from assistant.dataset.encode import encode_examples
     from assistant.dataset.prompts import get_template
     from assistant.dataset.tokenizer import read_tokenizer
-    from assistant.model.checkpoint import read_config
+    from assistant.model.checkpoint import folder_template, load_info, read_config
 
     folder = find_model(model)
     tokenizer, context_length = read_tokenizer(folder), read_config(folder).context_length
@@ -243,7 +243,9 @@ def data_show(
     examples = [example for example in examples if example.row == chosen]
     if not examples:
         raise SettingsError(f"--row: expected a row of {', '.join(map(str, data))}, got {row}. Choose another.")
-    encoded = encode_examples(examples, get_template(settings.template), tokenizer, max_length=context_length)
+    own, name = folder_template(folder, tokenizer, load_info(folder)), settings.template
+    template = own if own.name == name else get_template(name)
+    encoded = encode_examples(examples, template, tokenizer, max_length=context_length)
     rows = [_tokens(encoded_row, tokenizer, settings.train_on) for encoded_row in encoded.rows]
     if as_json:
         print_json(

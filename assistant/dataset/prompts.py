@@ -165,29 +165,25 @@ def join_pieces(pieces: Iterable[str]) -> Pieces:
 
 
 TEXT_TEMPLATE = "text"
-
+# rasbt/LLMs-from-scratch, ch07. The book's prompt ends before the response header; ours includes it.
+_ALPACA = Template(
+    name="alpaca",
+    preamble=f"{_BELOW}. {_WRITE}",
+    preamble_with_input=f"{_BELOW}. {_WRITE}",
+    instruction_header="### Instruction:\n",
+    input_header="\n\n### Input:\n",
+    response_header="\n\n### Response:\n",
+    turn_separator="\n\n",
+)
 TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
-        # rasbt/LLMs-from-scratch, ch07. The book's prompt ends before the response header; ours includes it.
-        Template(
-            name="alpaca",
-            preamble=f"{_BELOW}. {_WRITE}",
-            preamble_with_input=f"{_BELOW}. {_WRITE}",
-            instruction_header="### Instruction:\n",
-            input_header="\n\n### Input:\n",
-            response_header="\n\n### Response:\n",
-            turn_separator="\n\n",
-        ),
+        _ALPACA,
         # tatsu-lab/stanford_alpaca: it has a second preamble for instructions with an input.
-        Template(
+        replace(
+            _ALPACA,
             name="alpaca-stanford",
-            preamble=f"{_BELOW}. {_WRITE}",
             preamble_with_input=f"{_BELOW}, paired with an input that provides further context. {_WRITE}",
-            instruction_header="### Instruction:\n",
-            input_header="\n\n### Input:\n",
-            response_header="\n\n### Response:\n",
-            turn_separator="\n\n",
         ),
         # Plain text, as in pretraining: the template adds nothing.
         Template(

@@ -69,7 +69,7 @@ class Checkpoint:
         return self.model.config
 
     def with_template(self, name: str) -> Checkpoint:
-        """The same model with its own template, if it has that name, or with another. Its end of a turn ends a reply."""
+        """The same model with its own template, if it has that name, or with another. It ends rows and replies."""
         template = self.template if self.template.name == name else get_template(name)
         return replace(self, template=template, tokenizer=for_template(self.tokenizer, template))
 
@@ -96,7 +96,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     info = load_info(folder)
     config = read_config(folder)
     _check_vocabulary(folder, tokenizer, config)
-    template = own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
+    template = folder_template(folder, tokenizer, info)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -239,6 +239,11 @@ def load_info(folder: str | Path) -> ModelInfo | None:
 def template_record(template: Template) -> TemplateRecord:
     """The record of a template for `assistant.json`."""
     return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=template.texts)
+
+
+def folder_template(folder: Path, tokenizer: Tokenizer, info: ModelInfo | None) -> Template:
+    """The template that a folder's model was trained with. A base model has its own one, or the default."""
+    return own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
 
 
 def _trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:
