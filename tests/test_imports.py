@@ -22,7 +22,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
-        "convert splits trained_prompts check prompts context added_tokens tokenizer encode jinja_process own_template"
+        "convert splits trained_prompts check prompts context tokenizer_json added_tokens "
+        "byte_pairs tokenizer encode jinja_process own_template"
     ),
     "assistant.model": (
         "__init__ config digest trained_data packing fused linear gpt lora folder weights peft checkpoint scratch"
@@ -34,7 +35,9 @@ ROOMS: dict[str, str] = {
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "
         "validation trainer dpo forecast finetune plots"
     ),
-    "assistant.interop": "__init__ modelfile gguf ollama book_names pth transfer repository hub inventory",
+    "assistant.interop": (
+        "__init__ modelfile gguf_tokenizer gguf ollama book_names pth transfer repository hub inventory"
+    ),
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
         "scores growth nearest heldout find_rows tally prompt_parts tokens models worker front state asking chat "

@@ -1,8 +1,8 @@
 """The exact prompt of a question in named parts, with the tokens of each. Imports no torch.
 
-The screen counts tokens at every keystroke. So texts that do not change are encoded once: every pattern splits between
-a letter or digit and a line break, GPT-2's between any visible character and a line break, and what is on both sides is
-encoded by itself. So is what is on both sides of a marker.
+The screen counts tokens at every keystroke. So texts that do not change are encoded once: GPT-2's pattern always splits
+between a character that is not white space and a line break, and what is on both sides is encoded by itself. So is what
+is on both sides of a marker.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from assistant.dataset.prompts import Marker, PartKind, Pieces, join_pieces
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
 CACHED_HISTORIES = 8
-_SAFE_CUT, _GPT2_CUT = re.compile(r"(?<=[A-Za-z0-9])(?=\n)"), re.compile(r"(?<=[!-~])(?=\n)")
-"""Before a line break: after an ASCII letter or digit, and for GPT-2's pattern after a printable ASCII character."""
+_SAFE_CUT = re.compile(r"(?<=[!-~])(?=\n)")
+"""Between a printable ASCII character and a line break."""
 
 Encoded = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids, and the bytes of text that each covers."""
@@ -121,15 +121,14 @@ class PromptLayout:
         return tuple(ids), tuple(sizes)
 
     def _new_frame(self, has_input: bool, history: tuple[Exchange, ...]) -> _Frame:
-        from assistant.dataset.tokenizer import PATTERN
-
         template = self._template
         opening = template.split(template.preamble_with_input if has_input else template.preamble)
         units = [opening, *map(template.exchange, history), template.split(template.instruction_header)]
-        # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself.
-        can_cut = self._tokenizer.added.is_never_matched
-        cut = _GPT2_CUT if self._tokenizer.encoding._pat_str == PATTERN else _SAFE_CUT
-        return _Frame(units, self._encode_constant, cut if can_cut else None)
+        # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
+        # patterns than GPT-2's may keep a line break with the sign before it.
+        added = self._tokenizer.added
+        can_cut = added.is_never_matched and added.pipeline.is_gpt2
+        return _Frame(units, self._encode_constant, can_cut=can_cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +144,9 @@ class _Start:
 class _Frame:
     """What stands before an instruction, for every number of exchanges that are left out."""
 
-    def __init__(self, units: list[Pieces], encode: Callable[[str], Encoded], cut: re.Pattern[str] | None) -> None:
+    def __init__(self, units: list[Pieces], encode: Callable[[str], Encoded], *, can_cut: bool) -> None:
         """`units` are the opening, the exchanges, and the header of the instruction."""
-        self._units, self._encode, self._cut = units, encode, cut
+        self._units, self._encode, self._can_cut = units, encode, can_cut
         self._starts: dict[int, _Start] = {}
 
     def start(self, n_forgotten: int) -> _Start:
@@ -162,7 +161,7 @@ class _Frame:
             if isinstance(piece, Marker):
                 found += [rest, piece] if rest else [piece]
                 rest = ""
-            elif self._cut is not None and (cut := self._cut.search(piece)):
+            elif self._can_cut and (cut := _SAFE_CUT.search(piece)):
                 found.append(rest + piece[: cut.start()])
                 rest = piece[cut.start() :]
             else:

@@ -44,8 +44,8 @@ def inspect_answer(
 def have_same_tokens(first: Tokenizer, second: Tokenizer) -> bool:
     """Whether two tokenizers give every text the same ids."""
     return first is second or (
-        (first.vocab_json, first.merges_txt, first.added.ids, first.added.tokens)
-        == (second.vocab_json, second.merges_txt, second.added.ids, second.added.tokens)
+        (first.vocab_json, first.merges_txt, first.added.ids, first.added.tokens, first.added.pipeline)
+        == (second.vocab_json, second.merges_txt, second.added.ids, second.added.tokens, second.added.pipeline)
     )
 
 

@@ -1,7 +1,7 @@
 """Tokens that a model folder adds to its byte-level BPE: which files name them, and how they are matched in a text.
 
 transformers reads them from `tokenizer.json` or `tokenizer_config.json`, and older versions from `added_tokens.json`
-and `special_tokens_map.json`. This module does the same, for GPT-2. Special tokens are never matched in a text.
+and `special_tokens_map.json`. This module does the same. Special tokens are never matched in a text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from assistant.dataset.tokenizer_json import GPT2_PIPELINE, Pipeline, read_pipeline
 from assistant.errors import CheckpointError
 
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE = "added_tokens.json", "special_tokens_map.json"
-EXTRA_TOKENIZER_FILES = (TOKENIZER_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE)
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+EXTRA_TOKENIZER_FILES = (TOKENIZER_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, VOCAB_FILE, MERGES_FILE)
 """Files that only some tokenizers have, and that change how texts are tokenized."""
 EOS_TOKEN = "<|endoftext|>"
 
@@ -57,18 +59,19 @@ class AddedTokens:
     """`tokenizer_config.json`; empty if there is no such file."""
     files: Mapping[str, str]
     """Contents of the other files, by name."""
+    pipeline: Pipeline = GPT2_PIPELINE
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], dict[str, AddedToken]]]:
-        """For each of the two rounds of matching, a pattern and its tokens. Empty if a text never matches."""
-        if all(token.special for token in self.tokens):
-            return []
-        patterns = []
+    def _patterns(self) -> dict[bool, tuple[re.Pattern[str], dict[str, AddedToken]]]:
+        """A pattern and its tokens for `normalized` or not. Empty if a text never matches."""
+        patterns = {}
         for normalized in (False, True):
-            found = {token.content: token for token in self.tokens if token.normalized is normalized and token.content}
-            if found:
+            spell = self.pipeline.normalize if normalized else str
+            tokens = [token for token in self.tokens if token.normalized is normalized and token.content]
+            found = {spell(token.content): token for token in tokens}
+            if found and not all(token.special for token in self.tokens):
                 longest_first = sorted(found, key=len, reverse=True)
-                patterns.append((re.compile("|".join(map(re.escape, longest_first))), found))
+                patterns[normalized] = (re.compile("|".join(map(re.escape, longest_first))), found)
         return patterns
 
     def split(self, text: str) -> Iterator[str | int]:
@@ -77,14 +80,23 @@ class AddedTokens:
 
     def split_with_texts(self, text: str) -> Iterator[tuple[str | int, str]]:
         """Yield the pieces of a text with the text of each: that of an id includes the white space it swallows."""
-        pieces: list[tuple[str | int, str]] = [(text, text)]
-        for pattern, found in self._patterns:
+        pieces = self._match([(text, text)], normalized=False)
+        if self.pipeline.is_nfc:
             pieces = [
-                part
+                (piece if isinstance(piece, int) else self.pipeline.normalize(piece), covered)
                 for piece, covered in pieces
-                for part in ([(piece, covered)] if isinstance(piece, int) else self._split(piece, pattern, found))
             ]
-        yield from pieces
+        yield from self._match(pieces, normalized=True)
+
+    def _match(self, pieces: list[tuple[str | int, str]], *, normalized: bool) -> list[tuple[str | int, str]]:
+        if normalized not in self._patterns:
+            return pieces
+        pattern, found = self._patterns[normalized]
+        return [
+            part
+            for piece, covered in pieces
+            for part in ([(piece, covered)] if isinstance(piece, int) else self._split(piece, pattern, found))
+        ]
 
     @property
     def is_never_matched(self) -> bool:
@@ -150,20 +162,25 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE)
         if (folder / name).is_file()
     }
-    contents = {name: _parse_object(text, folder / name) for name, text in texts.items()}
+    contents = {name: parse_object(text, folder / name) for name, text in texts.items()}
     config = contents.get(TOKENIZER_CONFIG_FILE, {})
     try:
         listed = _listed_tokens(contents)
         named, eos_token = _named_tokens(contents)
-        _check_pipeline(folder, contents)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: expected added tokens as transformers writes them, got {error!r} in {' or '.join(texts)}. "
             f"Copy these files from the base model again."
         ) from error
+    pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     ids, tokens = _number(folder, vocab, listed, named)
     texts.pop(TOKENIZER_CONFIG_FILE, None)
-    return AddedTokens(ids=ids, tokens=tokens, eos_token=eos_token or EOS_TOKEN, config=config, files=texts)
+    if not pipeline.is_gpt2:  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
+        texts |= {name: read_text(folder / name) for name in (VOCAB_FILE, MERGES_FILE) if (folder / name).is_file()}
+        config = config or {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
+    return AddedTokens(
+        ids=ids, tokens=tokens, eos_token=eos_token or EOS_TOKEN, config=config, files=texts, pipeline=pipeline
+    )
 
 
 def read_text(path: Path) -> str:
@@ -178,7 +195,8 @@ def read_text(path: Path) -> str:
         raise CheckpointError(f"{path}: expected a UTF-8 text file, got {error}.") from error
 
 
-def _parse_object(text: str, path: Path) -> dict[str, Any]:
+def parse_object(text: str, path: Path | str) -> dict[str, Any]:
+    """Parse a file of one JSON object. Raises CheckpointError if it is anything else."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -230,24 +248,6 @@ def _id(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise TypeError(f"{str(value)[:40]!r}, which is not an id")
     return value
-
-
-def _check_pipeline(folder: Path, contents: Mapping[str, dict[str, Any]]) -> None:
-    """Raise CheckpointError if a text would be changed, or split in another way than GPT-2's, before the BPE."""
-    content, config = contents.get(TOKENIZER_FILE, {}), contents.get(TOKENIZER_CONFIG_FILE, {})
-    split = content.get("pre_tokenizer") or {"type": "ByteLevel"}
-    fault = None
-    if content.get("normalizer") is not None:
-        fault = f"{TOKENIZER_FILE} with a normalizer ({str(content['normalizer'].get('type'))[:40]})"
-    elif split.get("type") != "ByteLevel" or not split.get("use_regex", True):
-        fault = f"{TOKENIZER_FILE} with another pre_tokenizer ({str(split.get('type'))[:40]})"
-    elif split.get("add_prefix_space") or config.get("add_prefix_space"):
-        fault = "add_prefix_space, which puts a space before every text"
-    if fault is not None:
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer that splits texts as GPT-2's does, got {fault}. "
-            f"Use a model with GPT-2's own splitting."
-        )
 
 
 def _number(

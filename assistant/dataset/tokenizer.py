@@ -1,19 +1,16 @@
-"""GPT-2's byte-level BPE as a `tiktoken.Encoding`, built only from a model folder's files, without downloads.
+"""A byte-level BPE as a `tiktoken.Encoding`, built only from a model folder's files, without downloads.
 
-`vocab.json` maps tokens to ids. `merges.txt` lists the merges in order. Both spell bytes as printable characters.
-`tokenizer.json` holds both; as in transformers it has precedence. `added_tokens` says which other files count.
-tiktoken uses a token's id as its merge priority, so ids must increase in the order of the merges. GPT-2's ids do, and
-so do those that the `tokenizers` library writes.
+`vocab.json` maps tokens to ids. `merges.txt` lists the merges in order. Both spell bytes as printable characters, and
+both are split as GPT-2's. `tokenizer.json` holds both and says how a text is split; as in transformers it has
+precedence. `added_tokens` says which other files count.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +18,27 @@ import tiktoken
 
 from assistant.dataset.added_tokens import EOS_TOKEN as EOS_TOKEN
 from assistant.dataset.added_tokens import (
+    MERGES_FILE,
     TOKENIZER_FILE,
+    VOCAB_FILE,
     AddedTokens,
+    parse_object,
     read_added_tokens,
     read_text,
 )
+from assistant.dataset.byte_pairs import BytePairs, build_byte_pairs, to_utf8
+from assistant.dataset.byte_pairs import byte_characters as byte_characters
+from assistant.dataset.tokenizer_json import split_tokenizer_json
 from assistant.errors import CheckpointError
 
-VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
-
-MAX_BLANK_RUN = 100_000
-"""Longer runs of white space, in characters, are split. A run that is ten times longer overflows tiktoken's stack."""
-_MAX_BLANK_RUN = re.compile(r"(\s{" + str(MAX_BLANK_RUN) + "})")
-
-# GPT-2's pattern with possessive quantifiers, as in tiktoken (tiktoken_ext/openai_public.py).
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
     """Converts text to token ids and back. `vocab_json` and `merges_txt` are the contents of the files, for saving."""
 
-    encoding: tiktoken.Encoding
+    byte_pairs: BytePairs
     eos_id: int
     """The token that ends a text in training."""
     eos_ids: tuple[int, ...]
@@ -51,8 +46,16 @@ class Tokenizer:
     vocab_json: str
     merges_txt: str
     added: AddedTokens
-    bos_id: int | None = None
-    """The token that the tokenizer's file puts before every text. GPT-2 has none. `encode` does not add it."""
+
+    @property
+    def encoding(self) -> tiktoken.Encoding:
+        """All tokens with their ids."""
+        return self.byte_pairs.encoding
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that the tokenizer's file puts before every text. GPT-2 has none. `encode` does not add it."""
+        return self.added.pipeline.bos_id
 
     @property
     def pad_id(self) -> int:
@@ -61,7 +64,7 @@ class Tokenizer:
 
     def special_id(self, text: str) -> int | None:
         """Return the id of a token that is no result of merges, for example of a template's marker, or None."""
-        return self.encoding.encode_single_token(text) if text in self.encoding.special_tokens_set else None
+        return self.byte_pairs.specials.get(text)
 
     @property
     def vocab_size(self) -> int:
@@ -75,13 +78,14 @@ class Tokenizer:
         """
         ids: list[int] = []
         for piece in self.added.split(text):
-            ids += [piece] if isinstance(piece, int) else self._encode_ordinary(piece)
+            ids += [piece] if isinstance(piece, int) else self.byte_pairs.encode(piece)
         return ids
 
     def encode_with_sizes(self, text: str) -> tuple[list[int], list[int]]:
         """Encode a text; return the ids, and the number of bytes of UTF-8 that each of them covers, in two lists.
 
-        The sizes add up to `utf8_length(text)`.
+        The sizes add up to `utf8_length(text)`. They are shares of it where a text is normalized, or has bytes that the
+        vocabulary lacks.
         """
         ids: list[int] = []
         sizes: list[int] = []
@@ -90,16 +94,14 @@ class Tokenizer:
                 ids.append(piece)
                 sizes.append(utf8_length(covered))
             else:
-                piece_ids = self._encode_ordinary(piece)
+                piece_ids = self.byte_pairs.encode(piece)
                 ids += piece_ids
                 sizes += [len(self.token_bytes(token_id)) for token_id in piece_ids]
+        covered_bytes, n_bytes = sum(sizes), utf8_length(text)
+        if covered_bytes != n_bytes and covered_bytes:
+            ends = [end * n_bytes // covered_bytes for end in accumulate(sizes, initial=0)]
+            sizes = [end - start for start, end in pairwise(ends)]
         return ids, sizes
-
-    def _encode_ordinary(self, text: str) -> list[int]:
-        if len(text) < MAX_BLANK_RUN:
-            return self.encoding.encode_ordinary(text)
-        pieces = _MAX_BLANK_RUN.split(text)
-        return [token_id for piece in pieces if piece for token_id in self.encoding.encode_ordinary(piece)]
 
     @property
     def eos_token(self) -> str:
@@ -109,9 +111,10 @@ class Tokenizer:
     def files(self) -> dict[str, str]:
         """The contents of the tokenizer's files by name, as they were read. `tokenizer_config.json` is not among them.
 
-        `vocab.json` and `merges.txt` are always among them.
+        For GPT-2, `vocab.json` and `merges.txt` are always among them.
         """
-        return {VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt, **self.added.files}
+        pair = {VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt} if self.added.pipeline.is_gpt2 else {}
+        return {**pair, **self.added.files}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Bytes that are not UTF-8 become U+FFFD."""
@@ -147,18 +150,7 @@ class StreamDecoder:
 
 def utf8_length(text: str) -> int:
     """Return the bytes of a text in UTF-8, as tiktoken reads it: surrogates in pairs, and a lone one as U+FFFD."""
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        return len(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode())
-
-
-@cache
-def byte_characters() -> dict[str, int]:
-    """Map GPT-2's printable characters to the 256 bytes (openai/gpt-2, `bytes_to_unicode`, inverted)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    unprintable = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(unprintable)}
+    return len(to_utf8(text))
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
@@ -173,9 +165,14 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     vocab_path, merges_path, tokenizer_path = folder / VOCAB_FILE, folder / MERGES_FILE, folder / TOKENIZER_FILE
     if tokenizer_path.exists():
-        vocab_json, merges_txt = _split_tokenizer_json(read_text(tokenizer_path), str(tokenizer_path))
+        vocab_json, merges_txt = split_tokenizer_json(read_text(tokenizer_path), str(tokenizer_path))
         where = str(tokenizer_path)
     elif vocab_path.exists() and merges_path.exists():
+        if (family := str(_read_object(folder / CONFIG_FILE).get("model_type", "gpt2"))[:40]) != "gpt2":
+            raise CheckpointError(
+                f'{folder}: expected {TOKENIZER_FILE} or "model_type": "gpt2", got {family!r} with {VOCAB_FILE} and '
+                f"{MERGES_FILE}, which do not say how a text is split. Copy {TOKENIZER_FILE} from the base model."
+            )
         vocab_json, merges_txt, where = read_text(vocab_path), read_text(merges_path), str(folder)
     else:
         missing = [path.name for path in (vocab_path, merges_path) if not path.exists()]
@@ -209,55 +206,27 @@ def build_tokenizer(
         CheckpointError: the files are damaged, or they are not a byte-level BPE that tiktoken can run.
     """
     vocab = _parse_vocab(vocab_json, where)
-    ranks = _ranks(vocab, merges_txt, where)
     added = added or AddedTokens({}, (), EOS_TOKEN, {}, {})
-    byte_level_ids = set(ranks.values())
-    specials = {
-        text: token_id for text, token_id in (vocab | dict(added.ids)).items() if token_id not in byte_level_ids
-    }
-    eos_id = specials.get(added.eos_token)
+    byte_pairs = build_byte_pairs(vocab, merges_txt, added.ids, added.pipeline, where)
+    if byte_pairs.missing and (TOKENIZER_FILE not in added.files or added.pipeline.unk_token):
+        raise CheckpointError(
+            f"{where}/{VOCAB_FILE}: expected all 256 bytes, got none for 0x{byte_pairs.missing[0]:02x}. "
+            f"Is the file complete?"
+        )
+    eos_id = byte_pairs.specials.get(added.eos_token)
     if eos_id is None or (eos_ids and eos_id not in eos_ids):
-        known = byte_level_ids | set(specials.values())
+        known = {*vocab.values(), *added.ids.values()}
         eos_id = next((token_id for token_id in eos_ids if token_id in known), eos_id)
     if eos_id is None:
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected the end-of-text token {added.eos_token!r}, got none.")
-    try:
-        encoding = tiktoken.Encoding(where, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
-    except (OverflowError, UnicodeError) as error:
-        raise CheckpointError(f"{where}/{VOCAB_FILE}: expected tokens and ids that fit, got {error}.") from error
     return Tokenizer(
-        encoding=encoding,
+        byte_pairs=byte_pairs,
         eos_id=eos_id,
         eos_ids=tuple(dict.fromkeys(eos_ids if eos_id in eos_ids else [*eos_ids, eos_id])),
         vocab_json=vocab_json,
         merges_txt=merges_txt,
         added=added,
     )
-
-
-def _ranks(vocab: dict[str, int], merges_txt: str, where: str) -> dict[bytes, int]:
-    """The ids of the single bytes and of the merged tokens."""
-    characters = byte_characters()
-    ranks: dict[bytes, int] = {}
-    for character, byte in characters.items():
-        if character not in vocab:
-            raise CheckpointError(f"{where}/{VOCAB_FILE}: expected all 256 bytes, got none for 0x{byte:02x}.")
-        ranks[bytes([byte])] = vocab[character]
-    last_id, last_token = -1, ""
-    for line_number, token in _merged_tokens(merges_txt, where):
-        if token not in vocab:
-            raise CheckpointError(f"{where}/{MERGES_FILE}, line {line_number}: {token!r} is not in {VOCAB_FILE}.")
-        spelled = bytes(characters[character] for character in token)
-        if spelled in ranks:
-            continue
-        if vocab[token] <= last_id:
-            raise CheckpointError(
-                f"{where}/{VOCAB_FILE}: expected ids that increase in the order of the merges, "
-                f"got {vocab[token]} for {token!r} after {last_id} for {last_token!r}."
-            )
-        last_id, last_token = vocab[token], token
-        ranks[spelled] = last_id
-    return ranks
 
 
 def _read_eos_ids(folder: Path) -> list[int]:
@@ -282,51 +251,13 @@ def _read_eos_ids(folder: Path) -> list[int]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: expected JSON, got {error}. Copy the file from the original again.") from error
-    return content if isinstance(content, dict) else {}
+    return parse_object(read_text(path), path) if path.is_file() else {}
 
 
 def _parse_vocab(vocab_json: str, where: str) -> dict[str, int]:
-    try:
-        vocab: Any = json.loads(vocab_json)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}/{VOCAB_FILE}: expected JSON, got {error}. Is the download complete?") from error
-    if not isinstance(vocab, dict) or not all(type(token_id) is int and token_id >= 0 for token_id in vocab.values()):
+    vocab = parse_object(vocab_json, f"{where}/{VOCAB_FILE}")
+    if not all(type(token_id) is int and token_id >= 0 for token_id in vocab.values()):
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected one object of tokens and their ids.")
     if len(set(vocab.values())) != len(vocab):
         raise CheckpointError(f"{where}/{VOCAB_FILE}: expected a different id for every token, got some ids twice.")
     return vocab
-
-
-def _merged_tokens(merges_txt: str, where: str) -> Iterable[tuple[int, str]]:
-    """Yield the line number and the resulting token of every merge."""
-    characters = byte_characters()
-    for number, line in enumerate(merges_txt.split("\n"), start=1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        pair = line.rstrip("\r").split(" ")
-        if len(pair) != 2 or not all(pair) or not all(character in characters for part in pair for character in part):
-            raise CheckpointError(f"{where}/{MERGES_FILE}, line {number}: expected two tokens, got {line[:40]!r}.")
-        yield number, pair[0] + pair[1]
-
-
-def _split_tokenizer_json(text: str, where: str) -> tuple[str, str]:
-    """Convert the `tokenizers` library's `tokenizer.json` to the contents of `vocab.json` and `merges.txt`."""
-    try:
-        tokenizer = json.loads(text)
-        model = tokenizer["model"]
-        vocab = dict(model["vocab"])
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        vocab |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{where}: expected a byte-level BPE of the tokenizers library, got {error!r}."
-        ) from error
-    return json.dumps(vocab, ensure_ascii=False), "\n".join(["#version: 0.2", *merges, ""])

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from assistant.chat.events import ModelCard
 from assistant.chat.prompt_parts import PromptLayout
-from assistant.dataset.added_tokens import AddedToken, AddedTokens
+from assistant.dataset.added_tokens import MERGES_FILE, VOCAB_FILE, AddedToken, AddedTokens
 from assistant.dataset.context import count_forgotten
 from assistant.dataset.encode import encode_pieces
 from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import TEMPLATES
-from assistant.dataset.tokenizer import MERGES_FILE, VOCAB_FILE, Tokenizer, build_tokenizer, read_tokenizer
+from assistant.dataset.tokenizer import Tokenizer, build_tokenizer, read_tokenizer
 from assistant.shipped import shipped
 from tests.support.marked import with_markers
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assistant.chat.events import ModelCard
+from assistant.chat.prompt_parts import PromptLayout
 from assistant.dataset.encode import encode_examples, encode_pieces, for_template
 from assistant.dataset.examples import Example, Exchange
 from assistant.dataset.own_template import own_template
@@ -20,12 +22,11 @@ from assistant.shipped import shipped
 from tests.support.marked import BOS, CHAT_TEMPLATES, MARKERS, save_both, with_markers
 
 PLAIN = [name for name in sorted(TEMPLATES) if not TEMPLATES[name].markers]
-texts = st.lists(
-    st.sampled_from(
-        ["a", " the", "9", "\n", "\n\n", "  ", ".", ":\n", "é", "😀", "user\n", "<think>", "{{ x }}", "<|"]
-    ),
-    max_size=8,
-).map("".join)
+PIECES = (
+    *("a", " the", "9", "123", "\n", "\n\n", "  ", ".", ":\n", "\u00e9", "e\u0301", "\U0001f600", "user\n", "<think>"),
+    *("{{ x }}", "<|", "'S"),
+)
+texts = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
 hostile = st.lists(st.sampled_from([*MARKERS, "<|endoftext|>", "a", "\n", " "]), max_size=6).map("".join)
 
 
@@ -96,6 +97,21 @@ def test_prompts_have_the_ids_of_transformers(
     written = model.template.chat_template(BOS if model.tokenizer.bos_id is not None else "")
     if all(message["content"].strip() for message in messages):
         assert ids == their_ids(model, messages, chat_template=written)
+
+
+@pytest.mark.parametrize("name", sorted(CHAT_TEMPLATES))
+@settings(max_examples=25)
+@given(instruction=texts | hostile, history=st.lists(st.builds(Exchange, texts, hostile), max_size=3))
+def test_the_exact_prompt_of_the_chat_has_these_ids(
+    name: str, instruction: str, history: list[Exchange], models: dict[str, Model]
+) -> None:
+    _, tokenizer, template, _ = models[name]
+    shape: dict[str, Any] = {"name": "m", "folder": None, "n_parameters": 1, "context_length": 9999, "info": None}
+    layout = PromptLayout(ModelCard(template=template, tokenizer=tokenizer, **shape))
+    for length in range(len(history) + 1):
+        exact = layout.lay_out(instruction, input="I", history=history[:length], max_new_tokens=9)
+        assert list(exact.token_ids) == encode_pieces(template.pieces(instruction, "I", history[:length]), tokenizer)
+        assert exact.text == template.render(instruction, "I", history[:length])
 
 
 @pytest.mark.parametrize("name", sorted(CHAT_TEMPLATES))
