@@ -33,8 +33,8 @@ def own_template(folder: Path, tokenizer: Tokenizer) -> Template:
     the chat template has where it cannot ask for today's. Only templates with markers are compared.
     """
     chat_template = read_chat_template(folder)
-    special = tokenizer.encoding.special_tokens_set
-    known = [t for t in TEMPLATES.values() if t.markers and t.end_of_turn in chat_template and special >= {*t.markers}]
+    tokens = tokenizer.encoding.special_tokens_set
+    known = [t for t in TEMPLATES.values() if t.markers and t.end_of_turn in chat_template and tokens >= {*t.markers}]
     rendered = _render(chat_template, tokenizer) if known else []
     special = {token.content for token in tokenizer.added.tokens if token.special}
     for template in known if rendered else ():
@@ -55,7 +55,7 @@ def read_chat_template(folder: Path) -> str:
         found = json.loads((folder / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8-sig"))["chat_template"]
         if isinstance(found, list):  # templates by name, as older versions of transformers wrote them
             found = next(entry["template"] for entry in found if entry["name"] == "default")
-        return str(found)
+        return found if isinstance(found, str) else ""
     return ""
 
 

@@ -96,7 +96,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     info = load_info(folder)
     config = read_config(folder)
     _check_vocabulary(folder, tokenizer, config)
-    template = folder_template(folder, tokenizer, info)
+    template = folder_template(folder, tokenizer)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -241,9 +241,11 @@ def template_record(template: Template) -> TemplateRecord:
     return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=template.texts)
 
 
-def folder_template(folder: Path, tokenizer: Tokenizer, info: ModelInfo | None) -> Template:
-    """The template that a folder's model was trained with. A base model has its own one, or the default."""
-    return own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
+def folder_template(folder: Path, tokenizer: Tokenizer, name: str | None = None) -> Template:
+    """The template that a model was trained with, or a base model's own one or the default; or another, by its name."""
+    info = load_info(folder)
+    own = own_template(folder, tokenizer) if info is None else _trained_template(info, tokenizer, folder)
+    return own if name in (None, own.name) else get_template(name)
 
 
 def _trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:
