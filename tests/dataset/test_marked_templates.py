@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from assistant.dataset.prompts import TEMPLATES, Marker, Template, get_template,
 from assistant.dataset.tokenizer import Tokenizer, read_tokenizer
 from assistant.errors import SettingsError
 from assistant.shipped import shipped
-from tests.support.marked import BOS, CHAT_TEMPLATES, MARKERS, save_both, with_markers
+from tests.support.marked import BOS, CHAT_TEMPLATES, MARKERS, save_both, with_bos, with_markers
 
 PLAIN = [name for name in sorted(TEMPLATES) if not TEMPLATES[name].markers]
 PIECES = (
@@ -213,6 +214,16 @@ def test_another_chat_template_is_not_ours_and_comes_to_an_end(
 ) -> None:
     (tmp_path / "chat_template.jinja").write_text("{# <|im_end|> #}" + OTHERS[name])
     assert own_template(tmp_path, models["qwen3"].tokenizer) == get_template("alpaca")
+
+
+def test_a_first_token_of_the_chat_template_alone_is_a_marker(models: dict[str, Model]) -> None:
+    folder, tokenizer, template, _ = models["llama3.2"]
+    without = with_bos(tokenizer, None)
+    own = own_template(folder, without)
+    assert own.preamble == BOS + template.preamble
+    assert encode_pieces(own.pieces("Hi"), without) == encode_pieces(template.pieces("Hi"), tokenizer)
+    other = replace(tokenizer.added, config={"bos_token": "<|endoftext|>"})
+    assert own_template(folder, replace(without, added=other)).name == "alpaca"  # it has no marker of that name
 
 
 def test_a_tokenizer_needs_the_markers(models: dict[str, Model], byte_tokenizer: Tokenizer) -> None:
