@@ -10,12 +10,12 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assistant.dataset.tokenizer_json import GPT2_PIPELINE, Pipeline, read_pipeline
+from assistant.dataset.tokenizer_json import Pipeline, read_pipeline
 from assistant.errors import CheckpointError
 
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
@@ -59,7 +59,7 @@ class AddedTokens:
     """`tokenizer_config.json`; empty if there is no such file."""
     files: Mapping[str, str]
     """Contents of the other files, by name."""
-    pipeline: Pipeline = GPT2_PIPELINE
+    pipeline: Pipeline = field(default_factory=Pipeline)
 
     @cached_property
     def _patterns(self) -> dict[bool, tuple[re.Pattern[str], dict[str, AddedToken]]]:
@@ -175,7 +175,7 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
     pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     ids, tokens = _number(folder, vocab, listed, named)
     texts.pop(TOKENIZER_CONFIG_FILE, None)
-    if not pipeline.is_gpt2:  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
+    if pipeline.split != "gpt-2":  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
         texts |= {name: read_text(folder / name) for name in (VOCAB_FILE, MERGES_FILE) if (folder / name).is_file()}
         config = config or {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
     return AddedTokens(

@@ -66,35 +66,25 @@ class BytePairs:
         # The package's Unicode may be newer than tiktoken's. What only one of them calls a letter is none here.
         letters = set(_LETTERS.decode(_LETTERS.encode_ordinary(text)))
         known = regex.sub(r"[\p{L}\p{N}]", lambda match: match[0] if match[0] in letters else "\ufffd", text)
-        pieces = (text[match.start() : match.end()] for match in regex.finditer(self.pattern, known))
-        parts = filter(None, (piece.encode().translate(None, self.missing) for piece in pieces))
+        pieces = (text[match.start() : match.end()].encode() for match in regex.finditer(self.pattern, known))
+        parts = filter(None, (piece.translate(None, self.missing) for piece in pieces))
         return [rank for part in parts for rank in self.ranked._encode_single_piece(part)]
 
 
 def build_byte_pairs(
     vocab: Mapping[str, int], merges_txt: str, added: Mapping[str, int], pipeline: Pipeline, where: str
 ) -> BytePairs:
-    """Build the BPE of a vocabulary. The tokens of `added` are not made by merges.
-
-    Raises:
-        CheckpointError: the vocabulary or the merges are damaged, or tiktoken cannot run them.
-    """
+    """Build the BPE of a vocabulary. Merges make no token of `added`. Raises CheckpointError if a file is damaged."""
     characters = byte_characters()
-    ids = {bytes([byte]): vocab[character] for character, byte in characters.items() if character in vocab}
-    n_bytes = len(ids)
-    for line_number, token in _merged_tokens(merges_txt, where):
-        if token not in vocab:
-            raise CheckpointError(f"{where}/{MERGES_FILE}, line {line_number}: {token!r} is not in {VOCAB_FILE}.")
-        ids.setdefault(bytes(characters[character] for character in token), vocab[token])
-    merged = list(ids.values())[n_bytes:]
+    merged = list(dict.fromkeys(_merged_tokens(merges_txt, vocab, where)))
+    tokens = [*filter(vocab.__contains__, characters), *merged]
     if pipeline.ignore_merges:
-        for token in vocab:
-            if token not in added and characters.keys() >= set(token):
-                ids.setdefault(bytes(characters[character] for character in token), vocab[token])
+        tokens += [token for token in vocab if token not in added and characters.keys() >= set(token)]
+    ids = {bytes(characters[character] for character in token): vocab[token] for token in tokens}
     byte_level_ids = set(ids.values())
     specials = {text: token_id for text, token_id in {**vocab, **added}.items() if token_id not in byte_level_ids}
     pattern = PATTERNS[pipeline.split]
-    is_ranked = merged == sorted(merged)
+    is_ranked = merged == sorted(merged, key=lambda token: vocab[token])
     try:
         encoding = ranked = tiktoken.Encoding(where, pat_str=pattern, mergeable_ranks=ids, special_tokens=specials)
         if not is_ranked:
@@ -107,8 +97,8 @@ def build_byte_pairs(
     return BytePairs(encoding, specials, ranked, by_rank, missing, pattern)
 
 
-def _merged_tokens(merges_txt: str, where: str) -> Iterator[tuple[int, str]]:
-    """Yield the line number and the resulting token of every merge."""
+def _merged_tokens(merges_txt: str, vocab: Mapping[str, int], where: str) -> Iterator[str]:
+    """Yield the resulting token of every merge."""
     characters = byte_characters()
     for number, line in enumerate(merges_txt.split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
@@ -116,7 +106,9 @@ def _merged_tokens(merges_txt: str, where: str) -> Iterator[tuple[int, str]]:
         pair = line.rstrip("\r").split(" ")
         if len(pair) != 2 or not all(pair) or not all(character in characters for part in pair for character in part):
             raise CheckpointError(f"{where}/{MERGES_FILE}, line {number}: expected two tokens, got {line[:40]!r}.")
-        yield number, pair[0] + pair[1]
+        if (token := pair[0] + pair[1]) not in vocab:
+            raise CheckpointError(f"{where}/{MERGES_FILE}, line {number}: {token!r} is not in {VOCAB_FILE}.")
+        yield token
 
 
 def to_utf8(text: str) -> bytes:

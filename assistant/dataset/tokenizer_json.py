@@ -44,25 +44,13 @@ class Pipeline:
     unk_token: str | None = None
     bos_id: int | None = None
 
-    @property
-    def is_gpt2(self) -> bool:
-        """Whether texts are split as GPT-2's."""
-        return self.split == "gpt-2"
-
     def normalize(self, text: str) -> str:
         """Return a text in the normal form that the merges expect."""
         return unicodedata.normalize("NFC", text) if self.is_nfc else text
 
 
-GPT2_PIPELINE = Pipeline()
-
-
 def read_pipeline(content: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Pipeline:
-    """Read the steps from the contents of `tokenizer.json` and `tokenizer_config.json`; both may be empty.
-
-    Raises:
-        CheckpointError: a step is not one of a known family.
-    """
+    """Read the steps from the contents of `tokenizer.json` and `tokenizer_config.json`; both may be empty."""
     try:
         model = content.get("model", {})
         steps = _flat(content.get("pre_tokenizer"), "pretokenizers") or [BYTE_LEVEL]
