@@ -65,19 +65,17 @@ def finetune(
 
 def default_template(folder: Path, default: str) -> str:
     """The name of a chat model's own template, or the default. Raise SettingsError if its chat template is unknown."""
-    from assistant.dataset.own_template import own_template, read_chat_template
-    from assistant.dataset.prompts import TEMPLATES
+    from assistant.dataset.own_template import read_chat_template
     from assistant.dataset.tokenizer import CONFIG_FILE, read_tokenizer
-    from assistant.model.checkpoint import load_info, read_config
+    from assistant.model.checkpoint import folder_template, load_info, read_config
 
-    own = None
-    if (info := load_info(folder)) is not None:
-        own = TEMPLATES.get(info.template.name)
-    elif read_chat_template(folder) and (folder / CONFIG_FILE).is_file():
-        own = own_template(folder, read_tokenizer(folder))
-        if not own.markers and read_config(folder).model_type != "gpt2":
-            raise SettingsError(
-                f"{folder}: expected a chat template that this project knows, got another one. "
-                f"Choose the prompts to train with, for example --template alpaca."
-            )
-    return own.name if own is not None and own.markers else default
+    if not (folder / CONFIG_FILE).is_file():  # an adapter
+        return default
+    own = folder_template(folder, read_tokenizer(folder))
+    is_unknown = not own.markers and load_info(folder) is None and read_chat_template(folder)
+    if is_unknown and read_config(folder).model_type != "gpt2":
+        raise SettingsError(
+            f"{folder}: expected a chat template that this project knows, got another one. "
+            f"Choose the prompts to train with, for example --template alpaca."
+        )
+    return own.name if own.markers else default
