@@ -118,7 +118,7 @@ class PromptLayout:
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
         # patterns than GPT-2's may keep a line break with the sign before it.
         added = self._tokenizer.added
-        can_cut = added.is_never_matched and added.pipeline.split == "gpt-2"
+        can_cut = added.is_never_matched and added.pipeline.is_gpt2
         return _Frame(opening, exchanges, template.instruction_header, self._encode_constant, can_cut=can_cut)
 
 
@@ -162,13 +162,13 @@ class _Frame:
 
 def _attribute(named: Sequence[tuple[PartKind, str]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
     """Give every token to the part in which it begins. A part may have none."""
-    from assistant.dataset.byte_pairs import to_utf8  # tiktoken: the chat paints its first frame without it
+    from assistant.dataset.tokenizer import utf8_length  # tiktoken: the chat paints its first frame without it
 
     ids = [token_id for piece_ids, _ in pieces for token_id in piece_ids]
     starts = [0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
     parts, first, end = [], 0, 0
     for kind, text in named:
-        end += len(to_utf8(text))
+        end += utf8_length(text)
         last = bisect_left(starts, end)
         parts.append(PromptPart(kind=kind, text=text, token_ids=tuple(ids[first:last])))
         first = last
