@@ -127,7 +127,7 @@ class PromptLayout:
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
         # patterns than GPT-2's may keep a line break with the sign before it.
         added = self._tokenizer.added
-        can_cut = added.is_never_matched and added.pipeline.split == "gpt-2"
+        can_cut = added.is_never_matched and added.pipeline.is_gpt2
         return _Frame(units, self._encode_constant, can_cut=can_cut)
 
 
@@ -173,13 +173,13 @@ def _attribute(
     named: Sequence[tuple[PartKind, Pieces]], pieces: Sequence[Encoded], bos_ids: tuple[int, ...]
 ) -> tuple[PromptPart, ...]:
     """Give every token to the part in which it begins. A part may have none. The first part has `bos_ids`, too."""
-    from assistant.dataset.byte_pairs import to_utf8  # tiktoken: the chat paints its first frame without it
+    from assistant.dataset.tokenizer import utf8_length  # tiktoken: the chat paints its first frame without it
 
     ids = [*bos_ids, *(token_id for piece_ids, _ in pieces for token_id in piece_ids)]
     starts = [*(-1 for _ in bos_ids), 0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
     parts, first, end = [], 0, 0
     for kind, texts in named:
-        end += len(to_utf8(text := "".join(texts)))
+        end += utf8_length(text := "".join(texts))
         last = bisect_left(starts, end)
         parts.append(PromptPart(kind=kind, text=text, token_ids=tuple(ids[first:last])))
         first = last

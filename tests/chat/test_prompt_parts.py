@@ -15,7 +15,6 @@ from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import TEMPLATES
 from assistant.dataset.tokenizer import Tokenizer, build_tokenizer, read_tokenizer
 from assistant.shipped import shipped
-from tests.support.families import train
 from tests.support.marked import with_markers
 
 PIECES = (
@@ -44,15 +43,6 @@ def with_added_tokens(pocket_tokenizer: Tokenizer) -> Tokenizer:
     return build_tokenizer(files[VOCAB_FILE], files[MERGES_FILE], where="added", added=added)
 
 
-@pytest.fixture(scope="module")
-def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """A tokenizer that composes characters, keeps line breaks with the sign before them, and lacks bytes."""
-    folder = tmp_path_factory.mktemp("qwen")
-    trained = train("qwen2", vocab_size=700, has_all_bytes=False, n_texts=300)
-    (folder / "tokenizer.json").write_text(trained.to_str(), encoding="utf-8")
-    return read_tokenizer(folder)
-
-
 def card(tokenizer: Tokenizer, template: str = "alpaca", context_length: int = 1024) -> ModelCard:
     return ModelCard(
         name="m",
@@ -73,7 +63,7 @@ def layout(tokenizer: Tokenizer, template: str) -> PromptLayout:
     return LAYOUTS.setdefault((id(tokenizer), template), PromptLayout(card(tokenizer, template, 120)))
 
 
-@pytest.mark.parametrize("name", ["byte_tokenizer", "pocket_tokenizer", "with_added_tokens", "qwen_tokenizer"])
+@pytest.mark.parametrize("name", ["byte_tokenizer", "pocket_tokenizer", "with_added_tokens"])
 @settings(max_examples=25)
 @given(
     template=st.sampled_from(PLAIN),
