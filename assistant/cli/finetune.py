@@ -63,14 +63,19 @@ def finetune(
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
 
 
-def default_template(folder: Path, default: str) -> str:
-    """The name of a chat model's own template, or the default. Raise SettingsError if its chat template is unknown."""
+def default_template(folder: Path, default: str | None = None) -> str:
+    """The name of a model's template. A default counts for models that need no markers.
+
+    Raises:
+        SettingsError: the model has a chat template that is unknown here.
+    """
     from assistant.dataset.own_template import read_chat_template
+    from assistant.dataset.prompts import DEFAULT_TEMPLATE
     from assistant.dataset.tokenizer import CONFIG_FILE, read_tokenizer
     from assistant.model.checkpoint import folder_template, load_info, read_config
 
     if not (folder / CONFIG_FILE).is_file():  # an adapter
-        return default
+        return default or DEFAULT_TEMPLATE
     own = folder_template(folder, read_tokenizer(folder))
     is_unknown = not own.markers and load_info(folder) is None and read_chat_template(folder)
     if is_unknown and read_config(folder).model_type != "gpt2":
@@ -78,4 +83,4 @@ def default_template(folder: Path, default: str) -> str:
             f"{folder}: expected a chat template that this project knows, got another one. "
             f"Choose the prompts to train with, for example --template alpaca."
         )
-    return own.name if own.markers else default
+    return own.name if own.markers or default is None else default

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from assistant.cli.finetune import PromptTemplate, default_template
@@ -41,18 +39,10 @@ def prefer(
     from assistant.dataset.prompts import get_template
 
     folder = find_model(model)
-    name = template or _template_of(folder, default=settings.template)
+    name = template or default_template(folder)
     get_template(name)
     from assistant.cli.job import Job, run_or_plan
 
     settings = settings.model_copy(update={"template": name})
     job = Job(data=tuple(data), model=folder, output=output, split=split, settings=settings, run=run, reading=reading)
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
-
-
-def _template_of(folder: Path, *, default: str) -> str:
-    """The template that a model was trained with, or its own one."""
-    from assistant.model.checkpoint import load_info
-
-    info = load_info(folder)
-    return default_template(folder, default) if info is None else info.template.name
