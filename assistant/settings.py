@@ -256,7 +256,7 @@ class FinetuneSettings(Settings):
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Rows per micro-batch."""
     template: Annotated[str, DATA] = "alpaca"
-    """Prompt template: alpaca, alpaca-stanford, phi3, or text for plain text."""
+    """Prompt template: alpaca, alpaca-stanford, chatml, llama3, phi3, or text for plain text."""
     train_on: Annotated[TrainOn, DATA] = "response"
     """Tokens that count in the loss: those of the response, or all."""
     max_length: Annotated[int | None, Field(ge=8), DATA] = None

@@ -23,7 +23,7 @@ ROOMS: dict[str, str] = {
     "assistant.dataset": (
         "__init__ rows sources json_rows columns tables formats checks examples conversations forms instructions "
         "convert splits trained_prompts check prompts context tokenizer_json added_tokens byte_pairs tokenizer encode "
-        "labelled"
+        "jinja_process own_template labelled"
     ),
     "assistant.model": (
         "__init__ config digest trained_data packing fused block linear llama gpt lora folder weights peft templates "
@@ -97,7 +97,7 @@ HOMES = {
     "textual": ("assistant.tui", "evaluation.people.label_screen"),
     "ollama": ("evaluation.judging.ollama_client",),
     "pandas": ("evaluation.reports.report",),
-    "jinja2": ("evaluation.reports.page",),
+    "jinja2": ("evaluation.reports.page", "assistant.dataset.jinja_process"),
     "matplotlib": ("assistant.training.plots", "assistant.classifier.picture"),
     "pyarrow": ("assistant.dataset.tables", "assistant.dataset.convert"),
     "typer": ("assistant.cli", "evaluation.cli"),

@@ -1,7 +1,8 @@
 """The exact prompt of a question in named parts, with the tokens of each. Imports no torch.
 
 The screen counts tokens at every keystroke. So texts that do not change are encoded once: GPT-2's pattern always splits
-between a character that is not white space and a line break, and what is on both sides is encoded by itself.
+between a character that is not white space and a line break, and what is on both sides is encoded by itself. So is what
+is on both sides of a marker.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from assistant.chat.events import ModelCard
 from assistant.dataset.context import count_forgotten
 from assistant.dataset.examples import Exchange
-from assistant.dataset.prompts import PartKind
+from assistant.dataset.prompts import Marker, PartKind, Pieces, join_pieces
 
 CACHED_TEXTS = 4096
 """Constant texts of a model's prompts whose tokens are kept: headers, and exchanges of the conversation."""
@@ -77,7 +78,7 @@ class PromptLayout:
 
     def __init__(self, card: ModelCard) -> None:
         self._template, self._tokenizer, self._context_length = card.template, card.tokenizer, card.context_length
-        self._encode_constant = lru_cache(CACHED_TEXTS)(self._encode)
+        self._encode_constant = lru_cache(CACHED_TEXTS, typed=True)(self._encode)
         self._frame = lru_cache(CACHED_HISTORIES)(self._new_frame)
 
     def lay_out(
@@ -89,57 +90,63 @@ class PromptLayout:
         """
         frame = self._frame(bool(input), tuple(history))
         named = self._template.named_parts(instruction, input)
-        tail = "".join(text for kind, text in named if kind not in ("preamble", "instruction header"))
-        encode_tail = lru_cache(None)(lambda rest: self._encode(rest + tail))  # the rest is nearly always the same
+        tail = [piece for kind, part in named if kind not in ("preamble", "instruction header") for piece in part]
+        bos_ids = () if self._tokenizer.bos_id is None else (self._tokenizer.bos_id,)
+
+        @lru_cache(None)  # the rest is nearly always the same
+        def encode_tail(rest: str) -> list[Encoded]:
+            return [*map(self._encode, join_pieces((rest, *tail)))]
 
         def n_tokens(n_forgotten: int) -> int:
             start = frame.start(n_forgotten)
-            return start.n_tokens + len(encode_tail(start.rest)[0])
+            return len(bos_ids) + start.n_tokens + sum(len(ids) for ids, _ in encode_tail(start.rest))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self._context_length, max_new_tokens=max_new_tokens
         )
         start = frame.start(n_forgotten)
-        pieces = [*map(self._encode_constant, start.texts), encode_tail(start.rest)]
+        pieces = [*map(self._encode_constant, start.pieces), *encode_tail(start.rest)]
         return ExactPrompt(
-            parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces),
+            parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces, bos_ids),
             context_length=self._context_length,
             n_forgotten=n_forgotten,
         )
 
-    def _encode(self, text: str) -> Encoded:
-        ids, sizes = self._tokenizer.encode_with_sizes(text)
+    def _encode(self, piece: str) -> Encoded:
+        from assistant.dataset.encode import marker_id  # tiktoken: the chat paints its first frame without it
+
+        if isinstance(piece, Marker):
+            return (marker_id(piece, self._tokenizer),), (len(piece),)
+        ids, sizes = self._tokenizer.encode_with_sizes(piece)
         return tuple(ids), tuple(sizes)
 
     def _new_frame(self, has_input: bool, history: tuple[Exchange, ...]) -> _Frame:
         template = self._template
-        opening = template.preamble_with_input if has_input else template.preamble
-        exchanges = [template.exchange(turn) for turn in history]
+        opening = template.split(template.preamble_with_input if has_input else template.preamble)
+        units = [opening, *map(template.exchange, history), template.split(template.instruction_header)]
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
         # patterns than GPT-2's may keep a line break with the sign before it.
         added = self._tokenizer.added
-        can_cut = added.is_never_matched and added.pipeline.split == "gpt-2"
-        return _Frame(opening, exchanges, template.instruction_header, self._encode_constant, can_cut=can_cut)
+        can_cut = added.is_never_matched and added.pipeline.is_gpt2
+        return _Frame(units, self._encode_constant, can_cut=can_cut)
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What stands before an instruction: texts that are encoded by themselves, and a rest that is not."""
+    """What stands before an instruction: pieces that are encoded by themselves, and a rest that is not."""
 
-    texts: tuple[str, ...]
+    pieces: Pieces
     n_tokens: int
-    """Tokens of `texts`."""
+    """Tokens of `pieces`."""
     rest: str
 
 
 class _Frame:
     """What stands before an instruction, for every number of exchanges that are left out."""
 
-    def __init__(
-        self, opening: str, exchanges: list[str], header: str, encode: Callable[[str], Encoded], *, can_cut: bool
-    ) -> None:
-        self._opening, self._exchanges, self._header = opening, exchanges, header
-        self._encode, self._can_cut = encode, can_cut
+    def __init__(self, units: list[Pieces], encode: Callable[[str], Encoded], *, can_cut: bool) -> None:
+        """`units` are the opening, the exchanges, and the header of the instruction."""
+        self._units, self._encode, self._can_cut = units, encode, can_cut
         self._starts: dict[int, _Start] = {}
 
     def start(self, n_forgotten: int) -> _Start:
@@ -149,26 +156,30 @@ class _Frame:
         return self._starts[n_forgotten]
 
     def _new_start(self, n_forgotten: int) -> _Start:
-        texts, rest = [], ""
-        for piece in (self._opening, *self._exchanges[n_forgotten:], self._header):
-            cut = _SAFE_CUT.search(piece) if self._can_cut else None
-            if cut is None:
-                rest += piece
-            else:
-                texts.append(rest + piece[: cut.start()])
+        found, rest = list[str](), ""
+        for piece in chain(self._units[0], *self._units[n_forgotten + 1 :]):
+            if isinstance(piece, Marker):
+                found += [rest, piece] if rest else [piece]
+                rest = ""
+            elif self._can_cut and (cut := _SAFE_CUT.search(piece)):
+                found.append(rest + piece[: cut.start()])
                 rest = piece[cut.start() :]
-        return _Start(tuple(texts), sum(len(self._encode(text)[0]) for text in texts), rest)
+            else:
+                rest += piece
+        return _Start(tuple(found), sum(len(self._encode(piece)[0]) for piece in found), rest)
 
 
-def _attribute(named: Sequence[tuple[PartKind, str]], pieces: Sequence[Encoded]) -> tuple[PromptPart, ...]:
-    """Give every token to the part in which it begins. A part may have none."""
-    from assistant.dataset.byte_pairs import to_utf8  # tiktoken: the chat paints its first frame without it
+def _attribute(
+    named: Sequence[tuple[PartKind, Pieces]], pieces: Sequence[Encoded], bos_ids: tuple[int, ...]
+) -> tuple[PromptPart, ...]:
+    """Give every token to the part in which it begins. A part may have none. The first part has `bos_ids`, too."""
+    from assistant.dataset.tokenizer import utf8_length  # tiktoken: the chat paints its first frame without it
 
-    ids = [token_id for piece_ids, _ in pieces for token_id in piece_ids]
-    starts = [0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
+    ids = [*bos_ids, *(token_id for piece_ids, _ in pieces for token_id in piece_ids)]
+    starts = [*(-1 for _ in bos_ids), 0, *accumulate(size for _, sizes in pieces for size in sizes)][: len(ids)]
     parts, first, end = [], 0, 0
-    for kind, text in named:
-        end += len(to_utf8(text))
+    for kind, texts in named:
+        end += utf8_length(text := "".join(texts))
         last = bisect_left(starts, end)
         parts.append(PromptPart(kind=kind, text=text, token_ids=tuple(ids[first:last])))
         first = last

@@ -6,7 +6,7 @@ The command line makes a `ChatSetup`; a front begins it. Tests make one with scr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assistant.chat.chat import Chat
@@ -22,7 +22,7 @@ from assistant.chat.state import ChatSettings, now
 from assistant.chat.store import Store
 from assistant.chat.worker import LoadModel, Worker
 from assistant.dataset.examples import Example
-from assistant.dataset.prompts import get_template
+from assistant.dataset.prompts import recorded_template
 from assistant.decoding.reply import SessionLike
 from assistant.errors import AssistantError, PrerequisiteError
 from assistant.files import shown_path
@@ -159,11 +159,14 @@ def _loader(folder: Path, engine: EngineSettings, tuned: ModelInfo | None = None
 
     def load() -> SessionLike:
         from assistant.decoding.session import Session
+        from assistant.device import pick_device
+        from assistant.model.checkpoint import load_checkpoint
 
-        session = Session.load(folder, device=engine.device, precision=engine.precision)
-        if tuned is not None and session.info is None:
-            session.template = get_template(tuned.template.name)
-        return session
+        checkpoint = load_checkpoint(folder, device=pick_device(engine.device))
+        if tuned is not None and checkpoint.info is None:
+            template = recorded_template(tuned.template.name, tuned.template.texts)
+            checkpoint = replace(checkpoint, template=template)
+        return Session(checkpoint, precision=engine.precision, folder=folder)
 
     return load
 

@@ -196,19 +196,20 @@ def _write_fixed(
 
 def _row_length(model: str, template: str) -> tuple[Callable[[Example], int], int]:
     """A function from a row to the positions that it takes, and the model's context length."""
-    from assistant.dataset.prompts import get_template
+    from assistant.dataset.encode import encode_pieces
     from assistant.dataset.tokenizer import read_tokenizer
-    from assistant.model.checkpoint import read_config
+    from assistant.model.checkpoint import folder_template, read_config
 
     folder = find_model(model)
-    tokenizer, prompts = read_tokenizer(folder), get_template(template)
+    tokenizer = read_tokenizer(folder)
+    prompts = folder_template(folder, tokenizer, template)
 
     def positions(example: Example) -> int:
         if example.is_text:
             return 0  # it continues in further rows
-        prompt = prompts.render(example.instruction, example.input, example.history)
+        prompt = prompts.pieces(example.instruction, example.input, example.history)
         answers = [tokenizer.encode(answer) for answer in (example.output, example.rejected or "")]
-        return len(tokenizer.encode(prompt)) + max(map(len, answers))
+        return len(encode_pieces(prompt, tokenizer)) + max(map(len, answers))
 
     return positions, read_config(folder).context_length
 
@@ -231,9 +232,8 @@ def data_show(
     Example: `assistant data show mine.json --model gpt2 --row 3`
     """
     from assistant.dataset.encode import encode_examples
-    from assistant.dataset.prompts import get_template
     from assistant.dataset.tokenizer import read_tokenizer
-    from assistant.model.checkpoint import read_config
+    from assistant.model.checkpoint import folder_template, read_config
 
     folder = find_model(model)
     tokenizer, context_length = read_tokenizer(folder), read_config(folder).context_length
@@ -242,7 +242,8 @@ def data_show(
     examples = [example for example in examples if example.row == chosen]
     if not examples:
         raise SettingsError(f"--row: expected a row of {', '.join(map(str, data))}, got {row}. Choose another.")
-    encoded = encode_examples(examples, get_template(settings.template), tokenizer, max_length=context_length)
+    template = folder_template(folder, tokenizer, settings.template)
+    encoded = encode_examples(examples, template, tokenizer, max_length=context_length)
     rows = [_tokens(encoded_row, tokenizer, settings.train_on) for encoded_row in encoded.rows]
     if as_json:
         print_json(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from assistant.cli.options import (
@@ -13,11 +16,16 @@ from assistant.cli.options import (
     book_recipe,
     derive_options,
 )
+from assistant.errors import SettingsError
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
 
+PromptTemplate = Annotated[
+    str | None, typer.Option(help="Prompt template; by default the model's own, or alpaca.", rich_help_panel="Data")
+]
 
-@derive_options(leave_out={"beta", "classifier"})
+
+@derive_options(leave_out={"beta", "classifier", "template"})
 def finetune(
     data: DataFiles,
     model: BaseModelFolder,
@@ -26,6 +34,7 @@ def finetune(
     split: SplitSettings,
     run: RunSettings,
     reading: DataSettings,
+    template: PromptTemplate = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -35,14 +44,16 @@ def finetune(
     """
     from assistant.dataset.prompts import get_template
 
-    get_template(settings.template)
+    folder = find_model(model)
+    name = get_template(template or default_template(folder, settings.template)).name
+    settings = settings.model_copy(update={"template": name})
     if settings.book:
         settings, split = book_recipe(settings), split.model_copy(update={"split": "book"})
     from assistant.cli.job import InstructionJob, run_or_plan
 
     job = InstructionJob(
         data=tuple(data),
-        model=find_model(model),
+        model=folder,
         output=output,
         split=split,
         settings=settings,
@@ -50,3 +61,26 @@ def finetune(
         reading=reading,
     )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
+
+
+def default_template(folder: Path, default: str | None = None) -> str:
+    """The name of a model's template. A default counts for models that need no markers.
+
+    Raises:
+        SettingsError: the model has a chat template that is unknown here.
+    """
+    from assistant.dataset.own_template import read_chat_template
+    from assistant.dataset.prompts import DEFAULT_TEMPLATE
+    from assistant.dataset.tokenizer import CONFIG_FILE, read_tokenizer
+    from assistant.model.checkpoint import folder_template, load_info, read_config
+
+    if not (folder / CONFIG_FILE).is_file():  # an adapter
+        return default or DEFAULT_TEMPLATE
+    own = folder_template(folder, read_tokenizer(folder))
+    is_unknown = not own.markers and load_info(folder) is None and read_chat_template(folder)
+    if is_unknown and read_config(folder).model_type != "gpt2":
+        raise SettingsError(
+            f"{folder}: expected a chat template that this project knows, got another one. "
+            f"Choose the prompts to train with, for example --template alpaca."
+        )
+    return own.name if own.markers or default is None else default

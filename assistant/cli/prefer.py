@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from assistant.cli.finetune import PromptTemplate, default_template
 from assistant.cli.options import BaseModelFolder, DataFiles, Json, OutputFolder, PlanOnly, derive_options
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.shipped import find_model
@@ -28,9 +26,7 @@ def prefer(
     split: SplitSettings,
     run: RunSettings,
     reading: DataSettings,
-    template: Annotated[
-        str | None, typer.Option(help="Prompt template; by default the model's own.", rich_help_panel="Data")
-    ] = None,
+    template: PromptTemplate = None,
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +40,7 @@ def prefer(
     from assistant.dataset.prompts import get_template
 
     folder = find_model(model)
-    name = template or _template_of(folder, default=settings.template)
+    name = template or default_template(folder)
     get_template(name)
     from assistant.cli.job import InstructionJob, run_or_plan
 
@@ -53,11 +49,3 @@ def prefer(
         data=tuple(data), model=folder, output=output, split=split, settings=settings, run=run, reading=reading
     )
     raise typer.Exit(run_or_plan(job, plan=plan, as_json=as_json))
-
-
-def _template_of(folder: Path, *, default: str) -> str:
-    """The template that a model was trained with, or the default for a base model."""
-    from assistant.model.checkpoint import load_info
-
-    info = load_info(folder)
-    return default if info is None else info.template.name

@@ -175,7 +175,7 @@ def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:
     pipeline = read_pipeline(contents.get(TOKENIZER_FILE, {}), config, str(folder))
     ids, tokens = _number(folder, vocab, listed, named)
     texts.pop(TOKENIZER_CONFIG_FILE, None)
-    if pipeline.split != "gpt-2":  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
+    if not pipeline.is_gpt2:  # transformers rebuilds the steps for GPT2Tokenizer, its default for GPT-2
         texts |= {name: read_text(folder / name) for name in (VOCAB_FILE, MERGES_FILE) if (folder / name).is_file()}
         config = config or {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
     return AddedTokens(

@@ -1,4 +1,4 @@
-"""Encodes examples as token ids (prompt, response and EOS), within the context length.
+"""Encodes prompts, and examples (prompt, response and EOS), as token ids, within the context length.
 
 Does not know about tensors, padding or batches.
 """
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from assistant.dataset.instructions import Example
-from assistant.dataset.prompts import TEXT_TEMPLATE, Template, render_example
+from assistant.dataset.prompts import TEXT_TEMPLATE, Marker, Pieces, Template, join_pieces
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.errors import DataError
+from assistant.errors import DataError, SettingsError
 from assistant.settings import OverlongPolicy, TrainOn
 
 
@@ -47,6 +47,30 @@ class EncodedRows:
     dropped: tuple[Example, ...]
 
 
+def encode_pieces(pieces: Pieces, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of a prompt. The token that the tokenizer puts before every text is the first."""
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    for piece in pieces:
+        ids += [marker_id(piece, tokenizer)] if isinstance(piece, Marker) else tokenizer.encode(piece)
+    return ids
+
+
+def marker_id(marker: str, tokenizer: Tokenizer) -> int:
+    """Return the id of a marker. Raise SettingsError if the tokenizer does not have it."""
+    if (token_id := tokenizer.special_id(marker)) is None:
+        raise SettingsError(
+            f"template: expected a model with the token {marker}, got a tokenizer without it. Use --template alpaca."
+        )
+    return token_id
+
+
+def for_template(tokenizer: Tokenizer, template: Template) -> Tokenizer:
+    """Return the tokenizer with the template's end of a turn as EOS. Raise SettingsError if it lacks a marker."""
+    ids = {marker: marker_id(marker, tokenizer) for marker in template.markers}
+    eos_id = ids.get(template.end_of_turn, tokenizer.eos_id)
+    return replace(tokenizer, eos_id=eos_id, eos_ids=tuple(dict.fromkeys((*tokenizer.eos_ids, eos_id))))
+
+
 def encode_examples(
     examples: Sequence[Example],
     template: Template,
@@ -68,7 +92,9 @@ def encode_examples(
         DataError: `problems` names every row at fault: each row without an output; with `too_long="error"`, each row
             that is too long; with `as_pairs`, each row without a rejected answer; and plain text, if the template is
             for instructions.
+        SettingsError: the tokenizer lacks a marker of the template.
     """
+    tokenizer = for_template(tokenizer, template)
     check_outputs(examples)
     if as_pairs:
         _check_pairs(examples)
@@ -82,7 +108,7 @@ def encode_examples(
                 problems.append(f"{example.where}: expected an instruction, got plain text.")
             rows += _text_rows(example, tokenizer, max_length)
             continue
-        prompt_ids = tokenizer.encode(render_example(template, example))
+        prompt_ids = encode_pieces(template.pieces(example.instruction, example.input, example.history), tokenizer)
         responses = _encode_responses(example, tokenizer, as_pairs)
         longest = max(map(len, responses))
         n_positions = len(prompt_ids) + longest - 1
@@ -165,7 +191,7 @@ def _text_rows(example: Example, tokenizer: Tokenizer, max_length: int) -> list[
 
     Each row starts with the last id of the row before it, so that every id except the first is a target once.
     """
-    opening_ids = tokenizer.encode(example.instruction)
+    opening_ids = encode_pieces((example.instruction,), tokenizer)
     ids = (*opening_ids, *tokenizer.encode(example.output), tokenizer.eos_id)
     rows = []
     for start in range(0, len(ids) - 1, max_length):
@@ -177,15 +203,19 @@ def _text_rows(example: Example, tokenizer: Tokenizer, max_length: int) -> list[
 
 def _truncate_prompt(example: Example, template: Template, tokenizer: Tokenizer, budget: int) -> list[int] | None:
     """Cut the end of the user's text so that the prompt has at most `budget` ids. None if no text would be left."""
-    parts = template.parts(example.instruction, example.input, example.history)
-    n_around = len(tokenizer.encode(parts.before)) + len(tokenizer.encode(parts.after))
-    text_ids = tokenizer.encode(parts.user_text)
+    named = template.named_parts(example.instruction, example.input, example.history)
+    place = max(index for index, (kind, _) in enumerate(named) if kind in ("instruction", "input"))
+    sides = (named[:place], named[place + 1 :])
+    before, after = (join_pieces(piece for _, part in side for piece in part) for side in sides)
+    n_bos = 0 if tokenizer.bos_id is None else 1
+    n_around = sum(len(encode_pieces(part, tokenizer)) - n_bos for part in (before, after)) + n_bos
+    text_ids = tokenizer.encode(named[place][1][0])
     # Joined text can have other merges at the seams, so try each length, from the longest that can fit.
     for n_kept in range(min(len(text_ids), budget - n_around + 4), 0, -1):
         text = tokenizer.decode(text_ids[:n_kept]).rstrip("\ufffd").rstrip()
         if not text:
             return None
-        ids = tokenizer.encode(parts.before + text + parts.after)
+        ids = encode_pieces(join_pieces((*before, text, *after)), tokenizer)
         if len(ids) <= budget:
             return ids
     return None

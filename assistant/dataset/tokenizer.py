@@ -84,19 +84,19 @@ class Tokenizer:
     def encode_with_sizes(self, text: str) -> tuple[list[int], list[int]]:
         """Encode a text; return the ids, and the number of bytes of UTF-8 that each of them covers, in two lists.
 
-        The sizes add up to that of `to_utf8(text)`. Where a text is normalized or loses bytes, they are shares of it.
+        The sizes add up to `utf8_length(text)`. Where a text is normalized or loses bytes, they are shares of it.
         """
         ids: list[int] = []
         sizes: list[int] = []
         for piece, covered in self.added.split_with_texts(text):
             if isinstance(piece, int):
                 ids.append(piece)
-                sizes.append(len(to_utf8(covered)))
+                sizes.append(utf8_length(covered))
             else:
                 piece_ids = self.byte_pairs.encode(piece)
                 ids += piece_ids
                 sizes += [len(self.token_bytes(token_id)) for token_id in piece_ids]
-        covered_bytes, n_bytes = sum(sizes), len(to_utf8(text))
+        covered_bytes, n_bytes = sum(sizes), utf8_length(text)
         if covered_bytes != n_bytes and covered_bytes:
             ends = [end * n_bytes // covered_bytes for end in accumulate(sizes, initial=0)]
             sizes = [end - start for start, end in pairwise(ends)]
@@ -107,8 +107,8 @@ class Tokenizer:
 
         For GPT-2, `vocab.json` and `merges.txt` are always among them.
         """
-        is_gpt2 = self.added.pipeline.split == "gpt-2"
-        return {**({VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt} if is_gpt2 else {}), **self.added.files}
+        pair = {VOCAB_FILE: self.vocab_json, MERGES_FILE: self.merges_txt} if self.added.pipeline.is_gpt2 else {}
+        return {**pair, **self.added.files}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Bytes that are not UTF-8 become U+FFFD."""
@@ -140,6 +140,11 @@ class StreamDecoder:
     def finish(self) -> str:
         """Return the rest at the end: U+FFFD if the last character is incomplete, otherwise an empty text."""
         return self._decoder.decode(b"", final=True)
+
+
+def utf8_length(text: str) -> int:
+    """Return the bytes of a text in UTF-8, as tiktoken reads it: surrogates in pairs, and a lone one as U+FFFD."""
+    return len(to_utf8(text))
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:

@@ -44,6 +44,11 @@ class Pipeline:
     unk_token: str | None = None
     bos_id: int | None = None
 
+    @property
+    def is_gpt2(self) -> bool:
+        """Whether texts are split as GPT-2's."""
+        return self.split == "gpt-2"
+
     def normalize(self, text: str) -> str:
         """Return a text in the normal form that the merges expect."""
         return unicodedata.normalize("NFC", text) if self.is_nfc else text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from assistant.dataset.context import check_prompt_length, count_forgotten
+from assistant.dataset.encode import encode_pieces, for_template
 from assistant.dataset.instructions import Example, Exchange
 from assistant.decoding import inspection
 from assistant.decoding.engine import Generated, OnScored, build_engine
@@ -48,12 +49,12 @@ class Session:
         self.info: ModelInfo | None = checkpoint.info
         """How the model was trained; None for a base model."""
         self.template = checkpoint.template
-        """The template the model was trained with, or the default template for a base model."""
+        """The template the model was trained with. A base model has its own one or the default."""
         self.precision = precision
         self.n_parameters = checkpoint.model.n_parameters
         self.context_length = checkpoint.config.context_length
         """Maximum tokens of prompt and reply together."""
-        self.tokenizer = checkpoint.tokenizer
+        self.tokenizer = for_template(checkpoint.tokenizer, checkpoint.template)
         self._engine = build_engine(
             checkpoint.model, eos_id=self.tokenizer.eos_ids, precision=precision, may_draft=may_draft
         )
@@ -87,10 +88,10 @@ class Session:
         Raises:
             ContextError: the prompt leaves no room for a reply.
         """
-        prompt = self.template.render(instruction, input, history)
-        prompt_ids = self.tokenizer.encode(prompt)
+        pieces = self.template.pieces(instruction, input, history)
+        prompt_ids = encode_pieces(pieces, self.tokenizer)
         check_prompt_length(len(prompt_ids), self.context_length)
-        return prompt, prompt_ids
+        return "".join(pieces), prompt_ids
 
     def reply(
         self,
@@ -125,7 +126,7 @@ class Session:
         """
 
         def n_tokens(n_forgotten: int) -> int:
-            return len(self.tokenizer.encode(self.template.render(instruction, input, history[n_forgotten:])))
+            return len(encode_pieces(self.template.pieces(instruction, input, history[n_forgotten:]), self.tokenizer))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self.context_length, max_new_tokens=settings.max_new_tokens

@@ -17,15 +17,18 @@ Parameters = dict[str, int | float | list[str]]
 def go_template(template: Template) -> str:
     """Return a template in Go's template language, over `.Messages`.
 
-    It renders what `Template.chat_template` renders. The server joins neighbours of one role before it renders.
+    It renders what `Template.chat_template` renders, except that Go has no function that trims a text. The server joins
+    neighbours of one role before it renders, and puts the tokenizer's first token before the prompt.
     """
-    header, response, preamble = map(
-        _literal, (template.instruction_header, template.response_header, template.preamble)
+    header, response, preamble, opening = map(
+        _literal, (template.instruction_header, template.response_header, template.preamble, template.reply_opening)
     )
+    asked = ('{{ $asked := "" }}', "{{ $asked = .Role }}", f'{{{{ if eq $asked "user" }}}}{opening}{{{{ end }}}}')
+    declared, noted, opened = asked if opening else ("", "", "")
     return (
-        '{{ $system := "" }}{{ $separator := "" }}'
+        f'{declared}{{{{ $system := "" }}}}{{{{ $separator := "" }}}}'
         f"{preamble}"
-        "{{ range .Messages }}"
+        f"{{{{ range .Messages }}}}{noted}"
         '{{ if eq .Role "system" }}'
         r'{{ if $system }}{{ $system = printf "%s\n\n%s" $system .Content }}{{ else }}{{ $system = .Content }}{{ end }}'
         '{{ else if eq .Role "user" }}'
@@ -35,7 +38,7 @@ def go_template(template: Template) -> str:
         "{{ else }}"
         "{{ $separator }}{{ .Content }}"
         f"{{{{ $separator = {json.dumps(template.turn_separator)} }}}}"
-        "{{ end }}{{ end }}"
+        f"{{{{ end }}}}{{{{ end }}}}{opened}"
     )
 
 
@@ -45,8 +48,8 @@ def _literal(text: str) -> str:
 
 
 def stop_strings(template: Template) -> tuple[str, ...]:
-    """The texts that begin the user's next turn. An answer that reaches one has run on."""
-    header = template.instruction_header.strip()
+    """The texts that end a reply or begin the user's next turn. An answer that reaches one has run on."""
+    header = template.end_of_turn or template.instruction_header.strip()
     return (header,) if header else ()
 
 

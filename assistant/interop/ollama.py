@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class _Server:
         if rendered is None:
             return False
         user, assistant, last = (message["content"] for message in _PROBE)
-        expected = template.render(last, history=[Exchange(user, assistant)])
+        expected = replace(template, trims=False).render(last, history=[Exchange(user, assistant)])
         if rendered != expected:
             raise ExportError(
                 f"{self.host}: expected the prompt {expected[-200:]!r}, got {str(rendered)[-200:]!r} from {name}. "

@@ -24,6 +24,8 @@ import torch
 from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
+from assistant.dataset.encode import for_template
+from assistant.dataset.own_template import own_template
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEXT_TEMPLATE, Template, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
@@ -90,6 +92,11 @@ class Checkpoint:
         """The configuration of the model."""
         return self.model.config
 
+    def with_template(self, name: str) -> Checkpoint:
+        """The same model with its own template, if it has that name, or with another. It ends rows and replies."""
+        template = self.template if self.template.name == name else get_template(name)
+        return replace(self, template=template, tokenizer=for_template(self.tokenizer, template))
+
     def as_base(self) -> Checkpoint:
         """The same weights as a base model: without a record of training, and with the default template."""
         return replace(self, info=None, adapter=None, template=get_template(DEFAULT_TEMPLATE))
@@ -124,8 +131,7 @@ def load_checkpoint(
             f"{shlex.quote(str(folder))} TEXT"
         )
     _check_vocabulary(folder, tokenizer, config)
-    untrained = TEXT_TEMPLATE if is_classifier else DEFAULT_TEMPLATE
-    template = get_template(untrained) if info is None else trained_template(info, tokenizer, folder)
+    template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -292,6 +298,13 @@ def _validated(parse: Callable[[Any], Parsed], content: Any, path: Path) -> Pars
         ) from error
 
 
+def folder_template(folder: Path, tokenizer: Tokenizer, name: str | None = None) -> Template:
+    """The template that a model was trained with, or a base model's own one or the default; or another, by its name."""
+    info = load_info(folder)
+    own = own_template(folder, tokenizer) if info is None else trained_template(info, tokenizer, folder)
+    return own if name in (None, own.name) else get_template(name)
+
+
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
@@ -357,7 +370,8 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     if isinstance(checkpoint.config, ClassifierConfig):
         kept.pop("chat_template", None)
     else:
-        kept["chat_template"] = checkpoint.template.chat_template()
+        bos_token = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
+        kept["chat_template"] = checkpoint.template.chat_template(bos_token)
     write_json(folder / TOKENIZER_CONFIG_FILE, kept)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from assistant.dataset.prompts import TEMPLATES, Template
+from assistant.dataset.encode import encode_pieces
+from assistant.dataset.prompts import TEMPLATES, Template, recorded_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
 from assistant.model.config import ModelInfo, TemplateRecord
@@ -13,18 +15,17 @@ from assistant.model.config import ModelInfo, TemplateRecord
 
 def template_record(template: Template) -> TemplateRecord:
     """The record of a template for `assistant.json`."""
-    texts = {key: value for key, value in asdict(template).items() if key != "name"}
-    return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=texts)
+    return TemplateRecord(name=template.name, fingerprint=template.fingerprint, texts=template.texts)
 
 
 def trained_template(info: ModelInfo, tokenizer: Tokenizer, folder: Path) -> Template:
     """The template that the model was trained with. Raise CheckpointError if it is unknown or has changed since."""
-    template = TEMPLATES.get(info.template.name)
-    if template is None:
+    if info.template.name not in TEMPLATES:
         raise CheckpointError(
             f"{folder}: expected one of the templates {', '.join(sorted(TEMPLATES))}, got {info.template.name!r}. "
             f"Use the version of this project that trained the model."
         )
+    template = recorded_template(info.template.name, info.template.texts)
     check_same_template(template, info.template, tokenizer, where=str(folder))
     return template
 
@@ -42,11 +43,12 @@ def check_same_template(template: Template, trained: TemplateRecord, tokenizer: 
 def _difference(template: Template, trained: TemplateRecord, tokenizer: Tokenizer) -> str:
     """The first token in which two templates' prompts differ, or "their texts" if there is none."""
     try:
-        trained_template = Template(name=trained.name, **trained.texts)
+        texts: dict[str, Any] = dict(trained.texts)
+        trained_template = replace(template, name=trained.name, **texts)
     except TypeError:  # a version of the project with other fields wrote the texts
         return "their texts"
     for input_text in ("", "I"):
-        old, new = (tokenizer.encode(t.render("Q", input_text)) for t in (trained_template, template))
+        old, new = (encode_pieces(t.pieces("Q", input_text), tokenizer) for t in (trained_template, template))
         index = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         if index < max(len(old), len(new)):
             in_training, now = (repr(tokenizer.decode(ids[index : index + 1])) for ids in (old, new))

@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 
 from assistant.dataset.encode import EncodedExample, EncodedRows, count_targets, encode_examples, sequences
-from assistant.dataset.prompts import get_template
 from assistant.dataset.splits import Splits
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.model import fused
@@ -74,7 +73,7 @@ class Trainer:
         self.schedule_start = schedule_start
         self.settings, self.splits, self.ranks = settings, splits, ranks
         self.recipe = make_recipe(settings)
-        self.checkpoint = replace(checkpoint, template=get_template(settings.template))
+        self.checkpoint = checkpoint.with_template(settings.template)
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
         self.precision = self._pick_precision(precision or settings.precision)

@@ -10,18 +10,20 @@ from assistant.chat.events import ModelCard
 from assistant.chat.prompt_parts import PromptLayout
 from assistant.dataset.added_tokens import MERGES_FILE, VOCAB_FILE, AddedToken, AddedTokens
 from assistant.dataset.context import count_forgotten
+from assistant.dataset.encode import encode_pieces
 from assistant.dataset.examples import Exchange
 from assistant.dataset.prompts import TEMPLATES
 from assistant.dataset.tokenizer import Tokenizer, build_tokenizer, read_tokenizer
 from assistant.shipped import shipped
-from tests.support.families import train
+from tests.support.marked import with_markers
 
 PIECES = (
     *("a", "word", " the", "9", "\n", "\n\n", " ", "   ", "\t", "\r\n", "'s", "...", ":", "\x00", "\x1b[31m", "\x85"),
     *("### Instruction:\n", "\n\n### Response:\n", "<|endoftext|>", "<|user|>\n", "{input}", "%s", "é", "e\u0301"),
     *("\U0001f642", "\U0001f469\u200d\U0001f467", "ไทย", "\u2028", "\u00a0", "\ufeff", "\ud83d", "\ude42"),
-    *("\ud83d\ude42", "\u200b", "[X]", " [X] "),
+    *("\ud83d\ude42", "\u200b", "[X]", " [X] ", "<|im_end|>", "<|eot_id|>", "<|im_start|>user\n"),
 )
+PLAIN, MARKED = ([name for name in sorted(TEMPLATES) if bool(TEMPLATES[name].markers) is has] for has in (False, True))
 hostile = st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=20)
 histories = st.lists(st.tuples(hostile, hostile).map(lambda texts: Exchange(*texts)), max_size=4)
 
@@ -39,15 +41,6 @@ def with_added_tokens(pocket_tokenizer: Tokenizer) -> Tokenizer:
     added = AddedTokens({"[X]": number}, (token,), "<|endoftext|>", {}, {})
     files = pocket_tokenizer.files()
     return build_tokenizer(files[VOCAB_FILE], files[MERGES_FILE], where="added", added=added)
-
-
-@pytest.fixture(scope="module")
-def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """A tokenizer that composes characters, keeps line breaks with the sign before them, and lacks bytes."""
-    folder = tmp_path_factory.mktemp("qwen")
-    trained = train("qwen2", vocab_size=700, has_all_bytes=False, n_texts=300)
-    (folder / "tokenizer.json").write_text(trained.to_str(), encoding="utf-8")
-    return read_tokenizer(folder)
 
 
 def card(tokenizer: Tokenizer, template: str = "alpaca", context_length: int = 1024) -> ModelCard:
@@ -70,10 +63,10 @@ def layout(tokenizer: Tokenizer, template: str) -> PromptLayout:
     return LAYOUTS.setdefault((id(tokenizer), template), PromptLayout(card(tokenizer, template, 120)))
 
 
-@pytest.mark.parametrize("name", ["byte_tokenizer", "pocket_tokenizer", "with_added_tokens", "qwen_tokenizer"])
+@pytest.mark.parametrize("name", ["byte_tokenizer", "pocket_tokenizer", "with_added_tokens"])
 @settings(max_examples=25)
 @given(
-    template=st.sampled_from(sorted(TEMPLATES)),
+    template=st.sampled_from(PLAIN),
     instruction=hostile,
     input_text=hostile,
     history=histories,
@@ -103,14 +96,40 @@ def check(
     exact = layout(tokenizer, template).lay_out(
         instruction, input=input_text, history=history, max_new_tokens=max_new_tokens
     )
-    render = TEMPLATES[template].render
-    assert exact.text == render(instruction, input_text, history[exact.n_forgotten :])
-    assert list(exact.token_ids) == tokenizer.encode(exact.text)
+    prompt = TEMPLATES[template]
+    assert exact.text == prompt.render(instruction, input_text, history[exact.n_forgotten :])
+    ids = [
+        encode_pieces(prompt.pieces(instruction, input_text, history[n:]), tokenizer) for n in range(len(history) + 1)
+    ]
+    assert list(exact.token_ids) == ids[exact.n_forgotten]
+    if not prompt.markers and tokenizer.bos_id is None:
+        assert list(exact.token_ids) == tokenizer.encode(exact.text)
     assert exact.n_tokens == len(exact.token_ids)
     assert exact.room == max(120 - exact.n_tokens, 0)
-    lengths = [len(tokenizer.encode(render(instruction, input_text, history[n:]))) for n in range(len(history) + 1)]
     room = 120 - min(max_new_tokens, 30)
-    assert exact.n_forgotten == next((n for n, length in enumerate(lengths) if length <= room), len(history))
+    assert exact.n_forgotten == next((n for n, found in enumerate(ids) if len(found) <= room), len(history))
+
+
+@settings(max_examples=40)
+@given(
+    template=st.sampled_from([*MARKED, "text"]),
+    instruction=hostile,
+    input_text=hostile,
+    history=histories,
+    max_new_tokens=st.sampled_from([1, 10, 500]),
+    first_token=st.sampled_from([None, "<|begin_of_text|>", "<|eot_id|>"]),
+)
+def test_markers_are_tokens_of_their_own(
+    template: str,
+    instruction: str,
+    input_text: str,
+    history: list[Exchange],
+    max_new_tokens: int,
+    first_token: str | None,
+    pocket_tokenizer: Tokenizer,
+) -> None:
+    marked = with_markers(pocket_tokenizer, first_token=first_token)
+    check(marked, template, instruction, input_text, history, max_new_tokens)
 
 
 def test_the_session_sends_exactly_this_prompt(byte_tokenizer: Tokenizer) -> None:

@@ -37,6 +37,7 @@ TRAINING = (FinetuneSettings, SplitSettings, RunSettings, DataSettings)
 DECODING = (GenerationSettings, EngineSettings)
 OTHER_MEANING = {
     ("assistant prefer", "--template"),
+    ("assistant finetune", "--template"),
     ("assistant chat", "--seed"),
     ("assistant chat", "--resume"),
     ("assistant data split", "--overwrite"),
@@ -215,7 +216,7 @@ def fields(model: type[Settings]) -> Iterator[tuple[str, str, object]]:
 @pytest.mark.parametrize(
     ("name", "models", "left_out", "replaced"),
     [
-        ("assistant finetune", TRAINING, {"--beta"}, {}),
+        ("assistant finetune", TRAINING, {"--beta", "--template"}, {}),
         (
             "assistant prefer",
             TRAINING,

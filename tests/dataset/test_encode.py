@@ -50,11 +50,12 @@ def test_truncation_keeps_template_response_and_eos(
     assert bool(encoded.truncated) == (n_positions > max_length)
     assert len(row.input_ids) - 1 <= max_length
     prompt = byte_tokenizer.decode(row.input_ids[: row.prompt_length])
-    parts = ALPACA.parts(example.instruction, example.input)
-    assert prompt.startswith(parts.before)
-    assert prompt.endswith(parts.after)
-    user_text = prompt[len(parts.before) : len(prompt) - len(parts.after)]
-    assert parts.user_text.startswith(user_text)
+    whole, after = render_example(ALPACA, example), "\n\n### Response:\n"
+    last_text = example.input or example.instruction
+    before = whole[: len(whole) - len(last_text + after)]
+    assert prompt.startswith(before)
+    assert prompt.endswith(after)
+    assert last_text.startswith(prompt[len(before) : len(prompt) - len(after)])
     assert response_ids(row) == [*byte_tokenizer.encode(example.output), byte_tokenizer.eos_id]
 
 

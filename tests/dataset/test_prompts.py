@@ -30,8 +30,7 @@ PAIRED = (
 def test_render_gives_the_literal_prompt(name: str, input_text: str, prompt: str) -> None:
     template = get_template(name)
     assert template.render("Sort.", input_text) == prompt
-    assert "".join(template.parts("Sort.", input_text)) == prompt
-    assert template.parts("Sort.", input_text).user_text == (input_text or "Sort.")
+    assert template.pieces("Sort.", input_text) == (prompt,)
 
 
 def test_conversation_repeats_the_headers_but_not_the_preamble() -> None:
@@ -74,11 +73,14 @@ def test_fingerprints_are_fixed() -> None:
     assert {name: template.fingerprint for name, template in TEMPLATES.items()} == {
         "alpaca": "66c04b6342e8fd94",
         "alpaca-stanford": "e91aa0d9d1d913d8",
+        "chatml": "80642ace2ced1c6c",
+        "llama3": "9ca5fd7d94a22d11",
         "phi3": "3a6197bf905c9fe6",
         "text": "a40c884be7535069",
     }
 
 
 def test_unknown_template_is_refused() -> None:
-    with pytest.raises(SettingsError, match="expected one of alpaca, alpaca-stanford, phi3, text, got 'llama'"):
+    names = "alpaca, alpaca-stanford, chatml, llama3, phi3, text"
+    with pytest.raises(SettingsError, match=f"expected one of {names}, got 'llama'"):
         get_template("llama")

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from assistant.dataset.byte_pairs import to_utf8
-from assistant.dataset.tokenizer import Tokenizer, read_tokenizer
+from assistant.dataset.tokenizer import Tokenizer, read_tokenizer, utf8_length
 from assistant.errors import CheckpointError
 from assistant.interop.gguf_tokenizer import tokenizer_files
 from tests.support.families import BOS, END, EOS, FAMILIES, SPECIALS, START, instruction_texts, odd_texts, train
@@ -39,7 +38,7 @@ def check_ids(tokenizer: Tokenizer, oracle: Any, texts: list[str]) -> None:
     for text, encoded in zip(texts, expected, strict=True):
         ids, sizes = tokenizer.encode_with_sizes(text)
         assert ids == tokenizer.encode(text) == encoded.ids, text
-        assert sum(sizes) == len(to_utf8(text)) or not ids
+        assert sum(sizes) == utf8_length(text) or not ids
         assert min(sizes, default=0) >= 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistant.dataset.instructions import Exchange
-from assistant.dataset.prompts import TEMPLATES, get_template
+from assistant.dataset.prompts import TEMPLATES, get_template, recorded_template
 from assistant.interop.modelfile import go_template, stop_strings
 from tests.conftest import shared_file
 from tests.support.ollama_templates import CHATML, TemplateError, execute, parse, render_chat
@@ -34,7 +34,7 @@ def chat(*turns: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_go_template_renders_our_prompt(name: str) -> None:
     template = get_template(name)
-    one, two, three, four, five, six, seven = ODD
+    one, two, three, four, five, six, seven = (text.strip() if template.trims else text for text in ODD)
     messages = chat(f"u{one}", f"a{two}", f"u{three}", f"a{four}", f"u{five}")
     expected = template.render(five, history=[Exchange(one, two), Exchange(three, four)])
     assert render_chat(go_template(template), messages) == expected == jinja(name, messages)
@@ -65,15 +65,33 @@ turns = st.tuples(st.sampled_from(["system", "user", "assistant"]), texts)
 @settings(max_examples=60)
 @given(name=st.sampled_from(NAMES), conversation=st.lists(turns, min_size=1, max_size=8))
 def test_jinja_and_go_agree_on_every_conversation(name: str, conversation: list[tuple[str, str]]) -> None:
-    messages = [{"role": role, "content": text} for role, text in conversation]
+    trims = get_template(name).trims  # a function that Go's templates do not have
+    messages = [{"role": role, "content": text.strip() or "x" if trims else text} for role, text in conversation]
     assert render_chat(go_template(get_template(name)), messages) == jinja(name, messages)
 
 
-def test_stop_strings_begin_the_next_turn() -> None:
+def test_only_the_reply_that_is_asked_for_has_an_opening() -> None:
+    thought = "<think>\n\n</think>\n\n"
+    system = "<|im_start|>system\nBe {{ kind }}.<|im_end|>\n"
+    template = recorded_template("chatml", {"preamble": system, "reply_opening": thought})
+    compiled = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(template.chat_template())
+    messages = chat("uOne", "a1", "uTwo")
+    expected = template.render("Two", history=[Exchange("One", "1")])
+    assert expected.count(thought) == 1
+    assert render_chat(go_template(template), messages) == expected
+    assert compiled.render(messages=messages, add_generation_prompt=True) == expected
+    for asked, shown in ((messages, False), (messages[:2], True), (messages[:2], False)):
+        assert thought not in compiled.render(messages=asked, add_generation_prompt=shown)
+    assert render_chat(go_template(template), messages[:2]).endswith("assistant\n1")
+
+
+def test_stop_strings_end_a_reply_or_begin_the_next_turn() -> None:
     stops = {name: stop_strings(get_template(name)) for name in NAMES}
     assert stops == {
         "alpaca": ("### Instruction:",),
         "alpaca-stanford": ("### Instruction:",),
+        "chatml": ("<|im_end|>",),
+        "llama3": ("<|eot_id|>",),
         "phi3": ("<|user|>",),
         "text": (),
     }
