@@ -50,7 +50,6 @@ LabelledFiles = Annotated[
     leave_out={
         "beta",
         "classifier",
-        "freeze_embeddings",
         "learning_rate",
         "optimizer",
         "reading",
