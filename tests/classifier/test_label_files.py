@@ -113,6 +113,13 @@ def test_spellings_of_a_label_become_one_with_a_note(tmp_path: Path) -> None:
     assert read_labelled(path).notes == ("The label 'Good' (1 row) is read as 'good'.",)
 
 
+def test_equal_texts_with_different_labels_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\nHello!,x\nbye,y\nhello,y\n")
+    assert read_labelled(path).notes == (
+        f"1 row has the text of an earlier row and another label: {path}, row 2 and {path}, row 4, for instance.",
+    )
+
+
 def test_ham_is_not_spam_but_only_beside_spam(tmp_path: Path) -> None:
     mail = write(tmp_path, "a.csv", "text,label\na,Ham\nb,SPAM\nc,not spam\n")
     assert [label for _, label in pairs(mail)] == ["not spam", "spam", "not spam"]
