@@ -111,9 +111,9 @@ def train(
 
 
 def _default_rate(folder: Path) -> float:
-    from assistant.model.checkpoint import read_config
+    from assistant.model.checkpoint import config_to_open
 
-    return float(f"{LABEL_RATE_TIMES_WIDTH / read_config(folder).n_embd:.2g}")
+    return float(f"{LABEL_RATE_TIMES_WIDTH / config_to_open(folder).n_embd:.2g}")
 
 
 @classify_app.command("predict")
