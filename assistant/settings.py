@@ -321,7 +321,7 @@ BOOK = FinetuneSettings(
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
 LABEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
-        "best_by": "accuracy",
+        "best_by": "last",
         "epochs": 4,
         "freeze_embeddings": True,
         "template": "text",

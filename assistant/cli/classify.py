@@ -92,6 +92,8 @@ def train(
         learning_rate = LABEL_BOOK.learning_rate if settings.book else _default_rate(folder)
     given = settings.model_dump() | {"classifier": classifier, "learning_rate": learning_rate}
     settings = validate_settings(FinetuneSettings, given)
+    if settings.patience is not None and settings.best_by == "last" and not settings.book:
+        settings = settings.model_copy(update={"best_by": "loss"})  # the last weights are never better or worse
     if settings.book:
         settings = book_recipe(settings, recipe=LABEL_BOOK, defaults=LABEL_DEFAULTS)
         split = split.model_copy(update={"split": "book"})
