@@ -295,13 +295,14 @@ def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path, own_pro
     )
     if not own_processes:
         program += (
+            "from types import SimpleNamespace\n"
             "from typer.testing import CliRunner; from assistant.cli.app import app\n"
             "class Done: returncode = 0\n"
             "def run(command, env, check):\n"
             "    assert command[:3] == [sys.executable, '-m', 'assistant']\n"
             "    CliRunner().invoke(app, command[3:], catch_exceptions=False)\n"
             "    return Done\n"
-            "pocket.subprocess.run = run\n"
+            "pocket.subprocess = SimpleNamespace(run=run)\n"
         )
     program += "pocket.main()\n"
     weights = []

@@ -53,7 +53,7 @@ ROWS = [("a, b", "x"), ("c", "y")]
         ("a.jsonl", '{"sentence": "a, b", "sentiment": " x "}\n{"sentence": "c", "sentiment": "y"}\n'),
         ("a.csv", '\ufefftext,label\r\n"a, b",x\r\nc,y\r\n'),
         ("a.csv", 'text,label\n"a, b",x\nc,y\n'.encode("utf-16")),
-        ("a.csv.gz", gzip.compress(b'text,label\n"a, b",x\nc,y\n')),
+        ("a.csv.gz", gzip.compress(b'text,label\n"a, b",x\nc,y\n', mtime=0)),
     ],
 )
 def test_usual_names_in_every_format(tmp_path: Path, name: str, content: str | bytes) -> None:
