@@ -320,7 +320,14 @@ BOOK = FinetuneSettings(
 )
 """The recipe of rasbt/LLMs-from-scratch, ch07/01_main-chapter-code."""
 LABEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {"best_by": "accuracy", "epochs": 5, "template": "text", "trained": "all", "validation_answers": 0}
+    {
+        "best_by": "last",
+        "epochs": 4,
+        "freeze_embeddings": True,
+        "template": "text",
+        "trained": "all",
+        "validation_answers": 0,
+    }
 )
 """Defaults of learning labels that differ from those of the fields of `FinetuneSettings` and `ClassifierSettings`."""
 LABEL_RATE_TIMES_WIDTH = 0.128

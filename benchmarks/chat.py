@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tests.support
+
 from assistant.chat.conversation import Conversation, from_records
 from assistant.chat.events import AnswerFinished, DataReady, Event, ModelReady, RowAnswered, RunEnded, TokensReady
 from assistant.chat.heldout import Deck

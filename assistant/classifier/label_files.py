@@ -17,6 +17,7 @@ from assistant.dataset.instructions import SKIP_ADVICE, Dataset, read_with
 from assistant.dataset.labelled import sort_labels
 from assistant.dataset.rows import FilledText, OptionalText, Row, json_type_name, key_list, row_fault
 from assistant.dataset.sources import shown_name
+from assistant.dataset.splits import normalise
 from assistant.errors import DataError
 
 LABELLED_FIELDS = FieldNames(
@@ -57,6 +58,7 @@ def read_labelled(*paths: str | Path, columns: Sequence[str] = (), skip_bad: boo
         for example in dataset.examples
     ]
     _check_labels(labels_of(examples), len(examples), names)
+    notes += _contradictions(examples)
     return Dataset(examples=examples, notes=(*dataset.notes, *notes), n_skipped=dataset.n_skipped)
 
 
@@ -150,6 +152,21 @@ def _spellings(counts: Counter[str]) -> tuple[dict[str, str], list[str]]:
             rows = "1 row" if counts[label] == 1 else f"{counts[label]} rows"
             notes.append(f"The label {label!r} ({rows}) is read as {meaning!r}.")
     return spelling, notes
+
+
+def _contradictions(examples: Sequence[Example]) -> list[str]:
+    """Return a note if equal texts have different labels."""
+    first: dict[str, Example] = {}
+    pairs = []
+    for example in examples:
+        other = first.setdefault(normalise(example.instruction), example)
+        if other.output != example.output:
+            pairs.append((other, example))
+    if not pairs:
+        return []
+    one, two = pairs[0]
+    rows = "1 row has" if len(pairs) == 1 else f"{len(pairs)} rows have"
+    return [f"{rows} the text of an earlier row and another label: {one.where} and {two.where}, for instance."]
 
 
 def _check_labels(labels: Sequence[str], n_rows: int, names: str) -> None:

@@ -50,7 +50,6 @@ LabelledFiles = Annotated[
     leave_out={
         "beta",
         "classifier",
-        "freeze_embeddings",
         "learning_rate",
         "optimizer",
         "reading",
@@ -93,6 +92,8 @@ def train(
         learning_rate = LABEL_BOOK.learning_rate if settings.book else _default_rate(folder)
     given = settings.model_dump() | {"classifier": classifier, "learning_rate": learning_rate}
     settings = validate_settings(FinetuneSettings, given)
+    if settings.patience is not None and settings.best_by == "last" and not settings.book:
+        settings = settings.model_copy(update={"best_by": "loss"})  # the last weights are never better or worse
     if settings.book:
         settings = book_recipe(settings, recipe=LABEL_BOOK, defaults=LABEL_DEFAULTS)
         split = split.model_copy(update={"split": "book"})
@@ -112,9 +113,9 @@ def train(
 
 
 def _default_rate(folder: Path) -> float:
-    from assistant.model.checkpoint import read_config
+    from assistant.model.checkpoint import config_to_open
 
-    return float(f"{LABEL_RATE_TIMES_WIDTH / read_config(folder).n_embd:.2g}")
+    return float(f"{LABEL_RATE_TIMES_WIDTH / config_to_open(folder).n_embd:.2g}")
 
 
 @classify_app.command("predict")

@@ -250,6 +250,17 @@ def read_config(folder: Path) -> ModelConfig:
         ) from error
 
 
+def config_to_open(folder: Path) -> ModelConfig:
+    """The configuration of the model that `load_checkpoint` opens: for an adapter's folder, that of its base model.
+
+    Raises:
+        CheckpointError: as `read_config`, or the adapter or its base model is missing.
+    """
+    if is_adapter_folder(folder):
+        folder = _find_base(folder, read_peft_adapter(folder).base_model)
+    return read_config(folder)
+
+
 def load_info(folder: str | Path) -> ModelInfo | None:
     """Read a model folder's `assistant.json`. Return None for a base model, which has no such file.
 

@@ -53,7 +53,7 @@ ROWS = [("a, b", "x"), ("c", "y")]
         ("a.jsonl", '{"sentence": "a, b", "sentiment": " x "}\n{"sentence": "c", "sentiment": "y"}\n'),
         ("a.csv", '\ufefftext,label\r\n"a, b",x\r\nc,y\r\n'),
         ("a.csv", 'text,label\n"a, b",x\nc,y\n'.encode("utf-16")),
-        ("a.csv.gz", gzip.compress(b'text,label\n"a, b",x\nc,y\n')),
+        ("a.csv.gz", gzip.compress(b'text,label\n"a, b",x\nc,y\n', mtime=0)),
     ],
 )
 def test_usual_names_in_every_format(tmp_path: Path, name: str, content: str | bytes) -> None:
@@ -111,6 +111,13 @@ def test_spellings_of_a_label_become_one_with_a_note(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text,label\na,Good\nb,good\nc,good \nd,bad\n")
     assert [label for _, label in pairs(path)] == ["good", "good", "good", "bad"]
     assert read_labelled(path).notes == ("The label 'Good' (1 row) is read as 'good'.",)
+
+
+def test_equal_texts_with_different_labels_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\nHello!,x\nbye,y\nhello,y\n")
+    assert read_labelled(path).notes == (
+        f"1 row has the text of an earlier row and another label: {path}, row 2 and {path}, row 4, for instance.",
+    )
 
 
 def test_ham_is_not_spam_but_only_beside_spam(tmp_path: Path) -> None:

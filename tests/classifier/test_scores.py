@@ -99,7 +99,7 @@ def test_a_label_that_is_nowhere_has_no_figures() -> None:
     [((60, 60), (0.99, 0.99)), ((100, 15), (0.97, 0.8)), ((40, 5, 10), (0.7, 0.7, 0.9))],
 )
 def test_macro_intervals_cover_what_they_claim(rows: tuple[int, ...], recalls: tuple[float, ...]) -> None:
-    rng, n_labels, n_runs = np.random.default_rng(1), len(rows), 300
+    rng, n_labels, n_runs = np.random.default_rng(1), len(rows), 150
     shares = np.array([[(1 - r) / (n_labels - 1)] * n_labels for r in recalls])
     np.fill_diagonal(shares, recalls)
     truth = macro_figures(shares * np.array(rows)[:, None])
@@ -109,7 +109,7 @@ def test_macro_intervals_cover_what_they_claim(rows: tuple[int, ...], recalls: t
         intervals = macro_intervals(counts, seed=0)
         assert intervals is not None
         covered += [interval.low <= value <= interval.high for interval, value in zip(intervals, truth, strict=True)]
-    assert (covered / n_runs > 0.91).all(), covered / n_runs
+    assert (covered / n_runs > 0.9).all(), covered / n_runs
 
 
 def test_no_mistake_seen_does_not_mean_that_none_is_possible() -> None:

@@ -96,3 +96,16 @@ def test_a_run_over_another_model_leaves_none_of_its_tokenizer(other_base: Path,
         assert done.exit_code == 0, done.output
     assert not (folder / "out" / "added_tokens.json").exists()
     assert load_checkpoint(folder / "out").tokenizer.eos_ids == (256,)
+
+
+def test_an_adapter_is_the_base_of_a_classifier(folder: Path) -> None:
+    assert invoke("finetune", "rows.json", "-m", "base", "-o", "out", *FINETUNE, "--lora").exit_code == 0
+    rows = [{"text": f"{word} {number}", "label": word} for number in range(12) for word in ("red", "blue")]
+    (folder / "texts.json").write_text(json.dumps(rows))
+    done = invoke("classify", "train", "texts.json", "-m", "out/adapter", "-o", "labels", "--max-steps", "2")
+    assert done.exit_code == 0, done.output
+    learnt, trained = (
+        load_checkpoint(folder / name, may_classify=True).model.state_dict() for name in ("out", "labels/last")
+    )
+    change = (learnt[EMBEDDING] - trained[EMBEDDING]).abs().max()
+    assert change < 0.02 < learnt[EMBEDDING].std()
