@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Fine-tune a GPT-2 to follow instructions, and chat with it. `evaluation` scores its answers.",
+    help="Fine-tune a small language model to follow instructions, and chat with it. `evaluation` scores answers.",
 )
 
 

@@ -38,7 +38,7 @@ def finetune(
     plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a GPT-2 on instruction files.
+    """Fine-tune a language model on instruction files.
 
     Example: `assistant finetune mine.json --model gpt2 --output runs/mine --epochs 2`
     """

@@ -26,13 +26,13 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a repository OWNER/NAME; also with @REVISION.",
+            help="gpt2, smollm2-135m, qwen3-0.6b or another known name, or a repository OWNER/NAME; also with @REVISION.",
             metavar="NAME",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Download a GPT-2 from the Hugging Face Hub, so that `--model NAME` finds it, also without a network.
+    """Download a model from the Hugging Face Hub, so that `--model NAME` finds it, also without a network.
 
     It goes to Hugging Face's cache. A download that was cut is resumed. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
     HF_HUB_OFFLINE and HF_TOKEN work as with all programs that use the Hub.

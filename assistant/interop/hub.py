@@ -1,4 +1,4 @@
-"""Pulling a GPT-2 from the Hugging Face Hub, or a server that speaks its protocol, into Hugging Face's own cache.
+"""Pulling a model from the Hugging Face Hub, or a server that speaks its protocol, into Hugging Face's own cache.
 
 `huggingface_hub` finds the repository, the addresses, the token and the cache, and links the files into a snapshot.
 `transfer` fetches the bytes. Nothing here prints.
@@ -26,6 +26,7 @@ from assistant.hub_cache import (
 )
 from assistant.interop.repository import Hub, UnreachableError, sentences
 from assistant.interop.transfer import COMMIT, ETAG, SHOWN_HASH, HubFile, PullObserver, fetch, partial_file
+from assistant.model.config import FAMILIES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -37,7 +38,7 @@ OPTIONAL_FILES = (
     "generation_config.json",
     *TOKENIZER_PAIR,
     TOKENIZER_FILE,
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "assistant.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "assistant.json", "chat_template.jinja"),
 )
 API_TIMEOUT = 30.0
 LARGEST_CONFIG = 1 << 20
@@ -85,7 +86,7 @@ def pull(name: str, observer: PullObserver, *, endpoint: str | None = None) -> P
         SettingsError: the name cannot be that of a repository.
         PrerequisiteError: no network, no access, no such repository or revision, no room on the disk, or a download
             that was cut too often. The next pull resumes it.
-        CheckpointError: the repository does not hold a GPT-2, or a file arrived damaged. It was discarded.
+        CheckpointError: the repository holds no model that can be opened, or a file arrived damaged. It was discarded.
     """
     parts = split_name(name)
     if parts is None:
@@ -185,7 +186,7 @@ def _needed(hub: Hub, names: set[str]) -> list[str]:
     """The files to download, `config.json` first. Raises CheckpointError if they do not make a model."""
     where = f"{hub.endpoint}/{hub.repository}"
     if CONFIG_FILE not in names:
-        hint = "Name the repository of a GPT-2 in transformers' layout."
+        hint = "Name the repository of a model in transformers' layout."
         if "adapter_config.json" in names:
             hint = f"It holds an adapter only. Run: hf download {hub.repository} --local-dir FOLDER"
         raise CheckpointError(f"{where}: expected a model with {CONFIG_FILE}, got none. {hint}")
@@ -216,17 +217,17 @@ def _weights(names: set[str]) -> list[str]:
 
 
 def _check_config(hub: Hub, path: Path) -> None:
-    """Raise CheckpointError unless a `config.json` is that of a GPT-2."""
+    """Raise CheckpointError unless a `config.json` is that of a model that can be opened."""
     where = f"{hub.endpoint}/{hub.repository}/{CONFIG_FILE}"
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: expected JSON, got {error}. Name another repository.") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
-    if model_type != "gpt2":
+    if model_type not in FAMILIES:
         raise CheckpointError(
-            f'{where}: expected "model_type": "gpt2", got {str(model_type)[:60]!r}. '
-            f"Only GPT-2 models can be opened; no weights were downloaded."
+            f'{where}: expected one of {", ".join(FAMILIES)} as "model_type", got {str(model_type)[:60]!r}. '
+            f"Models of other families cannot be opened; no weights were downloaded."
         )
 
 

@@ -149,7 +149,7 @@ def _looks_like_a_model(folder: Path) -> bool:
 
 
 def _read_snapshot(snapshot: Snapshot) -> ModelEntry | None:
-    """A pulled model. None if it is not a GPT-2: other programs share the cache."""
+    """A pulled model. None if its family is not supported: other programs share the cache."""
     try:
         if _read_json(snapshot.folder / CONFIG_FILE).get("model_type") != "gpt2":
             return None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from assistant.dataset.prompts import TEXT_TEMPLATE, get_template
 from assistant.errors import SettingsError
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import BIAS_NOTE, ClassifierConfig, ClassifierRecord
+from assistant.model.config import BIAS_NOTE, ClassifierConfig, ClassifierRecord, gpt2_only
 from assistant.model.gpt import GPTClassifier, model_of
 from assistant.model.weights import HEAD, SCORE, SCORE_BIAS
 
@@ -29,6 +29,7 @@ def make_classifier(
     `torch.manual_seed(seed)` and `torch.nn.Linear(n_embd, labels)`, which has a bias.
 
     Raises:
+        CheckpointError: the model is not a GPT-2.
         SettingsError: fewer than two labels, or one twice.
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
@@ -36,6 +37,7 @@ def make_classifier(
         raise SettingsError(f"labels: expected two or more different ones, got {found}. Add rows of another label.")
     if isinstance(checkpoint.model, GPTClassifier) and checkpoint.model.labels == tuple(labels):
         return checkpoint if checkpoint.classifier else replace(checkpoint, classifier=new_record(checkpoint.model))
+    gpt2_only(checkpoint.config, checkpoint.name, "the classifier")
     device = checkpoint.model.transformer.wte.weight.device
     content = checkpoint.config.model_dump() | {"id2label": dict(enumerate(labels)), "score_bias": bias or as_in_book}
     config = ClassifierConfig.model_validate({**content, "problem_type": None})
