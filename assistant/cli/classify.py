@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from assistant.classifier.label_rows import Counts, OutputKind
     from assistant.classifier.model_folder import Classifier
 
-classify_app = typer.Typer(no_args_is_help=True, help="Train a model to label texts, and label texts with it.")
+classify_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Train a model to label texts, and label texts with it.",
+)
 
 LabelledFiles = Annotated[
     list[Path],

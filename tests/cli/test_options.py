@@ -20,6 +20,7 @@ from assistant.cli.console import Commands
 from assistant.cli.options import derive_options
 from assistant.cli.prefer import DEFAULTS as PREFER_DEFAULTS
 from assistant.settings import (
+    ClassifierSettings,
     DataSettings,
     EngineSettings,
     FinetuneSettings,
@@ -45,6 +46,11 @@ OTHER_MEANING = {
     ("assistant data check", "--seed"),
     ("assistant data convert", "--overwrite"),
     ("assistant export", "--overwrite"),
+    ("assistant import", "--max-length"),
+    ("assistant classify train", "--columns"),
+    ("assistant classify train", "--learning-rate"),
+    ("assistant classify predict", "--columns"),
+    ("assistant classify predict", "--overwrite"),
     ("evaluation respond", "--batch-size"),
     ("assistant doctor", "--host"),
     ("assistant export", "--host"),
@@ -216,11 +222,11 @@ def fields(model: type[Settings]) -> Iterator[tuple[str, str, object]]:
 @pytest.mark.parametrize(
     ("name", "models", "left_out", "replaced"),
     [
-        ("assistant finetune", TRAINING, {"--beta", "--template"}, {}),
+        ("assistant finetune", TRAINING, {"--beta", "--classifier", "--template"}, {}),
         (
             "assistant prefer",
             TRAINING,
-            {"--book", "--freeze-embeddings", "--optimizer", "--split", "--train-on", "--template"},
+            {"--book", "--classifier", "--freeze-embeddings", "--optimizer", "--split", "--train-on", "--template"},
             {f"--{name.replace('_', '-')}": default for name, default in PREFER_DEFAULTS.items()},
         ),
         ("assistant ask", DECODING, set(), {}),
@@ -247,7 +253,7 @@ def test_every_setting_of_a_command_is_an_option(
 def test_no_option_is_declared_a_second_time(name: str) -> None:
     """An option that is named like a setting is that setting: it has its help."""
     settings = defaultdict(set)
-    for model in (*TRAINING, *DECODING, JudgeOptions):
+    for model in (*TRAINING, ClassifierSettings, *DECODING, JudgeOptions):
         for option, text, _ in fields(model):
             settings[option].add(text)
     for option, parameter in options(dict(commands(name.split()[0]))[name]).items():
