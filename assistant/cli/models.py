@@ -26,7 +26,7 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="gpt2, smollm2-135m, qwen3-0.6b or another known name, or a repository OWNER/NAME; also with @REVISION.",
+            help="gpt2, smollm2-135m or another known name, or a repository OWNER/NAME; also with @REVISION.",
             metavar="NAME",
         ),
     ],
