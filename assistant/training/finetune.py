@@ -294,7 +294,7 @@ class _Run:
             return False
         self._advance(best_step=state.step, best_validation_loss=loss, best_share=share, validations_since_best=0)
         self.folder.save_best(self._described())
-        return True
+        return not keeps_last
 
     @property
     def _patience_is_over(self) -> bool:
