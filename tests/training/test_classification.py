@@ -192,10 +192,10 @@ def test_numbers_of_frozen_blocks_are_computed_once_and_change_no_loss(
     )
     fast.prepare()
     first_block = fast.model.transformer.h[0]
-    monkeypatch.setattr(first_block, "forward_packed", None)  # it is not needed any more
+    monkeypatch.setattr(first_block, "attention_inputs", None)  # it is not needed any more
     assert losses_of(fast) == pytest.approx(losses_of(plain), abs=1e-5)
     monkeypatch.undo()
-    monkeypatch.setattr(first_block, "forward_packed", None)
+    monkeypatch.setattr(first_block, "attention_inputs", None)
     means = fast.evaluate(fast.validation.rows)
     assert means == pytest.approx(plain.evaluate(plain.validation.rows), abs=1e-5)
 
