@@ -76,8 +76,11 @@ def default_template(folder: Path, default: str | None = None) -> str:
 
     if not (folder / CONFIG_FILE).is_file():  # an adapter
         return default or DEFAULT_TEMPLATE
-    own = folder_template(folder, read_tokenizer(folder))
-    is_unknown = not own.markers and load_info(folder) is None and read_chat_template(folder)
+    tokenizer = read_tokenizer(folder)
+    own = folder_template(folder, tokenizer)
+    chat_template = read_chat_template(folder)
+    is_ours = chat_template == own.chat_template(tokenizer.bos_token)  # as written for a model without one
+    is_unknown = chat_template and not is_ours and not own.markers and load_info(folder) is None
     if is_unknown and read_config(folder).model_type != "gpt2":
         raise SettingsError(
             f"{folder}: expected a chat template that this project knows, got another one. "

@@ -118,6 +118,7 @@ def _import_gguf(file: Path, output: Path, *, as_json: bool) -> None:
         return
     print(f"{one_line(shown_path(file))}: {config.model_type}, {parameters / 1e6:.1f}M parameters")
     print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.context_length}")
+    print(f"  template {checkpoint.template.name}")
     print(f"Model: {one_line(shown_path(output))}")
     print(f"Next:  assistant finetune DATA --model {one_line(shlex.quote(shown_path(output)))} --output runs/mine")
 

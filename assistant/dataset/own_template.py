@@ -67,9 +67,8 @@ def _render(chat_template: str, tokenizer: Tokenizer) -> list[str]:
     roles = ("user", "assistant")
     chats = [[{"role": roles[n % 2], "content": text} for n, text in enumerate(probe)] for probe in PROBES]
     asked = json.dumps([chat_template, chats, {"eos_token": tokenizer.added.eos_token, **tokens, **flags}])
-    first = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
     command = [sys.executable, "-I", jinja_process.__file__]
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=30, check=True)
-        return [text.removeprefix(first) for text in json.loads(done.stdout)]
+        return [text.removeprefix(tokenizer.bos_token) for text in json.loads(done.stdout)]
     return []

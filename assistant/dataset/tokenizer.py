@@ -58,6 +58,11 @@ class Tokenizer:
         return self.added.pipeline.bos_id
 
     @property
+    def bos_token(self) -> str:
+        """The text of `bos_id`. Empty without one."""
+        return "" if self.bos_id is None else self.decode([self.bos_id])
+
+    @property
     def pad_id(self) -> int:
         """The id for padding. GPT-2 has no padding token, so this is EOS; only lengths tell padding from EOS."""
         return self.eos_id

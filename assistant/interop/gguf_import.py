@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from assistant.dataset.prompts import DEFAULT_TEMPLATE, get_template
+from assistant.dataset.own_template import own_template
 from assistant.dataset.tokenizer import read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.files import shown_path
@@ -36,7 +36,9 @@ FREQUENCIES = "rope_freqs.weight"
 
 
 def import_gguf(path: Path) -> Checkpoint:
-    """Read a model of GPT-2 or of the Llama family as a base model with the default template.
+    """Read a model of GPT-2 or of the Llama family as a base model.
+
+    Its template is the one of its chat template where that is known, or else the default.
 
     Raises:
         CheckpointError: the file is not whole, or its model, its packing or its tokenizer is not supported.
@@ -44,6 +46,9 @@ def import_gguf(path: Path) -> Checkpoint:
     import gguf
 
     where = shown_path(path)
+    if not path.is_file():
+        found = "a folder, which commands open as it is" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{where}: expected a GGUF file, got {found}. Check the path.")
     try:
         reader = gguf.GGUFReader(path)
     except (OSError, ValueError, IndexError, KeyError) as error:
@@ -61,10 +66,11 @@ def import_gguf(path: Path) -> Checkpoint:
         for name, text in tokenizer_files(metadata, where).items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
         tokenizer = read_tokenizer(folder)
+        template = own_template(Path(folder), tokenizer)
     return Checkpoint(
         model=model_of(config, state),
         tokenizer=tokenizer,
-        template=get_template(DEFAULT_TEMPLATE),
+        template=template,
         info=None,
         name=path.stem,
     )

@@ -58,4 +58,6 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, str]:
         "model": {"type": "BPE", "ignore_merges": split == "llama-bpe", "vocab": vocab, "merges": merges},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
+    if isinstance(chat_template := metadata.get("tokenizer.chat_template"), str):
+        config["chat_template"] = chat_template
     return {TOKENIZER_FILE: json.dumps(content, ensure_ascii=False), TOKENIZER_CONFIG_FILE: json.dumps(config)}

@@ -381,8 +381,7 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     if isinstance(checkpoint.config, ClassifierConfig):
         kept.pop("chat_template", None)
     else:
-        bos_token = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
-        kept["chat_template"] = checkpoint.template.chat_template(bos_token)
+        kept["chat_template"] = checkpoint.template.chat_template(tokenizer.bos_token)
     write_json(folder / TOKENIZER_CONFIG_FILE, kept)
 
 
