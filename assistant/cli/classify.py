@@ -176,7 +176,7 @@ def _source(text: str | None) -> Path | None:
     """The file that the argument names; None for a text.
 
     Raises:
-        SettingsError: the text is blank, or names a file that does not exist, or there is no text and no pipe.
+        SettingsError: the text is blank, it names a missing file, or there is neither a text nor a pipe.
     """
     from assistant.dataset.sources import STANDARD_INPUT, SUFFIXES, data_suffix
 

@@ -26,7 +26,7 @@ def model_or_demo(model: str | None) -> str:
     """Return the folder of the model that was named, or of the demo's model.
 
     Raises:
-        PrerequisiteError: there is no such model, or none was named and the demo was not run.
+        PrerequisiteError: the model does not exist; or none was named, and the demo was not run.
     """
     if model is not None:
         folder = find_model(model)

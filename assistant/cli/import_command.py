@@ -56,7 +56,6 @@ def import_file(
     Example: `assistant import model.pth --like gpt2 --output runs/imported`
     """
     _check_output(output, overwrite=overwrite)
-
     if file.suffix.lower() == GGUF_SUFFIX:
         if like is not None or labels is not None or max_length is not None:
             raise SettingsError(
@@ -64,11 +63,16 @@ def import_file(
             )
         _import_gguf(file, output, as_json=as_json)
         return
+    names = None if labels is None else [label.strip() for label in labels.split(",")]
+    _import_pth(file, output, like=like, names=names, max_length=max_length, as_json=as_json)
 
+
+def _import_pth(
+    file: Path, output: Path, *, like: Path | None, names: list[str] | None, max_length: int | None, as_json: bool
+) -> None:
     from assistant.interop.pth import import_pth
     from assistant.model.checkpoint import save_checkpoint
 
-    names = None if labels is None else [label.strip() for label in labels.split(",")]
     imported = import_pth(file, like=None if like is None else find_model(like), labels=names, max_length=max_length)
     checkpoint = imported.checkpoint
     save_checkpoint(checkpoint, output)

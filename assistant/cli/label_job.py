@@ -68,7 +68,7 @@ class LabelJob(Job):
         if classifier.model.score.bias is not None:
             notes.append(BIAS_NOTE)
         if not splits.test:
-            note("note: there are no test rows, so there is no report.")
+            note("note: without test rows, nothing is reported.")
             return {"report": None}
         log_probabilities, n_cut = _log_probabilities(classifier, splits.test)
         if n_cut:

@@ -68,7 +68,7 @@ class Tokenizer:
         return self.eos_id
 
     def special_id(self, text: str) -> int | None:
-        """Return the id of a token that is no result of merges, for example of a template's marker, or None."""
+        """Return the id of a special or added token, such as a template's marker. None if the tokenizer lacks it."""
         return self.byte_pairs.specials.get(text)
 
     @property

@@ -210,7 +210,7 @@ class ClassifierConfig(GPTConfig):
 
     id2label: dict[int, str] = Field(default={0: "LABEL_0", 1: "LABEL_1"}, min_length=2)
     tie_word_embeddings: Literal[False] = False
-    """There is no output layer to tie."""
+    """A classifier has one head, which cannot share the embedding's weights."""
     score_bias: bool = False
     """Whether the head has a bias, as the book's has. transformers has none and ignores it."""
     problem_type: Literal["single_label_classification"] | None = None
