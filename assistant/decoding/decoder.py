@@ -135,6 +135,7 @@ class Decoder:
         self._is_grouped = self._heads.n_kv_head < self._heads.n_head
         self._blocks = _build_blocks(model, storage, tune_kernels=tune_kernels)
         self._ln_f = copy.deepcopy(model.transformer.ln_f)
+        _round_nothing(self._ln_f)
         head = store_weight(model.lm_head.weight, None, storage)
         (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
         # GPT-2 alone has embeddings of positions.
@@ -281,8 +282,15 @@ def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[B
     return copies
 
 
+def _round_nothing(module: nn.Module) -> None:
+    """Let a norm give float32 in decoding, also that of a model that is being trained in bfloat16."""
+    if hasattr(module, "is_narrow"):
+        module.is_narrow = False  # type: ignore[assignment]
+
+
 def _find_at_once(module: nn.Module) -> None:
     """Let Python find a module's children and weights itself, and call its norms: nn.Module takes a tenth of a step."""
+    _round_nothing(module)
     vars(module).update(module._parameters)
     for name, child in module._modules.items():
         is_leaf = isinstance(child, nn.Module) and not child._modules

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from assistant.dataset.tokenizer import Tokenizer
 from assistant.decoding.decoder import Cache, Decoder, PromptChunk
 from assistant.model.checkpoint import load_model
 from assistant.model.gpt import GPT
+from assistant.model.linear import add_copies
 from assistant.settings import Storage
 from assistant.training.collate import collate, pad
 from assistant.training.loss import summed_loss
-from tests.support.models import requires_loops
+from tests.support.models import requires_loops, tiny_llama
 from tests.support.rows import BYTE_EOS, ragged_rows, random_ids, reference_log_probability
 
 SIZES: dict[str, Any] = {
@@ -113,3 +115,19 @@ def test_decoding_gives_the_logits_of_the_model(both: tuple[GPT, Any], storage: 
         found = decoder.decode_step(torch.stack([ids[0, 20], ids[1, 11]]), cache)
         assert (found[0] - expected[0, 20]).abs().max() < tolerance * scale
         assert (found[1] - expected[1, 11]).abs().max() < tolerance * scale
+
+
+@requires_loops
+def test_decoding_rounds_nothing_while_the_model_is_trained_in_bfloat16(byte_tokenizer: Tokenizer) -> None:
+    """The answers of a validation are those of the weights as they are saved."""
+    model = tiny_llama(byte_tokenizer).model
+    chunks = [PromptChunk(0, random_ids(20).tolist())]
+
+    def logits() -> Tensor:
+        cache = Cache(model.config, rows=1, slots=32, device=torch.device("cpu"))
+        with torch.inference_mode():
+            return Decoder(model, tune_kernels=False).prefill(chunks, cache, [True])
+
+    before = logits()
+    add_copies(model, narrow_gradients=True)
+    assert torch.equal(logits(), before)
