@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assistant.interop.book_classifier import HEAD_BIAS, HEAD_WEIGHT
 from assistant.model.config import gpt2_only
-from assistant.model.gpt import GPT, GPTClassifier, fold_query_factor
+from assistant.model.gpt import GPT, GPTClassifier, with_usual_attention
 from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS
 
 MASK = ".att.mask"
@@ -92,7 +92,7 @@ def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
 
     The book's classifier has always a bias. That of a head without one is zero.
     """
-    config, state = gpt2_only(model.config, "model", "the book's code"), model.state_dict()
+    config, state = gpt2_only(model.config, "model", "the book's code"), with_usual_attention(model)
     if isinstance(model, GPTClassifier):
         state.setdefault(SCORE_BIAS, torch.zeros(len(model.labels)))
     for name, ours in (_TOP | (_LABEL_HEAD if isinstance(model, GPTClassifier) else _LANGUAGE_HEAD)).items():
@@ -102,11 +102,8 @@ def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
         prefix, source = f"trf_blocks.{block}.", f"transformer.h.{block}."
         for name, ours in _IN_BLOCK.items():
             yield prefix + name, _on_cpu(state[source + ours])
-        weight, bias = fold_query_factor(
-            state[f"{source}attn.c_attn.weight"], state[f"{source}attn.c_attn.bias"], config.query_factor(block)
-        )
-        assert bias is not None
-        for part, rows, numbers in zip(_QKV, weight.chunk(3), bias.chunk(3), strict=True):
+        weight, bias = (state[f"{source}attn.c_attn.{kind}"].chunk(3) for kind in ("weight", "bias"))
+        for part, rows, numbers in zip(_QKV, weight, bias, strict=True):
             yield f"{prefix}{part}.weight", _on_cpu(rows)
             yield f"{prefix}{part}.bias", _on_cpu(numbers)
         yield prefix + "att.mask", mask

@@ -5,6 +5,7 @@ A file is written beside its destination, read back, compared with the model, an
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,52 +21,21 @@ import torch
 from assistant.dataset.tokenizer import byte_characters
 from assistant.errors import ExportError
 from assistant.files import shown_path
+from assistant.interop.gguf_tensors import gguf_tensors
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import GPTConfig, Heads, LlamaConfig, ModelConfig
-from assistant.model.gpt import GPT, stored_names
-from assistant.model.llama import frequency_shares
+from assistant.model.config import GPTConfig
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
     from numpy.typing import NDArray
 
 Quantization = Literal["f32", "f16", "bf16", "q8_0"]
-QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 Q8_BLOCK = 32
 """Weights of a q8_0 block. A block shares one float16 scale."""
 MAX_FLOAT16 = 65504.0
 SPARE_BYTES = 16 * 2**20
 """Room for the vocabulary and the metadata, in bytes, in the check for free space."""
-
-# llama.cpp's names for the parts of Hugging Face's tensor names, in order of replacement.
-_NAMES = (
-    ("model.embed_tokens.", "token_embd."),
-    ("model.norm.", "output_norm."),
-    ("model.layers.", "blk."),
-    (".input_layernorm.", ".attn_norm."),
-    (".post_attention_layernorm.", ".ffn_norm."),
-    (".self_attn.q_proj.", ".attn_q."),
-    (".self_attn.k_proj.", ".attn_k."),
-    (".self_attn.v_proj.", ".attn_v."),
-    (".self_attn.o_proj.", ".attn_output."),
-    (".self_attn.q_norm.", ".attn_q_norm."),
-    (".self_attn.k_norm.", ".attn_k_norm."),
-    (".mlp.gate_proj.", ".ffn_gate."),
-    (".mlp.up_proj.", ".ffn_up."),
-    (".mlp.down_proj.", ".ffn_down."),
-    ("transformer.wte.", "token_embd."),
-    ("transformer.wpe.", "position_embd."),
-    ("transformer.ln_f.", "output_norm."),
-    ("transformer.h.", "blk."),
-    ("lm_head.", "output."),
-    (".ln_1.", ".attn_norm."),
-    (".attn.c_attn.", ".attn_qkv."),
-    (".attn.c_proj.", ".attn_output."),
-    (".ln_2.", ".ffn_norm."),
-    (".mlp.c_fc.", ".ffn_up."),
-    (".mlp.c_proj.", ".ffn_down."),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +73,19 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
         ExportError: the model cannot be stored like this, the disk is full, or the file does not hold the model.
     """
     import gguf
+    from gguf.quants import quant_shape_to_byte_shape
 
-    tensors = dict(_tensors(checkpoint.model))
+    tensors = dict(gguf_tensors(checkpoint.model))
     types = {name: _tensor_type(name, value, quantization) for name, value in tensors.items()}
+    shapes = {name: quant_shape_to_byte_shape(tuple(value.shape), types[name]) for name, value in tensors.items()}
     _check_range(tensors, types)
     vocabulary = _vocabulary(checkpoint)
-    n_bytes = sum(_n_bytes(value, types[name]) for name, value in tensors.items())
-    with _temporary(path, n_bytes) as temporary:
+    with _temporary(path, sum(map(math.prod, shapes.values()))) as temporary:
         writer = gguf.GGUFWriter(temporary, checkpoint.config.model_type)
         try:
             _add_metadata(writer, checkpoint, quantization)
             _add_vocabulary(writer, checkpoint, vocabulary)
-            _write(writer, tensors, types)
+            _write(writer, tensors, types, shapes)
         finally:
             writer.close()
         largest_error = _check(temporary, tensors, types, checkpoint, vocabulary)
@@ -132,68 +103,13 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
 # --- what is written ----------------------------------------------------------------------------------------------
 
 
-def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield llama.cpp's name and the weights of every tensor, matrices as (out, in). A tied head is omitted.
-
-    llama.cpp only knows usual attention, so a model's own attention scaling is folded into its queries.
-    """
-    is_tied = model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
-    config, factors = model.config, {}
-    if isinstance(config, GPTConfig):
-        factors = {f"transformer.h.{layer}.attn.c_attn": config.query_factor(layer) for layer in range(config.n_layer)}
-    elif config.rope.factor != 1 and not config.rope.linear:
-        yield "rope_freqs.weight", 1 / frequency_shares(config.rope, config.heads.size)
-    for name, value in model.state_dict().items():
-        factor = factors.get(name.rpartition(".")[0], 1)
-        if factor != 1:
-            value = value.detach().clone()
-            value[: config.n_embd] *= factor
-        if name == "lm_head.weight" and is_tied:
-            continue  # llama.cpp uses the embedding
-        parts = stored_names(name, config)
-        rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
-        for (stored, _), part in zip(parts, rows, strict=True):
-            theirs = file_name(stored)
-            part = turned_rows(theirs, part.detach().to("cpu", torch.float32), config.heads, config)
-            yield theirs, part.contiguous()
-
-
-def file_name(stored: str) -> str:
-    """llama.cpp's name of a tensor, from Hugging Face's."""
-    for ours, theirs in _NAMES:
-        stored = stored.replace(ours, theirs)
-    return stored
-
-
-def turned_rows(
-    name: str, value: torch.Tensor, heads: Heads, config: ModelConfig, *, back: bool = False
-) -> torch.Tensor:
-    """Put the rows of a Llama's queries and keys in llama.cpp's order, or `back` in Hugging Face's.
-
-    There the two numbers of a pair that is turned together are neighbours; here they are half a head apart.
-    """
-    count = {"attn_q": heads.n_head, "attn_k": heads.n_kv_head}.get(name.split(".")[-2])
-    if config.model_type != "llama" or count is None:
-        return value
-    pair = (heads.size // 2, 2) if back else (2, heads.size // 2)
-    return value.view(count, *pair, -1).transpose(1, 2).reshape(value.shape)
-
-
 def _tensor_type(name: str, value: torch.Tensor, quantization: Quantization) -> GGMLQuantizationType:
     from gguf import GGMLQuantizationType as Type
 
-    if value.dim() < 2 or name.startswith("position_embd") or quantization == "f32":
+    if value.dim() < 2 or name.startswith("position_embd"):
         return Type.F32
-    if quantization == "q8_0":
-        return Type.Q8_0 if value.shape[-1] % Q8_BLOCK == 0 else Type.F16
-    return Type.F16 if quantization == "f16" else Type.BF16
-
-
-def _n_bytes(value: torch.Tensor, kind: GGMLQuantizationType) -> int:
-    from gguf import GGML_QUANT_SIZES
-
-    block, size = GGML_QUANT_SIZES[kind]
-    return value.numel() // block * size
+    is_odd = quantization == "q8_0" and value.shape[-1] % Q8_BLOCK
+    return Type.F16 if is_odd else Type[quantization.upper()]
 
 
 def _check_range(tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantizationType]) -> None:
@@ -234,44 +150,32 @@ def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
 
 
 def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
-    from gguf import GGML_QUANT_VERSION, LlamaFileType
+    from gguf import GGML_QUANT_VERSION, LlamaFileType, RopeScalingType
 
     config = checkpoint.config
-    file_types = {
-        "f32": LlamaFileType.ALL_F32,
-        "f16": LlamaFileType.MOSTLY_F16,
-        "bf16": LlamaFileType.MOSTLY_BF16,
-        "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    }
     writer.add_type("model")
     writer.add_name(_text(checkpoint.name))
     writer.add_block_count(config.n_layer)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
     writer.add_head_count(config.heads.n_head)
-    if isinstance(config, LlamaConfig):
-        _add_family(writer, config)
-    else:
+    if isinstance(config, GPTConfig):
         writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    writer.add_file_type(file_types[quantization])
+    else:
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.heads.n_kv_head)
+        writer.add_key_length(config.heads.size)
+        writer.add_value_length(config.heads.size)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_rope_dimension_count(config.heads.size)
+        writer.add_rope_freq_base(config.rope.theta)
+        if config.rope.linear:
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(config.rope.factor)
+    writer.add_file_type(LlamaFileType[f"{'ALL' if quantization == 'f32' else 'MOSTLY'}_{quantization.upper()}"])
     writer.add_quantization_version(GGML_QUANT_VERSION)
-
-
-def _add_family(writer: GGUFWriter, config: LlamaConfig) -> None:
-    from gguf import RopeScalingType
-
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count_kv(config.heads.n_kv_head)
-    writer.add_key_length(config.heads.size)
-    writer.add_value_length(config.heads.size)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(config.heads.size)
-    writer.add_rope_freq_base(config.rope.theta)
-    if config.rope.linear:
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope.factor)
 
 
 def _text(name: str) -> str:
@@ -295,14 +199,15 @@ def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Voc
     writer.add_chat_template(checkpoint.template.chat_template())
 
 
-def _write(writer: GGUFWriter, tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantizationType]) -> None:
+def _write(
+    writer: GGUFWriter,
+    tensors: dict[str, torch.Tensor],
+    types: dict[str, GGMLQuantizationType],
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
     """Write all of the file. One tensor at a time is converted, so memory grows by one tensor."""
-    from gguf.quants import quant_shape_to_byte_shape
-
-    for name, value in tensors.items():
-        kind = types[name]
-        shape = quant_shape_to_byte_shape(tuple(value.shape), kind)
-        writer.add_tensor_info(name, shape, np.dtype(np.uint8), _n_bytes(value, kind), raw_dtype=kind)
+    for name, shape in shapes.items():
+        writer.add_tensor_info(name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=types[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

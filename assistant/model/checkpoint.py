@@ -332,9 +332,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
-    weights = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in stored_tensors(checkpoint.model).items()
-    }
+    stored = stored_tensors(checkpoint.model.state_dict(), config)
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in stored.items()}
     save_tensors(weights, folder / WEIGHTS_FILE)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
     content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places

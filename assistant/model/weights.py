@@ -23,7 +23,7 @@ from torch import Tensor
 
 from assistant.errors import CheckpointError
 from assistant.model.config import ClassifierConfig, LlamaConfig, ModelConfig
-from assistant.model.gpt import GPT, build_model, stored_names
+from assistant.model.gpt import build_model, stored_names, stored_views
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -48,15 +48,14 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
-def stored_tensors(model: GPT) -> dict[str, Tensor]:
-    """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
-    found: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        if name != HEAD or not model.config.tie_word_embeddings:
-            parts = stored_names(name, model.config)
-            rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
-            found |= {stored: convert_layout(stored, part) for (stored, _), part in zip(parts, rows, strict=True)}
-    return found
+def stored_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """A model's state dict with the names and the layout of `model.safetensors`. A tied head is not stored."""
+    return {
+        stored: convert_layout(stored, part)
+        for name, value in state.items()
+        if name != HEAD or not config.tie_word_embeddings
+        for stored, part in stored_views(name, value, config)
+    }
 
 
 def full_name(name: str, prefix: str = "transformer.") -> str | None:
@@ -210,7 +209,7 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
 
     As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
     embedding is the head. Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the
-    state.
+    state, without a tied head.
 
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
@@ -226,7 +225,7 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
         files[embedding].names[embedding] = files[embedding].names[HEAD]
     with torch.device("meta"):
         model = build_model(config)
-        expected = {name: tuple(value.shape) for name, value in stored_tensors(model).items()}
+        expected = {name: tuple(value.shape) for name, value in stored_tensors(model.state_dict(), config).items()}
     if is_tied and HEAD in files:
         expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
@@ -238,8 +237,6 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
     if is_tied and HEAD in files and not _equals(files[HEAD], HEAD, state[EMBEDDING]):
         state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD])
         config = config.model_copy(update={"tie_word_embeddings": False})
-    elif is_tied:
-        state[HEAD] = state[EMBEDDING]
     return config, state
 
 
