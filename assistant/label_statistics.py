@@ -128,7 +128,6 @@ class CorrectedMean(NamedTuple):
 
     mean: float
     interval: Interval
-    standard_error: float
 
 
 def corrected_mean(strata: Sequence[Stratum]) -> CorrectedMean | None:
@@ -153,14 +152,13 @@ def corrected_mean(strata: Sequence[Stratum]) -> CorrectedMean | None:
     shares = math.fsum(part.weight * (part.mean - mean) ** 2 for part in parts) / rows
     within = [part.weight**2 * part.variance for part in parts]
     variance = math.fsum(within) + shares
-    standard_error = math.sqrt(variance)
     # Welch and Satterthwaite: the variance is as uncertain as its largest part.
     uncertain = math.fsum(
         value**2 / part.degrees for value, part in zip(within, parts, strict=True) if part.degrees is not None
     ) + shares**2 / (rows - 1)
     degrees = variance**2 / uncertain if uncertain > 0 else float(rows - 1)
-    half_width = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * standard_error
-    return CorrectedMean(mean, Interval(max(0.0, mean - half_width), min(100.0, mean + half_width)), standard_error)
+    half_width = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * math.sqrt(variance)
+    return CorrectedMean(mean, Interval(max(0.0, mean - half_width), min(100.0, mean + half_width)))
 
 
 def _stratum_mean(stratum: Stratum, rows: int) -> _StratumMean:

@@ -64,34 +64,6 @@ def bounded_mean_interval(
     return Interval(low + width * bottom, low + width * top)
 
 
-def bootstrap_mean_interval(
-    values: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> Interval | None:
-    """Percentile bootstrap interval of the mean. The same values, in the same order, and seed give the same interval.
-
-    It covers far less than 95 % if n is small or nearly all values are equal; `bounded_mean_interval` does not.
-    Returns None for fewer than two values. If all values are equal, the interval has no width; this does not mean that
-    the next row has the same value.
-    """
-    if len(values) < 2:
-        return None
-    if min(values) == max(values):
-        return Interval(float(values[0]), float(values[0]))
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    interval = bootstrap(
-        (np.asarray(values, dtype=float),),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(values)),  # at most 16 MB per batch
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(interval.low), float(interval.high))
-
-
 def standard_deviation(values: Sequence[float]) -> float | None:
     """Sample standard deviation (divisor n - 1). None for fewer than two values."""
     if len(values) < 2:
