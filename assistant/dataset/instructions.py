@@ -102,7 +102,7 @@ def read_with(
         total.seen |= reader.seen
         total.n_problems += reader.n_problems
     names = ", ".join(shown_name(Path(path)) for path in paths)
-    missing = columns.missing_from(total.seen)
+    missing = [name for name in columns.mapping.values() if name not in total.seen]
     if missing and (total.seen or not n_bad):
         raise DataError(
             f"--columns: expected names of columns in {names}, got {key_list(missing)}. "

@@ -11,10 +11,9 @@ from torch import Tensor
 from assistant.interop.book_classifier import HEAD_BIAS, HEAD_WEIGHT
 from assistant.model.config import gpt2_only
 from assistant.model.gpt import GPT, GPTClassifier, with_usual_attention
-from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS
+from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS, WRAPPERS
 
 MASK = ".att.mask"
-_WRAPPERS = ("_orig_mod.", "module.")
 _TOP = {
     "tok_emb.weight": EMBEDDING,
     "pos_emb.weight": "transformer.wpe.weight",
@@ -46,9 +45,7 @@ _FAST_NAMES = (
 
 def plain_name(name: str) -> str:
     """The book's own name of a tensor, without wrappers' prefixes and for both of its variants."""
-    while name.startswith(_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
+    name = WRAPPERS.sub("", name)
     for pattern, replacement in _FAST_NAMES:
         name = pattern.sub(replacement, name)
     return name

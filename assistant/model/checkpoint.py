@@ -32,6 +32,7 @@ from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_h
 from assistant.errors import CheckpointError, PrerequisiteError
 from assistant.hub_cache import recorded_name
 from assistant.model.config import (
+    ARCHITECTURES,
     CLASSIFIER_ARCHITECTURE,
     CLASSIFIER_KEY,
     FAMILIES,
@@ -60,13 +61,6 @@ from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, st
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
-ARCHITECTURES = {
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"""transformers' classes of the families."""
 Parsed = TypeVar("Parsed")
 
 
@@ -123,7 +117,6 @@ def load_checkpoint(
     config = read_config(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
-    is_classifier = isinstance(config, ClassifierConfig)
     if isinstance(config, ClassifierConfig) and not may_classify:
         raise CheckpointError(
             f"{folder}: expected a language model, got a classifier with the labels {', '.join(config.labels[:4])}"
@@ -131,7 +124,8 @@ def load_checkpoint(
             f"{shlex.quote(str(folder))} TEXT"
         )
     _check_vocabulary(folder, tokenizer, config)
-    template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
+    is_imported = isinstance(config, ClassifierConfig) and info is None
+    template = get_template(TEXT_TEMPLATE) if is_imported else folder_template(folder, tokenizer)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,

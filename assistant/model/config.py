@@ -180,8 +180,14 @@ class LlamaConfig(BaseModel):
 ModelConfig = GPTConfig | LlamaConfig
 
 
-FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
-"""Values of `model_type` whose models can be opened."""
+ARCHITECTURES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""transformers' classes of the families that can be opened, by `model_type`."""
+FAMILIES = tuple(ARCHITECTURES)
 
 
 def gpt2_only(config: ModelConfig, name: str, reader: str) -> GPTConfig:

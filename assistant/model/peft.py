@@ -59,16 +59,7 @@ def read_peft_adapter(folder: Path) -> PeftAdapter:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind, base_model = config["peft_type"], config.get("base_model_name_or_path") or ""
         _scale(config, "")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ZeroDivisionError,
-        RecursionError,
-        re.error,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError, re.error) as error:
         raise CheckpointError(
             f"{path}: expected the settings of a LoRA adapter, got {error!r}. Is the folder complete?"
         ) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ SCORE, SCORE_BIAS = "score.weight", "score.bias"
 TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 # Causal masks and frequencies, which old checkpoints store as buffers.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-_WRAPPERS = ("_orig_mod.", "module.")
+WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")
+"""What `torch.compile` and `DataParallel` put before the names of tensors."""
 _CHUNK = 2**18
 """Numbers that are copied at once."""
 _LEAST_MAPPED, _MAPPED_SHARE = 2**22, 16
@@ -63,9 +65,7 @@ def full_name(name: str, prefix: str = "transformer.") -> str | None:
 
     `prefix` is what the family's names begin with. Some files leave it out.
     """
-    while name.startswith(_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
+    name = WRAPPERS.sub("", name)
     if name.endswith(_BUFFERS):
         return None
     return name if name.startswith((prefix, "lm_head.", "score.")) else f"{prefix}{name}"
@@ -214,8 +214,7 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
-    is_llama = isinstance(config, LlamaConfig)
-    files = _open_weights(path, "model." if is_llama else "transformer.")
+    files = _open_weights(path, "model." if isinstance(config, LlamaConfig) else "transformer.")
     if isinstance(config, ClassifierConfig):
         config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
     is_tied = config.tie_word_embeddings
