@@ -25,14 +25,7 @@ from assistant.dataset.sources import (
     shown_name,
     text_blocks,
 )
-from assistant.dataset.tables import (
-    csv_rows,
-    has_no_header,
-    line_rows,
-    looks_like_table,
-    nameless_rows,
-    parquet_rows,
-)
+from assistant.dataset.tables import csv_rows, has_no_header, line_rows, looks_like_table, nameless_rows, parquet_rows
 from assistant.errors import DataError
 
 _CHAT_FIELDS = frozenset({"messages", "conversations", "chosen", "rejected", "instruction", "output"})

@@ -184,11 +184,7 @@ TEMPLATES: dict[str, Template] = {
             preamble_with_input=f"{_BELOW}, paired with an input that provides further context. {_WRITE}",
         ),
         # Plain text, as in pretraining: the template adds nothing.
-        Template(
-            name=TEXT_TEMPLATE,
-            input_header="\n\n",
-            turn_separator="\n\n",
-        ),
+        Template(name=TEXT_TEMPLATE, input_header="\n\n", turn_separator="\n\n"),
         # The book's exercise 7.1. To GPT-2 the markers are ordinary text.
         Template(
             name="phi3",

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from assistant.model.checkpoint import Checkpoint
 from assistant.model.config import GPTConfig
 
 if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValue, GGUFWriter
     from numpy.typing import NDArray
 
 Quantization = Literal["f32", "f16", "bf16", "q8_0"]
@@ -53,15 +53,6 @@ class GgufFile:
     """Where llama.cpp computes something else than this project, one sentence each."""
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """The token list as GGUF stores it: every id has an entry, also ids without a token."""
-
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-
-
 def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization = "f16") -> GgufFile:
     """Write a model, its tokenizer and its chat template as one GGUF file, and check the file.
 
@@ -79,22 +70,21 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
     types = {name: _tensor_type(name, value, quantization) for name, value in tensors.items()}
     shapes = {name: quant_shape_to_byte_shape(tuple(value.shape), types[name]) for name, value in tensors.items()}
     _check_range(tensors, types)
-    vocabulary = _vocabulary(checkpoint)
     with _temporary(path, sum(map(math.prod, shapes.values()))) as temporary:
         writer = gguf.GGUFWriter(temporary, checkpoint.config.model_type)
         try:
             _add_metadata(writer, checkpoint, quantization)
-            _add_vocabulary(writer, checkpoint, vocabulary)
+            _add_vocabulary(writer, checkpoint)
             _write(writer, tensors, types, shapes)
         finally:
             writer.close()
-        largest_error = _check(temporary, tensors, types, checkpoint, vocabulary)
+        largest_error = _check(temporary, writer.kv_data[0], tensors, types)
     return GgufFile(
         path=path,
         quantization=quantization,
         n_bytes=path.stat().st_size,
         n_tensors=len(tensors),
-        n_tokens=len(vocabulary.tokens),
+        n_tokens=checkpoint.config.vocab_size,
         largest_error=largest_error,
         notes=_notes(checkpoint, types, quantization),
     )
@@ -121,32 +111,6 @@ def _check_range(tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantiza
                 f"{name}: expected weights of at most {limit:g} for {types[name].name.lower()}, got {largest:g}. "
                 f"Export with --quantization bf16 or f32."
             )
-
-
-def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
-    """The tokens in the order of their ids, padded to the model's vocabulary, and the merges."""
-    from gguf import TokenType
-
-    tokenizer = checkpoint.tokenizer
-    characters = {byte: character for character, byte in byte_characters().items()}
-    specials = {tokenizer.encoding.encode_single_token(token): token for token in tokenizer.encoding.special_tokens_set}
-    matched = {token.content for token in tokenizer.added.tokens if not token.special}
-    n_tokens = checkpoint.config.vocab_size
-    tokens, types = [], []
-    for token_id in range(n_tokens):
-        if token_id in specials:
-            tokens.append(specials[token_id])
-            types.append(int(TokenType.USER_DEFINED if specials[token_id] in matched else TokenType.CONTROL))
-        elif spelled := tokenizer.token_bytes(token_id):
-            tokens.append("".join(characters[byte] for byte in spelled))
-            types.append(int(TokenType.NORMAL))
-        else:
-            tokens.append(f"[PAD{token_id}]")
-            types.append(int(TokenType.UNUSED))
-    lines = tokenizer.merges_txt.split("\n")
-    if lines[0].startswith("#version"):
-        del lines[0]
-    return _Vocabulary(tokens, types, [line.rstrip("\r") for line in lines if line.strip()])
 
 
 def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
@@ -183,14 +147,34 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="replace")
 
 
-def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
+def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    """Add the tokens in the order of their ids, an entry for every id of the model, and the merges."""
+    from gguf import TokenType
+
     tokenizer = checkpoint.tokenizer
+    characters = {byte: character for character, byte in byte_characters().items()}
+    specials = {tokenizer.encoding.encode_single_token(token): token for token in tokenizer.encoding.special_tokens_set}
+    matched = {token.content for token in tokenizer.added.tokens if not token.special}
+    tokens, types = [], []
+    for token_id in range(checkpoint.config.vocab_size):
+        if token_id in specials:
+            tokens.append(specials[token_id])
+            types.append(int(TokenType.USER_DEFINED if specials[token_id] in matched else TokenType.CONTROL))
+        elif spelled := tokenizer.token_bytes(token_id):
+            tokens.append("".join(characters[byte] for byte in spelled))
+            types.append(int(TokenType.NORMAL))
+        else:
+            tokens.append(f"[PAD{token_id}]")
+            types.append(int(TokenType.UNUSED))
+    lines = tokenizer.merges_txt.split("\n")
+    if lines[0].startswith("#version"):
+        del lines[0]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(tokenizer.added.pipeline.split)  # without it, llama.cpp splits texts in another way
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    if vocabulary.merges:  # an empty list has no type in GGUF
-        writer.add_token_merges(vocabulary.merges)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if merges := [line.rstrip("\r") for line in lines if line.strip()]:  # an empty list has no type in GGUF
+        writer.add_token_merges(merges)
     writer.add_bos_token_id(tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_pad_token_id(tokenizer.pad_id)
@@ -273,12 +257,11 @@ def _temporary(path: Path, n_bytes: int) -> Iterator[Path]:
 
 def _check(
     path: Path,
+    metadata: Mapping[str, GGUFValue],
     tensors: dict[str, torch.Tensor],
     types: dict[str, GGMLQuantizationType],
-    checkpoint: Checkpoint,
-    vocabulary: _Vocabulary,
 ) -> float:
-    """Compare a written file with the model. Return the largest difference of a weight.
+    """Compare a written file with what was to be written. Return the largest difference of a weight.
 
     Raises:
         ExportError: the file holds something else.
@@ -289,7 +272,10 @@ def _check(
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise _damaged(path, f"a file that cannot be read ({error})") from error
-    _check_metadata(path, reader, checkpoint, vocabulary)
+    for key, expected in metadata.items():
+        value, field = expected.value, reader.get_field(key)
+        if field is None or field.contents() != (np.float32(value) if isinstance(value, float) else value):
+            raise _damaged(path, f"another {key}")
     found = {tensor.name: tensor for tensor in reader.tensors}
     if found.keys() != tensors.keys():
         raise _damaged(path, f"{len(found)} tensors, not {len(tensors)}")
@@ -299,28 +285,6 @@ def _check(
             raise _damaged(path, f"{name} as {found[name].tensor_type.name}")
         largest = max(largest, _difference(path, name, value, found[name].data, types[name]))
     return largest
-
-
-def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
-    family = checkpoint.config.model_type
-    expected = {
-        "general.architecture": family,
-        f"{family}.context_length": checkpoint.config.context_length,
-        f"{family}.block_count": checkpoint.config.n_layer,
-        f"{family}.attention.head_count": checkpoint.config.heads.n_head,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": checkpoint.tokenizer.added.pipeline.split,
-        "tokenizer.ggml.eos_token_id": checkpoint.tokenizer.eos_id,
-        "tokenizer.ggml.tokens": vocabulary.tokens,
-        "tokenizer.ggml.token_type": vocabulary.types,
-        "tokenizer.chat_template": checkpoint.template.chat_template(),
-    }
-    if vocabulary.merges:
-        expected["tokenizer.ggml.merges"] = vocabulary.merges
-    for key, value in expected.items():
-        field = reader.get_field(key)
-        if field is None or field.contents() != value:
-            raise _damaged(path, f"another {key}")
 
 
 def _difference(path: Path, name: str, value: torch.Tensor, stored: NDArray[Any], kind: GGMLQuantizationType) -> float:
