@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -26,9 +26,6 @@ from assistant.model.config import FAMILIES, GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, model_of, stored_names
 from assistant.model.llama import frequency_shares
 from assistant.model.weights import HEAD
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
 
 LLAMA3_FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Those of Llama 3.1 and 3.2. A GGUF has only the frequencies that follow from them."""
@@ -59,7 +56,7 @@ def import_gguf(path: Path) -> Checkpoint:
             f"{where}: expected a model of the families {', '.join(FAMILIES)}, got {family!r}. Use another model."
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = _config(family, metadata, reader, where)
+    config = _config(family, metadata, tensors, where)
     state = _state(config, tensors, where)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in tokenizer_files(metadata, where).items():
@@ -75,15 +72,13 @@ def import_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _config(family: str, metadata: Mapping[str, Any], reader: GGUFReader, where: str) -> ModelConfig:
-    shapes = {tensor.name: [int(size) for size in reversed(tensor.shape)] for tensor in reader.tensors}
-
+def _config(family: str, metadata: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> ModelConfig:
     def get(name: str, default: Any = None) -> Any:
         return metadata.get(f"{family}.{name}", default)
 
-    is_tied = "output.weight" not in shapes
     try:
-        vocab_size, width = shapes["token_embd.weight"]
+        width, vocab_size = map(int, tensors["token_embd.weight"].shape)
+        is_tied = "output.weight" not in tensors
         common = {"model_type": family, "vocab_size": vocab_size, "tie_word_embeddings": is_tied}
         if family == "gpt2":
             names = {"n_positions": "context_length", "n_layer": "block_count", "n_head": "attention.head_count"}
@@ -97,8 +92,8 @@ def _config(family: str, metadata: Mapping[str, Any], reader: GGUFReader, where:
         }  # fmt: skip
         given = common | {"hidden_size": width} | {ours: get(name) for ours, name in names.items()}
         given["head_dim"] = get("attention.key_length", width // get("attention.head_count"))
-        given["attention_bias"] = family == "llama" and "blk.0.attn_q.bias" in shapes
-        divisors = next((torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name == FREQUENCIES), None)
+        given["attention_bias"] = family == "llama" and "blk.0.attn_q.bias" in tensors
+        divisors = torch.tensor(tensors[FREQUENCIES].data) if FREQUENCIES in tensors else None
         config = LlamaConfig.model_validate(given | _rope(get, divisors))
         if divisors is not None and not torch.allclose(
             divisors * frequency_shares(config.rope, config.heads.size), torch.ones_like(divisors), rtol=1e-3

@@ -72,7 +72,10 @@ def push_model(
         SettingsError: the server has a model of this name, and `overwrite` is False; or the name is invalid.
         ExportError: the server refuses or breaks off, cannot load the model, or renders prompts in another way.
     """
-    with _Server(host) as server:
+    # Reading the certificates takes a quarter of a second, and plain HTTP needs none.
+    verify, trust_env = host.startswith("https:"), not is_loopback(host)
+    with httpx.Client(base_url=host, timeout=_TIMEOUT, trust_env=trust_env, verify=verify) as http:
+        server = _Server(host, http)
         server.check_version()
         is_new = not server.has_model(name)
         if not is_new and not overwrite:
@@ -105,17 +108,8 @@ def push_model(
 class _Server:
     """The requests of a push. Each raises AssistantError with what the server said."""
 
-    def __init__(self, host: str) -> None:
-        self.host = host
-        # Reading the certificates takes a quarter of a second, and plain HTTP needs none.
-        verify = host.startswith("https:")
-        self._http = httpx.Client(base_url=host, timeout=_TIMEOUT, trust_env=not is_loopback(host), verify=verify)
-
-    def __enter__(self) -> _Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
+    def __init__(self, host: str, http: httpx.Client) -> None:
+        self.host, self._http = host, http
 
     def check_version(self) -> None:
         """Make sure that this is an Ollama server."""

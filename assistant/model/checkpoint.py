@@ -185,18 +185,18 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
         CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
     """
     folder = Path(folder)
-    _check_folder(folder)
-    path = find_weights(folder)
-    assert path is not None
+    path = _check_folder(folder)
     return model_of(*read_weights(path, read_config(folder))).to(device)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> Path:
+    """The file with the weights of a model folder, or their index."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a model folder, got no such folder. Check the path.")
+    weights = find_weights(folder)
     missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
-    missing += [WEIGHTS_FILE] if find_weights(folder) is None else []
-    if missing:
+    missing += [WEIGHTS_FILE] if weights is None else []
+    if weights is None or missing:
         names = sorted(path.name for path in folder.iterdir())
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         hint = "Is the path right, and the download or the training complete?"
@@ -208,6 +208,7 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
             f"(found: {shown or 'nothing'}). {hint}"
         )
+    return weights
 
 
 def _read_json(path: Path) -> Any:

@@ -91,10 +91,6 @@ class Rope(NamedTuple):
     """Llama 3: pairs that turn less than `low_freq_factor` times in this many tokens are slow."""
 
 
-QWEN3_HEAD = 128
-"""Head size of a Qwen3 whose config has none, as in transformers."""
-
-
 class LlamaConfig(BaseModel):
     """`config.json` of the Llama family: Llama, Qwen2 and Qwen3. Unknown fields are kept and written back."""
 
@@ -151,7 +147,8 @@ class LlamaConfig(BaseModel):
     @property
     def heads(self) -> Heads:
         """The heads of every attention layer."""
-        default = QWEN3_HEAD if self.model_type == "qwen3" else self.hidden_size // self.num_attention_heads
+        # As in transformers, a Qwen3 without `head_dim` has heads of 128.
+        default = 128 if self.model_type == "qwen3" else self.hidden_size // self.num_attention_heads
         size = self.head_dim or default
         return Heads(self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads, size)
 

@@ -85,9 +85,7 @@ class TensorFile:
     @property
     def stored_names(self) -> list[str]:
         """The names in the file."""
-        if self._views is None:
-            self._views = self._open(self.path)
-        return list(map(str, self._views))
+        return list(map(str, self._mapped()))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
@@ -112,9 +110,12 @@ class TensorFile:
                 self._views, self._n_read = None, 0
 
     def _tensor(self, name: str) -> Tensor:
+        return self._mapped()[self.names[name]]
+
+    def _mapped(self) -> dict[str, Tensor]:
         if self._views is None:
             self._views = self._open(self.path)
-        return self._views[self.names[name]]
+        return self._views
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
