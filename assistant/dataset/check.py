@@ -302,19 +302,18 @@ def describe_findings(findings: Findings) -> list[str]:
         n_rows = sum(len(group) for group in groups)
         heading = f"The same prompt with {answers}: {_count(len(groups), 'group')}, {n_rows} rows."
         lines += _section(heading, [f"{_describe_rows(group)}: {_excerpt(_prompt(group[0]))}" for group in groups])
-    for exact, prompt in ((True, "the same prompt"), (False, "a similar prompt")):
-        leaks = [leak for leak in findings.leaks if leak.exact is exact]
-        heading = f"Leaks across the split, {prompt}: {_count(len(leaks), 'row')}."
-        lines += _section(heading, [_describe_leak(leak) for leak in leaks])
-    heading = f"Longer than the model's context: {_count(len(findings.too_long), 'row')}."
-    lines += _section(heading, [f"{row.example.where}: {row.positions} positions" for row in findings.too_long])
-    heading = f"Plain text; check and train it with --template text: {_count(len(findings.plain_text), 'row')}."
-    lines += _section(heading, [example.where for example in findings.plain_text])
-    heading = f"Without an output, so for evaluation only: {_count(len(findings.without_output), 'row')}."
-    lines += _section(heading, [example.where for example in findings.without_output])
-    heading = f"Suspicious, please check: {_count(len(findings.suspicious), 'row')}."
-    suspicious = [f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious]
-    lines += _section(heading, suspicious)
+    rows = {
+        "Leaks across the split, the same prompt": [_describe_leak(leak) for leak in findings.leaks if leak.exact],
+        "Leaks across the split, a similar prompt": [_describe_leak(leak) for leak in findings.leaks if not leak.exact],
+        "Longer than the model's context": [f"{r.example.where}: {r.positions} positions" for r in findings.too_long],
+        "Plain text; check and train it with --template text": [example.where for example in findings.plain_text],
+        "Without an output, so for evaluation only": [example.where for example in findings.without_output],
+        "Suspicious, please check": [
+            f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious
+        ],
+    }
+    for heading, items in rows.items():
+        lines += _section(f"{heading}: {_count(len(items), 'row')}.", items)
     if findings.is_clean:
         lines.append("No duplicate prompts, no conflicting answers, no leaks across the split.")
     return lines

@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,8 @@ def import_pth(
         template=get_template(DEFAULT_TEMPLATE if names is None else TEXT_TEMPLATE),
         info=None,
         name=path.stem,
+        classifier=read_record(path, model, max_length, beside or {}) if isinstance(model, GPTClassifier) else None,
     )
-    if isinstance(model, GPTClassifier):
-        checkpoint = replace(checkpoint, classifier=read_record(path, model, max_length, beside or {}))
     return ImportedPth(
         checkpoint=checkpoint,
         size=SIZES.get((config.n_layer, config.n_embd)),
