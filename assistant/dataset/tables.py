@@ -76,15 +76,11 @@ def _unix_line_ends(blocks: Iterator[str]) -> Iterator[str]:
         yield block.replace("\r", "\n") if is_mac else block
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    try:
-        return next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:
-        return []
-
-
 def _quality(line: str, delimiter: str, columns: Columns) -> tuple[int, int]:
-    cells = _cells(line, delimiter)
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        cells = []
     return sum(columns.usual_name(cell.strip()) in columns.known for cell in cells), len(cells)
 
 

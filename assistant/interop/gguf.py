@@ -118,7 +118,7 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quan
 
     config = checkpoint.config
     writer.add_type("model")
-    writer.add_name(_text(checkpoint.name))
+    writer.add_name(os.fsencode(checkpoint.name).decode("utf-8", errors="replace"))  # a folder's may be no UTF-8
     writer.add_block_count(config.n_layer)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
@@ -140,11 +140,6 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quan
             writer.add_rope_scaling_factor(config.rope.factor)
     writer.add_file_type(LlamaFileType[f"{'ALL' if quantization == 'f32' else 'MOSTLY'}_{quantization.upper()}"])
     writer.add_quantization_version(GGML_QUANT_VERSION)
-
-
-def _text(name: str) -> str:
-    """A folder's name as valid UTF-8."""
-    return os.fsencode(name).decode("utf-8", errors="replace")
 
 
 def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:

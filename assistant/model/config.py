@@ -60,21 +60,16 @@ class GPTConfig(BaseModel):
         return self.n_positions
 
     @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
-
-    @property
     def heads(self) -> Heads:
         """The heads of every attention layer."""
-        return Heads(self.n_head, self.n_head, self.head_size)
+        return Heads(self.n_head, self.n_head, self.n_embd // self.n_head)
 
     def query_factor(self, layer: int) -> float:
-        """Multiply a layer's queries by this before usual attention, which divides scores by the root of `head_size`.
+        """Multiply a layer's queries by this before usual attention, which divides scores by the root of a head's size.
 
         1 for GPT-2 itself. `layer` counts from 0.
         """
-        factor = 1.0 if self.scale_attn_weights else math.sqrt(self.head_size)
+        factor = 1.0 if self.scale_attn_weights else math.sqrt(self.heads.size)
         return factor / (layer + 1) if self.scale_attn_by_inverse_layer_idx else factor
 
 

@@ -44,7 +44,7 @@ def make_classifier(
     body = {
         name: value for name, value in checkpoint.model.state_dict().items() if name not in (HEAD, SCORE, SCORE_BIAS)
     }
-    head = _book_head(config, seed) if as_in_book else _new_head(config, seed)
+    head = _initial_head(config, seed, as_in_book=as_in_book)
     model = model_of(config, body | {name: value.to(device) for name, value in head.items()})
     assert isinstance(model, GPTClassifier)
     return replace(
@@ -63,12 +63,10 @@ def new_record(model: GPTClassifier) -> ClassifierRecord:
     )
 
 
-def _new_head(config: ClassifierConfig, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {SCORE: torch.randn(len(config.labels), config.n_embd, generator=generator) * INITIAL_STD}
-
-
-def _book_head(config: ClassifierConfig, seed: int) -> dict[str, Tensor]:
+def _initial_head(config: ClassifierConfig, seed: int, *, as_in_book: bool) -> dict[str, Tensor]:
+    if not as_in_book:
+        generator = torch.Generator().manual_seed(seed)
+        return {SCORE: torch.randn(len(config.labels), config.n_embd, generator=generator) * INITIAL_STD}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(config.n_embd, len(config.labels))
