@@ -331,7 +331,8 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in stored.items()}
     save_tensors(weights, folder / WEIGHTS_FILE)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
-    content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places
+    # Of a Llama, only the fields that were given: its rope_theta has two places.
+    content = config.model_dump(by_alias=True, exclude_unset=isinstance(config, LlamaConfig))
     bos_id = content.get("bos_token_id")
     ids = {"bos_token_id": tokenizer.eos_id if bos_id is None else bos_id, "eos_token_id": eos_ids}
     # llama.cpp's converter reads n_ctx. transformers picks the model class by `architectures`, to tie the weights too.

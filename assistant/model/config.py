@@ -87,19 +87,23 @@ class Rope(NamedTuple):
 
 
 class LlamaConfig(BaseModel):
-    """`config.json` of the Llama family: Llama, Qwen2 and Qwen3. Unknown fields are kept and written back."""
+    """`config.json` of the Llama family: Llama, Qwen2 and Qwen3. Unknown fields are kept and written back.
+
+    Fields that GPT-2's config has too are named as there. In the file they have Hugging Face's names, the aliases.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     model_type: Literal["llama", "qwen2", "qwen3"]
     vocab_size: Annotated[int, Field(ge=1, le=2**24)]
-    hidden_size: Annotated[int, Field(ge=1, le=2**16)]
+    n_embd: Annotated[int, Field(alias="hidden_size", ge=1, le=2**16)]
     intermediate_size: Annotated[int, Field(ge=1, le=2**18)]
-    num_hidden_layers: Annotated[int, Field(ge=1, le=2**12)]
-    num_attention_heads: Annotated[int, Field(ge=1, le=2**12)]
+    n_layer: Annotated[int, Field(alias="num_hidden_layers", ge=1, le=2**12)]
+    n_head: Annotated[int, Field(alias="num_attention_heads", ge=1, le=2**12)]
     num_key_value_heads: Annotated[int, Field(ge=1, le=2**12)] | None = None
     head_dim: Annotated[int, Field(ge=2, le=2**12, multiple_of=2)] | None = None
-    max_position_embeddings: Annotated[int, Field(ge=1, le=2**24)] = 2048
+    context_length: Annotated[int, Field(alias="max_position_embeddings", ge=1, le=2**24)] = 2048
+    """The largest number of tokens that the model can read at once."""
     rms_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     tie_word_embeddings: bool = False
     rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10_000.0
@@ -119,33 +123,18 @@ class LlamaConfig(BaseModel):
         heads = self.heads
         if heads.n_head % heads.n_kv_head:
             raise ValueError(f"num_attention_heads must be a multiple of num_key_value_heads, got {heads[:2]}")
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size}")
+        if self.head_dim is None and self.n_embd % self.n_head:
+            raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {self.n_embd}")
         _ = self.rope
         return self
-
-    @property
-    def n_embd(self) -> int:
-        """Width of the hidden states."""
-        return self.hidden_size
-
-    @property
-    def n_layer(self) -> int:
-        """Number of blocks."""
-        return self.num_hidden_layers
-
-    @property
-    def context_length(self) -> int:
-        """The largest number of tokens that the model can read at once."""
-        return self.max_position_embeddings
 
     @property
     def heads(self) -> Heads:
         """The heads of every attention layer."""
         # As in transformers, a Qwen3 without `head_dim` has heads of 128.
-        default = 128 if self.model_type == "qwen3" else self.hidden_size // self.num_attention_heads
+        default = 128 if self.model_type == "qwen3" else self.n_embd // self.n_head
         size = self.head_dim or default
-        return Heads(self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads, size)
+        return Heads(self.n_head, self.num_key_value_heads or self.n_head, size)
 
     @property
     def rope(self) -> Rope:
