@@ -87,30 +87,23 @@ class TensorFile:
         """The names in the file."""
         return list(map(str, self._mapped()))
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor."""
-        return tuple(self._tensor(name).shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        """The type of a tensor's numbers."""
-        return self._tensor(name).dtype
+    def view(self, name: str) -> Tensor:
+        """A tensor as it lies in the file. Do not keep it: it keeps the file mapped."""
+        return self._mapped()[self.names[name]]
 
     def chunks(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """Yield the rows of a tensor, some at a time, each with the index of its first row. A scalar is one row."""
-        shape = self.shape(name)
-        n_rows, width = (shape[0], max(1, self._tensor(name)[:1].numel())) if shape and shape[0] else (1, 1)
+        shape = self.view(name).shape
+        n_rows, width = (shape[0], max(1, self.view(name)[:1].numel())) if shape and shape[0] else (1, 1)
         step = max(1, _CHUNK // width)
         for start in range(0, n_rows, step):
-            tensor = self._tensor(name)
+            tensor = self.view(name)
             chunk = tensor[start : start + step] if shape else tensor[None]
             yield start, chunk
             self._n_read += chunk.numel() * chunk.element_size()
             del tensor, chunk
             if self._n_read > max(_LEAST_MAPPED, self.path.stat().st_size // _MAPPED_SHARE):
                 self._views, self._n_read = None, 0
-
-    def _tensor(self, name: str) -> Tensor:
-        return self._mapped()[self.names[name]]
 
     def _mapped(self) -> dict[str, Tensor]:
         if self._views is None:
@@ -268,15 +261,14 @@ def _check_names(path: Path, expected: dict[str, tuple[int, ...]], files: dict[s
             f"Do config.json and the weights belong together?"
         )
     for name, shape in expected.items():
-        if files[name].shape(name) != shape:
+        found = files[name].view(name)
+        if found.shape != shape:
             raise CheckpointError(
-                f"{path}: expected {name} of shape {shape}, got {files[name].shape(name)}. "
+                f"{path}: expected {name} of shape {shape}, got {tuple(found.shape)}. "
                 f"Do config.json and the weights belong together?"
             )
-        if not files[name].dtype(name).is_floating_point:
-            raise CheckpointError(
-                f"{path}: expected {name} to hold floating-point numbers, got {files[name].dtype(name)}."
-            )
+        if not found.dtype.is_floating_point:
+            raise CheckpointError(f"{path}: expected {name} to hold floating-point numbers, got {found.dtype}.")
 
 
 def _list_names(word: str, names: list[str]) -> str:
