@@ -46,9 +46,7 @@ def weighted_kappa(first: Sequence[float], second: Sequence[float]) -> float | N
     return None if by_chance == 0 else 1 - observed / by_chance
 
 
-def weighted_kappa_with_interval(
-    first: Sequence[float], second: Sequence[float], *, seed: int, resamples: int = RESAMPLES // 5
-) -> Estimate | None:
+def weighted_kappa_with_interval(first: Sequence[float], second: Sequence[float], *, seed: int) -> Estimate | None:
     """Return kappa and a bootstrap interval over the rows. See `weighted_kappa`."""
     kappa = weighted_kappa(first, second)
     if kappa is None:
@@ -59,7 +57,7 @@ def weighted_kappa_with_interval(
     import numpy as np
 
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    rows = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    rows = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES // 5, n))
     a, b = a[rows], b[rows]
     by_chance = a.var(axis=1) + b.var(axis=1) + (a.mean(axis=1) - b.mean(axis=1)) ** 2
     usable = by_chance > 0
