@@ -239,8 +239,7 @@ def _find_leaks(splits: Splits) -> list[Leak]:
             nearest = index.nearest(example)
             if nearest is None:
                 continue
-            similarity, twin_part, twin = nearest
-            exact = prompt_key(twin) == prompt_key(example)
+            similarity, exact, twin_part, twin = nearest
             if exact or similarity >= MIN_SIMILARITY:
                 leaks.append(
                     Leak(
@@ -266,22 +265,20 @@ class _GramIndex:
             for gram in grams:
                 self._postings[gram].append(number)
 
-    def nearest(self, example: Example) -> tuple[float, str, Example] | None:
-        """Return the most similar entry: its similarity, part and example. None if no entry shares a 4-gram.
+    def nearest(self, example: Example) -> tuple[float, bool, str, Example] | None:
+        """Return the most similar entry: its similarity, whether the prompts are equal, its part and its example.
 
-        If entries are equally similar, an equal prompt wins, then the first entry.
+        None if no entry shares a 4-gram. If entries are equally similar, an equal prompt wins, then the first entry.
         """
-        grams = prompt_grams(example)
+        grams, key = prompt_grams(example), prompt_key(example)
         n_shared = Counter(number for gram in grams for number in self._postings.get(gram, ()))
-        best: tuple[float, bool, int] | None = None
-        for number, shared in n_shared.items():
-            similarity = shared / (len(grams) + len(self._grams[number]) - shared)
-            candidate = (similarity, prompt_key(self._entries[number][1]) == prompt_key(example), -number)
-            best = candidate if best is None else max(best, candidate)
-        if best is None:
+        if not n_shared:
             return None
-        part, nearest = self._entries[-best[2]]
-        return best[0], part, nearest
+        similarity, is_equal, number = max(
+            (n / (len(grams) + len(self._grams[number]) - n), prompt_key(self._entries[number][1]) == key, -number)
+            for number, n in n_shared.items()
+        )
+        return similarity, is_equal, *self._entries[-number]
 
 
 def prompt_grams(example: Example) -> frozenset[tuple[str, ...]]:
