@@ -108,8 +108,10 @@ class AddedTokens:
             token, (start, end) = found[match.group()], match.span()
             if token.special or (token.single_word and _touches_word(text, start, end)):
                 continue
-            while token.lstrip and start > done and _is_blank(text[start - 1]):
-                start -= 1
+            if token.lstrip:
+                start = max(start, done)
+                while start > done and _is_blank(text[start - 1]):
+                    start -= 1
             while token.rstrip and _is_blank(text[end : end + 1]):
                 end += 1
             if done < start:
