@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from assistant.model.config import LlamaConfig, ModelConfig
-from assistant.model.gpt import GPT, with_usual_attention
+from assistant.model.gpt import GPT, stored_views, with_usual_attention
 from assistant.model.llama import frequency_shares
-from assistant.model.weights import convert_layout, stored_tensors
+from assistant.model.weights import HEAD
 
 FREQUENCIES = "rope_freqs.weight"
 """What llama.cpp divides the frequencies of Llama 3's positions by."""
@@ -24,9 +24,12 @@ def gguf_tensors(model: GPT) -> Iterator[tuple[str, Tensor]]:
     config, name_of = model.config, gguf_names(model.config)
     if isinstance(config, LlamaConfig) and config.rope.factor != 1 and not config.rope.linear:
         yield FREQUENCIES, 1 / frequency_shares(config.rope, config.heads.size)
-    for stored, value in stored_tensors(with_usual_attention(model), config).items():
-        value = convert_layout(stored, value).detach().to("cpu", torch.float32)
-        yield name_of(stored), turned_rows(name_of(stored), value, config).contiguous()
+    for name, value in with_usual_attention(model).items():
+        if name == HEAD and config.tie_word_embeddings:
+            continue  # llama.cpp uses the embedding
+        for stored, part in stored_views(name, value, config):
+            part = part.detach().to("cpu", torch.float32)
+            yield name_of(stored), turned_rows(name_of(stored), part, config).contiguous()
 
 
 def gguf_names(config: ModelConfig) -> Callable[[str], str]:

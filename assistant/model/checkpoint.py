@@ -117,6 +117,7 @@ def load_checkpoint(
     config = read_config(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
+    is_classifier = isinstance(config, ClassifierConfig)
     if isinstance(config, ClassifierConfig) and not may_classify:
         raise CheckpointError(
             f"{folder}: expected a language model, got a classifier with the labels {', '.join(config.labels[:4])}"
@@ -124,8 +125,7 @@ def load_checkpoint(
             f"{shlex.quote(str(folder))} TEXT"
         )
     _check_vocabulary(folder, tokenizer, config)
-    is_imported = isinstance(config, ClassifierConfig) and info is None
-    template = get_template(TEXT_TEMPLATE) if is_imported else folder_template(folder, tokenizer)
+    template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
     model = load_model(folder, device=device)
     return Checkpoint(
         model=model,
@@ -185,18 +185,18 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
         CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
     """
     folder = Path(folder)
-    path = _check_folder(folder)
+    _check_folder(folder)
+    path = find_weights(folder)
+    assert path is not None
     return model_of(*read_weights(path, read_config(folder))).to(device)
 
 
-def _check_folder(folder: Path) -> Path:
-    """The file with the weights of a model folder, or their index."""
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a model folder, got no such folder. Check the path.")
-    weights = find_weights(folder)
     missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
-    missing += [WEIGHTS_FILE] if weights is None else []
-    if weights is None or missing:
+    missing += [WEIGHTS_FILE] if find_weights(folder) is None else []
+    if missing:
         names = sorted(path.name for path in folder.iterdir())
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         hint = "Is the path right, and the download or the training complete?"
@@ -208,7 +208,6 @@ def _check_folder(folder: Path) -> Path:
             f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
             f"(found: {shown or 'nothing'}). {hint}"
         )
-    return weights
 
 
 def _read_json(path: Path) -> Any:
@@ -327,8 +326,9 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
-    stored = stored_tensors(checkpoint.model.state_dict(), config)
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in stored.items()}
+    weights = {
+        name: value.detach().to("cpu", dtype).contiguous() for name, value in stored_tensors(checkpoint.model).items()
+    }
     save_tensors(weights, folder / WEIGHTS_FILE)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
     # Of a Llama, only the fields that were given: its rope_theta has two places.

@@ -143,7 +143,7 @@ def _add_update(
     adapter: PeftAdapter, state: dict[str, Tensor], views: Views, layer: str, names: Mapping[str, str]
 ) -> None:
     _, weight = views.get(f"{layer}.weight", ("", None))
-    shapes = {matrix: tuple(adapter.file.view(name).shape) for matrix, name in names.items()}
+    shapes = {matrix: adapter.file.shape(name) for matrix, name in names.items()}
     first, second = shapes.get("lora_A", ()), shapes.get("lora_B", ())
     if weight is None or len(first) != 2 or second != (len(weight), first[0]) or first[1] != weight.shape[1]:
         raise _misfit(adapter, layer, None if weight is None else tuple(weight.shape), (second, first))

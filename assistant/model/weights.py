@@ -24,7 +24,7 @@ from torch import Tensor
 
 from assistant.errors import CheckpointError
 from assistant.model.config import ClassifierConfig, LlamaConfig, ModelConfig
-from assistant.model.gpt import build_model, stored_names, stored_views
+from assistant.model.gpt import GPT, build_model, stored_names
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -50,14 +50,15 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
-def stored_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """A model's state dict with the names and the layout of `model.safetensors`. A tied head is not stored."""
-    return {
-        stored: convert_layout(stored, part)
-        for name, value in state.items()
-        if name != HEAD or not config.tie_word_embeddings
-        for stored, part in stored_views(name, value, config)
-    }
+def stored_tensors(model: GPT) -> dict[str, Tensor]:
+    """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
+    found: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if name != HEAD or not model.config.tie_word_embeddings:
+            parts = stored_names(name, model.config)
+            rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
+            found |= {stored: convert_layout(stored, part) for (stored, _), part in zip(parts, rows, strict=True)}
+    return found
 
 
 def full_name(name: str, prefix: str = "transformer.") -> str | None:
@@ -85,19 +86,25 @@ class TensorFile:
     @property
     def stored_names(self) -> list[str]:
         """The names in the file."""
-        return list(map(str, self._mapped()))
+        if self._views is None:
+            self._views = self._open(self.path)
+        return list(map(str, self._views))
 
-    def view(self, name: str) -> Tensor:
-        """A tensor as it lies in the file. Do not keep it: it keeps the file mapped."""
-        return self._mapped()[self.names[name]]
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return tuple(self._tensor(name).shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type of a tensor's numbers."""
+        return self._tensor(name).dtype
 
     def chunks(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """Yield the rows of a tensor, some at a time, each with the index of its first row. A scalar is one row."""
-        shape = self.view(name).shape
-        n_rows, width = (shape[0], max(1, self.view(name)[:1].numel())) if shape and shape[0] else (1, 1)
+        shape = self.shape(name)
+        n_rows, width = (shape[0], max(1, self._tensor(name)[:1].numel())) if shape and shape[0] else (1, 1)
         step = max(1, _CHUNK // width)
         for start in range(0, n_rows, step):
-            tensor = self.view(name)
+            tensor = self._tensor(name)
             chunk = tensor[start : start + step] if shape else tensor[None]
             yield start, chunk
             self._n_read += chunk.numel() * chunk.element_size()
@@ -105,10 +112,10 @@ class TensorFile:
             if self._n_read > max(_LEAST_MAPPED, self.path.stat().st_size // _MAPPED_SHARE):
                 self._views, self._n_read = None, 0
 
-    def _mapped(self) -> dict[str, Tensor]:
+    def _tensor(self, name: str) -> Tensor:
         if self._views is None:
             self._views = self._open(self.path)
-        return self._views
+        return self._views[self.names[name]]
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
@@ -203,12 +210,13 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
 
     As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
     embedding is the head. Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the
-    state, without a tied head.
+    state.
 
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
-    files = _open_weights(path, "model." if isinstance(config, LlamaConfig) else "transformer.")
+    is_llama = isinstance(config, LlamaConfig)
+    files = _open_weights(path, "model." if is_llama else "transformer.")
     if isinstance(config, ClassifierConfig):
         config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
     is_tied = config.tie_word_embeddings
@@ -218,7 +226,7 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
         files[embedding].names[embedding] = files[embedding].names[HEAD]
     with torch.device("meta"):
         model = build_model(config)
-        expected = {name: tuple(value.shape) for name, value in stored_tensors(model.state_dict(), config).items()}
+        expected = {name: tuple(value.shape) for name, value in stored_tensors(model).items()}
     if is_tied and HEAD in files:
         expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
@@ -230,6 +238,8 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
     if is_tied and HEAD in files and not _equals(files[HEAD], HEAD, state[EMBEDDING]):
         state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD])
         config = config.model_copy(update={"tie_word_embeddings": False})
+    elif is_tied:
+        state[HEAD] = state[EMBEDDING]
     return config, state
 
 
@@ -261,14 +271,15 @@ def _check_names(path: Path, expected: dict[str, tuple[int, ...]], files: dict[s
             f"Do config.json and the weights belong together?"
         )
     for name, shape in expected.items():
-        found = files[name].view(name)
-        if found.shape != shape:
+        if files[name].shape(name) != shape:
             raise CheckpointError(
-                f"{path}: expected {name} of shape {shape}, got {tuple(found.shape)}. "
+                f"{path}: expected {name} of shape {shape}, got {files[name].shape(name)}. "
                 f"Do config.json and the weights belong together?"
             )
-        if not found.dtype.is_floating_point:
-            raise CheckpointError(f"{path}: expected {name} to hold floating-point numbers, got {found.dtype}.")
+        if not files[name].dtype(name).is_floating_point:
+            raise CheckpointError(
+                f"{path}: expected {name} to hold floating-point numbers, got {files[name].dtype(name)}."
+            )
 
 
 def _list_names(word: str, names: list[str]) -> str:
