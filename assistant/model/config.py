@@ -96,13 +96,13 @@ class LlamaConfig(BaseModel):
 
     model_type: Literal["llama", "qwen2", "qwen3"]
     vocab_size: Annotated[int, Field(ge=1, le=2**24)]
-    n_embd: Annotated[int, Field(alias="hidden_size", ge=1, le=2**16)]
+    n_embd: Annotated[int, Field(ge=1, le=2**16)] = Field(alias="hidden_size")
     intermediate_size: Annotated[int, Field(ge=1, le=2**18)]
-    n_layer: Annotated[int, Field(alias="num_hidden_layers", ge=1, le=2**12)]
-    n_head: Annotated[int, Field(alias="num_attention_heads", ge=1, le=2**12)]
+    n_layer: Annotated[int, Field(ge=1, le=2**12)] = Field(alias="num_hidden_layers")
+    n_head: Annotated[int, Field(ge=1, le=2**12)] = Field(alias="num_attention_heads")
     num_key_value_heads: Annotated[int, Field(ge=1, le=2**12)] | None = None
     head_dim: Annotated[int, Field(ge=2, le=2**12, multiple_of=2)] | None = None
-    context_length: Annotated[int, Field(alias="max_position_embeddings", ge=1, le=2**24)] = 2048
+    context_length: Annotated[int, Field(ge=1, le=2**24)] = Field(2048, alias="max_position_embeddings")
     """The largest number of tokens that the model can read at once."""
     rms_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     tie_word_embeddings: bool = False
