@@ -102,7 +102,7 @@ class LlamaConfig(BaseModel):
     n_head: Annotated[int, Field(ge=1, le=2**12)] = Field(alias="num_attention_heads")
     num_key_value_heads: Annotated[int, Field(ge=1, le=2**12)] | None = None
     head_dim: Annotated[int, Field(ge=2, le=2**12, multiple_of=2)] | None = None
-    context_length: Annotated[int, Field(ge=1, le=2**24)] = Field(2048, alias="max_position_embeddings")
+    context_length: Annotated[int, Field(ge=1, le=2**24)] = Field(default=2048, alias="max_position_embeddings")
     """The largest number of tokens that the model can read at once."""
     rms_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     tie_word_embeddings: bool = False
