@@ -1,14 +1,5 @@
 """The errors that a user can cause. Commands and the chat show the message; commands also choose the exit code.
 
-    AssistantError
-    ├── DataError          a file of instructions or responses
-    ├── SettingsError      an option, or options that contradict each other
-    ├── CheckpointError    a model folder
-    ├── ContextError       a text that does not fit into the model's context
-    ├── PrerequisiteError  something that you must install, start or download first
-    ├── ExportError        a file for another program, or a push to a server
-    └── JudgeError         the judge's server
-
 A message reads `<where>: <what was expected>, got <value>. <what to do next>`.
 """
 

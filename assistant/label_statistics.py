@@ -46,9 +46,7 @@ def weighted_kappa(first: Sequence[float], second: Sequence[float]) -> float | N
     return None if by_chance == 0 else 1 - observed / by_chance
 
 
-def weighted_kappa_with_interval(
-    first: Sequence[float], second: Sequence[float], *, seed: int, resamples: int = RESAMPLES // 5
-) -> Estimate | None:
+def weighted_kappa_with_interval(first: Sequence[float], second: Sequence[float], *, seed: int) -> Estimate | None:
     """Return kappa and a bootstrap interval over the rows. See `weighted_kappa`."""
     kappa = weighted_kappa(first, second)
     if kappa is None:
@@ -59,7 +57,7 @@ def weighted_kappa_with_interval(
     import numpy as np
 
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    rows = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    rows = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES // 5, n))
     a, b = a[rows], b[rows]
     by_chance = a.var(axis=1) + b.var(axis=1) + (a.mean(axis=1) - b.mean(axis=1)) ** 2
     usable = by_chance > 0
@@ -128,7 +126,6 @@ class CorrectedMean(NamedTuple):
 
     mean: float
     interval: Interval
-    standard_error: float
 
 
 def corrected_mean(strata: Sequence[Stratum]) -> CorrectedMean | None:
@@ -153,14 +150,13 @@ def corrected_mean(strata: Sequence[Stratum]) -> CorrectedMean | None:
     shares = math.fsum(part.weight * (part.mean - mean) ** 2 for part in parts) / rows
     within = [part.weight**2 * part.variance for part in parts]
     variance = math.fsum(within) + shares
-    standard_error = math.sqrt(variance)
     # Welch and Satterthwaite: the variance is as uncertain as its largest part.
     uncertain = math.fsum(
         value**2 / part.degrees for value, part in zip(within, parts, strict=True) if part.degrees is not None
     ) + shares**2 / (rows - 1)
     degrees = variance**2 / uncertain if uncertain > 0 else float(rows - 1)
-    half_width = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * standard_error
-    return CorrectedMean(mean, Interval(max(0.0, mean - half_width), min(100.0, mean + half_width)), standard_error)
+    half_width = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * math.sqrt(variance)
+    return CorrectedMean(mean, Interval(max(0.0, mean - half_width), min(100.0, mean + half_width)))
 
 
 def _stratum_mean(stratum: Stratum, rows: int) -> _StratumMean:

@@ -22,12 +22,10 @@ EXACT_SIGN_FLIPS = 13
 """Up to this many rows that differ, all sign patterns (8,192) are counted. Beyond it, `RESAMPLES` are drawn."""
 
 
-def paired_bootstrap_interval(
-    differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> Interval | None:
+def paired_bootstrap_interval(differences: Sequence[float], *, seed: int) -> Interval | None:
     """Bootstrap interval of the mean difference, in the unit of the differences.
 
-    The percentiles are wider than `confidence` by the ratio of Student's to the normal quantile, and by
+    The percentiles are wider than 95 % by the ratio of Student's to the normal quantile, and by
     sqrt(n / (n - 1)), because a plain percentile interval is too narrow for few rows (Hesterberg, arXiv:1411.5279,
     section 5.2). None if fewer than two rows differ: such data cannot say how large a difference may be.
     """
@@ -39,12 +37,12 @@ def paired_bootstrap_interval(
 
     values = np.asarray(differences, dtype=float)
     rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
+    means = np.empty(RESAMPLES)
     step = max(1, 2_000_000 // n)  # at most 16 MB of indices at once
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
+    for start in range(0, RESAMPLES, step):
+        size = min(step, RESAMPLES - start)
         means[start : start + size] = values[rng.integers(0, n, size=(size, n))].mean(axis=1)
-    quantile = math.sqrt(n / (n - 1)) * float(t.ppf((1 + confidence) / 2, n - 1))
+    quantile = math.sqrt(n / (n - 1)) * float(t.ppf((1 + CONFIDENCE) / 2, n - 1))
     tail = NormalDist().cdf(-quantile)
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -129,12 +127,12 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     return math.fsum(products) / (len(first) - 1) / (std_first * std_second)
 
 
-def detectable_difference(differences: Sequence[float], *, power: float = 0.8) -> float | None:
-    """Smallest true difference that these rows show with `power`, from the measured spread of the differences.
+def detectable_difference(differences: Sequence[float]) -> float | None:
+    """Smallest true difference that these rows show with a power of 0.8, from the measured spread of the differences.
 
     The spread contains the runs' measured correlation. None for fewer than two rows, or if all differences are equal.
     """
     std = standard_deviation(differences)
     if not std:
         return None
-    return smallest_detectable_difference(std / math.sqrt(2), len(differences), correlation=0.0, power=power)
+    return smallest_detectable_difference(std / math.sqrt(2), len(differences), correlation=0.0)

@@ -38,28 +38,23 @@ def find_model(name: str | Path) -> Path:
     pulled = find_pulled(text)
     if pulled is not None:
         return pulled
-    if not os.path.lexists(path) and _names_a_repository(text):
+    parts = None if os.path.lexists(path) else split_name(text)
+    if parts and (parts[0] in KNOWN_MODELS.values() or _may_be_repository(parts[0])):
+        so_far = _pulled_so_far(*parts)
         raise PrerequisiteError(
-            f"model {text}: expected a folder or a pulled model, got {_pulled_so_far(text)}. Run: assistant pull {text}"
+            f"model {text}: expected a folder or a pulled model, got {so_far}. Run: assistant pull {text}"
         )
     return path
 
 
-def _names_a_repository(text: str) -> bool:
-    """Whether a text that is not a path is meant as a model to pull. `runs/mine` is a path if `runs` exists."""
-    parts = split_name(text)
-    if parts is None:
-        return False
-    repository, _ = parts
-    is_known = repository in KNOWN_MODELS.values()
-    return is_known or ("/" in repository and not os.path.isdir(repository.partition("/")[0]))  # noqa: PTH112
+def _may_be_repository(name: str) -> bool:
+    """Whether a name is meant as that of a repository. `runs/mine` is a path if `runs` exists."""
+    return "/" in name and not os.path.isdir(name.partition("/")[0])  # noqa: PTH112
 
 
-def _pulled_so_far(text: str) -> str:
-    parts = split_name(text)
-    assert parts is not None
-    found = snapshots(parts[0])
-    if parts[1] is None and found:
+def _pulled_so_far(repository: str, revision: str | None) -> str:
+    found = snapshots(repository)
+    if revision is None and found:
         return "an incomplete download"
     others = ", ".join(one.commit[:SHOWN_COMMIT] for one in found if one.is_complete)
     return f"only the commits {others}" if others else "neither"

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-CONFIDENCE = 0.95
+CONFIDENCE, POWER = 0.95, 0.8
 RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """A confidence interval, 95 % by default."""
+    """A confidence interval of 95 %."""
 
     low: float
     high: float
@@ -29,14 +29,12 @@ class Interval(NamedTuple):
         return Interval(round(times * self.low, 4), round(times * self.high, 4))
 
 
-def rate_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval | None:
+def rate_interval(successes: int, n: int) -> Interval | None:
     """Clopper and Pearson's interval of the rate `successes / n`, within 0..1. None if `n` is 0."""
-    return bounded_mean_interval([1.0] * successes + [0.0] * (n - successes), high=1.0, confidence=confidence)
+    return bounded_mean_interval([1.0] * successes + [0.0] * (n - successes), high=1.0)
 
 
-def bounded_mean_interval(
-    values: Sequence[float], *, low: float = 0.0, high: float = 100.0, confidence: float = CONFIDENCE
-) -> Interval | None:
+def bounded_mean_interval(values: Sequence[float], *, low: float = 0.0, high: float = 100.0) -> Interval | None:
     """Interval of the mean of values that all lie in `low..high`. None if there are no values.
 
     This is Clopper and Pearson's interval with an effective number of rows. Values between the ends vary less than
@@ -57,39 +55,11 @@ def bounded_mean_interval(
     n_effective = n / ratio
     successes = min(max(total / ratio, 0.0), n_effective)
     failures = n_effective - successes
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     # Less than a thousand-millionth of a row is rounding: the mean is at the end itself.
     bottom = float(betaincinv(successes, failures + 1, tail)) if successes > 1e-9 else 0.0
     top = float(betaincinv(successes + 1, failures, 1 - tail)) if failures > 1e-9 else 1.0
     return Interval(low + width * bottom, low + width * top)
-
-
-def bootstrap_mean_interval(
-    values: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> Interval | None:
-    """Percentile bootstrap interval of the mean. The same values, in the same order, and seed give the same interval.
-
-    It covers far less than 95 % if n is small or nearly all values are equal; `bounded_mean_interval` does not.
-    Returns None for fewer than two values. If all values are equal, the interval has no width; this does not mean that
-    the next row has the same value.
-    """
-    if len(values) < 2:
-        return None
-    if min(values) == max(values):
-        return Interval(float(values[0]), float(values[0]))
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    interval = bootstrap(
-        (np.asarray(values, dtype=float),),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(values)),  # at most 16 MB per batch
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(interval.low), float(interval.high))
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
@@ -100,12 +70,10 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def smallest_detectable_difference(
-    std: float, n: int, *, correlation: float, power: float = 0.8, alpha: float = 0.05
-) -> float | None:
+def smallest_detectable_difference(std: float, n: int, *, correlation: float) -> float | None:
     """Smallest true difference of two means that a paired, two-sided test on `n` rows detects.
 
-    The test has significance level `alpha` and statistical power `power`. `std` is the standard deviation of one run's
+    The test has significance level 0.05 and statistical power 0.8. `std` is the standard deviation of one run's
     scores. `correlation` is the correlation of two runs' scores over the rows. The result has the unit of `std`, and is
     None for fewer than two rows.
     """
@@ -113,4 +81,4 @@ def smallest_detectable_difference(
         return None
     std_of_differences = std * math.sqrt(2 * (1 - correlation))
     quantile = NormalDist().inv_cdf
-    return (quantile(1 - alpha / 2) + quantile(power)) * std_of_differences / math.sqrt(n)
+    return (quantile((1 + CONFIDENCE) / 2) + quantile(POWER)) * std_of_differences / math.sqrt(n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -12,14 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from assistant.statistics import (
-    Interval,
-    bootstrap_mean_interval,
     bounded_mean_interval,
     rate_interval,
     smallest_detectable_difference,
     standard_deviation,
 )
-from tests.conftest import shared_file
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -72,40 +68,7 @@ def test_interval_of_a_bounded_mean_agrees_with_the_t_interval_for_many_rows() -
 def test_too_few_values_have_no_interval() -> None:
     assert bounded_mean_interval([]) is None
     assert rate_interval(0, 0) is None
-    assert bootstrap_mean_interval([], seed=1) is None
-    assert bootstrap_mean_interval([50], seed=1) is None
     assert standard_deviation([50]) is None
-
-
-def test_bootstrap_depends_only_on_values_and_seed() -> None:
-    values = [0.3, 20.1, 21.7, 60.9, 99.5, 97.3, 40.2]
-    assert bootstrap_mean_interval(values, seed=7) == bootstrap_mean_interval(values, seed=7)
-    assert bootstrap_mean_interval(values, seed=7) != bootstrap_mean_interval(values, seed=8)
-
-
-def test_bootstrap_agrees_with_the_t_interval_on_normal_data() -> None:
-    values = np.random.default_rng(0).normal(50, 10, 400)
-    interval = bootstrap_mean_interval(values.tolist(), seed=1)
-    expected = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
-    assert interval == pytest.approx(expected, abs=0.1)
-
-
-def test_bootstrap_has_its_nominal_coverage() -> None:
-    # Bimodal and bounded values, like a judge's scores. 200 samples of 60; the tolerance is 3.5 standard errors.
-    rng = np.random.default_rng(3)
-    samples = rng.choice([0, 20, 100], p=[0.3, 0.2, 0.5], size=(200, 60))
-    intervals = [bootstrap_mean_interval(sample.tolist(), seed=1, resamples=2000) for sample in samples]
-    coverage = np.mean([interval is not None and interval.low <= 54 <= interval.high for interval in intervals])
-    assert 0.89 <= coverage <= 1
-
-
-def test_bootstrap_interval_of_a_published_run() -> None:
-    scores = json.loads(shared_file("data/judged/llama3-8b-model-1-response.json").read_text())
-    assert bootstrap_mean_interval(scores, seed=1) == pytest.approx((71.3, 82.5), abs=0.4)
-
-
-def test_equal_values_have_an_interval_without_width() -> None:
-    assert bootstrap_mean_interval([80, 80, 80], seed=1) == Interval(80, 80)
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=50))

@@ -74,19 +74,16 @@ class AddedTokens:
                 patterns[normalized] = (re.compile("|".join(map(re.escape, longest_first))), found)
         return patterns
 
-    def split(self, text: str) -> Iterator[str | int]:
-        """Yield the pieces of a text in order: the ids of added tokens, and the texts between them."""
-        return (piece for piece, _ in self.split_with_texts(text))
+    def split(self, text: str) -> list[tuple[str | int, str]]:
+        """Return the pieces of a text in order: the ids of added tokens, and the texts between them, normalized.
 
-    def split_with_texts(self, text: str) -> Iterator[tuple[str | int, str]]:
-        """Yield the pieces of a text with the text of each: that of an id includes the white space it swallows."""
-        pieces = self._match([(text, text)], normalized=False)
-        if self.pipeline.is_nfc:
-            pieces = [
-                (piece if isinstance(piece, int) else self.pipeline.normalize(piece), covered)
-                for piece, covered in pieces
-            ]
-        yield from self._match(pieces, normalized=True)
+        With each comes the text that it covers. That of an id includes the white space that the token swallows.
+        """
+        pieces = [
+            (piece if isinstance(piece, int) else self.pipeline.normalize(piece), covered)
+            for piece, covered in self._match([(text, text)], normalized=False)
+        ]
+        return self._match(pieces, normalized=True)
 
     def _match(self, pieces: list[tuple[str | int, str]], *, normalized: bool) -> list[tuple[str | int, str]]:
         if normalized not in self._patterns:
@@ -112,15 +109,21 @@ class AddedTokens:
             if token.special or (token.single_word and _touches_word(text, start, end)):
                 continue
             if token.lstrip:
-                start = max(done, _blanks_before(text, start))
-            if token.rstrip:
-                end = _blanks_after(text, end)
+                start = max(start, done)
+                while start > done and _is_blank(text[start - 1]):
+                    start -= 1
+            while token.rstrip and _is_blank(text[end : end + 1]):
+                end += 1
             if done < start:
                 yield text[done:start], text[done:start]
             yield self.ids[token.content], text[start:end]
             done = end
         if done < len(text):
             yield text[done:], text[done:]
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() and character not in _OLD_SEPARATORS
 
 
 def _touches_word(text: str, start: int, end: int) -> bool:
@@ -133,22 +136,6 @@ def _is_word(character: str) -> bool:
         or unicodedata.category(character) in {"Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
         or character in "\u200c\u200d"
     )
-
-
-def _is_blank(character: str) -> bool:
-    return character.isspace() and character not in _OLD_SEPARATORS
-
-
-def _blanks_before(text: str, start: int) -> int:
-    while start > 0 and _is_blank(text[start - 1]):
-        start -= 1
-    return start
-
-
-def _blanks_after(text: str, end: int) -> int:
-    while end < len(text) and _is_blank(text[end]):
-        end += 1
-    return end
 
 
 def read_added_tokens(folder: Path, vocab: Mapping[str, int]) -> AddedTokens:

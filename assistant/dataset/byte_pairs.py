@@ -19,9 +19,6 @@ from assistant.errors import CheckpointError
 MAX_BLANK_RUN = 100_000
 """Longer runs of white space, in characters, are split. A run that is ten times longer overflows tiktoken's stack."""
 _MAX_BLANK_RUN = re.compile(r"(\s{" + str(MAX_BLANK_RUN) + "})")
-_LETTERS = tiktoken.Encoding(
-    "letters", pat_str=r"[\p{L}\p{N}]", mergeable_ranks={bytes([byte]): byte for byte in range(256)}, special_tokens={}
-)
 
 
 @cache
@@ -60,14 +57,12 @@ class BytePairs:
         return ranks if self.ids is None else [self.ids[rank] for rank in ranks]
 
     def _encode_slowly(self, text: str) -> list[int]:
-        """Split a text before bytes are dropped, and merge what is left of each piece."""
-        import regex  # tiktoken's own requirement
+        """Split a text before bytes are dropped, and merge what is left of each piece, as that library does."""
+        from tokenizers import Regex
+        from tokenizers.pre_tokenizers import Split
 
-        # The package's Unicode may be newer than tiktoken's. What only one of them calls a letter is none here.
-        letters = set(_LETTERS.decode(_LETTERS.encode_ordinary(text)))
-        known = regex.sub(r"[\p{L}\p{N}]", lambda match: match[0] if match[0] in letters else "\ufffd", text)
-        pieces = (text[match.start() : match.end()].encode() for match in regex.finditer(self.pattern, known))
-        parts = filter(None, (piece.translate(None, self.missing) for piece in pieces))
+        pieces = Split(Regex(self.pattern), "isolated").pre_tokenize_str(text)
+        parts = filter(None, (piece.encode().translate(None, self.missing) for piece, _ in pieces))
         return [rank for part in parts for rank in self.ranked._encode_single_piece(part)]
 
 

@@ -239,8 +239,7 @@ def _find_leaks(splits: Splits) -> list[Leak]:
             nearest = index.nearest(example)
             if nearest is None:
                 continue
-            similarity, twin_part, twin = nearest
-            exact = prompt_key(twin) == prompt_key(example)
+            similarity, exact, twin_part, twin = nearest
             if exact or similarity >= MIN_SIMILARITY:
                 leaks.append(
                     Leak(
@@ -266,22 +265,20 @@ class _GramIndex:
             for gram in grams:
                 self._postings[gram].append(number)
 
-    def nearest(self, example: Example) -> tuple[float, str, Example] | None:
-        """Return the most similar entry: its similarity, part and example. None if no entry shares a 4-gram.
+    def nearest(self, example: Example) -> tuple[float, bool, str, Example] | None:
+        """Return the most similar entry: its similarity, whether the prompts are equal, its part and its example.
 
-        If entries are equally similar, an equal prompt wins, then the first entry.
+        None if no entry shares a 4-gram. If entries are equally similar, an equal prompt wins, then the first entry.
         """
-        grams = prompt_grams(example)
+        grams, key = prompt_grams(example), prompt_key(example)
         n_shared = Counter(number for gram in grams for number in self._postings.get(gram, ()))
-        best: tuple[float, bool, int] | None = None
-        for number, shared in n_shared.items():
-            similarity = shared / (len(grams) + len(self._grams[number]) - shared)
-            candidate = (similarity, prompt_key(self._entries[number][1]) == prompt_key(example), -number)
-            best = candidate if best is None else max(best, candidate)
-        if best is None:
+        if not n_shared:
             return None
-        part, nearest = self._entries[-best[2]]
-        return best[0], part, nearest
+        similarity, is_equal, number = max(
+            (n / (len(grams) + len(self._grams[number]) - n), prompt_key(self._entries[number][1]) == key, -number)
+            for number, n in n_shared.items()
+        )
+        return similarity, is_equal, *self._entries[-number]
 
 
 def prompt_grams(example: Example) -> frozenset[tuple[str, ...]]:
@@ -302,19 +299,18 @@ def describe_findings(findings: Findings) -> list[str]:
         n_rows = sum(len(group) for group in groups)
         heading = f"The same prompt with {answers}: {_count(len(groups), 'group')}, {n_rows} rows."
         lines += _section(heading, [f"{_describe_rows(group)}: {_excerpt(_prompt(group[0]))}" for group in groups])
-    for exact, prompt in ((True, "the same prompt"), (False, "a similar prompt")):
-        leaks = [leak for leak in findings.leaks if leak.exact is exact]
-        heading = f"Leaks across the split, {prompt}: {_count(len(leaks), 'row')}."
-        lines += _section(heading, [_describe_leak(leak) for leak in leaks])
-    heading = f"Longer than the model's context: {_count(len(findings.too_long), 'row')}."
-    lines += _section(heading, [f"{row.example.where}: {row.positions} positions" for row in findings.too_long])
-    heading = f"Plain text; check and train it with --template text: {_count(len(findings.plain_text), 'row')}."
-    lines += _section(heading, [example.where for example in findings.plain_text])
-    heading = f"Without an output, so for evaluation only: {_count(len(findings.without_output), 'row')}."
-    lines += _section(heading, [example.where for example in findings.without_output])
-    heading = f"Suspicious, please check: {_count(len(findings.suspicious), 'row')}."
-    suspicious = [f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious]
-    lines += _section(heading, suspicious)
+    rows = {
+        "Leaks across the split, the same prompt": [_describe_leak(leak) for leak in findings.leaks if leak.exact],
+        "Leaks across the split, a similar prompt": [_describe_leak(leak) for leak in findings.leaks if not leak.exact],
+        "Longer than the model's context": [f"{r.example.where}: {r.positions} positions" for r in findings.too_long],
+        "Plain text; check and train it with --template text": [example.where for example in findings.plain_text],
+        "Without an output, so for evaluation only": [example.where for example in findings.without_output],
+        "Suspicious, please check": [
+            f"{row.example.where} {row.reason}: {_excerpt(row.example.output)}" for row in findings.suspicious
+        ],
+    }
+    for heading, items in rows.items():
+        lines += _section(f"{heading}: {_count(len(items), 'row')}.", items)
     if findings.is_clean:
         lines.append("No duplicate prompts, no conflicting answers, no leaks across the split.")
     return lines

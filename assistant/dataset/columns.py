@@ -114,11 +114,6 @@ class Columns:
         folded = " ".join(name.split()).casefold()
         return folded if folded in self.known and folded not in row else name
 
-    def missing_from(self, seen: Iterable[str]) -> list[str]:
-        """Return the mapped columns that are not among the names."""
-        names = set(seen)
-        return [name for name in self.mapping.values() if name not in names]
-
 
 def is_empty(value: object) -> bool:
     """Whether a field holds nothing: null, white space, or an empty list or object."""

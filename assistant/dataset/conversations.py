@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from assistant.dataset.columns import is_empty
@@ -88,10 +89,11 @@ def exchanges_of(turns: Sequence[Turn], where: str, field_name: str) -> list[Exc
     Raises:
         DataError: the turns are not user and assistant in turn.
     """
-    turns = _join_neighbours(turns)
+    joined = groupby(turns, key=lambda turn: turn.role)
+    turns = [Turn(role, "\n\n".join(turn.text for turn in group)) for role, group in joined]
     roles = [turn.role for turn in turns if turn.role != "system"]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or turns[-1].role == "system":
-        if turns and roles and turns[-1].role == "system":
+        if roles and turns[-1].role == "system":
             roles.append("system")
         raise DataError(
             f'{where}: "{field_name}" must be user and assistant in turn, ending with assistant '
@@ -106,13 +108,3 @@ def exchanges_of(turns: Sequence[Turn], where: str, field_name: str) -> list[Exc
         else:
             texts.append(turn.text)
     return exchanges
-
-
-def _join_neighbours(turns: Sequence[Turn]) -> list[Turn]:
-    joined: list[Turn] = []
-    for turn in turns:
-        if joined and joined[-1].role == turn.role:
-            joined[-1] = Turn(turn.role, f"{joined[-1].text}\n\n{turn.text}")
-        else:
-            joined.append(turn)
-    return joined

@@ -127,7 +127,10 @@ def encode_examples(
             truncated.append(example)
             rows.append(_build_row(example, cut_ids, responses))
     if problems:
-        raise DataError(problems, advice=_advice(examples))
+        advice = "Shorten the rows, raise --max-length, or choose --too-long truncate or drop."
+        if any(example.is_text for example in examples):
+            advice = f"Train plain text with --template {TEXT_TEMPLATE} --train-on all."
+        raise DataError(problems, advice=advice)
     return EncodedRows(rows=tuple(rows), truncated=tuple(truncated), dropped=tuple(dropped))
 
 
@@ -162,12 +165,6 @@ def _check_pairs(examples: Sequence[Example]) -> None:
     ]
     if problems:
         raise DataError(problems, advice="Use `assistant finetune` for rows with one answer.")
-
-
-def _advice(examples: Sequence[Example]) -> str:
-    if any(example.is_text for example in examples):
-        return f"Train plain text with --template {TEXT_TEMPLATE} --train-on all."
-    return "Shorten the rows, raise --max-length, or choose --too-long truncate or drop."
 
 
 def _encode_responses(example: Example, tokenizer: Tokenizer, as_pairs: bool) -> list[tuple[int, ...]]:

@@ -76,7 +76,8 @@ class Example:
         if self.is_text:
             row = {"text": self.instruction + self.output}
         elif self.history and not self.input and self.rejected is None and self.output:
-            row = {"messages": [message for turn in self.turns for message in _as_messages(turn)]}
+            spoken = [said for turn in self.turns for said in zip(("user", "assistant"), turn, strict=True)]
+            row = {"messages": [{"role": role, "content": text} for role, text in spoken]}
         else:
             row = {"instruction": self.instruction, "input": self.input}
             if self.is_reference_free:
@@ -113,7 +114,3 @@ def row_ids(examples: Sequence[Example]) -> list[str]:
         ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
         n_before[text] += 1
     return ids
-
-
-def _as_messages(turn: Exchange) -> list[dict[str, str]]:
-    return [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]

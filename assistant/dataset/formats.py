@@ -21,43 +21,14 @@ from assistant.dataset.sources import (
     SUFFIXES,
     cut_texts,
     data_suffix,
-    find_files,
     open_file,
     shown_name,
     text_blocks,
 )
-from assistant.dataset.tables import (
-    csv_rows,
-    has_no_header,
-    line_rows,
-    looks_like_table,
-    nameless_rows,
-    parquet_rows,
-)
+from assistant.dataset.tables import csv_rows, has_no_header, line_rows, looks_like_table, nameless_rows, parquet_rows
 from assistant.errors import DataError
 
 _CHAT_FIELDS = frozenset({"messages", "conversations", "chosen", "rejected", "instruction", "output"})
-
-
-def read_rows(path: str | Path) -> list[Row]:
-    """Read all rows of a file, or of the files in a folder, without validating them.
-
-    Raises:
-        DataError: a file is missing, empty, not text, or in none of the formats. `problems` names every row that cannot
-            be parsed.
-        PrerequisiteError: a package that reads the format is not installed.
-    """
-    rows: list[Row] = []
-    problems: list[str] = []
-    for file in find_files([Path(path)]).paths:
-        for row in iterate_rows(file, Columns()):
-            if isinstance(row, Row):
-                rows.append(row)
-            else:
-                problems.append(row.problem)
-    if problems:
-        raise DataError(problems)
-    return rows
 
 
 def iterate_rows(
@@ -72,7 +43,9 @@ def iterate_rows(
     Texts in quotes are cut after about `longest_text` characters before they are held in memory, but not in Parquet.
     `on_layout` is called before the first row.
 
-    Raises: see `read_rows`.
+    Raises:
+        DataError: the file is missing, empty, not text, or in none of the formats.
+        PrerequisiteError: a package that reads the format is not installed.
     """
     name, suffix = shown_name(path), data_suffix(path)
     with open_file(path) as file:

@@ -328,26 +328,11 @@ def _optional(value: object) -> str:
 def _read_text(values: dict[str, Any], source: str, number: int, unused: dict[str, Any]) -> list[Example]:
     del unused  # the form has no inner fields
     plain = _TextRow.model_validate({name: value for name, value in values.items() if name not in _MARKING})
-    opening, rest = _cut_opening(plain.text)
-    return [
-        Example(
-            instruction=opening,
-            output=rest,
-            is_text=True,
-            category=plain.category,
-            group=plain.group,
-            held_out=plain.held_out,
-            source=source,
-            row=number,
-        )
-    ]
-
-
-def _cut_opening(text: str) -> tuple[str, str]:
-    """Cut a plain text after its opening words. The rest keeps its leading white space and may be empty."""
-    opening = re.match(rf"(?:\s*\S+){{1,{OPENING_WORDS}}}", text)
-    end = opening.end() if opening else len(text)
-    return text[:end], text[end:]
+    opening = re.match(rf"(?:\s*\S+){{1,{OPENING_WORDS}}}", plain.text)
+    end = opening.end() if opening else len(plain.text)
+    # The rest keeps its leading white space and may be empty.
+    cut = Exchange(plain.text[:end], plain.text[end:])
+    return [replace(example, is_text=True) for example in _as_examples([cut], plain, source, number, last_input="")]
 
 
 # --- lists of messages --------------------------------------------------------------------------------------------

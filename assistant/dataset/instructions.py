@@ -88,35 +88,37 @@ def read_with(
     Raises: see `read_dataset`.
     """
     files = find_files([Path(path) for path in paths])
-    total = _FileReader(parse, columns)
     notes = list(files.notes)
     examples: list[Example] = []
-    n_bad = n_unusable = 0
+    problems: list[str] = []
+    others: dict[tuple[str, int], dict[str, Any]] = {}
+    seen: set[str] = set()
+    n_bad = n_problems = n_unusable = 0
     for path in files.paths:
-        reader = _FileReader(parse, columns, problems=total.problems, others=total.others if keep_others else None)
+        reader = _FileReader(parse, columns, problems, others if keep_others else None)
         reader.read(path, examples)
         if skip_bad and reader.n_bad:
             notes.append(f"{reader.source}: left out {reader.bad_rows()}.")
         notes += reader.notes()
         n_bad, n_unusable = n_bad + reader.n_bad, n_unusable + sum(reader.unusable.values())
-        total.seen |= reader.seen
-        total.n_problems += reader.n_problems
+        n_problems += reader.n_problems
+        seen |= reader.seen
     names = ", ".join(shown_name(Path(path)) for path in paths)
-    missing = columns.missing_from(total.seen)
-    if missing and (total.seen or not n_bad):
+    missing = [name for name in columns.mapping.values() if name not in seen]
+    if missing and (seen or not n_bad):
         raise DataError(
             f"--columns: expected names of columns in {names}, got {key_list(missing)}. "
-            f"The files have {key_list(sorted(total.seen)) or 'none'}."
+            f"The files have {key_list(sorted(seen)) or 'none'}."
         )
-    if total.n_problems and not (skip_bad and examples):
-        hidden = total.n_problems - len(total.problems)
+    if n_problems and not (skip_bad and examples):
+        hidden = n_problems - len(problems)
         more = [f"{names}: {hidden} further faults."] if hidden else []
-        raise DataError([*total.problems, *more], advice="" if skip_bad else advice)
+        raise DataError([*problems, *more], advice="" if skip_bad else advice)
     if not examples:
         if n_unusable:
             raise DataError([f"{names}: expected at least one row of text, got none.", *notes])
         raise DataError(f"{names}: expected at least one row, got an empty list. Add rows with {forms}.")
-    return Dataset(examples=examples, notes=tuple(notes), n_skipped=n_bad, others=total.others)
+    return Dataset(examples=examples, notes=tuple(notes), n_skipped=n_bad, others=others)
 
 
 class _FileReader:
@@ -126,33 +128,29 @@ class _FileReader:
         self,
         parse: RowParser,
         columns: Columns,
-        *,
-        problems: list[str] | None = None,
-        others: dict[tuple[str, int], dict[str, Any]] | None = None,
+        problems: list[str],
+        others: dict[tuple[str, int], dict[str, Any]] | None,
     ) -> None:
-        self._parse, self.columns = parse, columns
-        self.problems: list[str] = [] if problems is None else problems
-        self.others: dict[tuple[str, int], dict[str, Any]] = {} if others is None else others
+        self._parse, self._columns, self._problems, self._others = parse, columns, problems, others
         self.n_problems = self.n_bad = 0
         self.seen: set[str] = set()
         """Names of fields that rows have."""
         self.unused: Counter[str] = Counter()
         self.unusable: Counter[str] = Counter()
         self.source = ""
-        self._keep_others = others is not None
         self._numbers: list[int] = []
 
     def read(self, path: Path, examples: list[Example]) -> None:
         """Add the examples of the file to the list."""
         self.source = shown_name(path)
-        for row in iterate_rows(path, self.columns):
+        for row in iterate_rows(path, self._columns):
             if isinstance(row, BadRow):
                 self._add_bad(row.number, (row.problem,))
                 continue
             if isinstance(row.value, dict) and len(self.seen) < 1000:
                 self.seen.update(row.value)
             try:
-                parsed = self._parse(row, self.source, self.columns)
+                parsed = self._parse(row, self.source, self._columns)
             except DataError as error:
                 self._add_bad(row.number, error.problems)
             except UnusableRow as error:
@@ -161,13 +159,13 @@ class _FileReader:
                 examples += parsed.examples
                 if parsed.unused:
                     self.unused.update(parsed.unused.keys() if len(self.unused) < 1000 else ())
-                    if self._keep_others:
-                        self.others[self.source, row.number] = parsed.unused
+                    if self._others is not None:
+                        self._others[self.source, row.number] = parsed.unused
 
     def _add_bad(self, number: int, problems: Sequence[str]) -> None:
         self.n_bad += 1
         self.n_problems += len(problems)
-        self.problems += problems[: max(0, MAX_PROBLEMS - len(self.problems))]
+        self._problems += problems[: max(0, MAX_PROBLEMS - len(self._problems))]
         if len(self._numbers) < _MAX_NUMBERS:
             self._numbers.append(number)
 
@@ -183,7 +181,7 @@ class _FileReader:
         if self.unused:
             named = [f'"{name[:40]}" ({_count(n)})' for name, n in self.unused.most_common(_MAX_NAMES)]
             more = f" and {len(self.unused) - _MAX_NAMES} more" if len(self.unused) > _MAX_NAMES else ""
-            what = "without a meaning here" if self._keep_others else "that are not used"
+            what = "that are not used" if self._others is None else "without a meaning here"
             notes.append(f"{self.source}: fields {what}: {', '.join(named)}{more}.")
         return notes
 

@@ -263,10 +263,9 @@ def _parse_object(lines: _Lines, parser: _Parser, held: _Held, name: str) -> Row
 
 def _bad_object(lines: _Lines, held: _Held, problem: str) -> BadRow:
     """Return the first held line as a bad row, and put back the others from the next line that begins an object."""
-    first, _, rest = held.text.partition("\n")
+    rest = held.text.partition("\n")[2]
     if rest:
-        n_lines = first.count("\n") + 1
         begin = re.search(r"^\{", rest, re.MULTILINE)
         skipped = rest[: begin.start()] if begin else rest
-        lines.put_back(held.number + n_lines + skipped.count("\n"), rest[len(skipped) :])
+        lines.put_back(held.number + 1 + skipped.count("\n"), rest[len(skipped) :])
     return BadRow(held.number, problem)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.examples import Exchange
 from assistant.errors import SettingsError
 
 PartKind = Literal[
@@ -45,11 +45,11 @@ class Template:
     """The constant texts of a prompt. Each turn of a conversation repeats all of them except the preamble."""
 
     name: str
-    preamble: str
-    preamble_with_input: str
-    instruction_header: str
+    preamble: str = ""
+    preamble_with_input: str = ""
+    instruction_header: str = ""
     input_header: str
-    response_header: str
+    response_header: str = ""
     turn_separator: str
     reply_opening: str = ""
     """Begins the reply that is asked for, but no reply of the history."""
@@ -120,33 +120,31 @@ class Template:
         messages precede the next user message. `assistant.interop.modelfile.go_template` is the same in Go's language.
         `bos_token` is the text of the token that the tokenizer puts first, which Hugging Face leaves to the Jinja text.
         """
-        quoted = {name: json.dumps(value) for name, value in asdict(self).items()}
-        preamble, instruction_header = json.dumps(bos_token + self.preamble), quoted["instruction_header"]
-        response_header, turn_separator = quoted["response_header"], quoted["turn_separator"]
         content = "message['content'] | trim" if self.trims else "message['content']"
-        opening = quoted["reply_opening"] if self.reply_opening else ""
-        opening = opening and "{%- if next == 'end' -%}{{- " + opening + " -}}{%- endif -%}"
+        opening = ""
+        if self.reply_opening:
+            opening = "{%- if next == 'end' -%}{{- " + json.dumps(self.reply_opening) + " -}}{%- endif -%}"
         return (
             "{%- set state = namespace(system='', separator='', role='') -%}"
-            "{{- " + preamble + " -}}"
+            "{{- " + json.dumps(bos_token + self.preamble) + " -}}"
             "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
             "{%- if state.system -%}{%- set state.system = state.system + '\\n\\n' -%}{%- endif -%}"
             "{%- set state.system = state.system + message['content'] -%}"
             "{%- elif message['role'] == 'user' -%}"
             "{%- if state.role == 'user' -%}{{- '\\n\\n' -}}"
-            "{%- else -%}{{- state.separator + " + instruction_header + " -}}{%- endif -%}"
+            "{%- else -%}{{- state.separator + " + json.dumps(self.instruction_header) + " -}}{%- endif -%}"
             "{%- if state.system -%}{{- state.system + '\\n\\n' -}}{%- endif -%}"
             "{%- set state.system = '' -%}"
             "{%- set state.separator = '' -%}"
             "{{- " + content + " -}}"
             "{%- set next = 'end' if loop.last else messages[loop.index]['role'] -%}"
             "{%- if next != 'user' and (next != 'end' or add_generation_prompt) -%}"
-            "{{- " + response_header + " -}}" + opening + "{%- endif -%}"
+            "{{- " + json.dumps(self.response_header) + " -}}" + opening + "{%- endif -%}"
             "{%- else -%}"
             "{%- if state.role == 'assistant' -%}{{- '\\n\\n' -}}{%- else -%}{{- state.separator -}}{%- endif -%}"
             "{{- " + content + " -}}"
-            "{%- set state.separator = " + turn_separator + " -%}"
+            "{%- set state.separator = " + json.dumps(self.turn_separator) + " -%}"
             "{%- endif -%}"
             "{%- set state.role = message['role'] -%}"
             "{%- endfor -%}"
@@ -186,20 +184,10 @@ TEMPLATES: dict[str, Template] = {
             preamble_with_input=f"{_BELOW}, paired with an input that provides further context. {_WRITE}",
         ),
         # Plain text, as in pretraining: the template adds nothing.
-        Template(
-            name=TEXT_TEMPLATE,
-            preamble="",
-            preamble_with_input="",
-            instruction_header="",
-            input_header="\n\n",
-            response_header="",
-            turn_separator="\n\n",
-        ),
+        Template(name=TEXT_TEMPLATE, input_header="\n\n", turn_separator="\n\n"),
         # The book's exercise 7.1. To GPT-2 the markers are ordinary text.
         Template(
             name="phi3",
-            preamble="",
-            preamble_with_input="",
             instruction_header="<|user|>\n",
             input_header="\n",
             response_header="\n<|assistant|>:\n",
@@ -208,8 +196,6 @@ TEMPLATES: dict[str, Template] = {
         # SmolLM2, Qwen2.5 and Qwen3 Instruct. The model's own chat template says which system text comes first.
         Template(
             name="chatml",
-            preamble="",
-            preamble_with_input="",
             instruction_header="<|im_start|>user\n",
             input_header="\n\n",
             response_header="<|im_end|>\n<|im_start|>assistant\n",
@@ -252,8 +238,3 @@ def recorded_template(name: str, texts: Mapping[str, str]) -> Template:
     free = ("preamble", "preamble_with_input", "reply_opening") if template.markers else ()
     own: dict[str, Any] = {key: texts[key] for key in free if key in texts}
     return replace(template, **own)
-
-
-def render_example(template: Template, example: Example) -> str:
-    """Return the prompt of an example. Training and generation use the same one."""
-    return template.render(example.instruction, example.input, example.history)

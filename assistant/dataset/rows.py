@@ -90,15 +90,8 @@ OptionalText = Annotated[Text, BeforeValidator(lambda value: "" if value is None
 
 def json_type_name(value: object) -> str:
     """Return the type of a JSON value in plain words, for error messages."""
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        NumberText: "a number",
-    }
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    names |= dict.fromkeys((int, float, NumberText), "a number")
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 

@@ -104,7 +104,10 @@ def split_examples(
         validation = examples[n_train + n_test :]
     else:
         n_validation = min(len(examples) - n_train - n_test, len(examples) - 1)  # A single row goes to train.
-        train, test, validation = _split_groups(examples, n_test, n_validation, seed)
+        categories = [example.category for example in examples]
+        counts = Counter(categories)
+        quotas = {"test": largest_remainders(counts, n_test), "validation": largest_remainders(counts, n_validation)}
+        train, test, validation = fill_parts(examples, categories, quotas, seed)
     return Splits(
         train=tuple(train),
         validation=tuple(validation),
@@ -114,16 +117,6 @@ def split_examples(
         fractions=fractions,
         data_fingerprint=data_fingerprint(examples),
     )
-
-
-def _split_groups(
-    examples: Sequence[Example], n_test: int, n_validation: int, seed: int
-) -> tuple[list[Example], list[Example], list[Example]]:
-    """Return train, test and validation, each in file order, with every category in proportion."""
-    category_counts = Counter(example.category for example in examples)
-    quotas = {"test": largest_remainders(category_counts, n_test)}
-    quotas["validation"] = largest_remainders(category_counts, n_validation)
-    return fill_parts(examples, [example.category for example in examples], quotas, seed)
 
 
 def fill_parts(

@@ -76,15 +76,11 @@ def _unix_line_ends(blocks: Iterator[str]) -> Iterator[str]:
         yield block.replace("\r", "\n") if is_mac else block
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    try:
-        return next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:
-        return []
-
-
 def _quality(line: str, delimiter: str, columns: Columns) -> tuple[int, int]:
-    cells = _cells(line, delimiter)
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        cells = []
     return sum(columns.usual_name(cell.strip()) in columns.known for cell in cells), len(cells)
 
 
@@ -103,18 +99,13 @@ def has_no_header(start: str, columns: Columns) -> bool:
     They are taken for rows if every line has a tab, and the first cell of the first line looks like a value: a later
     line begins with it too, or it is a number, or ham or spam.
     """
-    if not columns.names.without_header or columns.mapping:
-        return False
     lines = [line for line in start.splitlines() if line.strip()]
-    first, tab, _ = lines[0].partition("\t") if lines else ("", "", "")
-    cells = lines[0].split("\t") if lines else []
-    if (
-        not tab
-        or len(first) > _LONGEST_LABEL
-        or any(columns.usual_name(cell.strip()) in columns.known for cell in cells)
-    ):
+    if not columns.names.without_header or columns.mapping or not lines:
         return False
-    if any("\t" not in line for line in lines[:-1]):  # the last line may be cut
+    first, *others = lines[0].split("\t")
+    is_header = any(columns.usual_name(cell.strip()) in columns.known for cell in (first, *others))
+    # The last line may be cut.
+    if is_header or not others or len(first) > _LONGEST_LABEL or any("\t" not in line for line in lines[:-1]):
         return False
     is_value = first.strip().lower() in _NAMELESS_LABELS or first.strip().lstrip("-").isdigit()
     return is_value or any(line.startswith(f"{first}\t") for line in lines[1:])

@@ -82,7 +82,7 @@ class Tokenizer:
         Added tokens that are not special are matched, as in transformers with `split_special_tokens=True`.
         """
         ids: list[int] = []
-        for piece in self.added.split(text):
+        for piece, _ in self.added.split(text):
             ids += [piece] if isinstance(piece, int) else self.byte_pairs.encode(piece)
         return ids
 
@@ -93,7 +93,7 @@ class Tokenizer:
         """
         ids: list[int] = []
         sizes: list[int] = []
-        for piece, covered in self.added.split_with_texts(text):
+        for piece, covered in self.added.split(text):
             if isinstance(piece, int):
                 ids.append(piece)
                 sizes.append(utf8_length(covered))

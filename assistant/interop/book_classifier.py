@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from assistant.errors import CheckpointError
@@ -29,12 +28,6 @@ HEAD_WEIGHT, HEAD_BIAS = "out_head.weight", "out_head.bias"
 def is_classifier_state(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict with the book's names has an output layer for labels, not for tokens."""
     return HEAD_BIAS in state or len(state[HEAD_WEIGHT]) != len(state["tok_emb.weight"])
-
-
-def drop_unused_bias(state: dict[str, Tensor]) -> None:
-    """Remove a bias of zeros: a classifier without one was exported, and the book's layer has always one."""
-    if HEAD_BIAS in state and not torch.any(state[HEAD_BIAS]):
-        del state[HEAD_BIAS]
 
 
 def pick_labels(path: Path, n_outputs: int, given: Sequence[str] | None, beside: Mapping[str, Any]) -> tuple[str, ...]:

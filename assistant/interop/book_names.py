@@ -10,11 +10,10 @@ from torch import Tensor
 
 from assistant.interop.book_classifier import HEAD_BIAS, HEAD_WEIGHT
 from assistant.model.config import gpt2_only
-from assistant.model.gpt import GPT, GPTClassifier, fold_query_factor
-from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS
+from assistant.model.gpt import GPT, GPTClassifier, with_usual_attention
+from assistant.model.weights import EMBEDDING, HEAD, SCORE, SCORE_BIAS, WRAPPERS
 
 MASK = ".att.mask"
-_WRAPPERS = ("_orig_mod.", "module.")
 _TOP = {
     "tok_emb.weight": EMBEDDING,
     "pos_emb.weight": "transformer.wpe.weight",
@@ -46,9 +45,7 @@ _FAST_NAMES = (
 
 def plain_name(name: str) -> str:
     """The book's own name of a tensor, without wrappers' prefixes and for both of its variants."""
-    while name.startswith(_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
+    name = WRAPPERS.sub("", name)
     for pattern, replacement in _FAST_NAMES:
         name = pattern.sub(replacement, name)
     return name
@@ -92,7 +89,7 @@ def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
 
     The book's classifier has always a bias. That of a head without one is zero.
     """
-    config, state = gpt2_only(model.config, "model", "the book's code"), model.state_dict()
+    config, state = gpt2_only(model.config, "model", "the book's code"), with_usual_attention(model)
     if isinstance(model, GPTClassifier):
         state.setdefault(SCORE_BIAS, torch.zeros(len(model.labels)))
     for name, ours in (_TOP | (_LABEL_HEAD if isinstance(model, GPTClassifier) else _LANGUAGE_HEAD)).items():
@@ -102,11 +99,8 @@ def book_state(model: GPT) -> Iterator[tuple[str, Tensor]]:
         prefix, source = f"trf_blocks.{block}.", f"transformer.h.{block}."
         for name, ours in _IN_BLOCK.items():
             yield prefix + name, _on_cpu(state[source + ours])
-        weight, bias = fold_query_factor(
-            state[f"{source}attn.c_attn.weight"], state[f"{source}attn.c_attn.bias"], config.query_factor(block)
-        )
-        assert bias is not None
-        for part, rows, numbers in zip(_QKV, weight.chunk(3), bias.chunk(3), strict=True):
+        weight, bias = (state[f"{source}attn.c_attn.{kind}"].chunk(3) for kind in ("weight", "bias"))
+        for part, rows, numbers in zip(_QKV, weight, bias, strict=True):
             yield f"{prefix}{part}.weight", _on_cpu(rows)
             yield f"{prefix}{part}.bias", _on_cpu(numbers)
         yield prefix + "att.mask", mask

@@ -5,14 +5,15 @@ A file is written beside its destination, read back, compared with the model, an
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,52 +21,21 @@ import torch
 from assistant.dataset.tokenizer import byte_characters
 from assistant.errors import ExportError
 from assistant.files import shown_path
+from assistant.interop.gguf_tensors import gguf_tensors
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import GPTConfig, Heads, LlamaConfig, ModelConfig
-from assistant.model.gpt import GPT, stored_names
-from assistant.model.llama import frequency_shares
+from assistant.model.config import GPTConfig
 
 if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValue, GGUFWriter
     from numpy.typing import NDArray
 
 Quantization = Literal["f32", "f16", "bf16", "q8_0"]
-QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 Q8_BLOCK = 32
 """Weights of a q8_0 block. A block shares one float16 scale."""
 MAX_FLOAT16 = 65504.0
 SPARE_BYTES = 16 * 2**20
 """Room for the vocabulary and the metadata, in bytes, in the check for free space."""
-
-# llama.cpp's names for the parts of Hugging Face's tensor names, in order of replacement.
-_NAMES = (
-    ("model.embed_tokens.", "token_embd."),
-    ("model.norm.", "output_norm."),
-    ("model.layers.", "blk."),
-    (".input_layernorm.", ".attn_norm."),
-    (".post_attention_layernorm.", ".ffn_norm."),
-    (".self_attn.q_proj.", ".attn_q."),
-    (".self_attn.k_proj.", ".attn_k."),
-    (".self_attn.v_proj.", ".attn_v."),
-    (".self_attn.o_proj.", ".attn_output."),
-    (".self_attn.q_norm.", ".attn_q_norm."),
-    (".self_attn.k_norm.", ".attn_k_norm."),
-    (".mlp.gate_proj.", ".ffn_gate."),
-    (".mlp.up_proj.", ".ffn_up."),
-    (".mlp.down_proj.", ".ffn_down."),
-    ("transformer.wte.", "token_embd."),
-    ("transformer.wpe.", "position_embd."),
-    ("transformer.ln_f.", "output_norm."),
-    ("transformer.h.", "blk."),
-    ("lm_head.", "output."),
-    (".ln_1.", ".attn_norm."),
-    (".attn.c_attn.", ".attn_qkv."),
-    (".attn.c_proj.", ".attn_output."),
-    (".ln_2.", ".ffn_norm."),
-    (".mlp.c_fc.", ".ffn_up."),
-    (".mlp.c_proj.", ".ffn_down."),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +53,6 @@ class GgufFile:
     """Where llama.cpp computes something else than this project, one sentence each."""
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """The token list as GGUF stores it: every id has an entry, also ids without a token."""
-
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-
-
 def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization = "f16") -> GgufFile:
     """Write a model, its tokenizer and its chat template as one GGUF file, and check the file.
 
@@ -103,27 +64,27 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
         ExportError: the model cannot be stored like this, the disk is full, or the file does not hold the model.
     """
     import gguf
+    from gguf.quants import quant_shape_to_byte_shape
 
-    tensors = dict(_tensors(checkpoint.model))
+    tensors = dict(gguf_tensors(checkpoint.model))
     types = {name: _tensor_type(name, value, quantization) for name, value in tensors.items()}
+    shapes = {name: quant_shape_to_byte_shape(tuple(value.shape), types[name]) for name, value in tensors.items()}
     _check_range(tensors, types)
-    vocabulary = _vocabulary(checkpoint)
-    n_bytes = sum(_n_bytes(value, types[name]) for name, value in tensors.items())
-    with _temporary(path, n_bytes) as temporary:
+    with _temporary(path, sum(map(math.prod, shapes.values()))) as temporary:
         writer = gguf.GGUFWriter(temporary, checkpoint.config.model_type)
         try:
             _add_metadata(writer, checkpoint, quantization)
-            _add_vocabulary(writer, checkpoint, vocabulary)
-            _write(writer, tensors, types)
+            _add_vocabulary(writer, checkpoint)
+            _write(writer, tensors, types, shapes)
         finally:
             writer.close()
-        largest_error = _check(temporary, tensors, types, checkpoint, vocabulary)
+        largest_error = _check(temporary, writer.kv_data[0], tensors, types)
     return GgufFile(
         path=path,
         quantization=quantization,
         n_bytes=path.stat().st_size,
         n_tensors=len(tensors),
-        n_tokens=len(vocabulary.tokens),
+        n_tokens=checkpoint.config.vocab_size,
         largest_error=largest_error,
         notes=_notes(checkpoint, types, quantization),
     )
@@ -132,68 +93,13 @@ def export_gguf(checkpoint: Checkpoint, path: Path, quantization: Quantization =
 # --- what is written ----------------------------------------------------------------------------------------------
 
 
-def _tensors(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield llama.cpp's name and the weights of every tensor, matrices as (out, in). A tied head is omitted.
-
-    llama.cpp only knows usual attention, so a model's own attention scaling is folded into its queries.
-    """
-    is_tied = model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
-    config, factors = model.config, {}
-    if isinstance(config, GPTConfig):
-        factors = {f"transformer.h.{layer}.attn.c_attn": config.query_factor(layer) for layer in range(config.n_layer)}
-    elif config.rope.factor != 1 and not config.rope.linear:
-        yield "rope_freqs.weight", 1 / frequency_shares(config.rope, config.heads.size)
-    for name, value in model.state_dict().items():
-        factor = factors.get(name.rpartition(".")[0], 1)
-        if factor != 1:
-            value = value.detach().clone()
-            value[: config.n_embd] *= factor
-        if name == "lm_head.weight" and is_tied:
-            continue  # llama.cpp uses the embedding
-        parts = stored_names(name, config)
-        rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
-        for (stored, _), part in zip(parts, rows, strict=True):
-            theirs = file_name(stored)
-            part = turned_rows(theirs, part.detach().to("cpu", torch.float32), config.heads, config)
-            yield theirs, part.contiguous()
-
-
-def file_name(stored: str) -> str:
-    """llama.cpp's name of a tensor, from Hugging Face's."""
-    for ours, theirs in _NAMES:
-        stored = stored.replace(ours, theirs)
-    return stored
-
-
-def turned_rows(
-    name: str, value: torch.Tensor, heads: Heads, config: ModelConfig, *, back: bool = False
-) -> torch.Tensor:
-    """Put the rows of a Llama's queries and keys in llama.cpp's order, or `back` in Hugging Face's.
-
-    There the two numbers of a pair that is turned together are neighbours; here they are half a head apart.
-    """
-    count = {"attn_q": heads.n_head, "attn_k": heads.n_kv_head}.get(name.split(".")[-2])
-    if config.model_type != "llama" or count is None:
-        return value
-    pair = (heads.size // 2, 2) if back else (2, heads.size // 2)
-    return value.view(count, *pair, -1).transpose(1, 2).reshape(value.shape)
-
-
 def _tensor_type(name: str, value: torch.Tensor, quantization: Quantization) -> GGMLQuantizationType:
     from gguf import GGMLQuantizationType as Type
 
-    if value.dim() < 2 or name.startswith("position_embd") or quantization == "f32":
+    if value.dim() < 2 or name.startswith("position_embd"):
         return Type.F32
-    if quantization == "q8_0":
-        return Type.Q8_0 if value.shape[-1] % Q8_BLOCK == 0 else Type.F16
-    return Type.F16 if quantization == "f16" else Type.BF16
-
-
-def _n_bytes(value: torch.Tensor, kind: GGMLQuantizationType) -> int:
-    from gguf import GGML_QUANT_SIZES
-
-    block, size = GGML_QUANT_SIZES[kind]
-    return value.numel() // block * size
+    is_odd = quantization == "q8_0" and value.shape[-1] % Q8_BLOCK
+    return Type.F16 if is_odd else Type[quantization.upper()]
 
 
 def _check_range(tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantizationType]) -> None:
@@ -207,17 +113,45 @@ def _check_range(tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantiza
             )
 
 
-def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
-    """The tokens in the order of their ids, padded to the model's vocabulary, and the merges."""
+def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType, RopeScalingType
+
+    config = checkpoint.config
+    writer.add_type("model")
+    writer.add_name(os.fsencode(checkpoint.name).decode("utf-8", errors="replace"))  # a folder's may be no UTF-8
+    writer.add_block_count(config.n_layer)
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_head_count(config.heads.n_head)
+    if isinstance(config, GPTConfig):
+        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.heads.n_kv_head)
+        writer.add_key_length(config.heads.size)
+        writer.add_value_length(config.heads.size)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_rope_dimension_count(config.heads.size)
+        writer.add_rope_freq_base(config.rope.theta)
+        if config.rope.linear:
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(config.rope.factor)
+    writer.add_file_type(LlamaFileType[f"{'ALL' if quantization == 'f32' else 'MOSTLY'}_{quantization.upper()}"])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    """Add the tokens in the order of their ids, an entry for every id of the model, and the merges."""
     from gguf import TokenType
 
     tokenizer = checkpoint.tokenizer
     characters = {byte: character for character, byte in byte_characters().items()}
     specials = {tokenizer.encoding.encode_single_token(token): token for token in tokenizer.encoding.special_tokens_set}
     matched = {token.content for token in tokenizer.added.tokens if not token.special}
-    n_tokens = checkpoint.config.vocab_size
     tokens, types = [], []
-    for token_id in range(n_tokens):
+    for token_id in range(checkpoint.config.vocab_size):
         if token_id in specials:
             tokens.append(specials[token_id])
             types.append(int(TokenType.USER_DEFINED if specials[token_id] in matched else TokenType.CONTROL))
@@ -230,63 +164,12 @@ def _vocabulary(checkpoint: Checkpoint) -> _Vocabulary:
     lines = tokenizer.merges_txt.split("\n")
     if lines[0].startswith("#version"):
         del lines[0]
-    return _Vocabulary(tokens, types, [line.rstrip("\r") for line in lines if line.strip()])
-
-
-def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
-    from gguf import GGML_QUANT_VERSION, LlamaFileType
-
-    config = checkpoint.config
-    file_types = {
-        "f32": LlamaFileType.ALL_F32,
-        "f16": LlamaFileType.MOSTLY_F16,
-        "bf16": LlamaFileType.MOSTLY_BF16,
-        "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    }
-    writer.add_type("model")
-    writer.add_name(_text(checkpoint.name))
-    writer.add_block_count(config.n_layer)
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_head_count(config.heads.n_head)
-    if isinstance(config, LlamaConfig):
-        _add_family(writer, config)
-    else:
-        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
-        writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    writer.add_file_type(file_types[quantization])
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-
-
-def _add_family(writer: GGUFWriter, config: LlamaConfig) -> None:
-    from gguf import RopeScalingType
-
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count_kv(config.heads.n_kv_head)
-    writer.add_key_length(config.heads.size)
-    writer.add_value_length(config.heads.size)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(config.heads.size)
-    writer.add_rope_freq_base(config.rope.theta)
-    if config.rope.linear:
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope.factor)
-
-
-def _text(name: str) -> str:
-    """A folder's name as valid UTF-8."""
-    return os.fsencode(name).decode("utf-8", errors="replace")
-
-
-def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
-    tokenizer = checkpoint.tokenizer
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(tokenizer.added.pipeline.split)  # without it, llama.cpp splits texts in another way
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    if vocabulary.merges:  # an empty list has no type in GGUF
-        writer.add_token_merges(vocabulary.merges)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if merges := [line.rstrip("\r") for line in lines if line.strip()]:  # an empty list has no type in GGUF
+        writer.add_token_merges(merges)
     writer.add_bos_token_id(tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_pad_token_id(tokenizer.pad_id)
@@ -295,14 +178,15 @@ def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint, vocabulary: _Voc
     writer.add_chat_template(checkpoint.template.chat_template())
 
 
-def _write(writer: GGUFWriter, tensors: dict[str, torch.Tensor], types: dict[str, GGMLQuantizationType]) -> None:
+def _write(
+    writer: GGUFWriter,
+    tensors: dict[str, torch.Tensor],
+    types: dict[str, GGMLQuantizationType],
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
     """Write all of the file. One tensor at a time is converted, so memory grows by one tensor."""
-    from gguf.quants import quant_shape_to_byte_shape
-
-    for name, value in tensors.items():
-        kind = types[name]
-        shape = quant_shape_to_byte_shape(tuple(value.shape), kind)
-        writer.add_tensor_info(name, shape, np.dtype(np.uint8), _n_bytes(value, kind), raw_dtype=kind)
+    for name, shape in shapes.items():
+        writer.add_tensor_info(name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=types[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -368,12 +252,11 @@ def _temporary(path: Path, n_bytes: int) -> Iterator[Path]:
 
 def _check(
     path: Path,
+    metadata: Mapping[str, GGUFValue],
     tensors: dict[str, torch.Tensor],
     types: dict[str, GGMLQuantizationType],
-    checkpoint: Checkpoint,
-    vocabulary: _Vocabulary,
 ) -> float:
-    """Compare a written file with the model. Return the largest difference of a weight.
+    """Compare a written file with what was to be written. Return the largest difference of a weight.
 
     Raises:
         ExportError: the file holds something else.
@@ -384,7 +267,10 @@ def _check(
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise _damaged(path, f"a file that cannot be read ({error})") from error
-    _check_metadata(path, reader, checkpoint, vocabulary)
+    for key, expected in metadata.items():
+        value, field = expected.value, reader.get_field(key)
+        if field is None or field.contents() != (np.float32(value) if isinstance(value, float) else value):
+            raise _damaged(path, f"another {key}")
     found = {tensor.name: tensor for tensor in reader.tensors}
     if found.keys() != tensors.keys():
         raise _damaged(path, f"{len(found)} tensors, not {len(tensors)}")
@@ -394,28 +280,6 @@ def _check(
             raise _damaged(path, f"{name} as {found[name].tensor_type.name}")
         largest = max(largest, _difference(path, name, value, found[name].data, types[name]))
     return largest
-
-
-def _check_metadata(path: Path, reader: GGUFReader, checkpoint: Checkpoint, vocabulary: _Vocabulary) -> None:
-    family = checkpoint.config.model_type
-    expected = {
-        "general.architecture": family,
-        f"{family}.context_length": checkpoint.config.context_length,
-        f"{family}.block_count": checkpoint.config.n_layer,
-        f"{family}.attention.head_count": checkpoint.config.heads.n_head,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": checkpoint.tokenizer.added.pipeline.split,
-        "tokenizer.ggml.eos_token_id": checkpoint.tokenizer.eos_id,
-        "tokenizer.ggml.tokens": vocabulary.tokens,
-        "tokenizer.ggml.token_type": vocabulary.types,
-        "tokenizer.chat_template": checkpoint.template.chat_template(),
-    }
-    if vocabulary.merges:
-        expected["tokenizer.ggml.merges"] = vocabulary.merges
-    for key, value in expected.items():
-        field = reader.get_field(key)
-        if field is None or field.contents() != value:
-            raise _damaged(path, f"another {key}")
 
 
 def _difference(path: Path, name: str, value: torch.Tensor, stored: NDArray[Any], kind: GGMLQuantizationType) -> float:

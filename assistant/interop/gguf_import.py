@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -19,20 +19,16 @@ from assistant.dataset.own_template import own_template
 from assistant.dataset.tokenizer import read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.files import shown_path
-from assistant.interop.gguf import file_name, turned_rows
+from assistant.interop.gguf_tensors import FREQUENCIES, gguf_names, turned_rows
 from assistant.interop.gguf_tokenizer import tokenizer_files
 from assistant.model.checkpoint import Checkpoint
-from assistant.model.config import FAMILIES, GPTConfig, Heads, LlamaConfig, ModelConfig
+from assistant.model.config import FAMILIES, GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, model_of, stored_names
 from assistant.model.llama import frequency_shares
-from assistant.model.weights import EMBEDDING, HEAD
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
+from assistant.model.weights import HEAD
 
 LLAMA3_FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Those of Llama 3.1 and 3.2. A GGUF has only the frequencies that follow from them."""
-FREQUENCIES = "rope_freqs.weight"
 
 
 def import_gguf(path: Path) -> Checkpoint:
@@ -60,7 +56,7 @@ def import_gguf(path: Path) -> Checkpoint:
             f"{where}: expected a model of the families {', '.join(FAMILIES)}, got {family!r}. Use another model."
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = _config(family, metadata, reader, where)
+    config = _config(family, metadata, tensors, where)
     state = _state(config, tensors, where)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in tokenizer_files(metadata, where).items():
@@ -76,15 +72,13 @@ def import_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _config(family: str, metadata: Mapping[str, Any], reader: GGUFReader, where: str) -> ModelConfig:
-    shapes = {tensor.name: [int(size) for size in reversed(tensor.shape)] for tensor in reader.tensors}
-
+def _config(family: str, metadata: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> ModelConfig:
     def get(name: str, default: Any = None) -> Any:
         return metadata.get(f"{family}.{name}", default)
 
-    is_tied = "output.weight" not in shapes
     try:
-        vocab_size, width = shapes["token_embd.weight"]
+        width, vocab_size = map(int, tensors["token_embd.weight"].shape)
+        is_tied = "output.weight" not in tensors
         common = {"model_type": family, "vocab_size": vocab_size, "tie_word_embeddings": is_tied}
         if family == "gpt2":
             names = {"n_positions": "context_length", "n_layer": "block_count", "n_head": "attention.head_count"}
@@ -98,8 +92,8 @@ def _config(family: str, metadata: Mapping[str, Any], reader: GGUFReader, where:
         }  # fmt: skip
         given = common | {"hidden_size": width} | {ours: get(name) for ours, name in names.items()}
         given["head_dim"] = get("attention.key_length", width // get("attention.head_count"))
-        given["attention_bias"] = family == "llama" and "blk.0.attn_q.bias" in shapes
-        divisors = next((torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name == FREQUENCIES), None)
+        given["attention_bias"] = family == "llama" and "blk.0.attn_q.bias" in tensors
+        divisors = torch.tensor(tensors[FREQUENCIES].data) if FREQUENCIES in tensors else None
         config = LlamaConfig.model_validate(given | _rope(get, divisors))
         if divisors is not None and not torch.allclose(
             divisors * frequency_shares(config.rope, config.heads.size), torch.ones_like(divisors), rtol=1e-3
@@ -124,24 +118,20 @@ def _rope(get: Any, divisors: Tensor | None) -> dict[str, Any]:
 
 
 def _state(config: ModelConfig, tensors: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    name_of = gguf_names(config)
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
-    wanted = {
-        name: [file_name(part) for part, _ in stored_names(name, config)]
-        for name in expected
-        if name != HEAD or not config.tie_word_embeddings
-    }
+    if config.tie_word_embeddings:
+        del expected[HEAD]
+    wanted = {name: [name_of(part) for part, _ in stored_names(name, config)] for name in expected}
     named = {part for parts in wanted.values() for part in parts}
     odd = sorted(named ^ (tensors.keys() - {FREQUENCIES}))
     if odd:
         kind = "no" if odd[0] in named else "also"
         raise CheckpointError(f"{where}: expected the {len(named)} tensors of its settings, got {kind} {odd[0]}.")
     state = {
-        name: torch.cat([_unpacked(tensors[part], config.heads, config, where) for part in parts])
-        for name, parts in wanted.items()
+        name: torch.cat([_unpacked(tensors[part], config, where) for part in parts]) for name, parts in wanted.items()
     }
-    if config.tie_word_embeddings:
-        state[HEAD] = state[EMBEDDING]
     wrong = next((name for name, shape in expected.items() if tuple(state[name].shape) != shape), None)
     if wrong is not None:
         raise CheckpointError(
@@ -150,7 +140,7 @@ def _state(config: ModelConfig, tensors: Mapping[str, Any], where: str) -> dict[
     return state
 
 
-def _unpacked(tensor: Any, heads: Heads, config: ModelConfig, where: str) -> Tensor:
+def _unpacked(tensor: Any, config: ModelConfig, where: str) -> Tensor:
     """A tensor in float32. llama.cpp has the rows of a Llama's queries and keys in another order."""
     from gguf.quants import dequantize
 
@@ -162,4 +152,4 @@ def _unpacked(tensor: Any, heads: Heads, config: ModelConfig, where: str) -> Ten
             f"{tensor.tensor_type.name}. Use a file with another quantization."
         ) from error
     value = value.view(*(int(size) for size in reversed(tensor.shape)))
-    return turned_rows(tensor.name, value, heads, config, back=True)
+    return turned_rows(tensor.name, value, config, back=True)

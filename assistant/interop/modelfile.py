@@ -87,12 +87,9 @@ def modelfile(gguf: str, template: Template, parameters: Parameters) -> str:
     """
     lines = [f"FROM ./{gguf}", f"TEMPLATE {_quoted(go_template(template))}"]
     for name, value in parameters.items():
-        lines += [f"PARAMETER {name} {_quoted(v) if isinstance(v, str) else v}" for v in _values(value)]
+        values = [_quoted(text) for text in value] if isinstance(value, list) else [value]
+        lines += [f"PARAMETER {name} {value}" for value in values]
     return "\n".join(lines) + "\n"
-
-
-def _values(value: int | float | list[str]) -> list[int] | list[float] | list[str]:
-    return value if isinstance(value, list) else [value]
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def push_model(
         SettingsError: the server has a model of this name, and `overwrite` is False; or the name is invalid.
         ExportError: the server refuses or breaks off, cannot load the model, or renders prompts in another way.
     """
-    with _Server(host) as server:
+    # Reading the certificates takes a quarter of a second, and plain HTTP needs none.
+    verify, trust_env = host.startswith("https:"), not is_loopback(host)
+    with httpx.Client(base_url=host, timeout=_TIMEOUT, trust_env=trust_env, verify=verify) as http:
+        server = _Server(host, http)
         server.check_version()
         is_new = not server.has_model(name)
         if not is_new and not overwrite:
@@ -79,7 +83,8 @@ def push_model(
                 f"--name: expected a name that {host} does not have, got {name!r}. "
                 f"Choose another name, or replace that model with --overwrite."
             )
-        digest = f"sha256:{_sha256(gguf)}"
+        with gguf.open("rb") as file:
+            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         uploaded = not server.has_blob(digest)
         if uploaded:
             server.upload(gguf, digest, on_progress)
@@ -100,25 +105,11 @@ def push_model(
     return Pushed(name=name, host=host, digest=digest, uploaded=uploaded, rendered=rendered)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class _Server:
     """The requests of a push. Each raises AssistantError with what the server said."""
 
-    def __init__(self, host: str) -> None:
-        self.host = host
-        # Reading the certificates takes a quarter of a second, and plain HTTP needs none.
-        verify = host.startswith("https:")
-        self._http = httpx.Client(base_url=host, timeout=_TIMEOUT, trust_env=not is_loopback(host), verify=verify)
-
-    def __enter__(self) -> _Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
+    def __init__(self, host: str, http: httpx.Client) -> None:
+        self.host, self._http = host, http
 
     def check_version(self) -> None:
         """Make sure that this is an Ollama server."""
@@ -235,31 +226,26 @@ class _Server:
         )
 
 
-class _transport_errors:
-    """Turns httpx's errors into sentences."""
-
-    def __init__(self, host: str, path: str) -> None:
-        self._where = f"{host}{_without_digest(path)}"
-        self._host = host
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            raise PrerequisiteError(
-                f"{self._host}: expected an Ollama server, got no connection ({_short(str(error))}). "
-                f"Start it with `ollama serve`, or name another address with --host."
-            ) from error
-        if isinstance(error, httpx.TimeoutException):
-            raise ExportError(
-                f"{self._where}: expected an answer within {_TIMEOUT.read:.0f} s, got none. Look into the server's log."
-            ) from error
-        if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
-            raise ExportError(
-                f"{self._where}: expected a whole answer, got a broken connection ({_short(str(error))}). "
-                f"Is the server still running, and does its disk have room? Then export again."
-            ) from error
+@contextmanager
+def _transport_errors(host: str, path: str) -> Iterator[None]:
+    """Turn httpx's errors into sentences."""
+    where = f"{host}{_without_digest(path)}"
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise PrerequisiteError(
+            f"{host}: expected an Ollama server, got no connection ({_short(str(error))}). "
+            f"Start it with `ollama serve`, or name another address with --host."
+        ) from error
+    except httpx.TimeoutException as error:
+        raise ExportError(
+            f"{where}: expected an answer within {_TIMEOUT.read:.0f} s, got none. Look into the server's log."
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ExportError(
+            f"{where}: expected a whole answer, got a broken connection ({_short(str(error))}). "
+            f"Is the server still running, and does its disk have room? Then export again."
+        ) from error
 
 
 def _parse(text: str) -> Any:

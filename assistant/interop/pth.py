@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,7 @@ from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEXT_TEMPLATE, get_templ
 from assistant.dataset.tokenizer import CONFIG_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.files import make_folder, shown_path, write_atomic
-from assistant.interop.book_classifier import (
-    described,
-    drop_unused_bias,
-    is_classifier_state,
-    pick_labels,
-    read_record,
-)
+from assistant.interop.book_classifier import HEAD_BIAS, described, is_classifier_state, pick_labels, read_record
 from assistant.interop.book_names import MASK, book_state, plain_name, translate
 from assistant.model.checkpoint import Checkpoint, read_config
 from assistant.model.config import ClassifierConfig, GPTConfig, gpt2_only
@@ -128,9 +122,8 @@ def import_pth(
         template=get_template(DEFAULT_TEMPLATE if names is None else TEXT_TEMPLATE),
         info=None,
         name=path.stem,
+        classifier=read_record(path, model, max_length, beside or {}) if isinstance(model, GPTClassifier) else None,
     )
-    if isinstance(model, GPTClassifier):
-        checkpoint = replace(checkpoint, classifier=read_record(path, model, max_length, beside or {}))
     return ImportedPth(
         checkpoint=checkpoint,
         size=SIZES.get((config.n_layer, config.n_embd)),
@@ -165,8 +158,8 @@ def _book_state(content: Any, path: Path) -> dict[str, Tensor]:
             f"{shown_path(path)}: expected the weights of the book's GPTModel, got no {missing}. "
             f"Is it the state dict of the whole model?"
         )
-    if is_classifier_state(state):
-        drop_unused_bias(state)
+    if HEAD_BIAS in state and not torch.any(state[HEAD_BIAS]):
+        del state[HEAD_BIAS]  # a classifier without one was exported, and the book's layer has always one
     return state
 
 
@@ -258,7 +251,7 @@ def _convert(
             tie_word_embeddings=is_tied,
         )
         if labels is not None:
-            head = {"id2label": dict(enumerate(labels)), "score_bias": "out_head.bias" in state}
+            head = {"id2label": dict(enumerate(labels)), "score_bias": HEAD_BIAS in state}
             config = ClassifierConfig.model_validate(config.model_dump() | head)
     except ValidationError as error:
         raise CheckpointError(
@@ -299,7 +292,7 @@ def export_pth(checkpoint: Checkpoint, path: Path) -> PthFile:
         CheckpointError: the book's model would compute something else, or the file does not hold the model.
         OSError: a file cannot be written.
     """
-    _check_computable(checkpoint)
+    config = _computable_config(checkpoint)
     make_folder(path.parent)
     state = dict(book_state(checkpoint.model))
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
@@ -313,7 +306,7 @@ def export_pth(checkpoint: Checkpoint, path: Path) -> PthFile:
         _check_written(weights, state)
         with atomic_folder(tokenizer_path(path)) as folder:
             _write_tokenizer(checkpoint.tokenizer, folder)
-        content = book_config(gpt2_only(checkpoint.config, checkpoint.name, "the book's GPTModel"))
+        content = book_config(config)
         if isinstance(checkpoint.model, GPTClassifier):
             content |= described(checkpoint.model, checkpoint.classifier)
         write_atomic(config_path(path), json.dumps(content, indent=2) + "\n")
@@ -340,8 +333,8 @@ def book_config(config: GPTConfig) -> dict[str, Any]:
     }
 
 
-def _check_computable(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError if the book's code, which has fixed values for these, would compute something else."""
+def _computable_config(checkpoint: Checkpoint) -> GPTConfig:
+    """Raise CheckpointError if the book's code, which has some fixed values, would compute something else."""
     config = gpt2_only(checkpoint.config, checkpoint.name, "the book's GPTModel")
     faults = [
         f"{name} {actual}"
@@ -357,6 +350,7 @@ def _check_computable(checkpoint: Checkpoint) -> None:
             f"{checkpoint.name}: expected a model that the book's GPTModel can compute, got {' and '.join(faults)}. "
             f"Use another format, for example GGUF."
         )
+    return config
 
 
 def _check_written(path: Path, state: dict[str, Tensor]) -> None:

@@ -96,10 +96,9 @@ def sentences(hub: Hub) -> Iterator[None]:
 
 def _status(hub: Hub, error: Any) -> str:
     status = int(error.response.status_code)
-    if status == 401:
-        return f"status 401 from {hub.endpoint}. Set HF_TOKEN to a valid token, or unset it for a public repository."
-    if status == 403:
-        return f"status 403 from {hub.endpoint}. Your token does not allow it: ask for access on the repository's page."
-    if status == 429:
-        return f"status 429 from {hub.endpoint}: too many requests. Wait some minutes, or set HF_TOKEN."
-    return f"status {status} from {hub.endpoint}. Try again later."
+    advice = {
+        401: ". Set HF_TOKEN to a valid token, or unset it for a public repository.",
+        403: ". Your token does not allow it: ask for access on the repository's page.",
+        429: ": too many requests. Wait some minutes, or set HF_TOKEN.",
+    }
+    return f"status {status} from {hub.endpoint}{advice.get(status, '. Try again later.')}"

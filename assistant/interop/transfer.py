@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 5
 """Attempts in a row that bring no new bytes before a download gives up."""
 RETRY_SECONDS = 1.0
-CHUNK_BYTES = 1 << 20
 SHOWN_HASH = 12
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"\w[\w.-]{0,200}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -176,8 +175,7 @@ def _check_hash(path: Path, etag: str, where: str) -> None:
     else:
         return  # a server of another make, without hashes
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+        hashlib.file_digest(file, lambda: digest)
     if digest.hexdigest() != etag:
         path.unlink()
         raise CheckpointError(

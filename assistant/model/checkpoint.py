@@ -32,6 +32,7 @@ from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_h
 from assistant.errors import CheckpointError, PrerequisiteError
 from assistant.hub_cache import recorded_name
 from assistant.model.config import (
+    ARCHITECTURES,
     CLASSIFIER_ARCHITECTURE,
     CLASSIFIER_KEY,
     FAMILIES,
@@ -60,13 +61,6 @@ from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, st
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
-ARCHITECTURES = {
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"""transformers' classes of the families."""
 Parsed = TypeVar("Parsed")
 
 
@@ -337,7 +331,8 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype
     }
     save_tensors(weights, folder / WEIGHTS_FILE)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
-    content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places
+    # Of a Llama, only the fields that were given: its rope_theta has two places.
+    content = config.model_dump(by_alias=True, exclude_unset=isinstance(config, LlamaConfig))
     bos_id = content.get("bos_token_id")
     ids = {"bos_token_id": tokenizer.eos_id if bos_id is None else bos_id, "eos_token_id": eos_ids}
     # llama.cpp's converter reads n_ctx. transformers picks the model class by `architectures`, to tie the weights too.

@@ -60,21 +60,16 @@ class GPTConfig(BaseModel):
         return self.n_positions
 
     @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
-
-    @property
     def heads(self) -> Heads:
         """The heads of every attention layer."""
-        return Heads(self.n_head, self.n_head, self.head_size)
+        return Heads(self.n_head, self.n_head, self.n_embd // self.n_head)
 
     def query_factor(self, layer: int) -> float:
-        """Multiply a layer's queries by this before usual attention, which divides scores by the root of `head_size`.
+        """Multiply a layer's queries by this before usual attention, which divides scores by the root of a head's size.
 
         1 for GPT-2 itself. `layer` counts from 0.
         """
-        factor = 1.0 if self.scale_attn_weights else math.sqrt(self.head_size)
+        factor = 1.0 if self.scale_attn_weights else math.sqrt(self.heads.size)
         return factor / (layer + 1) if self.scale_attn_by_inverse_layer_idx else factor
 
 
@@ -91,24 +86,24 @@ class Rope(NamedTuple):
     """Llama 3: pairs that turn less than `low_freq_factor` times in this many tokens are slow."""
 
 
-QWEN3_HEAD = 128
-"""Head size of a Qwen3 whose config has none, as in transformers."""
-
-
 class LlamaConfig(BaseModel):
-    """`config.json` of the Llama family: Llama, Qwen2 and Qwen3. Unknown fields are kept and written back."""
+    """`config.json` of the Llama family: Llama, Qwen2 and Qwen3. Unknown fields are kept and written back.
+
+    Fields that GPT-2's config has too are named as there. In the file they have Hugging Face's names, the aliases.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     model_type: Literal["llama", "qwen2", "qwen3"]
     vocab_size: Annotated[int, Field(ge=1, le=2**24)]
-    hidden_size: Annotated[int, Field(ge=1, le=2**16)]
+    n_embd: Annotated[int, Field(ge=1, le=2**16)] = Field(alias="hidden_size")
     intermediate_size: Annotated[int, Field(ge=1, le=2**18)]
-    num_hidden_layers: Annotated[int, Field(ge=1, le=2**12)]
-    num_attention_heads: Annotated[int, Field(ge=1, le=2**12)]
+    n_layer: Annotated[int, Field(ge=1, le=2**12)] = Field(alias="num_hidden_layers")
+    n_head: Annotated[int, Field(ge=1, le=2**12)] = Field(alias="num_attention_heads")
     num_key_value_heads: Annotated[int, Field(ge=1, le=2**12)] | None = None
     head_dim: Annotated[int, Field(ge=2, le=2**12, multiple_of=2)] | None = None
-    max_position_embeddings: Annotated[int, Field(ge=1, le=2**24)] = 2048
+    context_length: Annotated[int, Field(ge=1, le=2**24)] = Field(default=2048, alias="max_position_embeddings")
+    """The largest number of tokens that the model can read at once."""
     rms_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     tie_word_embeddings: bool = False
     rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10_000.0
@@ -128,32 +123,18 @@ class LlamaConfig(BaseModel):
         heads = self.heads
         if heads.n_head % heads.n_kv_head:
             raise ValueError(f"num_attention_heads must be a multiple of num_key_value_heads, got {heads[:2]}")
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size}")
+        if self.head_dim is None and self.n_embd % self.n_head:
+            raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {self.n_embd}")
         _ = self.rope
         return self
 
     @property
-    def n_embd(self) -> int:
-        """Width of the hidden states."""
-        return self.hidden_size
-
-    @property
-    def n_layer(self) -> int:
-        """Number of blocks."""
-        return self.num_hidden_layers
-
-    @property
-    def context_length(self) -> int:
-        """The largest number of tokens that the model can read at once."""
-        return self.max_position_embeddings
-
-    @property
     def heads(self) -> Heads:
         """The heads of every attention layer."""
-        default = QWEN3_HEAD if self.model_type == "qwen3" else self.hidden_size // self.num_attention_heads
+        # As in transformers, a Qwen3 without `head_dim` has heads of 128.
+        default = 128 if self.model_type == "qwen3" else self.n_embd // self.n_head
         size = self.head_dim or default
-        return Heads(self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads, size)
+        return Heads(self.n_head, self.num_key_value_heads or self.n_head, size)
 
     @property
     def rope(self) -> Rope:
@@ -180,8 +161,14 @@ class LlamaConfig(BaseModel):
 ModelConfig = GPTConfig | LlamaConfig
 
 
-FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
-"""Values of `model_type` whose models can be opened."""
+ARCHITECTURES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""transformers' classes of the families that can be opened, by `model_type`."""
+FAMILIES = tuple(ARCHITECTURES)
 
 
 def gpt2_only(config: ModelConfig, name: str, reader: str) -> GPTConfig:

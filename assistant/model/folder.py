@@ -40,7 +40,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
-                _flush(path)
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         if folder.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             folder.replace(replaced / folder.name)
@@ -55,11 +56,6 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file that people can read."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _umask() -> int:

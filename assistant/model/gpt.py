@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, N packed tokens, K target positions, C n_embd, V vocab
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -247,9 +247,6 @@ class GPTClassifier(GPT):
     """Length, in tokens, that texts are padded to before the label is read at the end. None: it is read at the last
     token of the text."""
 
-    def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__(config)
-
     def _add_head(self) -> None:
         assert isinstance(self.config, ClassifierConfig)
         self.score = Score(self.config.n_embd, len(self.config.labels), bias=self.config.score_bias)
@@ -272,10 +269,14 @@ def build_model(config: ModelConfig) -> GPT:
 
 
 def model_of(config: ModelConfig, state: Mapping[str, Tensor]) -> GPT:
-    """A model in evaluation mode with the tensors of a state dict as its weights. They are not copied."""
+    """A model in evaluation mode with the tensors of a state dict as its weights. They are not copied.
+
+    The state need not have a tied head.
+    """
     with torch.device("meta"):
         model = build_model(config)
-    model.load_state_dict(dict(state), assign=True)
+    head = {"lm_head.weight": state["transformer.wte.weight"]} if config.tie_word_embeddings else {}
+    model.load_state_dict({**state, **head}, assign=True)
     if config.tie_word_embeddings:  # assign=True made two parameters of it
         model.lm_head.weight = model.transformer.wte.weight
     return model.eval()
@@ -286,16 +287,20 @@ def stored_names(name: str, config: ModelConfig) -> list[tuple[str, int]]:
     return stored_parts(name, config) if isinstance(config, LlamaConfig) else [(name, -1)]
 
 
-def fold_query_factor(weight: Tensor, bias: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:
-    """Scale the queries of a c_attn layer, for programs that only know usual attention.
+def stored_views(name: str, value: Tensor, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """The parts of a tensor of the model under their names in a file. They share its memory."""
+    parts = stored_names(name, config)
+    views = value.split([rows for _, rows in parts]) if len(parts) > 1 else (value,)  # type: ignore[no-untyped-call]
+    return zip((stored for stored, _ in parts), views, strict=True)
 
-    Takes and returns the weight (3 * C, C) and the bias (3 * C,). With a factor of 1 they are the same tensors.
-    """
-    if factor == 1:
-        return weight, bias
-    width = weight.shape[1]
-    weight, bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
-    for tensor in (weight, bias):
-        if tensor is not None:
-            tensor[:width] *= factor
-    return weight, bias
+
+def with_usual_attention(model: GPT) -> dict[str, Tensor]:
+    """The state dict of a model, for programs that only know usual attention: a layer's queries have its factor."""
+    config, state = model.config, dict(model.state_dict())
+    factors = [config.query_factor(layer) for layer in range(config.n_layer)] if isinstance(config, GPTConfig) else []
+    for layer, factor in enumerate(factors):
+        for kind in ("weight", "bias") if factor != 1 else ():
+            name = f"transformer.h.{layer}.attn.c_attn.{kind}"
+            state[name] = state[name].detach().clone()
+            state[name][: config.n_embd] *= factor
+    return state

@@ -20,13 +20,13 @@ INITIAL_STD = 0.02
 
 
 def make_classifier(
-    checkpoint: Checkpoint, labels: Sequence[str], *, seed: int, bias: bool = False, as_in_book: bool = False
+    checkpoint: Checkpoint, labels: Sequence[str], *, seed: int, as_in_book: bool = False
 ) -> Checkpoint:
     """Replace a model's head by one with an output for each label. The other weights are shared with `checkpoint`.
 
     A classifier that has these labels already stays as it is, so that it learns on. The new weights are normal with
-    std 0.02, as transformers draws them, and a bias is zero. With `as_in_book` they are those of
-    `torch.manual_seed(seed)` and `torch.nn.Linear(n_embd, labels)`, which has a bias.
+    std 0.02, as transformers draws them. With `as_in_book` they are those of `torch.manual_seed(seed)` and
+    `torch.nn.Linear(n_embd, labels)`, which has a bias.
 
     Raises:
         CheckpointError: the model is not a GPT-2.
@@ -39,12 +39,12 @@ def make_classifier(
         return checkpoint if checkpoint.classifier else replace(checkpoint, classifier=new_record(checkpoint.model))
     gpt2_only(checkpoint.config, checkpoint.name, "the classifier")
     device = checkpoint.model.transformer.wte.weight.device
-    content = checkpoint.config.model_dump() | {"id2label": dict(enumerate(labels)), "score_bias": bias or as_in_book}
+    content = checkpoint.config.model_dump() | {"id2label": dict(enumerate(labels)), "score_bias": as_in_book}
     config = ClassifierConfig.model_validate({**content, "problem_type": None})
     body = {
         name: value for name, value in checkpoint.model.state_dict().items() if name not in (HEAD, SCORE, SCORE_BIAS)
     }
-    head = _book_head(config, seed) if as_in_book else _new_head(config, seed)
+    head = _initial_head(config, seed, as_in_book=as_in_book)
     model = model_of(config, body | {name: value.to(device) for name, value in head.items()})
     assert isinstance(model, GPTClassifier)
     return replace(
@@ -63,13 +63,10 @@ def new_record(model: GPTClassifier) -> ClassifierRecord:
     )
 
 
-def _new_head(config: ClassifierConfig, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    head = {SCORE: torch.randn(len(config.labels), config.n_embd, generator=generator) * INITIAL_STD}
-    return head | ({SCORE_BIAS: torch.zeros(len(config.labels))} if config.score_bias else {})
-
-
-def _book_head(config: ClassifierConfig, seed: int) -> dict[str, Tensor]:
+def _initial_head(config: ClassifierConfig, seed: int, *, as_in_book: bool) -> dict[str, Tensor]:
+    if not as_in_book:
+        generator = torch.Generator().manual_seed(seed)
+        return {SCORE: torch.randn(len(config.labels), config.n_embd, generator=generator) * INITIAL_STD}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(config.n_embd, len(config.labels))

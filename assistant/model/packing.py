@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -143,7 +144,9 @@ def _build_tree(inputs: Sequence[tuple[int, ...]]) -> tuple[list[int], list[list
 
 def _build_grid(inputs: Sequence[tuple[int, ...]], pad_id: int) -> tuple[list[int], list[list[int]], PaddedRows]:
     """The ids of all tokens, the path of each row, and the grid."""
-    n_shared = min(_common_prefix(inputs), min(map(len, inputs)) - 1) if len(inputs) > 1 else 0
+    pairs = zip(min(inputs), max(inputs), strict=False)  # in sorted order, the first and the last row differ earliest
+    n_common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    n_shared = min(n_common, min(map(len, inputs)) - 1) if len(inputs) > 1 else 0
     n_columns = max(map(len, inputs)) - n_shared
     ids, paths = list(inputs[0][:n_shared]), []
     for row_ids in inputs:
@@ -153,10 +156,3 @@ def _build_grid(inputs: Sequence[tuple[int, ...]], pad_id: int) -> tuple[list[in
     columns = torch.arange(n_shared + n_columns)
     mask = columns <= columns[n_shared:, None] if n_shared else None
     return ids, paths, PaddedRows(n_rows=len(inputs), n_shared=n_shared, mask=mask)
-
-
-def _common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """Length of the prefix that all rows share. In sorted order, the first and the last row differ earliest."""
-    first, last = min(rows), max(rows)
-    pairs = zip(first, last, strict=False)
-    return next((index for index, (left, right) in enumerate(pairs) if left != right), min(len(first), len(last)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from assistant.errors import CheckpointError
-from assistant.model.config import ModelConfig
-from assistant.model.gpt import GPT, model_of, stored_names
+from assistant.model.gpt import GPT, model_of, stored_names, stored_views
 from assistant.model.lora import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from assistant.model.weights import EMBEDDING, HEAD, TensorFile, convert_layout, open_tensors
 
@@ -60,16 +59,7 @@ def read_peft_adapter(folder: Path) -> PeftAdapter:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind, base_model = config["peft_type"], config.get("base_model_name_or_path") or ""
         _scale(config, "")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ZeroDivisionError,
-        RecursionError,
-        re.error,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError, re.error) as error:
         raise CheckpointError(
             f"{path}: expected the settings of a LoRA adapter, got {error!r}. Is the folder complete?"
         ) from error
@@ -129,7 +119,7 @@ def merge_adapter(model: GPT, adapter: PeftAdapter) -> GPT:
     if model.config.tie_word_embeddings and HEAD in adapter.replaced and embedding not in adapter.replaced:
         model.untie()
     config, state = model.config, dict(model.state_dict())
-    views = {stored: (name, view) for name in state for stored, view in _views(name, state[name], config)}
+    views = {stored: (name, view) for name in state for stored, view in stored_views(name, state[name], config)}
     with torch.no_grad():
         for layer, names in adapter.matrices.items():
             _add_update(adapter, state, views, layer, names)
@@ -144,13 +134,6 @@ def merge_adapter(model: GPT, adapter: PeftAdapter) -> GPT:
     if state[HEAD].shape != state[EMBEDDING].shape:
         raise _misfit(adapter, HEAD, tuple(state[EMBEDDING].shape), tuple(state[HEAD].shape))
     return model_of(config, state)
-
-
-def _views(name: str, value: Tensor, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """The parts of a tensor under their names in a file. They share its memory."""
-    parts = stored_names(name, config)
-    views = value.split([rows for _, rows in parts]) if len(parts) > 1 else (value,)  # type: ignore[no-untyped-call]
-    return zip((stored for stored, _ in parts), views, strict=True)
 
 
 Views = Mapping[str, tuple[str, Tensor]]

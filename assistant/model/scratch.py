@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import Sequence as Sequential
 from tokenizers.trainers import BpeTrainer
 
 from assistant.dataset.instructions import Example
-from assistant.dataset.prompts import DEFAULT_TEMPLATE, Template, get_template, render_example
+from assistant.dataset.prompts import DEFAULT_TEMPLATE, Template, get_template
 from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer, build_tokenizer
 from assistant.model.checkpoint import Checkpoint
 from assistant.model.config import GPTConfig, ModelConfig
@@ -54,7 +54,7 @@ def train_tokenizer(examples: Sequence[Example], template: Template, *, vocab_si
     ways, so a model must learn how both are spelled, which is hard for a small model. Here the merges are learnt on
     words without their space. Then the space is merged with the most frequent first pieces of words.
     """
-    texts = [render_example(template, example) + example.output for example in examples]
+    texts = [template.render(row.instruction, row.input, row.history) + row.output for row in examples]
     bpe = BpeTokenizer(BPE())
     bpe.pre_tokenizer = Sequential([Split(_SPACE_BEFORE_WORD, "isolated"), ByteLevel(add_prefix_space=False)])
     alphabet = ByteLevel.alphabet()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ SCORE, SCORE_BIAS = "score.weight", "score.bias"
 TRANSPOSED_WEIGHTS = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 # Causal masks and frequencies, which old checkpoints store as buffers.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-_WRAPPERS = ("_orig_mod.", "module.")
+WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")
+"""What `torch.compile` and `DataParallel` put before the names of tensors."""
 _CHUNK = 2**18
 """Numbers that are copied at once."""
 _LEAST_MAPPED, _MAPPED_SHARE = 2**22, 16
@@ -64,9 +66,7 @@ def full_name(name: str, prefix: str = "transformer.") -> str | None:
 
     `prefix` is what the family's names begin with. Some files leave it out.
     """
-    while name.startswith(_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
+    name = WRAPPERS.sub("", name)
     if name.endswith(_BUFFERS):
         return None
     return name if name.startswith((prefix, "lm_head.", "score.")) else f"{prefix}{name}"

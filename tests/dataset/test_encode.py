@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from assistant.dataset.encode import EncodedExample, count_targets, encode_examples, sequences
 from assistant.dataset.instructions import Example, read_examples
-from assistant.dataset.prompts import get_template, render_example
+from assistant.dataset.prompts import get_template
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import DataError
 from tests.conftest import shared_file
 
 ALPACA = get_template("alpaca")
+
+
+def prompt_of(example: Example) -> str:
+    return ALPACA.render(example.instruction, example.input, example.history)
 
 
 def response_ids(row: EncodedExample) -> list[int]:
@@ -26,7 +30,7 @@ def test_row_is_the_prompt_of_the_chat_then_response_and_eos(
 ) -> None:
     encoded = encode_examples(examples, ALPACA, byte_tokenizer, max_length=256)
     for row, example in zip(encoded.rows, examples, strict=True):
-        assert list(row.input_ids[: row.prompt_length]) == byte_tokenizer.encode(render_example(ALPACA, example))
+        assert list(row.input_ids[: row.prompt_length]) == byte_tokenizer.encode(prompt_of(example))
         assert response_ids(row) == [*byte_tokenizer.encode(example.output), byte_tokenizer.eos_id]
 
 
@@ -42,7 +46,7 @@ def test_truncation_keeps_template_response_and_eos(
     )
     encoded = encode_examples([example], ALPACA, byte_tokenizer, max_length=max_length)
     # EOS is only a target, so the positions are those of prompt and response.
-    n_positions = len(byte_tokenizer.encode(render_example(ALPACA, example) + example.output))
+    n_positions = len(byte_tokenizer.encode(prompt_of(example) + example.output))
     if encoded.dropped:
         assert n_positions > max_length
         return
@@ -50,7 +54,7 @@ def test_truncation_keeps_template_response_and_eos(
     assert bool(encoded.truncated) == (n_positions > max_length)
     assert len(row.input_ids) - 1 <= max_length
     prompt = byte_tokenizer.decode(row.input_ids[: row.prompt_length])
-    whole, after = render_example(ALPACA, example), "\n\n### Response:\n"
+    whole, after = prompt_of(example), "\n\n### Response:\n"
     last_text = example.input or example.instruction
     before = whole[: len(whole) - len(last_text + after)]
     assert prompt.startswith(before)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.dataset.columns import Columns
-from assistant.dataset.formats import iterate_rows, read_rows
+from assistant.dataset.formats import iterate_rows
 from assistant.dataset.instructions import read_examples
 from assistant.dataset.json_rows import list_rows
 from assistant.dataset.rows import BadRow, Row
@@ -21,6 +21,14 @@ from assistant.dataset.sources import find_files
 from assistant.errors import DataError, PrerequisiteError
 
 GOOD = {"instruction": "Say hi.", "input": "", "output": "Hi."}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read all rows of a file, or of the files in a folder. Raise DataError with the problems of the bad rows."""
+    rows = [row for file in find_files([path]).paths for row in iterate_rows(file, Columns())]
+    if problems := [row.problem for row in rows if isinstance(row, BadRow)]:
+        raise DataError(problems)
+    return [row for row in rows if isinstance(row, Row)]
 
 
 def read_problems(path: Path) -> tuple[str, ...]:

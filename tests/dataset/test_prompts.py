@@ -5,8 +5,8 @@ from __future__ import annotations
 import jinja2
 import pytest
 
-from assistant.dataset.instructions import Example, Exchange
-from assistant.dataset.prompts import TEMPLATES, get_template, render_example
+from assistant.dataset.instructions import Exchange
+from assistant.dataset.prompts import TEMPLATES, get_template
 from assistant.errors import SettingsError
 
 BELOW = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -49,7 +49,7 @@ def test_braces_and_percent_signs_have_no_meaning() -> None:
 def test_alpaca_is_the_book_prompt_with_the_response_header() -> None:
     ch07 = pytest.importorskip("llms_from_scratch.ch07", reason="the book's package is not installed")
     for instruction, text in (("Sort.", "b, a"), ("Say hi.", "")):
-        prompt = render_example(get_template("alpaca"), Example(instruction=instruction, input=text, output="x"))
+        prompt = get_template("alpaca").render(instruction, text)
         book_prompt = ch07.format_input({"instruction": instruction, "input": text})
         assert prompt == book_prompt + "\n\n### Response:\n"
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from assistant.dataset.examples import Example
-from assistant.dataset.prompts import render_example
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.decoding import continuations
 from assistant.decoding.decoder import Decoder
@@ -83,7 +82,7 @@ def test_the_session_reports_what_transformers_calls_the_loss(tmp_path: Path, by
     assert sorted(found) == list(range(6))
     reference = GPT2LMHeadModel.from_pretrained(folder).eval()
     for place, row in enumerate(rows):
-        prompt = byte_tokenizer.encode(render_example(session.template, row))
+        prompt = byte_tokenizer.encode(session.template.render(row.instruction, row.input, row.history))
         answer = [*byte_tokenizer.encode(row.output), byte_tokenizer.eos_id]
         labels = torch.tensor([[-100] * len(prompt) + answer])
         with torch.inference_mode():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import EOS_TOKEN, Tokenizer
 from assistant.errors import ExportError
 from assistant.interop import gguf as ours
-from assistant.interop.gguf import QUANTIZATIONS, Quantization, export_gguf
+from assistant.interop.gguf import Quantization, export_gguf
 from assistant.model import fused
 from assistant.model.checkpoint import load_checkpoint
 from assistant.model.gpt import GPT
@@ -101,7 +101,7 @@ def test_a_head_of_its_own_is_written(byte_tokenizer: Tokenizer, tmp_path: Path)
     assert not torch.equal(head, checkpoint.model.transformer.wte.weight)
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("quantization", get_args(Quantization))
 def test_what_llama_cpp_keeps_in_f32_stays_f32(
     quantization: Quantization, byte_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -139,7 +139,7 @@ def test_exact_gelu_is_noted(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
 # --- damage -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("quantization", get_args(Quantization))
 @pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.97])
 def test_a_flipped_byte_is_found(
     place: float, quantization: Quantization, byte_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

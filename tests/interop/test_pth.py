@@ -135,7 +135,7 @@ def test_the_four_sizes_are_known(layers: int, width: int, heads: int, name: str
 
     assert SIZES[layers, width] == name
     assert width // HEAD_SIZE == heads
-    assert GPTConfig(n_layer=layers, n_embd=width, n_head=heads).head_size == HEAD_SIZE
+    assert GPTConfig(n_layer=layers, n_embd=width, n_head=heads).heads.size == HEAD_SIZE
 
 
 class Payload:

@@ -35,11 +35,12 @@ def test_a_head_with_these_labels_stays(byte_tokenizer: Tokenizer) -> None:
     assert make_classifier(made, LABELS[::-1], seed=2).model is not made.model
 
 
-def test_a_bias_begins_at_zero(byte_tokenizer: Tokenizer) -> None:
-    made = make_classifier(tiny_checkpoint(byte_tokenizer), LABELS, seed=1, bias=True)
-    assert made.model.state_dict()["score.bias"].tolist() == [0.0, 0.0, 0.0]
-    assert made.classifier is not None
-    assert made.classifier.has_bias
+def test_only_the_book_has_a_bias(byte_tokenizer: Tokenizer) -> None:
+    for as_in_book in (False, True):
+        made = make_classifier(tiny_checkpoint(byte_tokenizer), LABELS, seed=1, as_in_book=as_in_book)
+        assert ("score.bias" in made.model.state_dict()) is as_in_book
+        assert made.classifier is not None
+        assert made.classifier.has_bias is as_in_book
 
 
 @pytest.mark.parametrize("labels", [(), ("a",), ("a", "a")])
