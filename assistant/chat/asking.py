@@ -92,12 +92,12 @@ class Asking:
         self.failures: dict[AnswerKey, str] = {}
         """What was written of answers that failed, by their name."""
         self.runs: dict[int, Run] = {}
-        self.held_out: HeldOut | None = None
-        self.no_held_out = "The model's data are not read yet. Try again in a moment."
+        self.held_out = HeldOut(problem="The model's data are not read yet. Try again in a moment.")
+        self.has_read_data = False
+        """Whether it is known which held-out rows there are."""
         self.test_rows = tuple(test_rows)
         """Rows that exports for training leave out, also where the person typed the question."""
         self.nearest: NearestRows | None = None
-        self._has_read_data = False
         self._is_closed = False
         self._n_runs = 0
         """Runs so far, also those of other conversations: the worker's events name a run by its number alone."""
@@ -128,11 +128,6 @@ class Asking:
     def has_base(self) -> bool:
         """Whether there is a base model to compare with."""
         return self.state("base") in ("loading", "ready")
-
-    @property
-    def has_read_data(self) -> bool:
-        """Whether it is known which held-out rows there are."""
-        return self._has_read_data
 
     @property
     def is_busy(self) -> bool:
@@ -281,13 +276,11 @@ class Asking:
             self.front.problem(event.problem, self._advice.run_others)
 
     def _data_ready(self, event: DataReady) -> None:
-        self._has_read_data = True
-        self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
-        self.test_rows += event.tests
-        if event.held_out is not None:
-            self.test_rows += tuple(row.example for row in event.held_out.rows)
-            self._rows = {row.id: row for row in event.held_out.rows}
-            self._deal_seed = self._draw.randrange(2**31)
+        self.has_read_data = True
+        self.held_out, self.nearest = event.held_out, event.nearest
+        self.test_rows += (*event.held_out.tests, *(row.example for row in event.held_out.rows))
+        self._rows = {row.id: row for row in event.held_out.rows}
+        self._deal_seed = self._draw.randrange(2**31)
 
     # --- the queue ------------------------------------------------------------------------------------------------
 

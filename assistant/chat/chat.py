@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from assistant.chat.asking import Asking
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.front import RecordSink
-from assistant.chat.heldout import Deck, HeldOutRow
+from assistant.chat.heldout import HeldOutRow, next_rows
 from assistant.chat.records import (
     SIDES,
     Answered,
@@ -218,15 +218,15 @@ class Chat(Asking):
     # --- which rows and answers -------------------------------------------------------------------------------------
 
     def _next_rows(self, count: int) -> Sequence[HeldOutRow]:
-        if self.held_out is None:
-            self.front.notice(self.no_held_out)
+        if not self.held_out.rows:
+            self.front.notice(self.held_out.problem)
             return ()
         seen = {row.row for row in self.conversation.rows}
         seen |= {turn.question.row for turn in self.conversation.turns if turn.question.row is not None}
         seen |= {row for run in self.runs.values() if not run.has_ended for row in run.rows}
         seen |= {question.row.id for question in self.waiting if question.row is not None}
-        # A new deck each time: rows of a run that was stopped, and of another conversation, are dealt again.
-        rows = Deck(self.held_out.rows, seed=self._deal_seed).take(count, seen)
+        # Rows of a run that was stopped, and of another conversation, come again.
+        rows = next_rows(self.held_out.rows, count, seed=self._deal_seed, answered=seen)
         if not rows:
             self.front.notice("All test rows have been answered in this conversation.")
         return rows

@@ -30,6 +30,7 @@ from assistant.chat.events import (
     TokensFailed,
     TokensReady,
 )
+from assistant.chat.heldout import HeldOut
 from assistant.chat.records import Answered, AnswerKey, Side
 from assistant.chat.tokens import inspect_answer
 from assistant.dataset.examples import Example, Exchange
@@ -187,7 +188,7 @@ class Worker:
         try:
             event = prepare()
         except BaseException as error:  # noqa: BLE001  else the thread would end, and nothing would be answered
-            event = DataReady(held_out=None, problem=describe_error(error), nearest=None)
+            event = DataReady(held_out=HeldOut(problem=describe_error(error)))
         if event is not None:
             self._report(event)
 

@@ -288,7 +288,7 @@ class PlainChat:
         else:
             self.chat.run_rows(count)
         self._finish()
-        if self.chat.held_out is not None and (words := tally_words(self.chat.conversation)):
+        if self.chat.held_out.rows and (words := tally_words(self.chat.conversation)):
             self.front.say(f"({words})")
 
     def _show_tokens(self, turn: Turn) -> None:

@@ -122,7 +122,7 @@ class ChatBench:
     def give_rows(self, *examples: Example) -> None:
         """Make these examples the held-out rows."""
         rows = tuple(HeldOutRow(id=f"id{n}", example=example) for n, example in enumerate(examples))
-        self.chat.handle(DataReady(held_out=HeldOut(rows=rows, origin="A test."), problem="", nearest=None))
+        self.chat.handle(DataReady(held_out=HeldOut(rows=rows)))
 
 
 def open_bench(
