@@ -178,10 +178,6 @@ class Store:
         """Return all conversations, the one that was changed last first. A damaged file is listed with its problem."""
         return _newest_first([self._summary(path) for path in _paths(self._folder)])
 
-    def deleted(self) -> Sequence[Summary]:
-        """Return the conversations in the bin, as `list` does."""
-        return _newest_first([self._summary(path) for path in _paths(self._folder / BIN)])
-
     def search(self, text: str) -> Sequence[Summary]:
         """Return the newest conversations with all words of the text in their name, or in one turn.
 

@@ -91,8 +91,6 @@ class Tally:
     verdict: Verdict
     choices: Choices
     """All choices between both models, also on the person's own questions."""
-    blind_choices: Choices
-    """The choices that were made while the names were hidden."""
 
     @property
     def n(self) -> int:
@@ -139,7 +137,6 @@ def tally(conversation: Conversation) -> Tally:
     pairs = _rows_by_id(conversation)
     rows = [pair for _, pair in sorted(pairs.values(), key=lambda timed: timed[0])]
     alone = _rows_of_one(conversation, pairs.keys())
-    choices = [choice for turn in conversation.turns if (choice := _choice(turn)) is not None]
     return Tally(
         both=rows.count(PairedRow(tuned=True, base=True)),
         neither=rows.count(PairedRow(tuned=False, base=False)),
@@ -148,8 +145,7 @@ def tally(conversation: Conversation) -> Tally:
         alone=len(alone),
         alone_right=sum(alone.values()),
         verdict=judge(rows),
-        choices=_count_choices([side for side, _ in choices]),
-        blind_choices=_count_choices([side for side, blind in choices if blind]),
+        choices=_count_choices(conversation.turns),
     )
 
 
@@ -249,21 +245,15 @@ def _rows_of_one(conversation: Conversation, paired: Collection[str]) -> dict[st
     return {row: right for row, right in rows.items() if row not in paired}
 
 
-def _choice(turn: Turn) -> tuple[Side | None, bool] | None:
-    """Return the preferred side, None for a tie, and whether the choice was blind. None without such a choice.
-
-    A choice between two answers of one model is none.
-    """
-    choice = turn.choice
-    if choice is None:
-        return None
-    if choice.chosen is None or choice.rejected is None:
-        return None, choice.blind
-    return None if choice.chosen.side == choice.rejected.side else (choice.chosen.side, choice.blind)
-
-
-def _count_choices(sides: Sequence[Side | None]) -> Choices:
-    return Choices(tuned=sides.count("tuned"), base=sides.count("base"), ties=sides.count(None))
+def _count_choices(turns: Sequence[Turn]) -> Choices:
+    """Count the preferred sides. A choice between two answers of one model is none."""
+    preferred: list[Side | None] = []
+    for choice in [turn.choice for turn in turns if turn.choice is not None]:
+        if choice.chosen is None or choice.rejected is None:
+            preferred.append(None)
+        elif choice.chosen.side != choice.rejected.side:
+            preferred.append(choice.chosen.side)
+    return Choices(tuned=preferred.count("tuned"), base=preferred.count("base"), ties=preferred.count(None))
 
 
 def _count(n: int, what: str) -> str:

@@ -33,7 +33,7 @@ from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines,
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import AnswerFinished, Event, ModelFailed
 from assistant.chat.front import Advice
-from assistant.chat.growth import NoGrowth, read_growth
+from assistant.chat.growth import read_growth
 from assistant.chat.setup import ChatSetup
 from assistant.cli.console import EXIT_FAILURE, SAME_REQUEST_S, interrupt_exit_code, note
 from assistant.cli.plain_front import INDENT, PlainFront, tally_words
@@ -315,8 +315,8 @@ class PlainChat:
 
     def _show_growth(self) -> None:
         growth = read_growth(self._setup.folder)
-        if isinstance(growth, NoGrowth):
-            self.front.say(growth.reason)
+        if not growth.rows:
+            self.front.say(growth.problem)
             return
         row = growth.rows[0]
         self.front.say(f"{one_line(f'{row.instruction} {row.input}')} Reference: {one_line(row.reference)}")

@@ -81,18 +81,6 @@ class ConversationView(VerticalScroll, can_focus=False):
                 await self._show_window(max(0, len(self._items) - AT_FIRST), len(self._items))
         self.anchor()
 
-    async def remove_item(self, item: Item) -> None:
-        """Remove an item."""
-        async with self._changing:
-            if item not in self._items:
-                return
-            place = self._items.index(item)
-            self._items.remove(item)
-            self._start -= place < self._start
-            self._end -= place < self._end
-            if (widget := self._widgets.pop(item, None)) is not None:
-                await widget.remove()
-
     async def show(self, item: Item) -> None:
         """Make sure that an item is on the screen."""
         async with self._changing:
