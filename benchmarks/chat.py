@@ -152,7 +152,7 @@ def measure_models(model: Path) -> None:
     show("held-out rows found and training rows indexed", time.perf_counter() - started, "s", "")
     assert isinstance(data, DataReady)
     rows = next_rows(data.held_out.rows, 20, seed=1)
-    job = RowsJob(run=0, rows=tuple((row.id, row.example) for row in rows), settings=settings, with_base=True)
+    job = RowsJob(run=0, rows=rows, settings=settings, with_base=True)
     started = time.perf_counter()
     worker.submit(job)
     until(events, RunEnded)

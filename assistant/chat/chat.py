@@ -6,23 +6,11 @@ A front is the terminal chat or the plain mode. All methods run in the front's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from assistant.chat.asking import Asking
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.front import RecordSink
 from assistant.chat.heldout import HeldOutRow, next_rows
-from assistant.chat.records import (
-    SIDES,
-    Answered,
-    AnswerKey,
-    Chosen,
-    Corrected,
-    Kept,
-    Opened,
-    Side,
-    Titled,
-)
+from assistant.chat.records import SIDES, Answered, AnswerKey, Chosen, Corrected, Kept, Opened, Side, Titled
 from assistant.chat.state import Question, Run, now
 from assistant.chat.worker import InspectJob, RowsJob
 from assistant.errors import AssistantError
@@ -63,7 +51,7 @@ class Chat(Asking):
         self.worker.submit(
             RowsJob(
                 run=run,
-                rows=tuple((row.id, row.example) for row in rows),
+                rows=rows,
                 settings=self._new_settings(),
                 with_base=self.has_base,
             )
@@ -144,9 +132,7 @@ class Chat(Asking):
                 self._record(
                     Answered(
                         at=now(),
-                        turn=key.turn,
-                        side=key.side,
-                        variant=key.variant,
+                        **key._asdict(),
                         response=answer.text,
                         token_ids=token_ids,
                         stop_reason="cancelled",
@@ -162,9 +148,9 @@ class Chat(Asking):
 
     def load_again(self) -> None:
         """Try once more to load the models that could not be loaded."""
-        for side, state in self._models.states.items():
+        for side, state in self._states.items():
             if state == "failed":
-                self._models.states[side] = "loading"
+                self._states[side] = "loading"
                 self.worker.load_again(side)
         self.front.state_changed()
 
@@ -217,7 +203,7 @@ class Chat(Asking):
 
     # --- which rows and answers -------------------------------------------------------------------------------------
 
-    def _next_rows(self, count: int) -> Sequence[HeldOutRow]:
+    def _next_rows(self, count: int) -> tuple[HeldOutRow, ...]:
         if not self.held_out.rows:
             self.front.notice(self.held_out.problem)
             return ()

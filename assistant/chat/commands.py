@@ -120,7 +120,8 @@ def parse_line(text: str, unclear: str | None = None) -> Line:
         command = _BARE[word.casefold()]
         if word == unclear:
             return Text(text)
-        return Unclear(word, f"{word}: type it again to send it to the model. /{command} {_effect(command)}.")
+        effect = {"quit": "leaves the chat", "help": "shows the commands"}[command]
+        return Unclear(word, f"{word}: type it again to send it to the model. /{command} {effect}.")
     if word.startswith("//"):
         return Text(text.replace("//", "/", 1))
     found = _SLASH_WORD.match(word)
@@ -146,10 +147,6 @@ def help_lines() -> list[str]:
     rows = command_rows()
     width = max(len(name) for name, _ in rows)
     return [f"{name:{width}}  {effect}" for name, effect in rows]
-
-
-def _effect(command: str) -> str:
-    return {"quit": "leaves the chat", "help": "shows the commands"}[command]
 
 
 def _unknown(name: str) -> str:

@@ -138,7 +138,6 @@ class TokensReady:
 class TokensFailed:
     """The tokens of an answer could not be looked at."""
 
-    key: AnswerKey
     problem: str
 
 
