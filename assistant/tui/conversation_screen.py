@@ -12,7 +12,7 @@ from textual.widget import Widget
 from assistant.chat.actions import nearest_words, order_of, other_model
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.events import Event, TokenDetail
+from assistant.chat.events import Event
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.chat.records import AnswerKey, RowRun
 from assistant.chat.setup import ChatSetup
@@ -317,9 +317,7 @@ class ConversationScreen(Screen[None]):
         """Show a short notice in the last line."""
         self._foot.show_notice(text)
 
-    def show_tokens(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
-        """Open the token view."""
-        dialogs.show_tokens(self, key, tokens)
+    show_tokens = dialogs.show_tokens
 
 
 def items_of(conversation: Conversation) -> list[Item]:

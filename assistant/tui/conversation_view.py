@@ -110,7 +110,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         is_near_end = new_value >= self.max_scroll_y - EDGE_ROWS and self._end < len(self._items)
         if not self._is_moving and self.is_mounted and (is_near_top or is_near_end):
             self._is_moving = True
-            self.call_later(self._grow_up if is_near_top else self._grow_down)
+            self.call_later(self._grow, is_up=is_near_top)
 
     # --- the window -------------------------------------------------------------------------------------------------
 
@@ -131,36 +131,25 @@ class ConversationView(VerticalScroll, can_focus=False):
         else:
             await self.mount_all(made.values(), before=before)
 
-    async def _grow_up(self) -> None:
-        """Make widgets before the first one, and keep what the person reads where it is."""
+    async def _grow(self, *, is_up: bool) -> None:
+        """Make widgets before the first one or after the last one, and keep what the person reads where it is."""
         async with self._changing:
-            start = max(0, self._start - AT_FIRST)
-            if start == self._start or self._start == self._end:  # the window changed meanwhile
+            start = max(0, self._start - AT_FIRST) if is_up else self._start
+            end = self._end if is_up else min(len(self._items), self._end + AT_FIRST)
+            if (start, end) == (self._start, self._end) or self._start == self._end:  # the window changed meanwhile
                 self._is_moving = False
                 return
-            top = self._widgets[self._items[self._start]]
-            y_before = top.virtual_region.y
+            edge = self._widgets[self._items[self._start if is_up else self._end - 1]]
+            y_before = edge.virtual_region.y
             with self.app.batch_update():
-                await self._mount_items(self._items[start : self._start], before=top)
-                self._start = start
-                await self._drop_last(self._end - self._start - MOUNTED)
-            self._first.display = start == 0
-        self.call_after_refresh(self._restore, top, y_before)
-
-    async def _grow_down(self) -> None:
-        """Make widgets after the last one, and keep what the person reads where it is."""
-        async with self._changing:
-            end = min(len(self._items), self._end + AT_FIRST)
-            if end == self._end or self._start == self._end:
-                self._is_moving = False
-                return
-            bottom = self._widgets[self._items[self._end - 1]]
-            y_before = bottom.virtual_region.y
-            with self.app.batch_update():
-                await self._mount_items(self._items[self._end : end])
-                self._end = end
-                await self._drop_first(self._end - self._start - MOUNTED)
-        self.call_after_refresh(self._restore, bottom, y_before)
+                if is_up:
+                    await self._mount_items(self._items[start : self._start], before=edge)
+                else:
+                    await self._mount_items(self._items[self._end : end])
+                self._start, self._end = start, end
+                await (self._drop_last if is_up else self._drop_first)(end - start - MOUNTED)
+            self._first.display = self._start == 0
+        self.call_after_refresh(self._restore, edge, y_before)
 
     def _restore(self, widget: Widget, y_before: int) -> None:
         if widget.is_attached:  # else the window changed meanwhile

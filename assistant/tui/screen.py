@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import ClassVar
 
 from textual import on
@@ -168,13 +169,9 @@ class ChatScreen(ConversationScreen):
             getattr(self.chat, name)(*arguments)
             await self.draw()
 
-    def action_stop(self) -> None:
-        """Stop the answers, or take back what waits."""
-        self._call("stop")
-
-    def action_deal(self) -> None:
-        """Ask a test row."""
-        self._call("deal")
+    action_stop = partialmethod(_call, "stop")
+    action_deal = partialmethod(_call, "deal")
+    action_load = partialmethod(_call, "load_again")
 
     def action_run(self) -> None:
         """Answer 20 test rows in the background."""
@@ -205,10 +202,6 @@ class ChatScreen(ConversationScreen):
     def action_flip(self, step: int) -> None:
         """Flip variants, or choose."""
         self.call_later(self.flip, step)
-
-    def action_load(self) -> None:
-        """Load the models again that could not be loaded."""
-        self._call("load_again")
 
     def action_beside(self) -> None:
         """Let the base model answer beside the tuned one, or not."""
@@ -299,26 +292,9 @@ class ChatScreen(ConversationScreen):
         self.show_notice("Choose first.")
         return True
 
-    def action_prompt(self) -> None:
-        """Show the exact prompt."""
-        dialogs.show_prompt(self)
-
-    def action_correct(self) -> None:
-        """Write the right answer."""
-        dialogs.correct(self)
-
-    def action_settings(self) -> None:
-        """Change temperature, seed and length."""
-        dialogs.change_settings(self)
-
-    def action_sessions(self) -> None:
-        """List the conversations."""
-        dialogs.list_sessions(self)
-
-    def action_growth(self) -> None:
-        """Show how the model learnt."""
-        dialogs.show_growth(self)
-
-    def action_help(self) -> None:
-        """Show the list of keys."""
-        dialogs.show_help(self)
+    action_prompt = dialogs.show_prompt
+    action_correct = dialogs.correct
+    action_settings = dialogs.change_settings
+    action_sessions = dialogs.list_sessions
+    action_growth = dialogs.show_growth
+    action_help = dialogs.show_help

@@ -94,10 +94,8 @@ class TokenScreen(Modal[Alternative | None]):
         if box is None:  # the screen was closed meanwhile
             return
         width = max(1, box.scrollable_content_region.width)
-        row = 0
         before = "".join(shown(token) for token in self._tokens[: self.place]).split("\n")
-        for line in before:
-            row += max(1, -(-len(line) // width))
+        row = sum(max(1, -(-len(line) // width)) for line in before)
         box.scroll_to_region(Region(0, max(0, row - 2), 1, 4), animate=False)
 
     def action_move(self, step: int) -> None:
@@ -131,11 +129,8 @@ def shown(token: TokenDetail) -> str:
 
 def answer_content(tokens: Sequence[TokenDetail], place: int) -> Content:
     """Return all tokens, tinted by their probability, with the one at `place` marked."""
-    parts: list[tuple[str, str]] = []
-    for index, token in enumerate(tokens):
-        style = HERE if index == place else style_of(token.probability)
-        parts.append((shown(token), style))
-    return Content.assemble(*parts)
+    styles = [HERE if index == place else style_of(token.probability) for index, token in enumerate(tokens)]
+    return Content.assemble(*zip(map(shown, tokens), styles, strict=True))
 
 
 def style_of(probability: float) -> str:
@@ -146,9 +141,7 @@ def style_of(probability: float) -> str:
 def detail_content(tokens: Sequence[TokenDetail], place: int, choice: int, *, can_continue: bool) -> Content:
     """Return what is known of one token: its place, probability and rank, and the likeliest ones as bars."""
     token = tokens[place]
-    head = (
-        f"token {place + 1} of {len(tokens)} “{visible(token.text)}” · {percent(token.probability)} · rank {token.rank}"
-    )
+    head = f"token {place + 1} of {len(tokens)} {quoted(token.text)} · {percent(token.probability)} · rank {token.rank}"
     head += f" · entropy {token.entropy:.1f} bits"
     parts: list[tuple[str, str]] = [(head, "bold"), ("\n", "")]
     if token.base_probability is not None:
