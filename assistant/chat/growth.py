@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from assistant.chat.heldout import is_match
 from assistant.escape import one_line
+from assistant.exact_match import is_exact
 from assistant.training.events import VALIDATION_FILE
 
 MAX_BYTES = 1 << 26
@@ -79,8 +79,8 @@ def read_growth(folder: Path | None) -> Growth:
     for step in sorted(by_step):
         loss = float(by_step[step]["validation_loss"])
         for key, response in _samples(by_step[step]):
-            is_right = is_match(response, key.reference)
-            answer = GrowthStep(step=step, validation_loss=loss, response=response, is_match=is_right)
+            is_match = bool(response.strip()) and is_exact(response, key.reference)
+            answer = GrowthStep(step=step, validation_loss=loss, response=response, is_match=is_match)
             answers.setdefault(key, {}).setdefault(step, answer)  # a row may be in one validation twice
     if not answers:
         return Growth(problem=f"{VALIDATION_FILE} has no answers: the run had --validation-answers 0, or is old.")
