@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from assistant.chat import events
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.front import Advice, Front, RecordSink
+from assistant.chat.conversation_file import ConversationFile
+from assistant.chat.front import Advice, Front
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.records import SIDES, Answered, AnswerKey, Asked, Opened, Record, RowRun, Side
 from assistant.chat.state import ChatSettings, ModelState, OpenAnswer, Question, Run, now
@@ -52,7 +53,7 @@ class Asking:
         worker: Worker,
         names: Mapping[Side, str],
         conversation: Conversation,
-        file: RecordSink,
+        file: ConversationFile,
         opened: Opened,
         settings: ChatSettings,
         draw: random.Random | None = None,

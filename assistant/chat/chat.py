@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from assistant.chat.asking import Asking
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.front import RecordSink
+from assistant.chat.conversation_file import ConversationFile
 from assistant.chat.heldout import HeldOutRow, next_rows
 from assistant.chat.records import SIDES, Answered, AnswerKey, Chosen, Corrected, Kept, Opened, Side, Titled
 from assistant.chat.state import Question, Run, now
@@ -182,7 +182,7 @@ class Chat(Asking):
         self.front.turn_changed(number)
         self.front.state_changed()
 
-    def exchange(self, conversation: Conversation, file: RecordSink, opened: Opened) -> None:
+    def exchange(self, conversation: Conversation, file: ConversationFile, opened: Opened) -> None:
         """Go on with another conversation. Nothing may be answered or wait now; runs are stopped."""
         for number, run in self.runs.items():
             if not run.has_ended:

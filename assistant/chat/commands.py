@@ -27,11 +27,6 @@ class CommandSpec(NamedTuple):
     """How the help writes that, in brackets if it may be left out."""
     aliases: tuple[str, ...] = ()
 
-    @property
-    def is_argument_needed(self) -> bool:
-        """Whether the command means nothing without its argument."""
-        return bool(self.argument) and not self.argument.startswith("[")
-
 
 COMMANDS: tuple[CommandSpec, ...] = (
     CommandSpec("help", "show these commands", aliases=("h", "?")),
@@ -163,7 +158,7 @@ def _argument_problem(spec: CommandSpec, argument: str) -> str:
     got = visible(argument[:40])
     if spec.takes == "nothing" and argument:
         return f"/{spec.name}: expected nothing after it, got {got}. Two slashes send it as a message."
-    if spec.is_argument_needed and not argument:
+    if spec.argument and not spec.argument.startswith("[") and not argument:
         return f"/{spec.name}: expected {spec.argument} after it, got nothing. Type {usage}."
     is_count = argument.isascii() and argument.isdecimal() and len(argument) < 7 and int(argument) > 0
     if spec.takes == "count" and argument and not is_count:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation
+from assistant.chat.conversation_file import ConversationFile
 from assistant.chat.events import DataReady, Post
-from assistant.chat.front import Advice, Front, RecordSink
+from assistant.chat.front import Advice, Front
 from assistant.chat.inputs import InputHistory
 from assistant.chat.models import find_base
 from assistant.chat.records import Opened, Side
@@ -43,7 +44,7 @@ class ChatSetup:
     store: Store
     opened: Opened
     conversation: Conversation = field(default_factory=Conversation)
-    file: RecordSink
+    file: ConversationFile
     inputs: InputHistory = field(default_factory=InputHistory)
     base_name: str = ""
     is_base_given: bool = False

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.heldout import is_match
 from assistant.chat.records import SIDES, Answered, Side
-from assistant.sequential_statistics import FIRST_LOOK, Count, look_sizes, sequential_p_value
+from assistant.sequential_statistics import Count, look_sizes, sequential_p_value
 
 ALPHA = 0.05
 """False alarms over all looks together are at most this share, if neither model is better."""
@@ -151,23 +151,21 @@ def tally(conversation: Conversation) -> Tally:
 
 def judge(rows: Sequence[PairedRow]) -> Verdict:
     """Return the verdict on rows in the order in which they were answered."""
-    counts: list[Count] = []
-    n_last, next_look = 0, FIRST_LOOK
-    for size in look_sizes():
-        next_look = size
-        if size > len(rows):
+    counts: dict[int, Count] = {}
+    for next_look in look_sizes():
+        if next_look > len(rows):
             break
-        seen, n_last = rows[n_last:size], size
-        before = counts[-1] if counts else Count(0, 0)
-        wins = before.wins + seen.count(PairedRow(tuned=True, base=False))
-        counts.append(Count(wins, before.losses + seen.count(PairedRow(tuned=False, base=True))))
+        seen = rows[:next_look]
+        wins, losses = (seen.count(PairedRow(tuned=better, base=not better)) for better in (True, False))
+        counts[next_look] = Count(wins, losses)
     if not counts:
         return Verdict(finding="early", p_value=None, n=0, next_look=next_look)
-    p_value = sequential_p_value(tuple(counts))
+    p_value = sequential_p_value(tuple(counts.values()))
+    n, (wins, losses) = list(counts.items())[-1]
     finding: Finding = "unclear"
     if p_value <= ALPHA:
-        finding = "better" if counts[-1].wins > counts[-1].losses else "worse"
-    return Verdict(finding=finding, p_value=p_value, n=n_last, next_look=next_look)
+        finding = "better" if wins > losses else "worse"
+    return Verdict(finding=finding, p_value=p_value, n=n, next_look=next_look)
 
 
 def same_answers_in_a_row(conversation: Conversation) -> str | None:

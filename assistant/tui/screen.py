@@ -12,7 +12,7 @@ from textual.widgets import TextArea
 from assistant.chat.actions import exact_prompt, switch_base
 from assistant.chat.chat import RUN_ROWS
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.front import RecordSink
+from assistant.chat.conversation_file import ConversationFile
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.errors import AssistantError
 from assistant.tui import dialogs, slash
@@ -119,8 +119,7 @@ class ChatScreen(ConversationScreen):
 
     def conversation_id(self) -> str | None:
         """Return the id of the conversation. None if it is not on the disk."""
-        file = None if self.chat is None else self.chat.file
-        return getattr(file, "id", None) if getattr(file, "is_saved", False) else None
+        return self.chat.file.id if self.chat is not None and self.chat.file.is_saved else None
 
     def close_chat(self) -> None:
         """Save what has been written of answers, and end the worker. May be called twice."""
@@ -152,7 +151,7 @@ class ChatScreen(ConversationScreen):
             return
         await self._exchange(Conversation(), self.setup.store.create(self.setup.opened_now()))
 
-    async def _exchange(self, conversation: Conversation, file: RecordSink) -> None:
+    async def _exchange(self, conversation: Conversation, file: ConversationFile) -> None:
         assert self.chat is not None
         self.chat.exchange(conversation, file, self.setup.opened_now())
         await self._open_conversation()

@@ -9,6 +9,7 @@ from typing import Any
 
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
+from assistant.chat.conversation_file import UnsavedFile
 from assistant.chat.events import DataReady, Event, TokenDetail
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.records import AnswerKey, Opened, Record, RowRun, Side
@@ -21,10 +22,11 @@ from tests.support.scripted_session import ScriptedSession
 PATIENCE_SECONDS = 10.0
 
 
-class RecordingFile:
+class RecordingFile(UnsavedFile):
     """Keeps the records in memory."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.records: list[Record] = []
         self.error: Exception | None = None
 
@@ -32,9 +34,6 @@ class RecordingFile:
         if self.error is not None:
             raise self.error
         self.records.append(record)
-
-    def close(self) -> None:
-        pass
 
 
 class RecordingFront:
