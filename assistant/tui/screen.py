@@ -67,18 +67,16 @@ class ChatScreen(ConversationScreen):
     async def send(self, instruction: str, input: str) -> None:
         """Ask a question. One that is too long for the context stays in the prompt."""
         chat = self.chat
-        if chat is None:
-            self.give_back(instruction, input)
+        if chat is not None and chat.state("tuned") == "failed":
+            problem: str | None = "There is no model. ctrl+l loads it again."
+        else:
+            problem = self._too_long(instruction, input)
+        if chat is not None and problem is None:
+            chat.send(instruction, input)
             return
-        if chat.state("tuned") == "failed":
-            self.give_back(instruction, input)
-            self.show_notice("There is no model. ctrl+l loads it again.")
-            return
-        if (problem := self._too_long(instruction, input)) is not None:
-            self.give_back(instruction, input)
+        self.give_back(instruction, input)
+        if problem is not None:
             self.show_notice(problem)
-            return
-        chat.send(instruction, input)
 
     def prompt_of(self, turn: Turn) -> ExactPrompt | None:
         """Return the prompt of a question that was asked."""
