@@ -51,8 +51,11 @@ def doctor(
 
 def examine(host: str | None) -> list[Finding]:
     """Check Python, the packages, the device, the compiled loops, and the Ollama server at `host`."""
-    python = Finding(name="python", ok=True, found=platform.python_version())
-    return [python, *_packages(), _processor(), _loops(), *_ollama(host)]
+    return [_python(), *_packages(), _processor(), _loops(), *_ollama(host)]
+
+
+def _python() -> Finding:
+    return Finding(name="python", ok=True, found=platform.python_version())
 
 
 def _packages() -> list[Finding]:
