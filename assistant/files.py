@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from assistant.errors import SettingsError
 
@@ -93,10 +94,16 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step, so that a reader sees either the old or the new content.
+    """Replace a file in one step by this content, with text as UTF-8. Raises as `replaced_file`."""
+    with replaced_file(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
-    Creates the folder if needed and writes text as UTF-8. If the write fails, the old file stays and no temporary file
-    remains.
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` in one step, so that a reader sees either the old or the new content.
+
+    Creates the folder if needed. If the block fails, the old file stays and no temporary file remains.
 
     Raises:
         OSError: the file cannot be written; it has the file's name.
@@ -106,7 +113,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with named_errors(path), temporary.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

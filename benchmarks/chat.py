@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for tests.support
 
 from assistant.chat.conversation import Conversation, from_records
 from assistant.chat.events import AnswerFinished, DataReady, Event, ModelReady, RowAnswered, RunEnded, TokensReady
-from assistant.chat.heldout import Deck
+from assistant.chat.heldout import next_rows
 from assistant.chat.records import Answered, AnswerKey, Asked, Opened, Record
 from assistant.chat.setup import read_data, set_up
 from assistant.chat.state import ChatSettings, now
@@ -151,9 +151,8 @@ def measure_models(model: Path) -> None:
     data = read_data(model, setup.info, ())
     show("held-out rows found and training rows indexed", time.perf_counter() - started, "s", "")
     assert isinstance(data, DataReady)
-    assert data.held_out is not None
-    rows = Deck(data.held_out.rows, seed=1).take(20)
-    job = RowsJob(run=0, rows=tuple((row.id, row.example) for row in rows), settings=settings, with_base=True)
+    rows = next_rows(data.held_out.rows, 20, seed=1)
+    job = RowsJob(run=0, rows=rows, settings=settings, with_base=True)
     started = time.perf_counter()
     worker.submit(job)
     until(events, RunEnded)
@@ -164,7 +163,6 @@ def measure_models(model: Path) -> None:
 
 def measure_tokens(worker: Worker, events: queue.Queue[Event], data: DataReady) -> None:
     """Compare the time of the token view with that of writing the answer."""
-    assert data.held_out is not None
     writing, looking, count = [], [], 0
     for place, row in enumerate(data.held_out.rows[:30]):
         key, settings = AnswerKey(place, "base", 0), GenerationSettings(max_new_tokens=100)

@@ -59,9 +59,8 @@ def save(chat: Chat, what: str, name: str) -> str:
 
 def keep(chat: Chat, turn: Turn, number: int) -> str:
     """Make the answer with this number, from 1, the one that counts. Return a sentence about it."""
-    variants = sorted({answer.variant for answers in turn.answers.values() for answer in answers})
-    if number - 1 not in variants:
-        numbers = ", ".join(str(variant + 1) for variant in variants) or "none yet"
+    if number - 1 not in turn.variants:
+        numbers = ", ".join(str(variant + 1) for variant in turn.variants) or "none yet"
         return f"/keep: expected the number of an answer to the last question ({numbers}), got {number}."
     chat.keep(turn.number, number - 1)
     return f"Answer {number} counts now."

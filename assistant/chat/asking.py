@@ -11,34 +11,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from assistant.chat import events
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.events import (
-    AnswerFailed,
-    AnswerFinished,
-    AnswerStarted,
-    DataReady,
-    Event,
-    ModelCard,
-    ModelFailed,
-    ModelReady,
-    RowAnswered,
-    RunEnded,
-    TextArrived,
-    TokensFailed,
-    TokensReady,
-)
-from assistant.chat.front import Advice, Front, RecordSink
+from assistant.chat.conversation_file import ConversationFile
+from assistant.chat.front import Advice, Front
 from assistant.chat.heldout import HeldOut, HeldOutRow
-from assistant.chat.records import (
-    Answered,
-    AnswerKey,
-    Asked,
-    Opened,
-    Record,
-    RowRun,
-    Side,
-)
-from assistant.chat.state import ChatSettings, Models, ModelState, OpenAnswer, Question, Run, now
+from assistant.chat.records import SIDES, Answered, AnswerKey, Asked, Opened, Record, RowRun, Side
+from assistant.chat.state import ChatSettings, ModelState, OpenAnswer, Question, Run, now
 from assistant.chat.worker import AnswerJob, Worker
 from assistant.dataset.examples import Example, Exchange
 from assistant.errors import AssistantError
@@ -74,7 +53,7 @@ class Asking:
         worker: Worker,
         names: Mapping[Side, str],
         conversation: Conversation,
-        file: RecordSink,
+        file: ConversationFile,
         opened: Opened,
         settings: ChatSettings,
         draw: random.Random | None = None,
@@ -92,12 +71,12 @@ class Asking:
         self.failures: dict[AnswerKey, str] = {}
         """What was written of answers that failed, by their name."""
         self.runs: dict[int, Run] = {}
-        self.held_out: HeldOut | None = None
-        self.no_held_out = "The model's data are not read yet. Try again in a moment."
+        self.held_out = HeldOut(problem="The model's data are not read yet. Try again in a moment.")
+        self.has_read_data = False
+        """Whether it is known which held-out rows there are."""
         self.test_rows = tuple(test_rows)
         """Rows that exports for training leave out, also where the person typed the question."""
         self.nearest: NearestRows | None = None
-        self._has_read_data = False
         self._is_closed = False
         self._n_runs = 0
         """Runs so far, also those of other conversations: the worker's events name a run by its number alone."""
@@ -105,8 +84,9 @@ class Asking:
         """Whose answers the worker looks at, in order: its events do not name the conversation."""
         self._deal_seed = 0
         self._rows: dict[str, HeldOutRow] = {}
-        states: dict[Side, ModelState] = {"tuned": "absent", "base": "absent"}
-        self._models = Models(states=states | dict.fromkeys(names, "loading"))
+        self._states: dict[Side, ModelState] = {side: "loading" if side in names else "absent" for side in SIDES}
+        self._cards: dict[Side, events.ModelCard] = {}
+        self._load_problems: dict[Side, str] = {}
         self._draw = draw or random.SystemRandom()
         conversation.apply(opened)  # which the file has already
 
@@ -114,25 +94,20 @@ class Asking:
 
     def state(self, side: Side) -> ModelState:
         """Return whether a model is loaded."""
-        return self._models.states[side]
+        return self._states[side]
 
-    def card(self, side: Side) -> ModelCard | None:
+    def card(self, side: Side) -> events.ModelCard | None:
         """Return what is known of a loaded model."""
-        return self._models.cards.get(side)
+        return self._cards.get(side)
 
     def load_problem(self, side: Side) -> str:
         """Return why a model could not be loaded."""
-        return self._models.problems.get(side, "")
+        return self._load_problems.get(side, "")
 
     @property
     def has_base(self) -> bool:
         """Whether there is a base model to compare with."""
         return self.state("base") in ("loading", "ready")
-
-    @property
-    def has_read_data(self) -> bool:
-        """Whether it is known which held-out rows there are."""
-        return self._has_read_data
 
     @property
     def is_busy(self) -> bool:
@@ -167,43 +142,43 @@ class Asking:
 
     # --- events of the worker -------------------------------------------------------------------------------------
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: events.Event) -> None:
         """Take an event of the worker, in the front's thread."""
         if self._is_closed:
             return
         match event:
-            case ModelReady():
-                self._models.states[event.side] = "ready"
-                self._models.cards[event.side] = event.card
-            case ModelFailed():
+            case events.ModelReady():
+                self._states[event.side] = "ready"
+                self._cards[event.side] = event.card
+            case events.ModelFailed():
                 self._model_failed(event)
-            case AnswerStarted():
+            case events.AnswerStarted():
                 self._answer_started(event.key)
-            case TextArrived():
+            case events.TextArrived():
                 self._text_arrived(event)
-            case AnswerFinished():
+            case events.AnswerFinished():
                 self._answer_finished(event)
-            case AnswerFailed():
+            case events.AnswerFailed():
                 self._answer_failed(event)
-            case RowAnswered():
+            case events.RowAnswered():
                 self._row_answered(event)
-            case RunEnded():
+            case events.RunEnded():
                 self._run_ended(event)
-            case TokensReady():
+            case events.TokensReady():
                 if self._inspected.popleft() is self.conversation:
                     self.front.tokens_ready(event.key, event.tokens)
-            case TokensFailed():
+            case events.TokensFailed():
                 if self._inspected.popleft() is self.conversation:
                     self.front.problem(event.problem, "")
-            case DataReady():
+            case events.DataReady():
                 self._data_ready(event)
         self._advance()
-        if not isinstance(event, TextArrived):
+        if not isinstance(event, events.TextArrived):
             self.front.state_changed()
 
-    def _model_failed(self, event: ModelFailed) -> None:
-        self._models.states[event.side] = "failed"
-        self._models.problems[event.side] = event.problem
+    def _model_failed(self, event: events.ModelFailed) -> None:
+        self._states[event.side] = "failed"
+        self._load_problems[event.side] = event.problem
         if event.side == "base":
             return  # the person learns it when they ask for the base
         advice = [self._advice.load_again, *(self._take_back(question) for question in reversed(self.waiting))]
@@ -216,22 +191,20 @@ class Asking:
             self.open_answers[key].began = time.monotonic()
             self.front.turn_changed(key.turn)
 
-    def _text_arrived(self, event: TextArrived) -> None:
+    def _text_arrived(self, event: events.TextArrived) -> None:
         if event.key in self.open_answers:
             answer = self.open_answers[event.key]
             answer.text += event.text
             answer.n_pieces = event.n_pieces
             self.front.text_arrived(event.key, event.text)
 
-    def _answer_finished(self, event: AnswerFinished) -> None:
+    def _answer_finished(self, event: events.AnswerFinished) -> None:
         self.open_answers.pop(event.key, None)
         reply = event.reply
         self._record(
             Answered(
                 at=now(),
-                turn=event.key.turn,
-                side=event.key.side,
-                variant=event.key.variant,
+                **event.key._asdict(),
                 response=reply.response,
                 token_ids=reply.token_ids,
                 stop_reason=reply.stop_reason,
@@ -245,7 +218,7 @@ class Asking:
         )
         self.front.turn_changed(event.key.turn)
 
-    def _answer_failed(self, event: AnswerFailed) -> None:
+    def _answer_failed(self, event: events.AnswerFailed) -> None:
         answer = self.open_answers.pop(event.key, None)
         self.failures[event.key] = "" if answer is None else answer.text
         turn = self.conversation.turns[event.key.turn]
@@ -255,7 +228,7 @@ class Asking:
         self.front.turn_changed(event.key.turn)
         self.front.problem(event.problem, advice)
 
-    def _row_answered(self, event: RowAnswered) -> None:
+    def _row_answered(self, event: events.RowAnswered) -> None:
         run = self.runs.get(event.run)
         if run is None or event.row not in run.rows:
             return
@@ -274,20 +247,18 @@ class Asking:
         self._record(record)
         self.front.row_answered(record)
 
-    def _run_ended(self, event: RunEnded) -> None:
+    def _run_ended(self, event: events.RunEnded) -> None:
         if event.run in self.runs:
             self.runs[event.run].has_ended = True
         if event.problem:
             self.front.problem(event.problem, self._advice.run_others)
 
-    def _data_ready(self, event: DataReady) -> None:
-        self._has_read_data = True
-        self.held_out, self.nearest, self.no_held_out = event.held_out, event.nearest, event.problem
-        self.test_rows += event.tests
-        if event.held_out is not None:
-            self.test_rows += tuple(row.example for row in event.held_out.rows)
-            self._rows = {row.id: row for row in event.held_out.rows}
-            self._deal_seed = self._draw.randrange(2**31)
+    def _data_ready(self, event: events.DataReady) -> None:
+        self.has_read_data = True
+        self.held_out, self.nearest = event.held_out, event.nearest
+        self.test_rows += (*event.held_out.tests, *(row.example for row in event.held_out.rows))
+        self._rows = {row.id: row for row in event.held_out.rows}
+        self._deal_seed = self._draw.randrange(2**31)
 
     # --- the queue ------------------------------------------------------------------------------------------------
 

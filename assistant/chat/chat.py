@@ -6,23 +6,11 @@ A front is the terminal chat or the plain mode. All methods run in the front's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from assistant.chat.asking import Asking
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.front import RecordSink
-from assistant.chat.heldout import Deck, HeldOutRow
-from assistant.chat.records import (
-    SIDES,
-    Answered,
-    AnswerKey,
-    Chosen,
-    Corrected,
-    Kept,
-    Opened,
-    Side,
-    Titled,
-)
+from assistant.chat.conversation_file import ConversationFile
+from assistant.chat.heldout import HeldOutRow, next_rows
+from assistant.chat.records import SIDES, Answered, AnswerKey, Chosen, Corrected, Kept, Opened, Side, Titled
 from assistant.chat.state import Question, Run, now
 from assistant.chat.worker import InspectJob, RowsJob
 from assistant.errors import AssistantError
@@ -63,7 +51,7 @@ class Chat(Asking):
         self.worker.submit(
             RowsJob(
                 run=run,
-                rows=tuple((row.id, row.example) for row in rows),
+                rows=rows,
                 settings=self._new_settings(),
                 with_base=self.has_base,
             )
@@ -144,9 +132,7 @@ class Chat(Asking):
                 self._record(
                     Answered(
                         at=now(),
-                        turn=key.turn,
-                        side=key.side,
-                        variant=key.variant,
+                        **key._asdict(),
                         response=answer.text,
                         token_ids=token_ids,
                         stop_reason="cancelled",
@@ -162,9 +148,9 @@ class Chat(Asking):
 
     def load_again(self) -> None:
         """Try once more to load the models that could not be loaded."""
-        for side, state in self._models.states.items():
+        for side, state in self._states.items():
             if state == "failed":
-                self._models.states[side] = "loading"
+                self._states[side] = "loading"
                 self.worker.load_again(side)
         self.front.state_changed()
 
@@ -196,7 +182,7 @@ class Chat(Asking):
         self.front.turn_changed(number)
         self.front.state_changed()
 
-    def exchange(self, conversation: Conversation, file: RecordSink, opened: Opened) -> None:
+    def exchange(self, conversation: Conversation, file: ConversationFile, opened: Opened) -> None:
         """Go on with another conversation. Nothing may be answered or wait now; runs are stopped."""
         for number, run in self.runs.items():
             if not run.has_ended:
@@ -217,16 +203,16 @@ class Chat(Asking):
 
     # --- which rows and answers -------------------------------------------------------------------------------------
 
-    def _next_rows(self, count: int) -> Sequence[HeldOutRow]:
-        if self.held_out is None:
-            self.front.notice(self.no_held_out)
+    def _next_rows(self, count: int) -> tuple[HeldOutRow, ...]:
+        if not self.held_out.rows:
+            self.front.notice(self.held_out.problem)
             return ()
         seen = {row.row for row in self.conversation.rows}
         seen |= {turn.question.row for turn in self.conversation.turns if turn.question.row is not None}
         seen |= {row for run in self.runs.values() if not run.has_ended for row in run.rows}
         seen |= {question.row.id for question in self.waiting if question.row is not None}
-        # A new deck each time: rows of a run that was stopped, and of another conversation, are dealt again.
-        rows = Deck(self.held_out.rows, seed=self._deal_seed).take(count, seen)
+        # Rows of a run that was stopped, and of another conversation, come again.
+        rows = next_rows(self.held_out.rows, count, seed=self._deal_seed, answered=seen)
         if not rows:
             self.front.notice("All test rows have been answered in this conversation.")
         return rows

@@ -27,11 +27,6 @@ class CommandSpec(NamedTuple):
     """How the help writes that, in brackets if it may be left out."""
     aliases: tuple[str, ...] = ()
 
-    @property
-    def is_argument_needed(self) -> bool:
-        """Whether the command means nothing without its argument."""
-        return bool(self.argument) and not self.argument.startswith("[")
-
 
 COMMANDS: tuple[CommandSpec, ...] = (
     CommandSpec("help", "show these commands", aliases=("h", "?")),
@@ -120,7 +115,8 @@ def parse_line(text: str, unclear: str | None = None) -> Line:
         command = _BARE[word.casefold()]
         if word == unclear:
             return Text(text)
-        return Unclear(word, f"{word}: type it again to send it to the model. /{command} {_effect(command)}.")
+        effect = {"quit": "leaves the chat", "help": "shows the commands"}[command]
+        return Unclear(word, f"{word}: type it again to send it to the model. /{command} {effect}.")
     if word.startswith("//"):
         return Text(text.replace("//", "/", 1))
     found = _SLASH_WORD.match(word)
@@ -148,10 +144,6 @@ def help_lines() -> list[str]:
     return [f"{name:{width}}  {effect}" for name, effect in rows]
 
 
-def _effect(command: str) -> str:
-    return {"quit": "leaves the chat", "help": "shows the commands"}[command]
-
-
 def _unknown(name: str) -> str:
     """Return what to say about a word that is not in the table."""
     close = difflib.get_close_matches(name, _BY_NAME, n=1)
@@ -166,7 +158,7 @@ def _argument_problem(spec: CommandSpec, argument: str) -> str:
     got = visible(argument[:40])
     if spec.takes == "nothing" and argument:
         return f"/{spec.name}: expected nothing after it, got {got}. Two slashes send it as a message."
-    if spec.is_argument_needed and not argument:
+    if spec.argument and not spec.argument.startswith("[") and not argument:
         return f"/{spec.name}: expected {spec.argument} after it, got nothing. Type {usage}."
     is_count = argument.isascii() and argument.isdecimal() and len(argument) < 7 and int(argument) > 0
     if spec.takes == "count" and argument and not is_count:

@@ -127,14 +127,14 @@ class Conversation:
         """Return an answer by its name. None if it has not ended."""
         return self.turns[key.turn].answer(key.side, key.variant) if 0 <= key.turn < len(self.turns) else None
 
-    def history(self, before: int, *, of_rows: bool = False) -> tuple[Exchange, ...]:
+    def history(self, before: int) -> tuple[Exchange, ...]:
         """Return the exchanges before turn `before`, as a model that learnt conversations reads them.
 
-        Turns without an answer are left out, and so are held-out rows unless `of_rows`. An input follows its
-        instruction after a blank line, because an exchange has no field for it.
+        Turns without an answer are left out, and so are held-out rows. An input follows its instruction after a blank
+        line, because an exchange has no field for it.
         """
         turns = [turn for turn in self.turns[:before] if turn.final_text is not None]
-        return tuple(_exchange(turn) for turn in turns if of_rows or not turn.is_held_out)
+        return tuple(_exchange(turn) for turn in turns if not turn.is_held_out)
 
 
 def from_records(records: Sequence[Record]) -> Conversation:

@@ -170,16 +170,16 @@ def read_conversation_file(path: Path) -> list[Record]:
     Raises:
         DataError: the file is missing, cannot be read or is damaged.
     """
-    data = read_bytes(path)
-    return parse_records(data[: sound_length(data)], path)
+    return parse_records(read_lines(path), path)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file. Raises DataError if it cannot be read."""
+def read_lines(path: Path) -> bytes:
+    """Return the complete lines of a file, without a torn last one. Raises DataError if it cannot be read."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{shown_path(path)}: expected a readable file, got {error.strerror or error}.") from error
+    return data[: sound_length(data)]
 
 
 def parse_records(data: bytes, path: Path) -> list[Record]:

@@ -14,7 +14,6 @@ from assistant.settings import GenerationSettings
 if TYPE_CHECKING:
     from assistant.chat.heldout import HeldOut
     from assistant.chat.nearest import NearestRows
-    from assistant.dataset.examples import Example
     from assistant.dataset.prompts import Template
     from assistant.dataset.tokenizer import Tokenizer
     from assistant.model.config import ModelInfo
@@ -139,7 +138,6 @@ class TokensReady:
 class TokensFailed:
     """The tokens of an answer could not be looked at."""
 
-    key: AnswerKey
     problem: str
 
 
@@ -147,13 +145,9 @@ class TokensFailed:
 class DataReady:
     """The model's data are read: its held-out rows, and the rows it was trained on."""
 
-    held_out: HeldOut | None
-    problem: str
-    """Why there are no held-out rows, as a sentence. Empty if there are."""
-    nearest: NearestRows | None
+    held_out: HeldOut
+    nearest: NearestRows | None = None
     """Finds the training row that is nearest to a question."""
-    tests: tuple[Example, ...] = ()
-    """All test rows that are known. No export for training may have them."""
 
 
 Event = (

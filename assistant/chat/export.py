@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ NO_END: frozenset[StopReason] = frozenset({"length", "cancelled"})
 _LABELS: dict[Side, str] = {"tuned": "Tuned model", "base": "Base model"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class ExportedRows:
     """Rows for training, and how many are not among them, by reason."""
 
-    rows: tuple[dict[str, Any], ...]
+    rows: list[dict[str, Any]] = field(default_factory=list)
     n_held_out: int = 0
     """Corrections or choices on test rows. They are left out, or with `marked` in `rows` with their mark."""
     n_ties: int = 0
@@ -74,21 +74,21 @@ def training_rows(
             in this conversation always do.
     """
     tests = _prompts_of(conversation, test_rows)
-    rows, counts = [], _Counts()
+    exported = ExportedRows()
     for turn in conversation.turns:
         if turn.correction is None:
             continue
         is_test = _is_test(turn, tests)
-        counts.n_held_out += is_test
+        exported.n_held_out += is_test
         if is_test and not marked:
             continue
         example = replace(_example(conversation, turn, turn.answer("tuned"), turn.correction), held_out=is_test)
         row = _as_prompt_and_completion(example) if example.history else example.as_row()
         if _is_readable(row):
-            rows.append(row)
+            exported.rows.append(row)
         else:
-            counts.n_unreadable += 1
-    return counts.result(rows)
+            exported.n_unreadable += 1
+    return exported
 
 
 def preference_pairs(
@@ -99,47 +99,27 @@ def preference_pairs(
     A correction is chosen over the answer of the tuned model that counts. The arguments are those of `training_rows`.
     """
     tests = _prompts_of(conversation, test_rows)
-    rows, counts = [], _Counts()
+    exported = ExportedRows()
     for turn in conversation.turns:
-        pairs = [pair for pair in (_chosen_pair(turn, counts), _corrected_pair(turn)) if pair is not None]
+        pairs = [pair for pair in (_chosen_pair(turn, exported), _corrected_pair(turn)) if pair is not None]
         is_test = _is_test(turn, tests)
         for answer, better, worse in pairs:
-            if is_test:
-                counts.n_held_out += 1
-                if not marked:
-                    continue
+            exported.n_held_out += is_test
+            if is_test and not marked:
+                continue
             if better.strip() == worse.strip():
-                counts.n_equal += 1
+                exported.n_equal += 1
                 continue
             example = _example(conversation, turn, answer, better)
             row = replace(example, rejected=worse, held_out=is_test).as_row()
             if better.strip() and worse.strip() and _is_readable(row):
-                rows.append(row)
+                exported.rows.append(row)
             else:
-                counts.n_unreadable += 1
-    return counts.result(rows)
+                exported.n_unreadable += 1
+    return exported
 
 
-@dataclass(slots=True)
-class _Counts:
-    n_held_out: int = 0
-    n_ties: int = 0
-    n_equal: int = 0
-    n_without_end: int = 0
-    n_unreadable: int = 0
-
-    def result(self, rows: Sequence[dict[str, Any]]) -> ExportedRows:
-        return ExportedRows(
-            rows=tuple(rows),
-            n_held_out=self.n_held_out,
-            n_ties=self.n_ties,
-            n_equal=self.n_equal,
-            n_without_end=self.n_without_end,
-            n_unreadable=self.n_unreadable,
-        )
-
-
-def _chosen_pair(turn: Turn, counts: _Counts) -> tuple[Answered, str, str] | None:
+def _chosen_pair(turn: Turn, counts: ExportedRows) -> tuple[Answered, str, str] | None:
     """Return the chosen answer and both texts, or None and count why not."""
     choice = turn.choice
     if choice is None:
@@ -260,16 +240,16 @@ def _answer_line(turn: Turn, answer: Answered) -> str:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def save_markdown(conversation: Conversation, path: Path, *, overwrite: bool = False) -> None:
+def save_markdown(conversation: Conversation, path: Path) -> None:
     """Write the conversation as Markdown. Raises as `save_rows`."""
-    _save(path, to_markdown(conversation).encode(), overwrite=overwrite)
+    _save(path, to_markdown(conversation).encode())
 
 
-def save_rows(exported: ExportedRows, path: Path, *, overwrite: bool = False) -> None:
+def save_rows(exported: ExportedRows, path: Path) -> None:
     """Write rows as a JSON list, or as JSONL if the name ends in `.jsonl`. `.gz` after that packs the file.
 
     Raises:
-        SettingsError: the file exists and `overwrite` is False, its name has another ending, or there are no rows.
+        SettingsError: the file exists, its name has another ending, or there are no rows.
         DataError: the file cannot be written.
     """
     if not exported.rows:
@@ -279,7 +259,7 @@ def save_rows(exported: ExportedRows, path: Path, *, overwrite: bool = False) ->
             f"{shown_path(path)}: expected a name that ends in .json or .jsonl, got {path.suffix or 'no ending'}. "
             f"Choose such a name."
         )
-    _save(path, encode_rows(exported.rows, path), overwrite=overwrite)
+    _save(path, encode_rows(exported.rows, path))
 
 
 def free_name(folder: Path, stem: str, suffix: str) -> Path:
@@ -288,10 +268,10 @@ def free_name(folder: Path, stem: str, suffix: str) -> Path:
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
-def _save(path: Path, content: bytes, *, overwrite: bool) -> None:
+def _save(path: Path, content: bytes) -> None:
     if path.is_dir():
         raise SettingsError(f"{shown_path(path)}: expected a name for a file, got a folder. Add a name.")
-    if os.path.lexists(path) and not overwrite:
+    if os.path.lexists(path):
         raise SettingsError(f"{shown_path(path)}: expected a name for a new file, got one that exists. Choose another.")
     try:
         write_atomic(path, content)

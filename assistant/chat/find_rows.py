@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from assistant.chat.heldout import HeldOut, HeldOutRow, NoHeldOut
+from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.dataset.examples import Example, row_ids
 from assistant.dataset.instructions import read_dataset
 from assistant.dataset.sources import STANDARD_INPUT, find_files
@@ -36,76 +36,63 @@ class _Data:
 
     examples: tuple[Example, ...]
     name: str
-    n_skipped: int = 0
 
 
-def find_held_out(folder: Path, info: ModelInfo | None, data: Sequence[Path] = ()) -> HeldOut | NoHeldOut:
+def find_held_out(folder: Path, info: ModelInfo | None, data: Sequence[Path] = ()) -> HeldOut:
     """Find the rows of `data` that the model in `folder` was not trained on, or without `data` its own test rows.
 
     `info` is None for a base model. If `data` are the rows that the model's training run split, the test part is held
-    out. Rows without a reference, and plain text, are left out. Never raises: a fault is a reason.
+    out. Rows without a reference, and plain text, are left out. Never raises: a fault is the result's problem.
     """
     try:
         return _find(folder, info, data)
     except (AssistantError, OSError) as error:
-        return NoHeldOut(reason=one_line(str(error)))
+        return HeldOut(problem=one_line(str(error)))
 
 
-def _find(folder: Path, info: ModelInfo | None, data: Sequence[Path]) -> HeldOut | NoHeldOut:
+def _find(folder: Path, info: ModelInfo | None, data: Sequence[Path]) -> HeldOut:
     if not data:
         own = _own_data(folder, info)
-        return own if isinstance(own, NoHeldOut) else _test_part(folder, info, own)
+        return own if isinstance(own, HeldOut) else _test_part(folder, info, own)
     if any(path == STANDARD_INPUT for path in data):
-        return NoHeldOut(reason="--data: expected files, got standard input, which the chat needs. Name a file.")
+        return HeldOut(problem="--data: expected files, got standard input, which the chat needs. Name a file.")
     given = _read(data)
     if is_own_data(info, given.examples):
         return _test_part(folder, info, given)
     own = _own_data(folder, info)
     found = _held_out(folder, info, given, given.examples, "rows")
-    if isinstance(own, NoHeldOut):
+    if isinstance(own, HeldOut):
         return found
     split = split_as_trained(info, own.examples)
     return replace(found, train=split.train, tests=split.test)
 
 
-def _test_part(folder: Path, info: ModelInfo | None, data: _Data) -> HeldOut | NoHeldOut:
+def _test_part(folder: Path, info: ModelInfo | None, data: _Data) -> HeldOut:
     split = split_as_trained(info, data.examples)
     if not split.test:
-        reason = f"The split of {data.name} has no test rows. {NAME_DATA}"
-        return NoHeldOut(reason=reason, train=split.train)
+        return HeldOut(problem=f"The split of {data.name} has no test rows. {NAME_DATA}", train=split.train)
     return replace(_held_out(folder, info, data, split.test, "test rows"), train=split.train, tests=split.test)
 
 
-def _held_out(
-    folder: Path, info: ModelInfo | None, data: _Data, part: Sequence[Example], what: str
-) -> HeldOut | NoHeldOut:
+def _held_out(folder: Path, info: ModelInfo | None, data: _Data, part: Sequence[Example], what: str) -> HeldOut:
     """Leave out the rows of a part that cannot be asked, and those that the model was trained on."""
     rows = [HeldOutRow(id=id_, example=example) for id_, example in zip(row_ids(part), part, strict=True)]
     usable = [row for row in rows if not row.example.is_reference_free and not row.example.is_text]
     trained = trained_prompts(folder, info, data.examples)
     held_out = [row for row in usable if trained is None or prompt_hash(row.example) not in trained]
-    n_trained = len(usable) - len(held_out)
-    if not held_out:
-        why = "the model was trained on all of them" if n_trained else "none has an instruction and a reference"
-        return NoHeldOut(reason=f"None of the {len(rows)} {what} of {data.name} is held out: {why}.")
-    left_out = {
-        "without a reference": len(rows) - len(usable),
-        "that the model was trained on": n_trained,
-        "that cannot be read": data.n_skipped,
-    }
-    notes = [f"{n} {why}" for why, n in left_out.items() if n]
-    origin = f"The {len(held_out)} {what} of {data.name}" + (f", without {', '.join(notes)}" if notes else "")
-    unknown = " It is not known whether the model was trained on them." if info is not None and trained is None else ""
-    return HeldOut(rows=tuple(held_out), origin=f"{origin}.{unknown}")
+    if held_out:
+        return HeldOut(rows=tuple(held_out))
+    why = "the model was trained on all of them" if usable else "none has an instruction and a reference"
+    return HeldOut(problem=f"None of the {len(rows)} {what} of {data.name} is held out: {why}.")
 
 
 # --- the model's own data -----------------------------------------------------------------------------------------
 
 
-def _own_data(folder: Path, info: ModelInfo | None) -> _Data | NoHeldOut:
+def _own_data(folder: Path, info: ModelInfo | None) -> _Data | HeldOut:
     """Read the rows that the model's training run split, where they are found and did not change."""
     if info is None:
-        return NoHeldOut(reason=f"A base model has no test rows. {NAME_DATA}")
+        return HeldOut(problem=f"A base model has no test rows. {NAME_DATA}")
     names = one_line(", ".join(info.data_files)) or "the data"
     problem = f"{names}: not found, so the test rows are not known."
     for paths in _places(folder, info.data_files):
@@ -117,7 +104,7 @@ def _own_data(folder: Path, info: ModelInfo | None) -> _Data | NoHeldOut:
         if is_own_data(info, data.examples):
             return data
         problem = f"{data.name} changed since the training, so the test rows are not known."
-    return NoHeldOut(reason=f"{problem} {NAME_DATA}")
+    return HeldOut(problem=f"{problem} {NAME_DATA}")
 
 
 def _places(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, ...]]:
@@ -150,9 +137,9 @@ def _size(paths: Sequence[Path]) -> int:
 
 
 def _read(paths: Sequence[Path]) -> _Data:
-    dataset = read_dataset(*paths, skip_bad=True)
+    examples = read_dataset(*paths, skip_bad=True).examples
     name = one_line(", ".join(shown_path(_from_here(path)) for path in paths))
-    return _Data(examples=tuple(dataset.examples), name=name, n_skipped=dataset.n_skipped)
+    return _Data(examples=tuple(examples), name=name)
 
 
 def _from_here(path: Path) -> Path:

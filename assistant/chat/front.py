@@ -1,4 +1,4 @@
-"""What shows the chat, and what it needs of the disk: the protocols that `Chat` calls."""
+"""What shows the chat: the protocol that `Chat` calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from assistant.chat.conversation import Turn
 from assistant.chat.events import TokenDetail
-from assistant.chat.records import AnswerKey, Record, RowRun
+from assistant.chat.records import AnswerKey, RowRun
 
 
 class Advice(NamedTuple):
@@ -17,16 +17,6 @@ class Advice(NamedTuple):
     run_others: str = "Press f5 to go on with other rows."
     find_message: str = "Press up in the prompt to get your message back."
     answer_again: str = "Press ctrl+r to answer again."
-
-
-class RecordSink(Protocol):
-    """Where records are kept."""
-
-    def append(self, record: Record) -> None:
-        """Write a record. Raises AssistantError if it cannot be written."""
-
-    def close(self) -> None:
-        """Let go of the file."""
 
 
 class Front(Protocol):

@@ -31,7 +31,6 @@ class GrowthStep:
     response: str
     is_match: bool
     """Whether the response equals the reference, apart from white space at both ends."""
-    stop_reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,27 +42,14 @@ class GrowthRow:
     reference: str
     steps: tuple[GrowthStep, ...]
 
-    @property
-    def first_match(self) -> int | None:
-        """The step after which the model was right for the first time. None if it never was."""
-        return next((step.step for step in self.steps if step.is_match), None)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Growth:
-    """The rows that the model answered during its training, and the loss at each validation."""
+    """The rows that the model answered during its training, or why there are none."""
 
-    rows: tuple[GrowthRow, ...]
-    losses: tuple[tuple[int, float], ...]
-    """Step and validation loss of every validation, also of those without answers."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NoGrowth:
-    """There are no answers from step to step."""
-
-    reason: str
-    """As a sentence for the screen."""
+    rows: tuple[GrowthRow, ...] = ()
+    problem: str = ""
+    """Why there are no rows, as a sentence for the screen. Empty if there are rows."""
 
 
 class _RowKey(NamedTuple):
@@ -72,7 +58,7 @@ class _RowKey(NamedTuple):
     reference: str
 
 
-def read_growth(folder: Path | None) -> Growth | NoGrowth:
+def read_growth(folder: Path | None) -> Growth:
     """Read the answers that a model gave during its training.
 
     `folder` is None for a model without one. A line that is torn, of an older version or damaged is left out; of two
@@ -82,29 +68,24 @@ def read_growth(folder: Path | None) -> Growth | NoGrowth:
     try:
         lines = [] if path is None else _lines(path)
     except FileNotFoundError:
-        return NoGrowth(reason=f"No {VALIDATION_FILE}: this model was not fine-tuned here, so nothing shows its steps.")
+        problem = f"No {VALIDATION_FILE}: this model was not fine-tuned here, so nothing shows its steps."
+        return Growth(problem=problem)
     except OSError as error:
-        return NoGrowth(reason=one_line(f"{VALIDATION_FILE}: not readable: {error.strerror or error}."))
+        return Growth(problem=one_line(f"{VALIDATION_FILE}: not readable: {error.strerror or error}."))
     if not lines:
-        return NoGrowth(reason="A model without a record of its training has no steps to show.")
+        return Growth(problem="A model without a record of its training has no steps to show.")
     by_step = {record["step"]: record for record in lines}
-    losses = tuple((step, float(by_step[step]["validation_loss"])) for step in sorted(by_step))
-    answers: dict[_RowKey, list[GrowthStep]] = {}
-    for step, loss in losses:
-        for key, response, stop_reason in _samples(by_step[step]):
-            steps = answers.setdefault(key, [])
-            if steps and steps[-1].step == step:
-                continue  # the same row twice in one validation
+    answers: dict[_RowKey, dict[int, GrowthStep]] = {}
+    for step in sorted(by_step):
+        loss = float(by_step[step]["validation_loss"])
+        for key, response in _samples(by_step[step]):
             is_match = bool(response.strip()) and is_exact(response, key.reference)
-            steps.append(
-                GrowthStep(
-                    step=step, validation_loss=loss, response=response, is_match=is_match, stop_reason=stop_reason
-                )
-            )
+            answer = GrowthStep(step=step, validation_loss=loss, response=response, is_match=is_match)
+            answers.setdefault(key, {}).setdefault(step, answer)  # a row may be in one validation twice
     if not answers:
-        return NoGrowth(reason=f"{VALIDATION_FILE} has no answers: the run had --validation-answers 0, or is old.")
-    rows = tuple(GrowthRow(**key._asdict(), steps=tuple(steps)) for key, steps in answers.items())
-    return Growth(rows=rows, losses=losses)
+        return Growth(problem=f"{VALIDATION_FILE} has no answers: the run had --validation-answers 0, or is old.")
+    rows = tuple(GrowthRow(**key._asdict(), steps=tuple(steps.values())) for key, steps in answers.items())
+    return Growth(rows=rows)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -131,12 +112,12 @@ def _is_loss(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _samples(record: dict[str, Any]) -> Iterator[tuple[_RowKey, str, str]]:
-    """Yield the rows of a validation, with response and stop reason. What is damaged is left out."""
+def _samples(record: dict[str, Any]) -> Iterator[tuple[_RowKey, str]]:
+    """Yield the rows of a validation, with the response. What is damaged is left out."""
     samples = record.get("samples")
     for sample in samples if isinstance(samples, list) else ():
         if not isinstance(sample, dict):
             continue
-        texts = [sample.get(name, "") for name in ("instruction", "input", "reference", "response", "stop_reason")]
+        texts = [sample.get(name, "") for name in ("instruction", "input", "reference", "response")]
         if all(isinstance(text, str) for text in texts) and texts[0]:
-            yield _RowKey(*texts[:3]), texts[3], texts[4]
+            yield _RowKey(*texts[:3]), texts[3]

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 
 from assistant.errors import PrerequisiteError
+from assistant.escape import shorten
 from assistant.interop.inventory import ADAPTER_FILE, CONFIG_FILE, list_models
 from assistant.model.config import ModelInfo
 from assistant.model.digest import PARTS_OF_A_RUN, recorded_bases, weights_digest
@@ -18,6 +20,7 @@ from assistant.shipped import find_model
 SHOWN_MODELS = 5
 """Models that a sentence names."""
 SHOWN_CHARACTERS = 100
+_short = partial(shorten, length=SHOWN_CHARACTERS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +152,3 @@ def _likeness(name: str, other: str) -> float:
     """Between 0 and 1: how alike two names are, or their last parts."""
     pairs = ((name, other), (name.rstrip("/").rpartition("/")[2], other.rpartition("/")[2]))
     return max(SequenceMatcher(None, one[:SHOWN_CHARACTERS].lower(), two.lower()).ratio() for one, two in pairs)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"

@@ -38,12 +38,8 @@ class Nearest:
     example: Example
     similarity: float
     """From 0 to 1. 1: the same words."""
-    shared: tuple[str, ...]
-    """The words in both, in lower case, rarest first."""
     is_copied: bool
     """Whether the answer is the row's output, apart from white space at both ends."""
-    n_same_output: int
-    """Training rows with exactly this answer as their output."""
 
 
 class NearestRows:
@@ -53,20 +49,14 @@ class NearestRows:
         import numpy as np
 
         self._examples = tuple(examples[:MAX_ROWS])
-        self._same_output: dict[str, int] = {}
         rows_of: dict[str, list[int]] = {}
         for place, example in enumerate(self._examples):
-            output = example.output.strip()
-            self._same_output[output] = self._same_output.get(output, 0) + 1
             for word in _distinct_words(example.instruction, example.input, example.output):
                 rows_of.setdefault(word, []).append(place)
         self._rows_of = {word: np.array(places, dtype=np.int32) for word, places in rows_of.items()}
         self._weights: NDArray[np.float64] = np.zeros(len(self._examples))  # of all words of each row
         for word, places in self._rows_of.items():
             self._weights[places] += self._weight(word)
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     def nearest(self, instruction: str, input_: str, answer: str) -> Nearest | None:
         """Return the training row that shares most with a question and its answer. None if none shares a word.
@@ -89,13 +79,10 @@ class NearestRows:
         copies = (place for place in best if answer and self._examples[place].output.strip() == answer)
         place = int(next(copies, best[0]))
         example = self._examples[place]
-        row_words = set(_distinct_words(example.instruction, example.input, example.output))
         return Nearest(
             example=example,
             similarity=min(1.0, float(similarities[place])),
-            shared=tuple(sorted((word for word in words if word in row_words), key=self._weight, reverse=True)),
             is_copied=bool(answer) and example.output.strip() == answer,
-            n_same_output=self._same_output.get(answer, 0) if answer else 0,
         )
 
     def _weight(self, word: str) -> float:

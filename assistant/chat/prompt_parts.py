@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate, chain
 
 from assistant.chat.events import ModelCard
@@ -88,23 +88,23 @@ class PromptLayout:
 
         A prompt that is too long is laid out as well; `room` is 0 then.
         """
-        frame = self._frame(bool(input), tuple(history))
+        start_without = self._frame(bool(input), tuple(history))
         named = self._template.named_parts(instruction, input)
         tail = [piece for kind, part in named if kind not in ("preamble", "instruction header") for piece in part]
         bos_ids = () if self._tokenizer.bos_id is None else (self._tokenizer.bos_id,)
 
-        @lru_cache(None)  # the rest is nearly always the same
+        @cache  # the rest is nearly always the same
         def encode_tail(rest: str) -> list[Encoded]:
             return [*map(self._encode, join_pieces((rest, *tail)))]
 
         def n_tokens(n_forgotten: int) -> int:
-            start = frame.start(n_forgotten)
+            start = start_without(n_forgotten)
             return len(bos_ids) + start.n_tokens + sum(len(ids) for ids, _ in encode_tail(start.rest))
 
         n_forgotten = count_forgotten(
             n_tokens, len(history), context_length=self._context_length, max_new_tokens=max_new_tokens
         )
-        start = frame.start(n_forgotten)
+        start = start_without(n_forgotten)
         pieces = [*map(self._encode_constant, start.pieces), *encode_tail(start.rest)]
         return ExactPrompt(
             parts=_attribute(self._template.named_parts(instruction, input, history[n_forgotten:]), pieces, bos_ids),
@@ -120,15 +120,35 @@ class PromptLayout:
         ids, sizes = self._tokenizer.encode_with_sizes(piece)
         return tuple(ids), tuple(sizes)
 
-    def _new_frame(self, has_input: bool, history: tuple[Exchange, ...]) -> _Frame:
+    def _new_frame(self, has_input: bool, history: tuple[Exchange, ...]) -> Callable[[int], _Start]:
+        """Return what stands before an instruction, as a function of the number of exchanges that are left out."""
         template = self._template
         opening = template.split(template.preamble_with_input if has_input else template.preamble)
-        units = [opening, *map(template.exchange, history), template.split(template.instruction_header)]
+        exchanges = [template.exchange(exchange) for exchange in history]
+        header = template.split(template.instruction_header)
+
+        @cache
+        def start(n_forgotten: int) -> _Start:
+            return self._new_start(chain(opening, *exchanges[n_forgotten:], header))
+
+        return start
+
+    def _new_start(self, pieces: Iterable[str]) -> _Start:
         # Where a tokenizer matches added tokens in a text, they may be anywhere, so nothing is encoded by itself. Other
         # patterns than GPT-2's may keep a line break with the sign before it.
         added = self._tokenizer.added
         can_cut = added.is_never_matched and added.pipeline.is_gpt2
-        return _Frame(units, self._encode_constant, can_cut=can_cut)
+        found, rest = list[str](), ""
+        for piece in pieces:
+            if isinstance(piece, Marker):
+                found += [rest, piece] if rest else [piece]
+                rest = ""
+            elif can_cut and (cut := _SAFE_CUT.search(piece)):
+                found.append(rest + piece[: cut.start()])
+                rest = piece[cut.start() :]
+            else:
+                rest += piece
+        return _Start(tuple(found), sum(len(self._encode_constant(piece)[0]) for piece in found), rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,34 +159,6 @@ class _Start:
     n_tokens: int
     """Tokens of `pieces`."""
     rest: str
-
-
-class _Frame:
-    """What stands before an instruction, for every number of exchanges that are left out."""
-
-    def __init__(self, units: list[Pieces], encode: Callable[[str], Encoded], *, can_cut: bool) -> None:
-        """`units` are the opening, the exchanges, and the header of the instruction."""
-        self._units, self._encode, self._can_cut = units, encode, can_cut
-        self._starts: dict[int, _Start] = {}
-
-    def start(self, n_forgotten: int) -> _Start:
-        """Return what stands before the instruction without the oldest exchanges."""
-        if n_forgotten not in self._starts:
-            self._starts[n_forgotten] = self._new_start(n_forgotten)
-        return self._starts[n_forgotten]
-
-    def _new_start(self, n_forgotten: int) -> _Start:
-        found, rest = list[str](), ""
-        for piece in chain(self._units[0], *self._units[n_forgotten + 1 :]):
-            if isinstance(piece, Marker):
-                found += [rest, piece] if rest else [piece]
-                rest = ""
-            elif self._can_cut and (cut := _SAFE_CUT.search(piece)):
-                found.append(rest + piece[: cut.start()])
-                rest = piece[cut.start() :]
-            else:
-                rest += piece
-        return _Start(tuple(found), sum(len(self._encode(piece)[0]) for piece in found), rest)
 
 
 def _attribute(

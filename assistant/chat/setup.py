@@ -11,9 +11,9 @@ from pathlib import Path
 
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation
+from assistant.chat.conversation_file import ConversationFile
 from assistant.chat.events import DataReady, Post
-from assistant.chat.front import Advice, Front, RecordSink
-from assistant.chat.heldout import NoHeldOut
+from assistant.chat.front import Advice, Front
 from assistant.chat.inputs import InputHistory
 from assistant.chat.models import find_base
 from assistant.chat.records import Opened, Side
@@ -24,7 +24,7 @@ from assistant.chat.worker import LoadModel, Worker
 from assistant.dataset.examples import Example
 from assistant.dataset.prompts import recorded_template
 from assistant.decoding.reply import SessionLike
-from assistant.errors import AssistantError, PrerequisiteError
+from assistant.errors import PrerequisiteError
 from assistant.files import shown_path
 from assistant.interop.inventory import read_info
 from assistant.model.config import ModelInfo
@@ -44,7 +44,7 @@ class ChatSetup:
     store: Store
     opened: Opened
     conversation: Conversation = field(default_factory=Conversation)
-    file: RecordSink
+    file: ConversationFile
     inputs: InputHistory = field(default_factory=InputHistory)
     base_name: str = ""
     is_base_given: bool = False
@@ -135,14 +135,8 @@ def read_data(model: Path, info: ModelInfo | None, data: Sequence[Path]) -> Data
     from assistant.chat.find_rows import find_held_out
     from assistant.chat.nearest import NearestRows
 
-    try:
-        found = find_held_out(model, info, data)
-    except AssistantError as error:
-        return DataReady(held_out=None, problem=str(error), nearest=None)
-    nearest = NearestRows(found.train) if found.train else None
-    if isinstance(found, NoHeldOut):
-        return DataReady(held_out=None, problem=found.reason, nearest=nearest, tests=found.tests)
-    return DataReady(held_out=found, problem="", nearest=nearest, tests=found.tests)
+    found = find_held_out(model, info, data)
+    return DataReady(held_out=found, nearest=NearestRows(found.train) if found.train else None)
 
 
 def shown_name(folder: Path) -> str:

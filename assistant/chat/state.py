@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from assistant.chat.events import ModelCard
 from assistant.chat.heldout import HeldOutRow
-from assistant.chat.records import Side
 from assistant.settings import GenerationSettings
 
 ModelState = Literal["absent", "loading", "ready", "failed"]
@@ -62,15 +60,6 @@ class ChatSettings:
     """Whether the base model answers too."""
     blind: bool = False
     """Whether the names of the two models are hidden until the person has chosen."""
-
-
-@dataclass(kw_only=True)
-class Models:
-    """Which models are loaded, what is known of them, and why one could not be loaded."""
-
-    states: dict[Side, ModelState]
-    cards: dict[Side, ModelCard] = field(default_factory=dict)
-    problems: dict[Side, str] = field(default_factory=dict)
 
 
 def now() -> datetime:

@@ -24,15 +24,14 @@ from assistant.chat.conversation_file import (
     open_for_writing,
     parse_record,
     parse_records,
-    read_bytes,
     read_conversation_file,
+    read_lines,
 )
 from assistant.chat.inputs import InputHistory
 from assistant.chat.records import Asked, Opened, Titled
 from assistant.errors import AssistantError, DataError, SettingsError
 from assistant.escape import one_line
 from assistant.files import DATA_VARIABLE, user_data_folder
-from assistant.jsonl import sound_length
 
 SUFFIX = ".jsonl"
 BIN, INPUTS_FILE = "bin", "inputs"
@@ -178,10 +177,6 @@ class Store:
         """Return all conversations, the one that was changed last first. A damaged file is listed with its problem."""
         return _newest_first([self._summary(path) for path in _paths(self._folder)])
 
-    def deleted(self) -> Sequence[Summary]:
-        """Return the conversations in the bin, as `list` does."""
-        return _newest_first([self._summary(path) for path in _paths(self._folder / BIN)])
-
     def search(self, text: str) -> Sequence[Summary]:
         """Return the newest conversations with all words of the text in their name, or in one turn.
 
@@ -262,8 +257,7 @@ def summarise(path: Path) -> Summary:
     except OSError:
         changed = datetime.fromtimestamp(0, UTC)
     try:
-        data = read_bytes(path)
-        data = data[: sound_length(data)]
+        data = read_lines(path)
         return _summary_of_lines(data, path.stem) or _summary_of_records(data, path)
     except AssistantError as error:
         return Summary(id=path.stem, changed=changed, problem=str(error))
@@ -314,8 +308,7 @@ def _summary_of_records(data: bytes, path: Path) -> Summary:
 def _search_file(path: Path, summary: Summary, words: Sequence[str]) -> tuple[Hit, ...] | None:
     """Return the turns with the words. None if neither a turn nor the name has all of them."""
     try:
-        data = read_bytes(path)
-        data = data[: sound_length(data)]
+        data = read_lines(path)
         text = data.decode(errors="replace").casefold()
         if not all(word in text for word in words if _is_plain(word)):
             return None

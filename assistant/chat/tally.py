@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.heldout import is_match
 from assistant.chat.records import SIDES, Answered, Side
-from assistant.sequential_statistics import FIRST_LOOK, Count, look_sizes, sequential_p_value
+from assistant.sequential_statistics import Count, look_sizes, sequential_p_value
 
 ALPHA = 0.05
 """False alarms over all looks together are at most this share, if neither model is better."""
@@ -91,8 +91,6 @@ class Tally:
     verdict: Verdict
     choices: Choices
     """All choices between both models, also on the person's own questions."""
-    blind_choices: Choices
-    """The choices that were made while the names were hidden."""
 
     @property
     def n(self) -> int:
@@ -139,7 +137,6 @@ def tally(conversation: Conversation) -> Tally:
     pairs = _rows_by_id(conversation)
     rows = [pair for _, pair in sorted(pairs.values(), key=lambda timed: timed[0])]
     alone = _rows_of_one(conversation, pairs.keys())
-    choices = [choice for turn in conversation.turns if (choice := _choice(turn)) is not None]
     return Tally(
         both=rows.count(PairedRow(tuned=True, base=True)),
         neither=rows.count(PairedRow(tuned=False, base=False)),
@@ -148,30 +145,27 @@ def tally(conversation: Conversation) -> Tally:
         alone=len(alone),
         alone_right=sum(alone.values()),
         verdict=judge(rows),
-        choices=_count_choices([side for side, _ in choices]),
-        blind_choices=_count_choices([side for side, blind in choices if blind]),
+        choices=_count_choices(conversation.turns),
     )
 
 
 def judge(rows: Sequence[PairedRow]) -> Verdict:
     """Return the verdict on rows in the order in which they were answered."""
-    counts: list[Count] = []
-    n_last, next_look = 0, FIRST_LOOK
-    for size in look_sizes():
-        next_look = size
-        if size > len(rows):
+    counts: dict[int, Count] = {}
+    for next_look in look_sizes():
+        if next_look > len(rows):
             break
-        seen, n_last = rows[n_last:size], size
-        before = counts[-1] if counts else Count(0, 0)
-        wins = before.wins + seen.count(PairedRow(tuned=True, base=False))
-        counts.append(Count(wins, before.losses + seen.count(PairedRow(tuned=False, base=True))))
+        seen = rows[:next_look]
+        wins, losses = (seen.count(PairedRow(tuned=better, base=not better)) for better in (True, False))
+        counts[next_look] = Count(wins, losses)
     if not counts:
         return Verdict(finding="early", p_value=None, n=0, next_look=next_look)
-    p_value = sequential_p_value(tuple(counts))
+    p_value = sequential_p_value(tuple(counts.values()))
+    n, (wins, losses) = list(counts.items())[-1]
     finding: Finding = "unclear"
     if p_value <= ALPHA:
-        finding = "better" if counts[-1].wins > counts[-1].losses else "worse"
-    return Verdict(finding=finding, p_value=p_value, n=n_last, next_look=next_look)
+        finding = "better" if wins > losses else "worse"
+    return Verdict(finding=finding, p_value=p_value, n=n, next_look=next_look)
 
 
 def same_answers_in_a_row(conversation: Conversation) -> str | None:
@@ -249,21 +243,15 @@ def _rows_of_one(conversation: Conversation, paired: Collection[str]) -> dict[st
     return {row: right for row, right in rows.items() if row not in paired}
 
 
-def _choice(turn: Turn) -> tuple[Side | None, bool] | None:
-    """Return the preferred side, None for a tie, and whether the choice was blind. None without such a choice.
-
-    A choice between two answers of one model is none.
-    """
-    choice = turn.choice
-    if choice is None:
-        return None
-    if choice.chosen is None or choice.rejected is None:
-        return None, choice.blind
-    return None if choice.chosen.side == choice.rejected.side else (choice.chosen.side, choice.blind)
-
-
-def _count_choices(sides: Sequence[Side | None]) -> Choices:
-    return Choices(tuned=sides.count("tuned"), base=sides.count("base"), ties=sides.count(None))
+def _count_choices(turns: Sequence[Turn]) -> Choices:
+    """Count the preferred sides. A choice between two answers of one model is none."""
+    preferred: list[Side | None] = []
+    for choice in [turn.choice for turn in turns if turn.choice is not None]:
+        if choice.chosen is None or choice.rejected is None:
+            preferred.append(None)
+        elif choice.chosen.side != choice.rejected.side:
+            preferred.append(choice.chosen.side)
+    return Choices(tuned=preferred.count("tuned"), base=preferred.count("base"), ties=preferred.count(None))
 
 
 def _count(n: int, what: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from assistant.chat.events import TokenDetail
@@ -55,11 +56,8 @@ def first_difference(tuned: Answered, base: Answered) -> int | None:
     Where one answer is the beginning of the other, this is the number of its tokens. The models must have the same
     tokenizer (`have_same_tokens`).
     """
-    shared = min(len(tuned.token_ids), len(base.token_ids))
-    for index in range(shared):
-        if tuned.token_ids[index] != base.token_ids[index]:
-            return index
-    return None if len(tuned.token_ids) == len(base.token_ids) else shared
+    pairs = zip_longest(tuned.token_ids, base.token_ids)
+    return next((index for index, (one, other) in enumerate(pairs) if one != other), None)
 
 
 def character_offset(tokenizer: Tokenizer, answer: Answered, index: int) -> int:

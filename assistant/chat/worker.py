@@ -10,29 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from assistant.chat.events import (
-    AnswerFailed,
-    AnswerFinished,
-    AnswerStarted,
-    DataReady,
-    Event,
-    ModelCard,
-    ModelFailed,
-    ModelReady,
-    Post,
-    RowAnswered,
-    RunEnded,
-    TextArrived,
-    TokenDetail,
-    TokensFailed,
-    TokensReady,
-)
+from assistant.chat import events
+from assistant.chat.events import Event, Post
+from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.records import Answered, AnswerKey, Side
 from assistant.chat.tokens import inspect_answer
-from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.examples import Exchange
 from assistant.decoding.reply import Reply, SessionLike
 from assistant.errors import AssistantError
 from assistant.settings import GenerationSettings
@@ -77,8 +64,7 @@ class RowsJob:
     """Answer held-out rows with both models."""
 
     run: int
-    rows: tuple[tuple[str, Example], ...]
-    """Ids and examples."""
+    rows: tuple[HeldOutRow, ...]
     settings: GenerationSettings
     with_base: bool
 
@@ -159,17 +145,18 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
-            if isinstance(job, AnswerJob):
-                self._answer(job)
-            elif isinstance(job, InspectJob):
-                self._inspect(job)
-            elif isinstance(job, RowsJob):
-                self._answer_rows(job)
-            else:
-                self._load_model(job)
+            match job:
+                case AnswerJob():
+                    self._attempt(partial(self._answer, job), partial(events.AnswerFailed, key=job.key))
+                case InspectJob():
+                    self._attempt(partial(self._inspect, job), events.TokensFailed)
+                case RowsJob():
+                    self._attempt(partial(self._answer_rows, job), partial(events.RunEnded, run=job.run))
+                case side:
+                    self._attempt(partial(self._load_model, side), partial(events.ModelFailed, side=side))
             if self._prepare is not None and not self._loads and not self._is_closed:
                 prepare, self._prepare = self._prepare, None
-                self._report_prepared(prepare)
+                self._attempt(prepare, lambda problem: events.DataReady(held_out=HeldOut(problem=problem)))
 
     def _next_job(self) -> AnswerJob | InspectJob | RowsJob | Side | None:
         with self._change:
@@ -183,11 +170,12 @@ class Worker:
                 self._change.wait()
             return None
 
-    def _report_prepared(self, prepare: Callable[[], Event | None]) -> None:
+    def _attempt(self, work: Callable[[], Event | None], failed: Callable[..., Event]) -> None:
+        """Do some work, and report the event that it returns. An error becomes `failed(problem=...)`."""
         try:
-            event = prepare()
-        except BaseException as error:  # noqa: BLE001  else the thread would end, and nothing would be answered
-            event = DataReady(held_out=None, problem=describe_error(error), nearest=None)
+            event = work()
+        except BaseException as error:  # noqa: BLE001  also SystemExit: without a report the chat would wait forever
+            event = failed(problem=describe_error(error))
         if event is not None:
             self._report(event)
 
@@ -195,15 +183,9 @@ class Worker:
         if not self._is_closed:
             self._post(event)
 
-    def _load_model(self, side: Side) -> None:
-        outcome: Event
-        try:
-            session = self._load[side]()
-            self._sessions[side] = session
-            outcome = ModelReady(side=side, card=_card(session))
-        except BaseException as error:  # noqa: BLE001  also SystemExit: without a report the chat would wait forever
-            outcome = ModelFailed(side=side, problem=describe_error(error))
-        self._report(outcome)
+    def _load_model(self, side: Side) -> Event:
+        session = self._sessions[side] = self._load[side]()
+        return events.ModelReady(side=side, card=_card(session))
 
     def _session(self, side: Side) -> SessionLike:
         session = self._sessions.get(side)
@@ -211,15 +193,14 @@ class Worker:
             raise AssistantError(f"the {side} model: expected it to be loaded, got none. Load it again.")
         return session
 
-    def _answer(self, job: AnswerJob) -> None:
+    def _answer(self, job: AnswerJob) -> Event:
         text = _TextBatch(job.key, self._report)
 
         def should_stop() -> bool:
             return job.key in self._stopped or self._is_closed
 
-        outcome: Event
+        self._report(events.AnswerStarted(key=job.key))
         try:
-            self._report(AnswerStarted(key=job.key))
             reply = self._session(job.key.side).reply(
                 job.instruction,
                 input=job.input,
@@ -229,48 +210,40 @@ class Worker:
                 should_stop=should_stop,
                 forced_ids=job.forced_ids,
             )
-            outcome = AnswerFinished(
-                key=job.key,
-                reply=reply,
-                settings=job.settings,
-                n_history=len(job.history) - reply.n_forgotten,
-                n_forced=len(job.forced_ids),
-            )
-        except BaseException as error:  # noqa: BLE001  also SystemExit: without a report the chat would wait forever
-            outcome = AnswerFailed(key=job.key, problem=describe_error(error))
-        text.flush()
-        self._report(outcome)
+        finally:
+            text.flush()
+        return events.AnswerFinished(
+            key=job.key,
+            reply=reply,
+            settings=job.settings,
+            n_history=len(job.history) - reply.n_forgotten,
+            n_forced=len(job.forced_ids),
+        )
 
     # --- background runs ------------------------------------------------------------------------------------------
 
-    def _answer_rows(self, job: RowsJob) -> None:
-        """Answer some rows of a run, and put the rest back into the queue."""
-        rows, rest = job.rows[:ROWS_AT_ONCE], job.rows[ROWS_AT_ONCE:]
-        unanswered = set(rows_ids(rows))
-        try:
-            tuned = self._replies("tuned", rows, job)
-            base = self._replies("base", rows, job) if job.with_base and len(tuned) == len(rows) else {}
-            for row, _ in rows:
-                if row in tuned and (row in base or not job.with_base):
-                    self._report(RowAnswered(run=job.run, row=row, tuned=tuned[row], base=base.get(row)))
-                    unanswered.discard(row)
-        except BaseException as error:  # noqa: BLE001  without a report the run would never end
-            self._report(RunEnded(run=job.run, problem=describe_error(error)))
-            return
-        left = tuple(row for row in rows if row[0] in unanswered) + rest
+    def _answer_rows(self, job: RowsJob) -> Event | None:
+        """Answer some rows of a run, and put the rest back into the queue. Return the run's end if there is no rest."""
+        rows = job.rows[:ROWS_AT_ONCE]
+        tuned = self._replies("tuned", rows, job)
+        base = self._replies("base", rows, job) if job.with_base and len(tuned) == len(rows) else {}
+        answered = base if job.with_base else tuned
+        for id in [row.id for row in rows if row.id in answered]:
+            self._report(events.RowAnswered(run=job.run, row=id, tuned=tuned[id], base=base.get(id)))
+        left = tuple(row for row in job.rows if row.id not in answered)
         if not left or job.run in self._stopped_runs:
-            self._report(RunEnded(run=job.run))
-            return
+            return events.RunEnded(run=job.run)
         with self._change:
-            self._runs.appendleft(RowsJob(run=job.run, rows=left, settings=job.settings, with_base=job.with_base))
+            self._runs.appendleft(replace(job, rows=left))
+        return None
 
-    def _replies(self, side: Side, rows: Sequence[tuple[str, Example]], job: RowsJob) -> dict[str, Reply]:
+    def _replies(self, side: Side, rows: Sequence[HeldOutRow], job: RowsJob) -> dict[str, Reply]:
         """The complete replies of a model. Fewer than there are rows, if the run has to give way or is stopped."""
 
         def should_stop() -> bool:
             return bool(self._jobs) or job.run in self._stopped_runs or self._is_closed
 
-        examples = [example for _, example in rows]
+        examples = [row.example for row in rows]
         session = self._session(side)
         longest = max(len(session.tokenizer.encode(example.output)) for example in examples)
         limit = min(job.settings.max_new_tokens, ROOM_FACTOR * longest + ROOM_TOKENS)
@@ -280,21 +253,13 @@ class Worker:
             if isinstance(reply, Exception):
                 raise reply
             if reply.stop_reason != "cancelled":
-                found[rows[index][0]] = reply
+                found[rows[index].id] = reply
         return found
 
     # --- tokens ---------------------------------------------------------------------------------------------------
 
-    def _inspect(self, job: InspectJob) -> None:
-        outcome: Event
-        try:
-            outcome = TokensReady(key=job.key, tokens=self._details(job))
-        except BaseException as error:  # noqa: BLE001  without a report the view would wait forever
-            outcome = TokensFailed(key=job.key, problem=describe_error(error))
-        self._report(outcome)
-
-    def _details(self, job: InspectJob) -> tuple[TokenDetail, ...]:
-        """The tokens under the model that wrote them, and under the base model if the tuned one did.
+    def _inspect(self, job: InspectJob) -> Event:
+        """Look at tokens under the model that wrote them, and under the base model if the tuned one did.
 
         Raises:
             AssistantError: the prompt is another one now.
@@ -307,12 +272,7 @@ class Worker:
                 f"tokens: expected the prompt of {n_then} tokens that was answered, got {len(prompt_ids)} tokens. "
                 f"The turns before it were changed since. Answer it again to see its tokens."
             )
-        return inspect_answer(session, base, job.answer, prompt_ids)
-
-
-def rows_ids(rows: Sequence[tuple[str, Example]]) -> list[str]:
-    """Return the ids of rows."""
-    return [row for row, _ in rows]
+        return events.TokensReady(key=job.key, tokens=inspect_answer(session, base, job.answer, prompt_ids))
 
 
 def describe_error(error: BaseException) -> str:
@@ -347,11 +307,11 @@ class _TextBatch:
         self._pieces.clear()
         self._flushed_at = time.monotonic()
         if text:
-            self._post(TextArrived(key=self._key, text=text, n_pieces=self._n_pieces))
+            self._post(events.TextArrived(key=self._key, text=text, n_pieces=self._n_pieces))
 
 
-def _card(session: SessionLike) -> ModelCard:
-    return ModelCard(
+def _card(session: SessionLike) -> events.ModelCard:
+    return events.ModelCard(
         name=session.name,
         folder=None if session.folder is None else Path(session.folder),
         n_parameters=session.n_parameters,

@@ -53,10 +53,7 @@ def read_labelled(*paths: str | Path, columns: Sequence[str] = (), skip_bad: boo
     dataset = read_with(labelled_row, paths, mapping, skip_bad=skip_bad, advice=SKIP_ADVICE, forms=ROW_FORM)
     names = ", ".join(shown_name(Path(path)) for path in paths)
     spelling, notes = _spellings(Counter(example.output for example in dataset.examples))
-    examples = [
-        replace(example, output=spelling[example.output]) if spelling[example.output] != example.output else example
-        for example in dataset.examples
-    ]
+    examples = [replace(example, output=spelling[example.output]) for example in dataset.examples]
     _check_labels(labels_of(examples), len(examples), names)
     notes += _contradictions(examples)
     return Dataset(examples=examples, notes=(*dataset.notes, *notes), n_skipped=dataset.n_skipped)
@@ -124,15 +121,11 @@ def _fault(source: str, row: Row, own: dict[str, str], details: Any) -> str:
     field = str(details["loc"][0]) if details["loc"] else "row"
     detail = {**details, "loc": (own.get(field, field),)}
     if details["type"] == "missing":
-        detail["input"] = row.value
-    elif details["input"] is None:
+        sentence = row_fault(Path(source), row.number, detail | {"input": row.value})
+        return f"{sentence} If another column holds it: --columns {field}=COLUMN."
+    if details["input"] is None:
         return f'{source}, row {row.number}: "{own.get(field, field)}" is empty.'
-    sentence = row_fault(Path(source), row.number, detail)
-    return (
-        f"{sentence} If another column holds it: --columns {field}=COLUMN."
-        if details["type"] == "missing"
-        else sentence
-    )
+    return row_fault(Path(source), row.number, detail)
 
 
 def _spellings(counts: Counter[str]) -> tuple[dict[str, str], list[str]]:

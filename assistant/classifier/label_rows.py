@@ -79,8 +79,8 @@ def label_file(
     chunk = list(islice(rows, _CHUNK))
     if not chunk:
         raise DataError(counts.problems or f"{reader.name}: expected at least one row, got none. Add rows.")
-    writer = _writer(reader.layout, chunk, kind, delimiter, counts)
-    yield from writer.start()
+    writer = _writer(reader, chunk, kind, delimiter, classifier.labels)
+    yield writer.opening
     while chunk:
         predictions = classify(classifier, [text for _, text in chunk if text.strip()])
         for row, text in chunk:
@@ -90,9 +90,9 @@ def label_file(
             else:
                 counts.labels[prediction.label] += 1
                 counts.n_cut += prediction.was_cut
-            yield writer.row(reader.name, row, prediction, classifier.labels)
+            yield writer.row(row, prediction)
         chunk = list(islice(rows, _CHUNK))
-    yield from writer.end()
+    yield writer.closing
 
 
 class _Reader:
@@ -100,7 +100,8 @@ class _Reader:
 
     def __init__(self, path: Path, columns: Columns, skip_bad: bool, counts: Counts) -> None:
         self.name, self.layout = shown_name(path), Layout("lines")
-        self._path, self._columns, self._skip_bad, self._counts = path, columns, skip_bad, counts
+        self.counts = counts
+        self._path, self._columns, self._skip_bad = path, columns, skip_bad
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
         for row in iterate_rows(self._path, self._columns, on_layout=self._set_layout):
@@ -113,9 +114,9 @@ class _Reader:
                     raise DataError(
                         error.problems, advice="Correct the row, or leave it out with --skip-bad."
                     ) from error
-                self._counts.n_bad += 1
-                if len(self._counts.problems) < MAX_PROBLEMS:
-                    self._counts.problems += error.problems
+                self.counts.n_bad += 1
+                if len(self.counts.problems) < MAX_PROBLEMS:
+                    self.counts.problems += error.problems
                 continue
             yield row, text
 
@@ -152,35 +153,32 @@ class _Reader:
 class _Writer:
     """Turns rows and predictions into text."""
 
-    row: Callable[[str, Row, Prediction | None, Sequence[str]], str]
+    row: Callable[[Row, Prediction | None], str]
     opening: str = ""
     closing: str = ""
 
-    def start(self) -> Iterator[str]:
-        if self.opening:
-            yield self.opening
-
-    def end(self) -> Iterator[str]:
-        if self.closing:
-            yield self.closing
-
 
 def _writer(
-    layout: Layout, first: list[tuple[Row, str]], kind: OutputKind | None, delimiter: str | None, counts: Counts
+    reader: _Reader,
+    first: list[tuple[Row, str]],
+    kind: OutputKind | None,
+    delimiter: str | None,
+    labels: Sequence[str],
 ) -> _Writer:
     if kind == "predictions":
-        return _Writer(_prediction_line)
+        return _Writer(lambda row, found: json.dumps({"row": row.number, **prediction_as_json(found, labels)}) + "\n")
+    layout = reader.layout
     names = list(dict.fromkeys(layout.header or [name for row, _ in first for name in _cells(row)]))
     added = tuple(_free_name(name, names) for name in (LABEL_COLUMN, PROBABILITY_COLUMN))
     for name, wanted in zip(added, (LABEL_COLUMN, PROBABILITY_COLUMN), strict=True):
         if name != wanted:
-            counts.notes.append(f'The rows have a column "{wanted}" already, so the new one is "{name}".')
+            reader.counts.notes.append(f'The rows have a column "{wanted}" already, so the new one is "{name}".')
     own: OutputKind = layout.kind if layout.kind in {"list", "objects"} else "table"
     kind = kind or own
     if kind == "table":
-        table = _Table(names, added, delimiter or layout.delimiter or ",")
-        return _Writer(table.row, opening=table.header())
-    objects = _Objects(added, is_list=kind == "list")
+        table = _Table(reader.name, names, delimiter or layout.delimiter or ",")
+        return _Writer(table.row, opening=table.line([*names, *added]))
+    objects = _Objects(reader.name, added, is_list=kind == "list")
     return _Writer(objects.row, opening="[" if kind == "list" else "", closing="\n]\n" if kind == "list" else "")
 
 
@@ -196,36 +194,24 @@ def _cells(row: Row) -> dict[str, Any]:
     return row.value if isinstance(row.value, dict) else {"text": row.value}
 
 
-def _check_free(where: str, row: Row, added: Sequence[str]) -> None:
-    clash = [name for name in added if name in _cells(row)]
-    if clash:
-        raise DataError(
-            f"{where}, row {row.number}: expected no {clash[0]!r}, which earlier rows lack. Rename it in all rows."
-        )
-
-
 class _Table:
     """A row as a line of a table."""
 
-    def __init__(self, names: Sequence[str], added: Sequence[str], delimiter: str) -> None:
-        self._names, self._added, self._delimiter = names, added, delimiter
+    def __init__(self, where: str, names: Sequence[str], delimiter: str) -> None:
+        self._where, self._names, self._delimiter = where, names, delimiter
 
-    def header(self) -> str:
-        return self._line([*self._names, *self._added])
-
-    def row(self, where: str, row: Row, prediction: Prediction | None, labels: Sequence[str]) -> str:
-        del labels
+    def row(self, row: Row, prediction: Prediction | None) -> str:
         cells = _cells(row)
         unknown = [name for name in cells if name not in self._names]
         if unknown:
             raise DataError(
-                f"{where}, row {row.number}: expected the columns of earlier rows, got {unknown[0]!r} too. "
+                f"{self._where}, row {row.number}: expected the columns of earlier rows, got {unknown[0]!r} too. "
                 f"Write JSONL, which needs no columns: --output FILE.jsonl."
             )
         own = [_cell(cells.get(name)) for name in self._names]
-        return self._line([*own, *((prediction.label, _probability(prediction)) if prediction else ("", ""))])
+        return self.line([*own, *((prediction.label, _probability(prediction)) if prediction else ("", ""))])
 
-    def _line(self, cells: Sequence[object]) -> str:
+    def line(self, cells: Sequence[object]) -> str:
         line = io.StringIO()
         csv.writer(line, delimiter=self._delimiter, lineterminator="\n").writerow(cells)
         return line.getvalue()
@@ -238,14 +224,16 @@ def _cell(value: Any) -> str:
 class _Objects:
     """A row as a JSON object, one a line."""
 
-    def __init__(self, added: Sequence[str], *, is_list: bool) -> None:
-        self._added, self._is_list, self._is_first = added, is_list, True
+    def __init__(self, where: str, added: Sequence[str], *, is_list: bool) -> None:
+        self._where, self._added, self._is_list, self._is_first = where, added, is_list, True
 
-    def row(self, where: str, row: Row, prediction: Prediction | None, labels: Sequence[str]) -> str:
-        del labels
-        _check_free(where, row, self._added)
+    def row(self, row: Row, prediction: Prediction | None) -> str:
+        cells = _cells(row)
+        if clash := [name for name in self._added if name in cells]:
+            where = f"{self._where}, row {row.number}"
+            raise DataError(f"{where}: expected no {clash[0]!r}, which earlier rows lack. Rename it in all rows.")
         label, probability = self._added
-        value = _cells(row) | {label: None, probability: None}
+        value = cells | {label: None, probability: None}
         if prediction is not None:
             value |= {label: prediction.label, probability: NumberText(_probability(prediction))}
         text = _json(value)
@@ -253,11 +241,6 @@ class _Objects:
             return text + "\n"
         before, self._is_first = "\n  " if self._is_first else ",\n  ", False
         return before + text
-
-
-def _prediction_line(where: str, row: Row, prediction: Prediction | None, labels: Sequence[str]) -> str:
-    del where
-    return json.dumps({"row": row.number, **prediction_as_json(prediction, labels)}) + "\n"
 
 
 def prediction_as_json(prediction: Prediction | None, labels: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -89,8 +89,3 @@ def save_temperature(folder: str | Path, temperature: float) -> None:
     changed = ClassifierRecord.model_validate(record.model_dump() | {"temperature": temperature})
     content[CLASSIFIER_KEY] = changed.model_dump(mode="json")
     write_atomic(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-
-
-def with_temperature(classifier: Classifier, temperature: float) -> Classifier:
-    """The same classifier with another temperature."""
-    return replace(classifier, temperature=temperature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from assistant.classifier.scores import N_BINS, Scores
@@ -146,23 +146,13 @@ def _matrix_lines(scores: Scores, width: int) -> list[str]:
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report as JSON. Shares go from 0 to 1, and every interval covers 95 %."""
     scores = report.scores
+    figures = {name: getattr(scores, name) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
     return {
         "n": scores.n,
         "rows": report.rows,
         "labels": list(scores.labels),
-        **{
-            name: estimate.value
-            for name, estimate in (
-                ("accuracy", scores.accuracy),
-                ("balanced_accuracy", scores.balanced_accuracy),
-                ("macro_f1", scores.macro_f1),
-            )
-        },
-        "intervals": {
-            "accuracy": _ends(scores.accuracy),
-            "balanced_accuracy": _ends(scores.balanced_accuracy),
-            "macro_f1": _ends(scores.macro_f1),
-        },
+        **{name: estimate.value for name, estimate in figures.items()},
+        "intervals": {name: _ends(estimate) for name, estimate in figures.items()},
         "commonest_label_accuracy": scores.commonest_share,
         "by_label": [
             {
@@ -186,16 +176,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "log_loss_after": scores.calibrated.log_loss,
         },
         "n_mistakes": scores.n_mistakes,
-        "mistakes": [
-            {
-                "text": mistake.text,
-                "label": mistake.label,
-                "predicted": mistake.predicted,
-                "probability": mistake.probability,
-                "where": mistake.where,
-            }
-            for mistake in scores.mistakes
-        ],
+        "mistakes": [asdict(mistake) for mistake in scores.mistakes],
         "notes": list(report.notes),
     }
 

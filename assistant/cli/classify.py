@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +13,7 @@ from assistant.cli.console import note, print_json
 from assistant.cli.options import A_MODEL, Json, OutputFolder, PlanOnly, book_recipe, derive_options
 from assistant.errors import SettingsError
 from assistant.escape import displayable, visible
-from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors
+from assistant.files import check_can_be_folder, check_writable, replaced_file
 from assistant.settings import (
     LABEL_BOOK,
     LABEL_DEFAULTS,
@@ -256,26 +254,11 @@ def _predict_file(
         for piece in pieces:
             print(displayable(piece) if is_terminal else piece, end="")
     else:
-        with _new_file(output) as file:
+        with replaced_file(output) as file:
             for piece in pieces:
-                file.write(piece)
+                file.write(piece.encode(errors="backslashreplace"))
     for line in _describe(counts, classifier):
         note(line)
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[TextIO]:
-    """A file that appears under its name once it is complete."""
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with named_errors(path), temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _describe(counts: Counts, classifier: Classifier) -> list[str]:

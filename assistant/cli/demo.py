@@ -140,8 +140,7 @@ def _do(step: Sequence[str], *, capture: bool) -> int:
     if code != 0:
         ended = "was stopped" if stop() else "failed"
         note(f"The demo ended early: `{shlex.join(step)}` {ended}.")
-        return code
-    return 0
+    return code
 
 
 # --- before and after ---------------------------------------------------------------------------------------------

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,17 +25,8 @@ if TYPE_CHECKING:
     from assistant.model.checkpoint import Checkpoint
 
 
-class Target(StrEnum):
-    GGUF = "gguf"
-    OLLAMA = "ollama"
-    PTH = "pth"
-
-
-class Quantization(StrEnum):
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
+Target = Literal["gguf", "ollama", "pth"]
+Quantization = Literal["f32", "f16", "bf16", "q8_0"]
 
 
 @derive_options(leave_out={"logprobs"})
@@ -47,7 +36,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new file, or a folder for it; optional with ollama.")
     ] = None,
-    quantization: Annotated[Quantization, typer.Option(help="Type of the matrices in a GGUF file.")] = Quantization.F16,
+    quantization: Annotated[Quantization, typer.Option(help="Type of the matrices in a GGUF file.")] = "f16",
     name: Annotated[str | None, typer.Option(help="Name on the server; by default that of the model folder.")] = None,
     host: Annotated[
         str | None, typer.Option(help="Address of Ollama; by default OLLAMA_HOST, or this machine.")
@@ -65,19 +54,22 @@ def export(
     """
     folder = find_model(model)
     _check_options(to, output, name=name, host=host)
-    url = _server_url(host, name) if to is Target.OLLAMA else None
-    path = _file_path(output, f"{file_name(folder)}.{'pth' if to is Target.PTH else 'gguf'}")
+    url = _server_url(host, name) if to == "ollama" else None
+    path = output
+    if output is not None and output.is_dir():
+        path = output / f"{file_name(folder)}.{'pth' if to == 'pth' else 'gguf'}"
     if path is not None:
         _refuse_existing(path, *_beside(path, to), overwrite=overwrite)
 
     from assistant.model.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(folder, may_classify=to is Target.PTH)
-    if to is Target.PTH:
+    checkpoint = load_checkpoint(folder, may_classify=to == "pth")
+    if to == "pth":
         assert path is not None
         _export_pth(checkpoint, path, as_json=as_json)
         return
-    with _place_for(path) as gguf:
+    with ExitStack() as stack:
+        gguf = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assistant-"))) / "model.gguf"
         result = _export_gguf(checkpoint, gguf, quantization, generation, keep=path is not None)
         if url is not None:
             result |= _push(checkpoint, gguf, name, url, generation, overwrite=overwrite)
@@ -89,11 +81,11 @@ def export(
 
 
 def _check_options(to: Target, output: Path | None, *, name: str | None, host: str | None) -> None:
-    if output is None and to is not Target.OLLAMA:
-        raise SettingsError(f"--output: expected a file for --to {to.value}, got nothing. Name the file to write.")
+    if output is None and to != "ollama":
+        raise SettingsError(f"--output: expected a file for --to {to}, got nothing. Name the file to write.")
     given = [option for option, value in (("--name", name), ("--host", host)) if value is not None]
-    if given and to is not Target.OLLAMA:
-        raise SettingsError(f"{given[0]}: expected --to ollama, got --to {to.value}. Leave out {given[0]}.")
+    if given and to != "ollama":
+        raise SettingsError(f"{given[0]}: expected --to ollama, got --to {to}. Leave out {given[0]}.")
 
 
 def _server_url(host: str | None, name: str | None) -> str:
@@ -106,16 +98,12 @@ def _server_url(host: str | None, name: str | None) -> str:
     return find_host(host)
 
 
-def _file_path(output: Path | None, name: str) -> Path | None:
-    return output / name if output is not None and output.is_dir() else output
-
-
 def _beside(path: Path, to: Target) -> list[Path]:
     """Files that are written beside the output."""
     from assistant.interop.modelfile import modelfile_path
     from assistant.interop.pth import config_path, tokenizer_path
 
-    return [config_path(path), tokenizer_path(path)] if to is Target.PTH else [modelfile_path(path)]
+    return [config_path(path), tokenizer_path(path)] if to == "pth" else [modelfile_path(path)]
 
 
 def _refuse_existing(*paths: Path, overwrite: bool) -> None:
@@ -127,16 +115,6 @@ def _refuse_existing(*paths: Path, overwrite: bool) -> None:
             )
         if path == paths[0] and path.is_dir():  # the tokenizer of a .pth is a folder
             raise SettingsError(f"--output: expected a file, got the folder {shown_path(path)}. Name a file in it.")
-
-
-@contextmanager
-def _place_for(path: Path | None) -> Iterator[Path]:
-    """Yield the path of the GGUF file, or of a temporary one for a server."""
-    if path is not None:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="assistant-") as folder:
-        yield Path(folder) / "model.gguf"
 
 
 def _export_gguf(
@@ -153,7 +131,7 @@ def _export_gguf(
     beside = modelfile_path(path)
     parameters = ollama_parameters(generation, checkpoint.template, checkpoint.config.context_length)
     text = modelfile(path.name, checkpoint.template, parameters)
-    written = export_gguf(checkpoint, path, quantization.value)
+    written = export_gguf(checkpoint, path, quantization)
     if keep:
         write_atomic(beside, text)
     facts = asdict(written) | {"path": shown_path(path) if keep else None}

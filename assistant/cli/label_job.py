@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from assistant.classifier.inference import Prediction, classify
+from assistant.classifier.inference import classify
 from assistant.classifier.label_files import read_labelled
-from assistant.classifier.model_folder import Classifier, load_classifier, save_temperature, with_temperature
+from assistant.classifier.model_folder import Classifier, load_classifier, save_temperature
 from assistant.classifier.picture import draw_confusion
 from assistant.classifier.report import (
     PICTURE_FILE,
@@ -97,8 +98,6 @@ class LabelJob(Job):
         ]
 
     def _write(self, report: Report) -> None:
-        import json
-
         text = json.dumps(as_json(report), ensure_ascii=True, indent=2) + "\n"
         write_atomic(self.output / REPORT_JSON, text)
         write_atomic(self.output / REPORT_MARKDOWN, as_markdown(report, title=self.output.name))
@@ -112,8 +111,8 @@ def _log_probabilities(classifier: Classifier, examples: Sequence[Example]) -> t
     """Log-probabilities at temperature 1 (rows, labels), and the number of texts that were cut."""
     import numpy as np
 
-    plain = with_temperature(classifier, 1.0)
-    predictions: list[Prediction] = list(classify(plain, [example.instruction for example in examples]))
+    plain = replace(classifier, temperature=1.0)
+    predictions = list(classify(plain, [example.instruction for example in examples]))
     smallest = math.exp(-80)  # a probability of 0 in float32 is smaller than that
     values = np.log(np.maximum([prediction.probabilities for prediction in predictions], smallest))
     return values, sum(prediction.was_cut for prediction in predictions)

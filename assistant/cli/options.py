@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -46,15 +45,6 @@ PlanOnly = Annotated[
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class _Option:
-    """One option: its parameter for typer, and the settings field that it sets."""
-
-    parameter: inspect.Parameter
-    path: tuple[str, ...]
-    """Name of the field; for a field of a nested model, the names of the outer and the inner field."""
-
-
 def derive_options(
     *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] = NOTHING, names: Mapping[str, str] = NOTHING
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -67,18 +57,15 @@ def derive_options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         models = {p.name: p.annotation for p in signature.parameters.values() if _is_settings(p.annotation)}
-        options = {name: list(_options_of(model, leave_out, defaults, names)) for name, model in models.items()}
-        parameters: list[inspect.Parameter] = []
-        for parameter in signature.parameters.values():
-            derived = [option.parameter for option in options.get(parameter.name, ())]
-            parameters += derived if parameter.name in models else [parameter]
+        derived = {name: list(_options_of(model, leave_out, defaults, names)) for name, model in models.items()}
+        parameters = [one for p in signature.parameters.values() for one in derived.get(p.name, [p])]
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
             settings, problems = {}, []
             for name, model in models.items():
                 try:
-                    settings[name] = _collect(model, options[name], given, defaults, names)
+                    settings[name] = _collect(model, derived[name], given, defaults, names)
                 except SettingsError as error:
                     problems.append(str(error))
             if problems:
@@ -96,7 +83,8 @@ def derive_options(
 
 def _options_of(
     model: type[BaseModel], leave_out: Collection[str], defaults: Mapping[str, Any], names: Mapping[str, str]
-) -> Iterator[_Option]:
+) -> Iterator[inspect.Parameter]:
+    """The parameters for typer. One for a field of a nested model has the names of both fields."""
     for name, field in model.model_fields.items():
         if name in leave_out:
             continue
@@ -104,18 +92,15 @@ def _options_of(
         default = defaults.get(name, field.default)
         option, text = _option_name(name, names), field_docstring(model, name)
         if nested is None:
-            yield _Option(_parameter(name, option, text, field, field.annotation, default), (name,))
+            yield _parameter(name, option, text, field, field.annotation, default)
             continue
-        yield _Option(_parameter(name, option, text, field, bool, default is not None), (name,))
+        yield _parameter(name, option, text, field, bool, default is not None)
         inner_defaults = nested() if default is None else default
         for inner_name, inner in nested.model_fields.items():
             inner_option = f"{option}-{inner_name.replace('_', '-')}"
             inner_default = getattr(inner_defaults, inner_name)
             inner_text = field_docstring(nested, inner_name)
-            parameter = _parameter(
-                f"{name}_{inner_name}", inner_option, inner_text, inner, inner.annotation, inner_default
-            )
-            yield _Option(parameter, (name, inner_name))
+            yield _parameter(f"{name}_{inner_name}", inner_option, inner_text, inner, inner.annotation, inner_default)
 
 
 def _option_name(field: str, names: Mapping[str, str]) -> str:
@@ -141,32 +126,29 @@ def _parameter(
 
 def _collect(
     model: type[Settings],
-    options: list[_Option],
+    parameters: list[inspect.Parameter],
     given: Mapping[str, Any],
     defaults: Mapping[str, Any],
     names: Mapping[str, str],
 ) -> Settings:
     """The settings that the given options make. Raises SettingsError that names every wrong option."""
     values = {name: value for name, value in defaults.items() if name in model.model_fields}
-    inner: dict[str, dict[str, Any]] = {}
-    for option in options:
-        value = given[option.parameter.name]
-        field = model.model_fields[option.path[0]]
-        if len(option.path) == 2:
-            nested = _nested_model(field)
-            assert nested is not None
-            inner.setdefault(option.path[0], {})[option.path[1]] = _value(nested.model_fields[option.path[1]], value)
-            switch = _option_name(option.path[0], names)
-            flag = f"{switch}-{option.path[1].replace('_', '-')}"
-            if not given[option.path[0]] and value != option.parameter.default:
-                raise SettingsError(f"{flag}: expected {switch} beside it, got {flag} alone. Add {switch}.")
-        else:
-            values[option.path[0]] = _value(field, value)
-    for name, fields in inner.items():
-        nested = _nested_model(model.model_fields[name])
-        assert nested is not None
-        prefix = _option_name(name, names).removeprefix("--") + "-"
-        values[name] = validate_settings(nested, fields, prefix=prefix) if values[name] else None
+    default_of = {parameter.name: parameter.default for parameter in parameters}
+    for name, field in model.model_fields.items():
+        if name not in default_of:
+            continue
+        nested, switch = _nested_model(field), _option_name(name, names)
+        if nested is None:
+            values[name] = _value(field, given[name])
+            continue
+        inner = {key: given[f"{name}_{key}"] for key in nested.model_fields}
+        lone = [key for key, value in inner.items() if value != default_of[f"{name}_{key}"]]
+        if lone and not given[name]:
+            flag = f"{switch}-{lone[0].replace('_', '-')}"
+            raise SettingsError(f"{flag}: expected {switch} beside it, got {flag} alone. Add {switch}.")
+        fields = {key: _value(nested.model_fields[key], value) for key, value in inner.items()}
+        prefix = switch.removeprefix("--") + "-"
+        values[name] = validate_settings(nested, fields, prefix=prefix) if given[name] else None
     return validate_settings(model, values, names=names)
 
 

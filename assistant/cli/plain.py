@@ -33,7 +33,7 @@ from assistant.chat.commands import Command, Text, Unclear, Unknown, help_lines,
 from assistant.chat.conversation import Conversation, Turn
 from assistant.chat.events import AnswerFinished, Event, ModelFailed
 from assistant.chat.front import Advice
-from assistant.chat.growth import NoGrowth, read_growth
+from assistant.chat.growth import read_growth
 from assistant.chat.setup import ChatSetup
 from assistant.cli.console import EXIT_FAILURE, SAME_REQUEST_S, interrupt_exit_code, note
 from assistant.cli.plain_front import INDENT, PlainFront, tally_words
@@ -100,8 +100,7 @@ class PlainChat:
 
     def _saved_id(self) -> str | None:
         """Return the id of the conversation. None for a pipe, and if nothing was saved."""
-        file = self.chat.file
-        return getattr(file, "id", None) if self._is_dialogue and getattr(file, "is_saved", False) else None
+        return self.chat.file.id if self._is_dialogue and self.chat.file.is_saved else None
 
     def _greet(self) -> None:
         setup, say = self._setup, self.front.say
@@ -231,7 +230,7 @@ class PlainChat:
             case "tally":
                 say(tally_words(chat.conversation) or "No test row was answered yet. /row asks one.")
             case "settings":
-                self._settings(argument)
+                say(set_setting(chat.settings, argument).replace(" · ", ", "))
             case "learnt":
                 self._show_growth()
             case "where":
@@ -288,7 +287,7 @@ class PlainChat:
         else:
             self.chat.run_rows(count)
         self._finish()
-        if self.chat.held_out is not None and (words := tally_words(self.chat.conversation)):
+        if self.chat.held_out.rows and (words := tally_words(self.chat.conversation)):
             self.front.say(f"({words})")
 
     def _show_tokens(self, turn: Turn) -> None:
@@ -310,13 +309,10 @@ class PlainChat:
         words = "Both models answer, as A (left) and B (right). /choose left, right or neither shows who is who."
         say(words if settings.blind else "The names of the models are shown.")
 
-    def _settings(self, argument: str) -> None:
-        self.front.say(set_setting(self.chat.settings, argument).replace(" · ", ", "))
-
     def _show_growth(self) -> None:
         growth = read_growth(self._setup.folder)
-        if isinstance(growth, NoGrowth):
-            self.front.say(growth.reason)
+        if not growth.rows:
+            self.front.say(growth.problem)
             return
         row = growth.rows[0]
         self.front.say(f"{one_line(f'{row.instruction} {row.input}')} Reference: {one_line(row.reference)}")
@@ -335,7 +331,7 @@ class PlainChat:
 
     def _exchange(self, id: str) -> None:
         store, opened = self._setup.store, self._setup.opened_now()
-        if id and id == getattr(self.chat.file, "id", None):
+        if id and id == self.chat.file.id:
             self.front.say("This conversation is open.")
             return
         try:

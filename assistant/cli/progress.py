@@ -167,46 +167,12 @@ def join_names(names: Sequence[str]) -> str:
 # --- observers ----------------------------------------------------------------------------------------------------
 
 
-class BarObserver:
-    """A live progress bar, with notes above it."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-        self._rate = 0.0
-
-    def on_plan(self, plan: Plan) -> None:
-        for line in describe_plan(plan):
-            self._print(line)
-        self._task = self._progress.add_task("", total=plan.total_steps, completed=plan.first_step, loss="-", rate="-")
-
-    def on_step(self, report: StepReport) -> None:
-        if self._task is None:
-            return
-        metrics = report.metrics
-        rate = metrics.tokens / metrics.seconds
-        self._rate = rate if self._rate == 0 else 0.9 * self._rate + 0.1 * rate
-        self._progress.update(self._task, completed=report.step, loss=f"{metrics.loss:.3f}", rate=f"{self._rate:,.0f}")
-
-    def on_validation(self, report: ValidationReport) -> None:
-        for line in describe_validation(report):
-            self._print(line)
-
-    def on_warning(self, text: str) -> None:
-        self._print(f"Warning: {text}")
-
-    def _print(self, line: str) -> None:
-        from rich.text import Text
-
-        self._progress.console.print(Text(displayable(line)))
-
-
 class PlainObserver:
     """Plain lines for logs and pipes: a line for each tenth of the run."""
 
     def on_plan(self, plan: Plan) -> None:
         for line in describe_plan(plan):
-            note(line)
+            self._print(line)
 
     def on_step(self, report: StepReport) -> None:
         if report.step == 1 or report.step % max(1, report.total_steps // 10) == 0:
@@ -217,7 +183,36 @@ class PlainObserver:
 
     def on_validation(self, report: ValidationReport) -> None:
         for line in describe_validation(report):
-            note(line)
+            self._print(line)
 
     def on_warning(self, text: str) -> None:
-        note(f"Warning: {text}")
+        self._print(f"Warning: {text}")
+
+    def _print(self, line: str) -> None:
+        note(line)
+
+
+class BarObserver(PlainObserver):
+    """A live progress bar, with notes above it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._rate = 0.0
+
+    def on_plan(self, plan: Plan) -> None:
+        super().on_plan(plan)
+        self._task = self._progress.add_task("", total=plan.total_steps, completed=plan.first_step, loss="-", rate="-")
+
+    def on_step(self, report: StepReport) -> None:
+        if self._task is None:
+            return
+        metrics = report.metrics
+        rate = metrics.tokens / metrics.seconds
+        self._rate = rate if self._rate == 0 else 0.9 * self._rate + 0.1 * rate
+        self._progress.update(self._task, completed=report.step, loss=f"{metrics.loss:.3f}", rate=f"{self._rate:,.0f}")
+
+    def _print(self, line: str) -> None:
+        from rich.text import Text
+
+        self._progress.console.print(Text(displayable(line)))

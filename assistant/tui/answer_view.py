@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from textual import events
 from textual.content import Content
@@ -17,12 +17,11 @@ from assistant.tui.turn_state import AnswerState
 MATCH, NO_MATCH = "✓", "✗"
 
 
+@dataclass
 class AnswerClicked(Message):
     """The person clicked the name of an answer's model: it wants more or less room."""
 
-    def __init__(self, state: AnswerState) -> None:
-        super().__init__()
-        self.state = state
+    state: AnswerState
 
 
 class RawAnswer(Static):

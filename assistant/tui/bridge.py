@@ -7,7 +7,7 @@ again; the screen draws it after the event.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
@@ -15,25 +15,15 @@ from assistant.chat.conversation import Turn
 from assistant.chat.events import Event, TokenDetail
 from assistant.chat.records import AnswerKey, RowRun
 
+if TYPE_CHECKING:
+    from assistant.tui.conversation_screen import ConversationScreen
+
 
 @dataclass
 class FromWorker(Message):
     """An event of the worker, on its way to the screen's queue."""
 
     event: Event
-
-
-class ScreenLike(Protocol):
-    """What the bridge needs of the screen."""
-
-    def show_notice(self, text: str) -> None:
-        """Show a short notice."""
-
-    def give_back(self, instruction: str, input: str) -> bool:
-        """Put a question back into the prompt."""
-
-    def show_tokens(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
-        """Open the token view."""
 
 
 @dataclass
@@ -57,7 +47,7 @@ class News:
 class Bridge:
     """The chat's front. What the screen has to draw collects until the screen takes it."""
 
-    def __init__(self, screen: ScreenLike) -> None:
+    def __init__(self, screen: ConversationScreen) -> None:
         self._screen = screen
         self._news = News()
 

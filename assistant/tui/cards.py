@@ -53,11 +53,8 @@ def run_content(rows: Sequence[RowRun], total: int) -> Content:
     """Return a head line with the counts, then a line for each row: the marks of both models, and the instruction."""
     has_base = any(row.base is not None for row in rows)
     tuned = sum(is_match(row.tuned, row.reference) for row in rows)
-    head = (
-        f"{len(rows)} of {total} test rows · tuned {tuned} ✓"
-        if len(rows) < total
-        else f"{total} test rows · tuned {tuned} ✓"
-    )
+    head = f"{len(rows)} of {total}" if len(rows) < total else str(total)
+    head += f" test rows · tuned {tuned} ✓"
     if has_base:
         head += f" · base {sum(row.base is not None and is_match(row.base, row.reference) for row in rows)} ✓"
     parts: list[tuple[str, str]] = [(head, "bold")]

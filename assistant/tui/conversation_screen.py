@@ -12,9 +12,9 @@ from textual.widget import Widget
 from assistant.chat.actions import nearest_words, order_of, other_model
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.events import Event, TokenDetail
+from assistant.chat.events import Event
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
-from assistant.chat.records import AnswerKey, RowRun
+from assistant.chat.records import AnswerKey
 from assistant.chat.setup import ChatSetup
 from assistant.chat.tally import same_answers_in_a_row, tally
 from assistant.tui import dialogs, foot_state
@@ -124,7 +124,9 @@ class ConversationScreen(Screen[None]):
         for number in news.changed - set(news.added):
             await self._draw_turn(number)
         for row in news.rows:
-            await self._draw_row(row)
+            card = self._view.widget(Item(RUN, row.run))
+            if isinstance(card, RunCard):
+                card.add(row)
         for problem in news.problems:
             self._problems.append(problem)
             await self._view.add(Item(PROBLEM, len(self._problems) - 1))
@@ -165,11 +167,6 @@ class ConversationScreen(Screen[None]):
         for item in self._view.items:
             if item.kind == TURN and self._view.widget(item) is not None:
                 await self._draw_turn(item.number)
-
-    async def _draw_row(self, row: RowRun) -> None:
-        card = self._view.widget(Item(RUN, row.run))
-        if isinstance(card, RunCard):
-            card.add(row)
 
     def _show_state(self) -> None:
         """Draw title, tally and foot."""
@@ -317,9 +314,7 @@ class ConversationScreen(Screen[None]):
         """Show a short notice in the last line."""
         self._foot.show_notice(text)
 
-    def show_tokens(self, key: AnswerKey, tokens: tuple[TokenDetail, ...]) -> None:
-        """Open the token view."""
-        dialogs.show_tokens(self, key, tokens)
+    show_tokens = dialogs.show_tokens
 
 
 def items_of(conversation: Conversation) -> list[Item]:

@@ -40,7 +40,8 @@ class ConversationView(VerticalScroll, can_focus=False):
     def __init__(self, make: Callable[[Item], Widget], first: Widget, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._make, self._first = make, first
-        self._items: list[Item] = []
+        self.items: list[Item] = []
+        """All items, oldest first."""
         self._widgets: dict[Item, Widget] = {}
         self._start, self._end = 0, 0
         self._is_moving = False
@@ -50,11 +51,6 @@ class ConversationView(VerticalScroll, can_focus=False):
     def compose(self) -> ComposeResult:
         yield self._first
 
-    @property
-    def items(self) -> Sequence[Item]:
-        """All items, oldest first."""
-        return self._items
-
     def widget(self, item: Item) -> Widget | None:
         """Return the widget of an item, if it has one now."""
         return self._widgets.get(item)
@@ -62,7 +58,7 @@ class ConversationView(VerticalScroll, can_focus=False):
     async def open(self, items: Sequence[Item]) -> None:
         """Show other items, from the newest on."""
         async with self._changing:
-            self._items = list(items)
+            self.items = list(items)
             await self._show_window(max(0, len(items) - AT_FIRST), len(items))
         self.anchor(bool(items))  # the welcome is read from its first line, also where it does not fit
         if not items:
@@ -71,46 +67,34 @@ class ConversationView(VerticalScroll, can_focus=False):
     async def add(self, item: Item) -> None:
         """Add an item at the end, and go there."""
         async with self._changing:
-            is_at_end = self._end == len(self._items)
-            self._items.append(item)
+            is_at_end = self._end == len(self.items)
+            self.items.append(item)
             if is_at_end:
                 await self._mount_items([item])
                 self._end += 1
                 await self._drop_first(self._end - self._start - MOUNTED)
             else:
-                await self._show_window(max(0, len(self._items) - AT_FIRST), len(self._items))
+                await self._show_window(max(0, len(self.items) - AT_FIRST), len(self.items))
         self.anchor()
-
-    async def remove_item(self, item: Item) -> None:
-        """Remove an item."""
-        async with self._changing:
-            if item not in self._items:
-                return
-            place = self._items.index(item)
-            self._items.remove(item)
-            self._start -= place < self._start
-            self._end -= place < self._end
-            if (widget := self._widgets.pop(item, None)) is not None:
-                await widget.remove()
 
     async def show(self, item: Item) -> None:
         """Make sure that an item is on the screen."""
         async with self._changing:
-            if item not in self._widgets and item in self._items:
-                place = self._items.index(item)
-                start = max(0, min(place - AT_FIRST // 2, len(self._items) - AT_FIRST))
-                await self._show_window(start, min(len(self._items), start + AT_FIRST))
+            if item not in self._widgets and item in self.items:
+                place = self.items.index(item)
+                start = max(0, min(place - AT_FIRST // 2, len(self.items) - AT_FIRST))
+                await self._show_window(start, min(len(self.items), start + AT_FIRST))
         if (widget := self._widgets.get(item)) is not None:
             self.call_after_refresh(self._bring_into_view, widget)
 
     def _bring_into_view(self, widget: Widget) -> None:
-        is_last = self._items and widget is self._widgets.get(self._items[-1])
+        is_last = self.items and widget is self._widgets.get(self.items[-1])
         self.anchor() if is_last else self.scroll_to_widget(widget, animate=False)
 
     def scroll_pages(self, pages: int) -> None:
         """Scroll down by `pages`, or up if negative. At the bottom, follow new text again."""
         target = self.scroll_y + pages * self.scrollable_content_region.height
-        if target >= self.max_scroll_y and self._end == len(self._items):
+        if target >= self.max_scroll_y and self._end == len(self.items):
             self.anchor()  # scroll_to would stop following new text, even at the bottom
         elif self.max_scroll_y > 0:
             self.scroll_to(y=target, animate=False, immediate=True)
@@ -119,10 +103,10 @@ class ConversationView(VerticalScroll, can_focus=False):
         """Make more widgets when the person comes near an edge of the window."""
         super().watch_scroll_y(old_value, new_value)
         is_near_top = new_value <= EDGE_ROWS and self._start > 0
-        is_near_end = new_value >= self.max_scroll_y - EDGE_ROWS and self._end < len(self._items)
+        is_near_end = new_value >= self.max_scroll_y - EDGE_ROWS and self._end < len(self.items)
         if not self._is_moving and self.is_mounted and (is_near_top or is_near_end):
             self._is_moving = True
-            self.call_later(self._grow_up if is_near_top else self._grow_down)
+            self.call_later(self._grow, is_up=is_near_top)
 
     # --- the window -------------------------------------------------------------------------------------------------
 
@@ -132,7 +116,7 @@ class ConversationView(VerticalScroll, can_focus=False):
                 widget.remove()
             self._widgets.clear()
             self._start, self._end = start, end
-            await self._mount_items(self._items[start:end])
+            await self._mount_items(self.items[start:end])
         self._first.display = start == 0
 
     async def _mount_items(self, items: Sequence[Item], *, before: Widget | None = None) -> None:
@@ -143,36 +127,25 @@ class ConversationView(VerticalScroll, can_focus=False):
         else:
             await self.mount_all(made.values(), before=before)
 
-    async def _grow_up(self) -> None:
-        """Make widgets before the first one, and keep what the person reads where it is."""
+    async def _grow(self, *, is_up: bool) -> None:
+        """Make widgets before the first one or after the last one, and keep what the person reads where it is."""
         async with self._changing:
-            start = max(0, self._start - AT_FIRST)
-            if start == self._start or self._start == self._end:  # the window changed meanwhile
+            start = max(0, self._start - AT_FIRST) if is_up else self._start
+            end = self._end if is_up else min(len(self.items), self._end + AT_FIRST)
+            if (start, end) == (self._start, self._end) or self._start == self._end:  # the window changed meanwhile
                 self._is_moving = False
                 return
-            top = self._widgets[self._items[self._start]]
-            y_before = top.virtual_region.y
+            edge = self._widgets[self.items[self._start if is_up else self._end - 1]]
+            y_before = edge.virtual_region.y
             with self.app.batch_update():
-                await self._mount_items(self._items[start : self._start], before=top)
-                self._start = start
-                await self._drop_last(self._end - self._start - MOUNTED)
-            self._first.display = start == 0
-        self.call_after_refresh(self._restore, top, y_before)
-
-    async def _grow_down(self) -> None:
-        """Make widgets after the last one, and keep what the person reads where it is."""
-        async with self._changing:
-            end = min(len(self._items), self._end + AT_FIRST)
-            if end == self._end or self._start == self._end:
-                self._is_moving = False
-                return
-            bottom = self._widgets[self._items[self._end - 1]]
-            y_before = bottom.virtual_region.y
-            with self.app.batch_update():
-                await self._mount_items(self._items[self._end : end])
-                self._end = end
-                await self._drop_first(self._end - self._start - MOUNTED)
-        self.call_after_refresh(self._restore, bottom, y_before)
+                if is_up:
+                    await self._mount_items(self.items[start : self._start], before=edge)
+                else:
+                    await self._mount_items(self.items[self._end : end])
+                self._start, self._end = start, end
+                await (self._drop_last if is_up else self._drop_first)(end - start - MOUNTED)
+            self._first.display = self._start == 0
+        self.call_after_refresh(self._restore, edge, y_before)
 
     def _restore(self, widget: Widget, y_before: int) -> None:
         if widget.is_attached:  # else the window changed meanwhile
@@ -181,12 +154,12 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._is_moving = False
 
     async def _drop_first(self, count: int) -> None:
-        for item in self._items[self._start : self._start + max(0, count)]:
+        for item in self.items[self._start : self._start + max(0, count)]:
             await self._widgets.pop(item).remove()
             self._start += 1
             self._first.display = False
 
     async def _drop_last(self, count: int) -> None:
-        for item in self._items[self._end - max(0, count) : self._end]:
+        for item in self.items[self._end - max(0, count) : self._end]:
             await self._widgets.pop(item).remove()
             self._end -= 1

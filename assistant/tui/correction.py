@@ -20,15 +20,15 @@ class CorrectionArea(RawTextArea):
     """Enter ends the correction; ctrl+j starts a new line, as in the prompt."""
 
     async def _on_key(self, event: events.Key) -> None:
+        if event.key not in ("enter", "ctrl+j", "shift+enter"):
+            return
+        event.stop()
+        event.prevent_default()
         if event.key == "enter":
-            event.stop()
-            event.prevent_default()
             assert isinstance(self.screen, CorrectionScreen)
             self.screen.take()
-        elif event.key in ("ctrl+j", "shift+enter"):
-            event.stop()
-            event.prevent_default()
-            self.replace("\n", *self.selection, maintain_selection_offset=False)
+        else:
+            self.add_line()
 
 
 class CorrectionScreen(Modal[str | None]):

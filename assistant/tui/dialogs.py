@@ -134,14 +134,14 @@ def list_sessions(screen: ChatScreen, words: str = "") -> None:
 
 def show_growth(screen: ChatScreen) -> None:
     """Open how the model learnt."""
-    from assistant.chat.growth import NoGrowth, read_growth
+    from assistant.chat.growth import read_growth
     from assistant.tui.growth_view import GrowthScreen
 
     growth = read_growth(screen.setup.folder)
-    if isinstance(growth, NoGrowth):
-        screen.show_notice(growth.reason)
-    else:
+    if growth.rows:
         screen.app.push_screen(GrowthScreen(growth.rows))
+    else:
+        screen.show_notice(growth.problem)
 
 
 def show_help(screen: ChatScreen) -> None:

@@ -6,6 +6,7 @@ A notice may be long: it names the next command, or why something was refused. S
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from textual import events
@@ -32,18 +33,18 @@ class Key(NamedTuple):
 class Foot(Static):
     """One line: keys at the left, the live state at the right."""
 
+    @dataclass
     class Clicked(Message):
         """The person clicked a key."""
 
-        def __init__(self, action: str) -> None:
-            super().__init__()
-            self.action = action
+        action: str
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, markup=False)
         self._keys: tuple[Key, ...] = ()
         self._state = Content("")
-        self._notice = ""
+        self.notice = ""
+        """The notice that is shown, or an empty text."""
         self._timer: Timer | None = None
         self._ends: list[tuple[int, str]] = []
 
@@ -65,31 +66,20 @@ class Foot(Static):
         self._set_notice("")
 
     def _set_notice(self, text: str) -> None:
-        self._notice = text
+        self.notice = text
         self.set_class(bool(text), "-notice")
         self.refresh(layout=True)
 
-    @property
-    def notice(self) -> str:
-        """The notice that is shown, or an empty text."""
-        return self._notice
-
-    @property
-    def state(self) -> str:
-        """The text of the state."""
-        return self._state.plain
-
     def render(self) -> Content:
         """Return the line at the width that there is."""
-        width = self.content_size.width
-        if self._notice:
-            return Content.assemble((one_line(self._notice), "bold $text-warning"))
-        content, self._ends = foot_content(self._keys, self._state, width)
+        if self.notice:
+            return Content.assemble((one_line(self.notice), "bold $text-warning"))
+        content, self._ends = foot_content(self._keys, self._state, self.content_size.width)
         return content
 
     def on_click(self, event: events.Click) -> None:
         """Do what the key that was clicked does."""
-        if not self._notice:
+        if not self.notice:
             offset = event.get_content_offset(self)
             action = next((action for end, action in self._ends if offset is not None and offset.x < end), None)
             if action is not None:

@@ -66,7 +66,4 @@ def state(chat: Chat | None, name: str, *, prompt_tokens: int | None) -> Content
         share = prompt_tokens / card.context_length
         style = "bold $text-error" if share >= 1 else "$text-warning" if share >= NEARLY_FULL else "$foreground-muted"
         parts.append((f"{prompt_tokens}/{card.context_length} tokens", style))
-    spaced: list[tuple[str, str]] = []
-    for place, part in enumerate(parts):
-        spaced += [(" · ", "$foreground-muted"), part] if place else [part]
-    return Content.assemble(*spaced)
+    return Content.assemble((" · ", "$foreground-muted")).join(Content.assemble(part) for part in parts)

@@ -53,11 +53,6 @@ class Field(RawTextArea, inherit_bindings=False):
         self.load_text(text)
         self.move_cursor(self.document.end)
 
-    def add_line(self) -> None:
-        """Start a new line at the cursor."""
-        self.replace("\n", *self.selection, maintain_selection_offset=False)
-        self.scroll_cursor_visible()
-
     async def _on_key(self, event: events.Key) -> None:
         if self._prompt.take_key(self, event.key):
             # Otherwise Textual would call TextArea's own handler next.

@@ -99,6 +99,11 @@ class RawTextArea(TextArea):
         result = super().edit(edit)
         return EditResult(result.end_location, self._stand_ins.decode(result.replaced_text))
 
+    def add_line(self) -> None:
+        """Start a new line at the cursor."""
+        self.replace("\n", *self.selection, maintain_selection_offset=False)
+        self.scroll_cursor_visible()
+
     def get_line(self, line_index: int) -> Text:
         """Return a line as it is shown."""
         return Text(self._stand_ins.show(self.document.get_line(line_index)), end="", no_wrap=True)

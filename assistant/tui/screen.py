@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import ClassVar
 
 from textual import on
@@ -11,7 +12,7 @@ from textual.widgets import TextArea
 from assistant.chat.actions import exact_prompt, switch_base
 from assistant.chat.chat import RUN_ROWS
 from assistant.chat.conversation import Conversation, Turn
-from assistant.chat.front import RecordSink
+from assistant.chat.conversation_file import ConversationFile
 from assistant.chat.prompt_parts import ExactPrompt, PromptLayout
 from assistant.errors import AssistantError
 from assistant.tui import dialogs, slash
@@ -66,18 +67,16 @@ class ChatScreen(ConversationScreen):
     async def send(self, instruction: str, input: str) -> None:
         """Ask a question. One that is too long for the context stays in the prompt."""
         chat = self.chat
-        if chat is None:
-            self.give_back(instruction, input)
+        if chat is not None and chat.state("tuned") == "failed":
+            problem: str | None = "There is no model. ctrl+l loads it again."
+        else:
+            problem = self._too_long(instruction, input)
+        if chat is not None and problem is None:
+            chat.send(instruction, input)
             return
-        if chat.state("tuned") == "failed":
-            self.give_back(instruction, input)
-            self.show_notice("There is no model. ctrl+l loads it again.")
-            return
-        if (problem := self._too_long(instruction, input)) is not None:
-            self.give_back(instruction, input)
+        self.give_back(instruction, input)
+        if problem is not None:
             self.show_notice(problem)
-            return
-        chat.send(instruction, input)
 
     def prompt_of(self, turn: Turn) -> ExactPrompt | None:
         """Return the prompt of a question that was asked."""
@@ -118,8 +117,7 @@ class ChatScreen(ConversationScreen):
 
     def conversation_id(self) -> str | None:
         """Return the id of the conversation. None if it is not on the disk."""
-        file = None if self.chat is None else self.chat.file
-        return getattr(file, "id", None) if getattr(file, "is_saved", False) else None
+        return self.chat.file.id if self.chat is not None and self.chat.file.is_saved else None
 
     def close_chat(self) -> None:
         """Save what has been written of answers, and end the worker. May be called twice."""
@@ -151,7 +149,7 @@ class ChatScreen(ConversationScreen):
             return
         await self._exchange(Conversation(), self.setup.store.create(self.setup.opened_now()))
 
-    async def _exchange(self, conversation: Conversation, file: RecordSink) -> None:
+    async def _exchange(self, conversation: Conversation, file: ConversationFile) -> None:
         assert self.chat is not None
         self.chat.exchange(conversation, file, self.setup.opened_now())
         await self._open_conversation()
@@ -168,13 +166,9 @@ class ChatScreen(ConversationScreen):
             getattr(self.chat, name)(*arguments)
             await self.draw()
 
-    def action_stop(self) -> None:
-        """Stop the answers, or take back what waits."""
-        self._call("stop")
-
-    def action_deal(self) -> None:
-        """Ask a test row."""
-        self._call("deal")
+    action_stop = partialmethod(_call, "stop")
+    action_deal = partialmethod(_call, "deal")
+    action_load = partialmethod(_call, "load_again")
 
     def action_run(self) -> None:
         """Answer 20 test rows in the background."""
@@ -205,10 +199,6 @@ class ChatScreen(ConversationScreen):
     def action_flip(self, step: int) -> None:
         """Flip variants, or choose."""
         self.call_later(self.flip, step)
-
-    def action_load(self) -> None:
-        """Load the models again that could not be loaded."""
-        self._call("load_again")
 
     def action_beside(self) -> None:
         """Let the base model answer beside the tuned one, or not."""
@@ -299,26 +289,9 @@ class ChatScreen(ConversationScreen):
         self.show_notice("Choose first.")
         return True
 
-    def action_prompt(self) -> None:
-        """Show the exact prompt."""
-        dialogs.show_prompt(self)
-
-    def action_correct(self) -> None:
-        """Write the right answer."""
-        dialogs.correct(self)
-
-    def action_settings(self) -> None:
-        """Change temperature, seed and length."""
-        dialogs.change_settings(self)
-
-    def action_sessions(self) -> None:
-        """List the conversations."""
-        dialogs.list_sessions(self)
-
-    def action_growth(self) -> None:
-        """Show how the model learnt."""
-        dialogs.show_growth(self)
-
-    def action_help(self) -> None:
-        """Show the list of keys."""
-        dialogs.show_help(self)
+    action_prompt = dialogs.show_prompt
+    action_correct = dialogs.correct
+    action_settings = dialogs.change_settings
+    action_sessions = dialogs.list_sessions
+    action_growth = dialogs.show_growth
+    action_help = dialogs.show_help

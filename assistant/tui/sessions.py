@@ -95,10 +95,8 @@ class SessionsScreen(Modal[str | None]):
             self.dismiss(chosen)
 
     def _highlighted(self) -> str | None:
-        options = self.query_one(OptionList)
-        if options.highlighted is None:
-            return None
-        return options.get_option_at_index(options.highlighted).id
+        option = self.query_one(OptionList).highlighted_option
+        return None if option is None else option.id
 
     def _empty_search(self) -> None:
         """Empty the search, without the list that follows when a person does: it would replace the note."""

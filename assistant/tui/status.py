@@ -1,26 +1,24 @@
-"""The status line: shows what the chat does now, and short notices."""
+"""A status line: shows what can be done now, and short notices."""
 
 from __future__ import annotations
 
 from textual.timer import Timer
 from textual.widgets import Static
 
-from assistant.escape import one_line
-
 NOTICE_SECONDS = 5.0
 
 
 class StatusLine(Static):
-    """The chat's state and the model. A notice replaces them for `NOTICE_SECONDS`."""
+    """The state. A notice replaces it for `NOTICE_SECONDS`."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, markup=False)
         self._state = ""
         self._timer: Timer | None = None
 
-    def show_state(self, state: str, model: str = "") -> None:
-        """Show the state and the model now. This ends a notice."""
-        self._state = " · ".join(part for part in (state, one_line(model)) if part)
+    def show_state(self, state: str) -> None:
+        """Show the state now. This ends a notice."""
+        self._state = state
         self._end_notice()
 
     def show_notice(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textual.content import Content
@@ -39,26 +40,25 @@ class Title(Static):
 
 
 def title_content(parts: TitleParts, width: int) -> Content:
-    """Return the title in `width` cells. What matters least is dropped first: template, size, base, score."""
+    """Return the title in `width` cells. What matters least is dropped first: template, size, score, base."""
     texts = {name: one_line(getattr(parts, name)) for name in ("model", "base", "size", "template", "score")}
-    left_names = ["base", "size", "template"]
-    shows_score = bool(texts["score"])
-    while True:
-        left = _left(texts, left_names)
-        score = texts["score"] if shows_score else ""
+    for names, score in (
+        (("base", "size", "template"), texts["score"]),
+        (("base", "size"), texts["score"]),
+        (("base",), texts["score"]),
+        (("base",), ""),
+        ((), ""),
+    ):
+        left = _left(texts, names)
         gap = width - left.cell_length - Content(score).cell_length
-        if gap >= (2 if score else 0) or not (left_names or shows_score):
+        if gap >= (2 if score else 0):
             break
-        if left_names and (len(left_names) > 1 or not shows_score):
-            left_names.pop()
-        elif shows_score:
-            shows_score = False
     if not score:
         return left
     return Content.assemble(left, " " * max(2, gap), (score, "$foreground-muted"))
 
 
-def _left(texts: dict[str, str], names: list[str]) -> Content:
+def _left(texts: dict[str, str], names: Sequence[str]) -> Content:
     parts: list[tuple[str, str]] = [(texts["model"], "bold $text-primary")]
     for name in names:
         if texts[name]:

@@ -15,7 +15,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Region
-from textual.reactive import reactive
 from textual.widgets import Static
 
 from assistant.chat.events import TokenDetail
@@ -51,14 +50,14 @@ class TokenScreen(Modal[Alternative | None]):
         Binding("enter", "take", "Continue from it", show=False),
     ]
 
-    place: reactive[int] = reactive(0, init=False)
-    """Index of the token that is looked at."""
-    choice: reactive[int] = reactive(0, init=False)
-    """Index of the chosen one of the likeliest tokens."""
-
     def __init__(self, tokens: Sequence[TokenDetail], *, title: str, can_continue: bool) -> None:
         super().__init__()
         self._tokens = tuple(tokens)
+        # Begin at the token that the model was least sure of.
+        self.place = min(range(len(tokens)), key=lambda index: tokens[index].probability, default=0)
+        """Index of the token that is looked at."""
+        self.choice = 0
+        """Index of the chosen one of the likeliest tokens."""
         self._title = title
         self._can_continue = can_continue
 
@@ -69,16 +68,13 @@ class TokenScreen(Modal[Alternative | None]):
         yield Static(id="token-detail", markup=False)
 
     def on_mount(self) -> None:
-        """Begin at the token that the model was least sure of."""
-        self.place = min(range(len(self._tokens)), key=lambda index: self._tokens[index].probability, default=0)
+        """Show the tokens."""
         self._show()
 
-    def watch_place(self) -> None:
-        self.choice = 0
-        self._show()
-
-    def watch_choice(self) -> None:
-        self._show()
+    def _go_to(self, place: int) -> None:
+        if place != self.place:
+            self.place, self.choice = place, 0
+            self._show()
 
     def _show(self) -> None:
         if not self._tokens:
@@ -94,28 +90,23 @@ class TokenScreen(Modal[Alternative | None]):
         if box is None:  # the screen was closed meanwhile
             return
         width = max(1, box.scrollable_content_region.width)
-        row = 0
         before = "".join(shown(token) for token in self._tokens[: self.place]).split("\n")
-        for line in before:
-            row += max(1, -(-len(line) // width))
+        row = sum(max(1, -(-len(line) // width)) for line in before)
         box.scroll_to_region(Region(0, max(0, row - 2), 1, 4), animate=False)
 
     def action_move(self, step: int) -> None:
         """Move over the tokens."""
-        self.place = min(max(self.place + step, 0), len(self._tokens) - 1)
+        self._go_to(min(max(self.place + step, 0), len(self._tokens) - 1))
 
     def action_next_unsure(self) -> None:
         """Go to the next token that the model was not sure of."""
-        count = len(self._tokens)
-        for step in range(1, count):
-            index = (self.place + step) % count
-            if self._tokens[index].probability < UNSURE_BELOW:
-                self.place = index
-                return
+        places = [*range(self.place + 1, len(self._tokens)), *range(self.place)]
+        self._go_to(next((place for place in places if self._tokens[place].probability < UNSURE_BELOW), self.place))
 
     def action_choose(self, step: int) -> None:
         """Move over the likeliest tokens of this place."""
         self.choice = min(max(self.choice + step, 0), len(self._tokens[self.place].likeliest) - 1)
+        self._show()
 
     def action_take(self) -> None:
         """Continue the answer from the chosen token."""
@@ -131,11 +122,8 @@ def shown(token: TokenDetail) -> str:
 
 def answer_content(tokens: Sequence[TokenDetail], place: int) -> Content:
     """Return all tokens, tinted by their probability, with the one at `place` marked."""
-    parts: list[tuple[str, str]] = []
-    for index, token in enumerate(tokens):
-        style = HERE if index == place else style_of(token.probability)
-        parts.append((shown(token), style))
-    return Content.assemble(*parts)
+    styles = [HERE if index == place else style_of(token.probability) for index, token in enumerate(tokens)]
+    return Content.assemble(*zip(map(shown, tokens), styles, strict=True))
 
 
 def style_of(probability: float) -> str:
@@ -146,9 +134,7 @@ def style_of(probability: float) -> str:
 def detail_content(tokens: Sequence[TokenDetail], place: int, choice: int, *, can_continue: bool) -> Content:
     """Return what is known of one token: its place, probability and rank, and the likeliest ones as bars."""
     token = tokens[place]
-    head = (
-        f"token {place + 1} of {len(tokens)} “{visible(token.text)}” · {percent(token.probability)} · rank {token.rank}"
-    )
+    head = f"token {place + 1} of {len(tokens)} {quoted(token.text)} · {percent(token.probability)} · rank {token.rank}"
     head += f" · entropy {token.entropy:.1f} bits"
     parts: list[tuple[str, str]] = [(head, "bold"), ("\n", "")]
     if token.base_probability is not None:

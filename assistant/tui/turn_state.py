@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from assistant.chat.actions import order_of
@@ -94,8 +94,7 @@ def _shown_variant(chat: Chat, turn: Turn, side: Side, wanted: int | None) -> in
     being_written = [key.variant for key in chat.open_answers if (key.turn, key.side) == (turn.number, side)]
     if wanted is None and being_written:
         return max(being_written)
-    has_it = wanted is not None and (wanted in being_written or turn.answer(side, wanted) is not None)
-    if has_it:
+    if wanted is not None and (wanted in being_written or turn.answer(side, wanted) is not None):
         return wanted
     answer = turn.answer(side)
     return None if answer is None else answer.variant
@@ -147,17 +146,8 @@ def _with_label(chat: Chat, turn: Turn, state: AnswerState, place: int, *, is_na
         chosen = turn.choice.chosen
         label += " · chosen by you" if chosen is not None and chosen.side == side else ""
         label += " · a tie for you" if chosen is None else ""
-    return AnswerState(
-        key=state.key,
-        label=label,
-        status=state.status,
-        text=state.text,
-        note=note,
-        is_match=state.is_match,
-        marked=None if turn.is_blind else state.marked,
-        is_hidden=turn.is_blind,
-        is_named=is_named,
-    )
+    marked = None if turn.is_blind else state.marked
+    return replace(state, label=label, note=note, marked=marked, is_hidden=turn.is_blind, is_named=is_named)
 
 
 def _marks(chat: Chat, answers: dict[Side, Answered | None]) -> dict[Side, tuple[int, int]]:

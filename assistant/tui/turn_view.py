@@ -144,14 +144,11 @@ def foot_content(state: TurnState) -> Content:
     """Return what stands under both answers: reference, correction, nearest training row, and a hint."""
     parts: list[tuple[str, str]] = []
     if state.reference is not None and not all(answer.is_match for answer in state.answers):
-        parts.append((f"reference  {displayable(state.reference)}\n", "$text-success"))
+        parts.append((f"reference  {displayable(state.reference)}", "$text-success"))
     if state.correction is not None:
-        parts.append((f"corrected  {displayable(state.correction)}\n", "bold $text-success"))
+        parts.append((f"corrected  {displayable(state.correction)}", "bold $text-success"))
     if state.nearest:
-        parts.append((f"{displayable(state.nearest)}\n", "$foreground-muted"))
+        parts.append((displayable(state.nearest), "$foreground-muted"))
     if state.hint:
-        parts.append((f"{state.hint}\n", "bold"))
-    if parts:
-        last, style = parts[-1]
-        parts[-1] = (last.removesuffix("\n"), style)
-    return Content.assemble(*parts)
+        parts.append((state.hint, "bold"))
+    return Content("\n").join(Content.assemble(part) for part in parts)

@@ -47,7 +47,7 @@ def ask(bench: ChatBench, *questions: str) -> tuple[Chat, Turn]:
 def bench() -> ChatBench:
     """A chat with both models, whose data are not here."""
     bench = open_bench(ScriptedSession("fish"), ScriptedSession("fowl"), beside=True)
-    bench.chat.handle(DataReady(held_out=None, problem="There are no data.", nearest=None))
+    bench.chat.handle(DataReady(held_out=HeldOut(problem="There are no data.")))
     return bench
 
 
@@ -189,7 +189,7 @@ def test_rows_are_written_only_when_the_test_rows_are_known(here: Path) -> None:
         assert save(chat, what, "") == (
             "The test rows are not known yet, and must stay out of the file. Try again in a moment."
         )
-    bench.chat.handle(DataReady(held_out=None, problem="Other data are asked.", nearest=None, tests=ROWS))
+    bench.chat.handle(DataReady(held_out=HeldOut(problem="Other data are asked.", tests=ROWS)))
     assert save(chat, "save-rows", "").startswith("0 rows. Left out: 1 on test rows")
     assert sorted(path.name for path in here.iterdir()) == ["home"]
 
@@ -233,10 +233,8 @@ def test_the_nearest_row(bench: ChatBench) -> None:
     chat, turn = ask(bench, "Name a colour.")
     assert nearest_words(chat, turn) == ""
     train = (Example(instruction="Name a\x1b colour.", output="fish"), Example(instruction="Plural?", output="x"))
-    held_out = HeldOut(
-        rows=tuple(HeldOutRow(id=str(n), example=row) for n, row in enumerate(ROWS)), origin="", train=train
-    )
-    chat.handle(DataReady(held_out=held_out, problem="", nearest=NearestRows(train)))
+    held_out = HeldOut(rows=tuple(HeldOutRow(id=str(n), example=row) for n, row in enumerate(ROWS)), train=train)
+    chat.handle(DataReady(held_out=held_out, nearest=NearestRows(train)))
     words = nearest_words(chat, turn)
     assert "· the same answer  Name a␛ colour. → fish" in words
     chat, turn = ask(bench, "Zzz")
@@ -248,7 +246,7 @@ def test_nothing_tells_the_models_of_a_blind_choice_apart(monkeypatch: pytest.Mo
     monkeypatch.setattr(Chat, "has_learnt_conversations", property(lambda _: True))
     chat, turn = ask(bench, "Name a colour.")
     train = (Example(instruction="Name a colour.", output="fish"),)
-    chat.handle(DataReady(held_out=None, problem="", nearest=NearestRows(train)))
+    chat.handle(DataReady(held_out=HeldOut(), nearest=NearestRows(train)))
     assert nearest_words(chat, turn) == ""
     assert chat.hides_history
     choose(chat, turn, "left")

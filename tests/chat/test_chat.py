@@ -8,6 +8,7 @@ from assistant.chat.actions import choose
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, from_records
 from assistant.chat.events import AnswerFinished
+from assistant.chat.heldout import HeldOut
 from assistant.chat.records import Answered, AnswerKey, Asked, Chosen, Opened, Side
 from assistant.chat.state import now
 from assistant.dataset.examples import Example
@@ -192,7 +193,7 @@ def test_a_run_and_dealt_rows_never_share_a_row() -> None:
 
 def test_without_data_a_row_is_refused_with_the_reason() -> None:
     bench = open_bench()
-    bench.chat.no_held_out = "The data files are not here."
+    bench.chat.held_out = HeldOut(problem="The data files are not here.")
     bench.chat.deal()
     assert bench.front.notices == ["The data files are not here."]
 
@@ -391,7 +392,7 @@ def test_data_that_cannot_be_read_do_not_end_the_worker() -> None:
     bench.worker._prepare = lambda: 1 / 0  # type: ignore[assignment]
     bench.worker.start()
     bench.until(lambda: bench.chat.has_read_data)
-    assert "ZeroDivisionError" in bench.chat.no_held_out
+    assert "ZeroDivisionError" in bench.chat.held_out.problem
     assert ask(bench, "one").conversation.turns[0].final_text == "x"
 
 

@@ -51,7 +51,8 @@ TEXT = st.lists(st.sampled_from(PIECES) | st.characters(codec="utf-8"), max_size
 
 
 def read_back(exported: ExportedRows, path: Path) -> list[Example]:
-    save_rows(exported, path, overwrite=True)
+    path.unlink(missing_ok=True)
+    save_rows(exported, path)
     return read_examples(path)
 
 
@@ -300,10 +301,10 @@ def test_no_file_is_replaced_without_being_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="got one that exists"):
         save_rows(training_rows(talk), tmp_path / "link.json")
     with pytest.raises(SettingsError, match="got a folder"):
-        save_markdown(talk, tmp_path, overwrite=True)
+        save_markdown(talk, tmp_path)
     assert path.read_text() == "precious"
-    save_markdown(talk, path, overwrite=True)
-    assert path.read_text() == to_markdown(talk)
+    save_markdown(talk, tmp_path / "new.md")
+    assert (tmp_path / "new.md").read_text() == to_markdown(talk)
     assert free_name(tmp_path, "talk", ".md") == tmp_path / "talk-2.md"
     assert free_name(tmp_path, "talk", ".json") == tmp_path / "talk.json"
     assert free_name(tmp_path, "link", ".json") == tmp_path / "link-2.json"

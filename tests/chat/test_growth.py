@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from assistant.chat.growth import Growth, NoGrowth, read_growth
+from assistant.chat.growth import Growth, read_growth
 from assistant.dataset.instructions import Example
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.training.events import VALIDATION_FILE
@@ -25,7 +25,8 @@ def line(step: int, *responses: str, loss: float = 1.0, **fields: Any) -> str:
 def read(folder: Path, *lines: str) -> Growth:
     (folder / VALIDATION_FILE).write_text("".join(lines))
     growth = read_growth(folder)
-    assert isinstance(growth, Growth), growth
+    assert growth.rows, growth
+    assert not growth.problem
     return growth
 
 
@@ -35,8 +36,6 @@ def test_answers_of_a_run_are_those_that_its_observer_saw(
     settings = FAST.model_copy(update={"max_steps": 2, "validate_every": 1, "validation_answers": 2})
     _, watcher = train(byte_tokenizer, examples, tmp_path / "run", settings)
     growth = read_growth(tmp_path / "run")
-    assert isinstance(growth, Growth)
-    assert growth.losses == tuple((report.step, report.validation_loss) for report in watcher.validations)
     assert len(growth.rows) == 2
     for place, row in enumerate(growth.rows):
         samples = [report.samples[place] for report in watcher.validations]
@@ -45,9 +44,11 @@ def test_answers_of_a_run_are_those_that_its_observer_saw(
         }
         assert [step.response for step in row.steps] == [sample.response for sample in samples]
         assert [step.step for step in row.steps] == [0, 1, 2]
+        losses = [report.validation_loss for report in watcher.validations]
+        assert [step.validation_loss for step in row.steps] == losses
 
 
-def test_matches_losses_and_the_first_match(tmp_path: Path) -> None:
+def test_matches_and_losses(tmp_path: Path) -> None:
     growth = read(tmp_path, line(0, "5", "no", loss=2.5), line(10, " 4\n", "no", loss=1.5), line(20, "", "no", loss=1))
     first, second = growth.rows
     assert [(step.step, step.validation_loss, step.is_match) for step in first.steps] == [
@@ -55,8 +56,8 @@ def test_matches_losses_and_the_first_match(tmp_path: Path) -> None:
         (10, 1.5, True),
         (20, 1.0, False),
     ]
-    assert (first.first_match, second.first_match) == (10, None)
-    assert (first.instruction, first.input, first.reference, first.steps[0].stop_reason) == ("2 + 2?", "0", "4", "eos")
+    assert not any(step.is_match for step in second.steps)
+    assert (first.instruction, first.input, first.reference) == ("2 + 2?", "0", "4")
 
 
 def test_torn_old_and_damaged_lines_are_left_out(tmp_path: Path) -> None:
@@ -68,7 +69,6 @@ def test_torn_old_and_damaged_lines_are_left_out(tmp_path: Path) -> None:
     ]  # fmt: skip
     growth = read(tmp_path, line(0, "5"), *damaged, line(6, "4"), line(7, "4")[:-9])
     assert [[step.step for step in row.steps] for row in growth.rows] == [[0, 6]]
-    assert [step for step, _ in growth.losses] == [0, 3, 4, 5, 6]
 
 
 def test_a_step_that_was_written_again_counts_once_and_steps_are_in_order(tmp_path: Path) -> None:
@@ -84,13 +84,12 @@ def test_a_model_without_answers_has_a_reason(tmp_path: Path, content: str | Non
     if content is not None:
         (tmp_path / VALIDATION_FILE).write_text(content)
     result = read_growth(tmp_path)
-    assert isinstance(result, NoGrowth)
-    assert words in result.reason
-    assert isinstance(read_growth(None), NoGrowth)
+    assert not result.rows
+    assert words in result.problem
+    assert read_growth(None).problem
 
 
 def test_a_folder_in_the_place_of_the_file_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / VALIDATION_FILE).mkdir()
     result = read_growth(tmp_path)
-    assert isinstance(result, NoGrowth)
-    assert "not readable" in result.reason
+    assert "not readable" in result.problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from assistant.chat import find_rows
 from assistant.chat.find_rows import find_held_out
-from assistant.chat.heldout import Deck, HeldOut, HeldOutRow, NoHeldOut, is_match
+from assistant.chat.heldout import HeldOut, HeldOutRow, is_match, next_rows
 from assistant.dataset.examples import Example, Exchange, row_ids
 from assistant.dataset.instructions import dump_rows, read_examples
 from assistant.dataset.splits import data_fingerprint, split_examples
@@ -47,16 +46,17 @@ def info(examples: list[Example]) -> ModelInfo:
 
 def found(folder: Path, info: ModelInfo | None, *data: Path) -> HeldOut:
     result = find_held_out(folder, info, data)
-    assert isinstance(result, HeldOut), result
+    assert result.rows, result
+    assert not result.problem
     return result
 
 
 def reason(folder: Path, info: ModelInfo | None, *data: Path) -> str:
     result = find_held_out(folder, info, data)
-    assert isinstance(result, NoHeldOut), result
-    assert result.reason.endswith((".", "FILE"))
-    assert "\n" not in result.reason
-    return result.reason
+    assert not result.rows
+    assert result.problem.endswith((".", "FILE"))
+    assert "\n" not in result.problem
+    return result.problem
 
 
 # --- the model's own test rows ------------------------------------------------------------------------------------
@@ -68,7 +68,6 @@ def test_the_model_s_own_test_rows_are_held_out(model: Path, info: ModelInfo, ex
     assert [row.example.instruction for row in result.rows] == [row.instruction for row in split.test]
     assert [row.id for row in result.rows] == row_ids(split.test)
     assert len(result.train) == len(split.train)
-    assert result.origin == "The 4 test rows of rows.json."
     assert list(result.tests) == list(split.test)
     assert found(model, info, Path("rows.json")).rows == result.rows
 
@@ -107,7 +106,7 @@ def test_a_file_of_the_same_name_with_other_rows_is_passed_over(
 ) -> None:
     write_rows(Path("runs/rows.json"), examples)
     write_rows(Path("rows.json"), examples[:20])
-    assert found(model, info).origin == "The 4 test rows of runs/rows.json."
+    assert [row.id for row in found(model, info).rows] == row_ids(split_examples(examples).test)
 
 
 def test_the_shipped_rows_are_found_from_anywhere(
@@ -148,14 +147,12 @@ def test_a_base_model_has_test_rows_only_where_data_are_named(model: Path, examp
     (model / PROMPTS_FILE).unlink()
     result = found(model, None, Path("rows.json"))
     assert [row.id for row in result.rows] == row_ids(examples)
-    assert result.origin == "The 40 rows of rows.json."
 
 
 def test_a_split_without_test_rows_is_a_reason_with_training_rows(model: Path, examples: list[Example]) -> None:
     info = info_of(data_fingerprint(examples), split_fractions=(0.9, 0.0, 0.1))
     result = find_held_out(model, info)
-    assert isinstance(result, NoHeldOut)
-    assert "no test rows" in result.reason
+    assert "no test rows" in result.problem
     assert len(result.train) == 36
 
 
@@ -172,7 +169,6 @@ def test_rows_that_the_model_was_trained_on_are_never_held_out(
     result = found(model, info, mixed)
     expected = [*split.test[:2], split.validation[0], unknown]
     assert [row.example.instruction for row in result.rows] == [row.instruction for row in expected]
-    assert result.origin == "The 4 rows of mixed.json, without 4 that the model was trained on."
     assert len(result.train) == len(split.train)
     train = write_rows(Path("train.json"), list(split.train))
     assert "trained on all of them" in reason(model, info, train)
@@ -186,7 +182,6 @@ def test_test_rows_that_an_earlier_training_saw_are_left_out(
     (model / PROMPTS_FILE).write_bytes(dump_hashes(hashes))
     result = found(model, info)
     assert [row.id for row in result.rows] == row_ids(split.test)[1:]
-    assert result.origin == "The 3 test rows of rows.json, without 1 that the model was trained on."
 
 
 def test_an_old_folder_without_hashes_knows_its_own_data_only(
@@ -197,7 +192,6 @@ def test_an_old_folder_without_hashes_knows_its_own_data_only(
     other = write_rows(Path("other.json"), [*examples[:5]])
     result = found(model, info, other)
     assert len(result.rows) == 5
-    assert result.origin.endswith("It is not known whether the model was trained on them.")
 
 
 def test_rows_without_a_reference_and_plain_text_are_left_out_and_histories_are_kept(model: Path) -> None:
@@ -211,7 +205,6 @@ def test_rows_without_a_reference_and_plain_text_are_left_out_and_histories_are_
     result = found(model, None, Path("odd.json"))
     assert [row.example.instruction for row in result.rows] == ["Hi", "And now?"]
     assert result.rows[1].example.history == (Exchange("Hi", "Hello"),)
-    assert result.origin == "The 2 rows of odd.json, without 2 without a reference, 1 that cannot be read."
 
 
 def test_data_that_cannot_be_read_are_a_reason(model: Path, info: ModelInfo) -> None:
@@ -241,52 +234,26 @@ def test_a_match_is_an_exact_match_as_evaluation_counts_it(response: str, refere
         assert is_exact(response, reference) is expected
 
 
-# --- the deck -----------------------------------------------------------------------------------------------------
+# --- the order ----------------------------------------------------------------------------------------------------
+
+ROWS = [HeldOutRow(id=str(n), example=Example(instruction="q", output="a")) for n in range(30)]
 
 
-def deck_of(n: int, seed: int = 1) -> Deck:
-    examples = [Example(instruction="q", output="a", category=("even", "odd")[number % 2]) for number in range(n)]
-    return Deck([HeldOutRow(id=str(number), example=example) for number, example in enumerate(examples)], seed)
+def ids_of(count: int, *, seed: int = 1, answered: str = "") -> list[str]:
+    return [row.id for row in next_rows(ROWS, count, seed=seed, answered=answered.split())]
 
 
-def dealt(deck: Deck, count: int, answered: tuple[str, ...] = (), category: str | None = None) -> list[str]:
-    rows = [deck.deal(answered, category=category) for _ in range(count)]
-    return [row.id for row in rows if row is not None]
+def test_a_seed_decides_the_order_in_which_every_row_comes_once() -> None:
+    order = ids_of(30)
+    assert order == ids_of(30) == ids_of(99)
+    assert order != ids_of(30, seed=2)
+    assert order != [row.id for row in ROWS]
+    assert sorted(order, key=int) == [row.id for row in ROWS]
+    assert ids_of(7) == order[:7]
 
 
-def test_a_seed_decides_the_order_and_no_row_comes_twice_before_all_came() -> None:
-    first, again = dealt(deck_of(30), 90), dealt(deck_of(30), 90)
-    assert first == again
-    assert first[:30] != sorted(first[:30], key=int)
-    assert dealt(deck_of(30, seed=2), 30) != first[:30]
-    for start in (0, 30, 60):
-        assert len(set(first[start : start + 30])) == 30
-    assert first[:30] != first[30:60]
-
-
-def test_answered_rows_are_skipped_until_all_were_answered() -> None:
-    deck = deck_of(10)
-    answered = tuple("0123456")
-    assert sorted(dealt(deck, 3, answered)) == ["7", "8", "9"]
-    assert Counter(dealt(deck, 10, tuple("0123456789"))) == Counter("0123456789")
-
-
-def test_rows_of_a_category() -> None:
-    deck = deck_of(10)
-    assert sorted(dealt(deck, 5, category="even")) == list("02468")
-    assert sorted(dealt(deck, 5)) == list("13579")
-    assert deck.deal(category="absent") is None
-    assert Deck([], 0).deal() is None
-
-
-def test_a_run_takes_every_row_once() -> None:
-    deck = deck_of(10)
-    first = dealt(deck, 1)
-    taken = [row.id for row in deck.take(6)]
-    assert len({*first, *taken}) == 7
-    rest = deck.take(20, answered=[])
-    assert sorted([*first, *taken, *(row.id for row in rest)]) == list("0123456789")
-    assert deck.take(20) == ()
-    assert deck_of(4).take(9, answered="0123") == ()
-    assert deck_of(4).take(-1) == ()
-    assert len(deck) == 10
+def test_answered_rows_are_skipped_and_the_others_keep_their_order() -> None:
+    order = ids_of(30)
+    assert ids_of(5, answered=" ".join(order[:20])) == order[20:25]
+    assert ids_of(5, answered=" ".join(order)) == []
+    assert next_rows([], 1, seed=1) == ()

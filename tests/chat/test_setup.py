@@ -168,16 +168,15 @@ def test_a_conversation_goes_on(tuned: Path, tmp_path: Path) -> None:
 
 def test_the_data_are_read_or_the_reason_is_told(tuned: Path, tmp_path: Path) -> None:
     found = read_data(tuned / "out", load_info(tuned / "out"), ())
-    assert found.held_out is not None
     assert found.nearest is not None
     assert len(found.held_out.rows) == 2
     assert {row.example for row in found.held_out.rows}.isdisjoint(found.held_out.train)
     (tmp_path / "bad.json").write_text("{")
     for data in (tmp_path / "bad.json", tmp_path / "nosuch.json", tmp_path):
         nothing = read_data(tuned / "out", load_info(tuned / "out"), (data,))
-        assert nothing.held_out is None
-        assert nothing.problem
-    assert read_data(tuned / "base", None, ()).problem.startswith("A base model has no test rows.")
+        assert not nothing.held_out.rows
+        assert nothing.held_out.problem
+    assert read_data(tuned / "base", None, ()).held_out.problem.startswith("A base model has no test rows.")
 
 
 # --- the answers are those of `evaluation respond` ----------------------------------------------------------------
@@ -226,7 +225,6 @@ def test_the_chat_answers_like_respond(tuned: Path, tmp_path: Path, model: str) 
 
 def test_a_run_answers_like_respond(tuned: Path, tmp_path: Path) -> None:
     talk = Talk(setup_of(str(tuned / "out")))
-    assert talk.chat.held_out is not None
     examples = tuple(row.example for row in talk.chat.held_out.rows)
     expected = dict(
         zip((row.instruction for row in examples), respond(tuned / "out", examples, tmp_path / "run"), strict=True)

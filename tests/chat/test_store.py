@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from assistant.chat.conversation import from_records
 from assistant.chat.conversation_file import ConversationFile
 from assistant.chat.records import Kept, Record, RowRun, Titled
-from assistant.chat.store import NoStore, Store
+from assistant.chat.store import BIN, NoStore, Store
 from assistant.errors import DataError, PrerequisiteError, SettingsError
 from tests.conftest import REPOSITORY
 from tests.support.talks import OPENED, answered, asked, at, chosen, corrected, talk
@@ -383,12 +383,12 @@ def test_the_bin_gives_back_what_was_thrown_away(store: Store) -> None:
     id = write(store, *talk(2)[1:])
     content = file_of(store, id).read_bytes()
     binned = store.delete(id)
-    assert (store.list(), [summary.id for summary in store.deleted()]) == ([], [id])
+    assert (store.list(), binned.parent.name, binned.stem) == ([], BIN, id)
     assert binned.read_bytes() == content
     assert store.search("Question") == []
     store.restore(id)
     assert file_of(store, id).read_bytes() == content
-    assert store.deleted() == []
+    assert not binned.exists()
 
 
 def test_nothing_is_replaced_in_the_bin_or_by_what_comes_out_of_it(store: Store) -> None:

@@ -153,7 +153,7 @@ def chosen(turn: int, side: str | None, *, blind: bool, against: str = "") -> Ch
     return Chosen.model_validate({"at": at(900), "turn": turn, "blind": blind} | keys)
 
 
-def test_choices_count_by_side_and_blind_ones_apart() -> None:
+def test_choices_count_by_side() -> None:
     turns = [record for number in range(5) for record in pair(number, "a", "b")]
     choices = [
         chosen(0, "tuned", blind=True),
@@ -164,7 +164,6 @@ def test_choices_count_by_side_and_blind_ones_apart() -> None:
     ]
     result = tally(from_records([*turns, *choices]))
     assert result.choices == Choices(tuned=2, base=1, ties=1)
-    assert result.blind_choices == Choices(tuned=1, base=1, ties=1)
     assert result.choices.words == "you preferred tuned 2, base 1, 1 tie"
     assert (Choices().words, result.n) == ("", 0)
 

@@ -20,6 +20,7 @@ from assistant.chat.events import (
     RunEnded,
     TextArrived,
 )
+from assistant.chat.heldout import HeldOutRow
 from assistant.chat.records import AnswerKey, Side
 from assistant.chat.worker import AnswerJob, RowsJob, Worker
 from assistant.dataset.examples import Example
@@ -82,8 +83,8 @@ def job(turn: int = 0, side: Side = "tuned", instruction: str = "Hello.") -> Ans
     return AnswerJob(key=AnswerKey(turn, side, 0), instruction=instruction, input="x", history=(), settings=settings)
 
 
-def rows(count: int) -> tuple[tuple[str, Example], ...]:
-    return tuple((f"id{n}", Example(instruction=f"Row {n}.", output="yes")) for n in range(count))
+def rows(count: int) -> tuple[HeldOutRow, ...]:
+    return tuple(HeldOutRow(id=f"id{n}", example=Example(instruction=f"Row {n}.", output="yes")) for n in range(count))
 
 
 def test_an_answer_arrives_in_pieces_and_ends_once(start: Callable[..., tuple[Worker, Events]]) -> None:

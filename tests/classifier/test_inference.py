@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from assistant.classifier.inference import class_logits, classify
-from assistant.classifier.model_folder import as_classifier, with_temperature
+from assistant.classifier.model_folder import as_classifier
 from assistant.errors import DataError
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ def test_batches_change_nothing(
 
 def test_a_temperature_changes_probabilities_but_no_label(untrained: Checkpoint) -> None:
     classifier = as_classifier(untrained)
-    plain, soft = (list(classify(c, TEXTS)) for c in (classifier, with_temperature(classifier, 3.0)))
+    plain, soft = (list(classify(c, TEXTS)) for c in (classifier, replace(classifier, temperature=3.0)))
     assert [p.label for p in plain] == [p.label for p in soft]
     assert all(max(a.probabilities) > max(b.probabilities) for a, b in zip(plain, soft, strict=True))
 

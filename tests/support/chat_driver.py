@@ -63,7 +63,7 @@ class ChatDriver:
     @property
     def state(self) -> str:
         """What the last line says of the chat's state."""
-        return self.screen.query_one("#foot", Foot).state
+        return self.screen.query_one("#foot", Foot)._state.plain
 
     @property
     def chat(self) -> Chat:

@@ -9,6 +9,7 @@ from typing import Any
 
 from assistant.chat.chat import Chat
 from assistant.chat.conversation import Conversation, Turn
+from assistant.chat.conversation_file import UnsavedFile
 from assistant.chat.events import DataReady, Event, TokenDetail
 from assistant.chat.heldout import HeldOut, HeldOutRow
 from assistant.chat.records import AnswerKey, Opened, Record, RowRun, Side
@@ -21,10 +22,11 @@ from tests.support.scripted_session import ScriptedSession
 PATIENCE_SECONDS = 10.0
 
 
-class RecordingFile:
+class RecordingFile(UnsavedFile):
     """Keeps the records in memory."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.records: list[Record] = []
         self.error: Exception | None = None
 
@@ -32,9 +34,6 @@ class RecordingFile:
         if self.error is not None:
             raise self.error
         self.records.append(record)
-
-    def close(self) -> None:
-        pass
 
 
 class RecordingFront:
@@ -122,7 +121,7 @@ class ChatBench:
     def give_rows(self, *examples: Example) -> None:
         """Make these examples the held-out rows."""
         rows = tuple(HeldOutRow(id=f"id{n}", example=example) for n, example in enumerate(examples))
-        self.chat.handle(DataReady(held_out=HeldOut(rows=rows, origin="A test."), problem="", nearest=None))
+        self.chat.handle(DataReady(held_out=HeldOut(rows=rows)))
 
 
 def open_bench(

@@ -66,6 +66,6 @@ def _loader(source: SessionSource) -> LoadModel:
 def _data(rows: Sequence[Example], train: Sequence[Example]) -> DataReady:
     nearest = NearestRows(train) if train else None
     if not rows:
-        return DataReady(held_out=None, problem="The data of this model are not here.", nearest=nearest)
+        return DataReady(held_out=HeldOut(problem="The data of this model are not here."), nearest=nearest)
     numbered = tuple(HeldOutRow(id=f"id{n}", example=row) for n, row in enumerate(rows))
-    return DataReady(held_out=HeldOut(rows=numbered, origin="A test."), problem="", nearest=nearest)
+    return DataReady(held_out=HeldOut(rows=numbered), nearest=nearest)

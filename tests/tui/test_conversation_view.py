@@ -145,20 +145,6 @@ async def test_a_far_item_is_shown() -> None:
 
 
 @async_test
-async def test_an_item_is_removed() -> None:
-    async with open_view(60) as (app, pilot):
-        for number in (59, 45, 2):
-            await app.view.remove_item(Item("turn", number))
-        await settle(pilot)
-        assert not {59, 45} & set(app.mounted())
-        for _ in range(8):
-            app.view.scroll_pages(-1)
-            await settle(pilot)
-        assert app.mounted()[:3] == [0, 1, 3]
-        await app.view.remove_item(Item("turn", 1000))  # is not there
-
-
-@async_test
 async def test_a_long_conversation_opens_with_few_turns() -> None:
     records = [record for turn in range(2000) for record in (asked(turn), answered(turn, "tuned", f"answer {turn}"))]
     async with open_chat(conversation=from_records(records)) as chat:

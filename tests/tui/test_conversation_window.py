@@ -49,7 +49,7 @@ def items(count: int) -> list[Item]:
 
 
 @async_test
-@pytest.mark.parametrize("other", ["open", "add", "show", "remove"])
+@pytest.mark.parametrize("other", ["open", "add", "show"])
 async def test_the_window_may_change_while_it_grows(other: str) -> None:
     app = Host()
     async with app.run_test(size=(30, HEIGHT)) as pilot:
@@ -58,7 +58,6 @@ async def test_the_window_may_change_while_it_grows(other: str) -> None:
             "open": lambda: view.open([]),
             "add": lambda: view.add(Item("turn", len(view.items))),
             "show": lambda: view.show(Item("turn", 20)),
-            "remove": lambda: view.remove_item(view.items[view._start]),
         }
         await app.run_in_app(lambda: view.open(items(200)))
         await pilot.pause()

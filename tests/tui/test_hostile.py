@@ -90,7 +90,7 @@ def prompt_of(text: str) -> ExactPrompt:
 
 
 def growth_of(text: str) -> GrowthRow:
-    step = GrowthStep(step=1, validation_loss=1.0, response=text, is_match=False, stop_reason="eos")
+    step = GrowthStep(step=1, validation_loss=1.0, response=text, is_match=False)
     return GrowthRow(instruction=text, input=text, reference=text, steps=(step,))
 
 

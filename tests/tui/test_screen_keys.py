@@ -11,7 +11,7 @@ from textual.widgets import Input, OptionList, Static
 
 from assistant.chat.conversation import Conversation
 from assistant.chat.setup import ChatSetup
-from assistant.chat.store import Store
+from assistant.chat.store import BIN, Store
 from assistant.dataset.examples import Example
 from assistant.settings import GenerationSettings
 from assistant.tui.correction import CorrectionScreen
@@ -349,7 +349,7 @@ async def test_conversations_are_listed_searched_renamed_binned_and_gone_on_with
         await chat.press("delete")
         await chat.until(lambda: not options.option_count)
         assert text_of(note) == "It is in the bin. ctrl+z takes it out again."
-        assert [one.title for one in Store(tmp_path).deleted()] == ["Young animals"]
+        assert [one.title for one in Store(tmp_path / BIN).list()] == ["Young animals"]
         await chat.press("ctrl+z")
         await chat.until(lambda: listed(options) == ["Young animals"])
         await chat.press("enter", "enter")

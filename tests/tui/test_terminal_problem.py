@@ -43,9 +43,20 @@ class Stream:
     ],
 )
 def test_a_screen_needs_a_terminal_that_can_draw_and_utf8(
-    stdin: Stream, stderr: Stream, environment: dict[str, str], locale_encoding: str, expected: str | None
+    stdin: Stream,
+    stderr: Stream,
+    environment: dict[str, str],
+    locale_encoding: str,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert terminal_problem(stdin, stderr, GOOD | environment, locale_encoding) == expected
+    monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setattr("os.environ", GOOD | environment)
+    monkeypatch.setattr("locale.getencoding", lambda: locale_encoding)
+    found = terminal_problem()
+    monkeypatch.undo()
+    assert found == expected
 
 
 @pytest.mark.parametrize(
