@@ -175,6 +175,8 @@ class Asking:
             case ModelReady():
                 self._models.states[event.side] = "ready"
                 self._models.cards[event.side] = event.card
+                if event.card.template_note:
+                    self.front.notice(event.card.template_note)
             case ModelFailed():
                 self._model_failed(event)
             case AnswerStarted():
