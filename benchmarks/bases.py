@@ -8,9 +8,9 @@
 Each measurement is `assistant finetune --plan` in a process of its own, with random weights of the model's shape. They
 are written to a temporary folder and deleted afterwards. The vocabulary is GPT-2's, cut or padded to the model's size,
 because no other is at hand without a network; so a row has the same number of tokens for all models but pocket.
-What needs more than `--memory` is calculated and gets no minutes; `--memory 0` calculates all that was not measured.
-The figures go to `data/bases.json`, and the table to
-`docs/which-base.md`.
+What needs more than `--memory` is calculated and gets no minutes; `--memory 0` calculates all that was not measured. If
+other programs computed at the same time, the memory is kept and the minutes are not: run the command again. The figures
+go to `data/bases.json`, and the table to `docs/which-base.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from assistant.interop.known import KNOWN, MODES, read_costs  # noqa: E402
 
-Cost = dict[str, float | None]
+Cost = dict[str, float | bool | None]
 
 FIGURES, PAGE = ROOT / "data" / "bases.json", ROOT / "docs" / "which-base.md"
 N_ROWS = 1000
@@ -44,10 +45,14 @@ MERGES, VOCAB = "6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062
 OPTIONS = {"full": [], "lora": ["--lora", "--learning-rate", "2e-4"]}
 STATE_BYTES = {"full": 16, "lora": 4}
 """Bytes a weight in float32: with its gradient and AdamW's two moments, or frozen."""
-OTHER_BYTES = {"full": 1.0e9, "lora": 1.5e9}
-"""What is needed beside that: the runtime, activations, logits."""
+OTHER_BYTES = 1.5e9
+"""What is needed beside that: the runtime, activations, logits. Measured runs with short rows needed 1.4 GB."""
+OTHERS_LIMIT = 0.1
+"""Share of the processors that other programs may use while minutes are measured."""
 HOLD_SECONDS = 200.0
 """How long other jobs wait, apart from the last measurement."""
+LOCKED_SECONDS = 330.0
+"""Longest measurement while others wait for the lock."""
 LEFT_FREE = 1.5e9
 """Bytes of the machine's memory and disk that a measurement leaves to others."""
 LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "max_position_embeddings": 8192}
@@ -154,6 +159,7 @@ def measure(name: str, mode: str, work: Path, options: argparse.Namespace) -> Co
     model = "pocket"
     if name in SHAPES:
         model = str(work / name)
+        check_disk(name, work)
         if not Path(model).exists():
             command = [sys.executable, __file__, "--make", model, "--only", name, "--cache", str(options.cache)]
             subprocess.run(command, check=True)
@@ -161,18 +167,41 @@ def measure(name: str, mode: str, work: Path, options: argparse.Namespace) -> Co
     write_rows(rows)
     words = ["finetune", str(rows), "--model", model, "--output", str(work / "run"), "--plan", "--json", *OPTIONS[mode]]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from assistant.cli.app import main; main()"
+    before, started = busy_seconds(), time.monotonic()
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
-    watch(process, options.memory * 1e9)
+    watch(process, options.memory * 1e9, LOCKED_SECONDS if options.lock else math.inf)
     said, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{name}, {mode}: the forecast ended with exit code {process.returncode}")
     planned = json.loads(said)
-    return {"gigabytes": round(planned["peak_bytes"] / 1e9, 2), "minutes": round(planned["seconds"] / 60, 1)}
+    others = (busy_seconds() - before) / (time.monotonic() - started) / (os.cpu_count() or 1)
+    print(f"{name} {mode}: other programs used {others:.0%} of the processors", file=sys.stderr)
+    minutes = round(planned["seconds"] / 60, 1) if others <= OTHERS_LIMIT else None
+    return {"gigabytes": round(planned["peak_bytes"] / 1e9, 2), "minutes": minutes, "is_calculated": False}
 
 
-def watch(process: subprocess.Popen[str], most: float) -> None:
-    """Wait for a process, and end it if it takes more than `most` bytes or leaves too few to others."""
+def busy_seconds() -> float:
+    """Processor time that other programs have used since the start: all of the machine's without our children's."""
+    user, nice, system = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:4])
+    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - ours.ru_utime - ours.ru_stime
+
+
+def check_disk(name: str, work: Path) -> None:
+    """Refuse to fill the disk: with the weights, and with what `--plan` saves to see how long that takes."""
+    parameters = next(known.parameters for known in KNOWN if known.name == name)
+    free = shutil.disk_usage(work).free
+    if free < 8 * parameters + LEFT_FREE:
+        raise SystemExit(f"{name}: expected {8 * parameters / 1e9:.1f} GB of disk in {work}, got {free / 1e9:.1f} GB")
+
+
+def watch(process: subprocess.Popen[str], most: float, seconds: float) -> None:
+    """Wait for a process. End it if it takes more than `most` bytes or `seconds`, or leaves too few bytes to others."""
+    started = time.monotonic()
     while process.poll() is None:
+        if time.monotonic() - started > seconds:
+            process.kill()
+            raise SystemExit(f"a forecast took more than {seconds:.0f} seconds and was ended.")
         try:
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
         except OSError:
@@ -194,7 +223,7 @@ def available_memory() -> float:
 
 def needed(name: str, mode: str) -> float:
     """Bytes of memory by the formula."""
-    return STATE_BYTES[mode] * next(known.parameters for known in KNOWN if known.name == name) + OTHER_BYTES[mode]
+    return STATE_BYTES[mode] * next(known.parameters for known in KNOWN if known.name == name) + OTHER_BYTES
 
 
 class Lock:
@@ -231,10 +260,11 @@ def write_page() -> None:
     PAGE.write_text(changed, encoding="utf-8")
 
 
-def save(name: str, mode: str, cost: Cost, machine: str) -> None:
+def save(name: str, mode: str, cost: Cost, machine: str | None) -> None:
     """Add a figure to the file."""
     content = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {"costs": {}}
-    content |= {"machine": machine, "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "rows": N_ROWS}
+    content["machine"] = machine or content.get("machine", f"{os.cpu_count()} cores")
+    content |= {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "rows": N_ROWS}
     content["costs"].setdefault(name, {})[mode] = cost
     order = [known.name for known in KNOWN]
     content["costs"] = dict(sorted(content["costs"].items(), key=lambda pair: order.index(pair[0])))
@@ -248,7 +278,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--again", nargs="*", default=[], choices=MODES, help="measure these again")
     parser.add_argument("--memory", type=float, default=20.0, help="GB that one process may take")
-    parser.add_argument("--machine", default=f"{os.cpu_count()} cores", help="words for the page")
+    parser.add_argument("--machine", help="in words; by default that of the figures so far")
     parser.add_argument("--lock", type=Path, help="hold this lock while a measurement runs")
     parser.add_argument("--cache", type=Path, default=ROOT.parent / "shared" / "tiktoken-cache")
     parser.add_argument("--table", action="store_true", help="measure nothing")
@@ -264,8 +294,11 @@ def main() -> None:
                 known = read_costs()["costs"].get(name, {}) if FIGURES.exists() else {}
                 if known.get(mode, {}).get("minutes") is not None and mode not in options.again:
                     continue
-                cost: Cost = {"gigabytes": round(needed(name, mode) / 1e9, 1), "minutes": None}
-                if needed(name, mode) <= options.memory * 1e9:
+                fits = needed(name, mode) <= options.memory * 1e9
+                if not fits and not known.get(mode, {}).get("is_calculated", True):
+                    continue
+                cost: Cost = {"gigabytes": round(needed(name, mode) / 1e9, 1), "minutes": None, "is_calculated": True}
+                if fits:
                     lock.take()
                     cost = measure(name, mode, Path(work), options)
                 print(f"{name} {mode}: {cost['gigabytes']} GB, {cost['minutes']} minutes", file=sys.stderr, flush=True)

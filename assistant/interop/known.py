@@ -57,13 +57,13 @@ KNOWN = (
 def read_costs() -> dict[str, Any]:
     """Read what runs cost on one machine, from `bases.json`.
 
-    `costs` has for each name and mode the `gigabytes` of memory and the `minutes`. These are null where no run was
-    measured; the memory was then calculated. `rows` and `machine` say of what.
+    `costs` has for each name and mode the `gigabytes` of memory, which may be calculated, and the `minutes`, or null
+    if none were measured. `rows` and `machine` say of what.
     """
     content: dict[str, Any] = json.loads(shipped(COSTS_FILE).read_text(encoding="utf-8"))
     return content
 
 
 def _describe(cost: dict[str, Any]) -> str:
-    memory = f"{cost['gigabytes']:.1f} GB"
-    return f"~{memory}" if cost["minutes"] is None else f"{memory}, {cost['minutes']:.2g} min"
+    memory = f"{'~' if cost['is_calculated'] else ''}{cost['gigabytes']:.1f} GB"
+    return memory if cost["minutes"] is None else f"{memory}, {cost['minutes']:.2g} min"
