@@ -49,9 +49,9 @@ OTHER_BYTES = 1.5e9
 """What is needed beside that: the runtime, activations, logits. Measured runs with short rows needed 1.4 GB."""
 OTHERS_LIMIT = 0.1
 """Share of the processors that other programs may use while minutes are measured."""
-HOLD_SECONDS = 200.0
+HOLD_SECONDS = 60.0
 """How long other jobs wait, apart from the last measurement."""
-LOCKED_SECONDS = 330.0
+LOCKED_SECONDS = 290.0
 """Longest measurement while others wait for the lock."""
 LEFT_FREE = 1.5e9
 """Bytes of the machine's memory and disk that a measurement leaves to others."""
