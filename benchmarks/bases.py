@@ -102,11 +102,10 @@ def make(name: str, folder: Path, cache: Path) -> None:
     """Write a model with random weights, in the width in which its weights are published."""
     import torch
 
-    from assistant.model.checkpoint import WEIGHTS_FILE
     from assistant.model.config import parse_config
     from assistant.model.folder import save_tensors
     from assistant.model.gpt import GPT
-    from assistant.model.weights import stored_tensors
+    from assistant.model.weights import WEIGHTS_FILE, stored_tensors
 
     shape = SHAPES[name]
     config = parse_config(shape)
