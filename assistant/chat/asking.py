@@ -150,6 +150,8 @@ class Asking:
             case events.ModelReady():
                 self._states[event.side] = "ready"
                 self._cards[event.side] = event.card
+                if event.card.template_note:
+                    self.front.notice(event.card.template_note)
             case events.ModelFailed():
                 self._model_failed(event)
             case events.AnswerStarted():

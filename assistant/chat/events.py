@@ -28,6 +28,8 @@ class ModelCard:
     n_parameters: int
     context_length: int
     template: Template
+    template_note: str = ""
+    """What a person should know about the template. Mostly empty."""
     tokenizer: Tokenizer
     info: ModelInfo | None
     """None for a base model."""

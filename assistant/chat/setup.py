@@ -159,7 +159,7 @@ def _loader(folder: Path, engine: EngineSettings, tuned: ModelInfo | None = None
         checkpoint = load_checkpoint(folder, device=pick_device(engine.device))
         if tuned is not None and checkpoint.info is None:
             template = recorded_template(tuned.template.name, tuned.template.texts)
-            checkpoint = replace(checkpoint, template=template)
+            checkpoint = replace(checkpoint, template=template, is_template_unknown=False)
         return Session(checkpoint, precision=engine.precision, folder=folder)
 
     return load

@@ -317,6 +317,7 @@ def _card(session: SessionLike) -> events.ModelCard:
         n_parameters=session.n_parameters,
         context_length=session.context_length,
         template=session.template,
+        template_note=session.template_note,
         tokenizer=session.tokenizer,
         info=session.info,
     )

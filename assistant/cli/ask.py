@@ -47,6 +47,8 @@ def ask(
         reply = session.reply(text, input=input_text, settings=generation)
         print_json(reply.model_dump(mode="json"))
         return
+    if session.template_note:
+        note(f"note: {session.template_note}")
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     safe = displayable if on_terminal else str  # a pipe gets the model's own text
 

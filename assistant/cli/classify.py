@@ -116,9 +116,9 @@ def train(
 
 
 def _default_rate(folder: Path) -> float:
-    from assistant.model.checkpoint import config_to_open
+    from assistant.model.checkpoint import folder_to_open, read_config
 
-    return float(f"{LABEL_RATE_TIMES_WIDTH / config_to_open(folder).n_embd:.2g}")
+    return float(f"{LABEL_RATE_TIMES_WIDTH / read_config(folder_to_open(folder)).n_embd:.2g}")
 
 
 @classify_app.command("predict")

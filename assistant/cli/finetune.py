@@ -64,24 +64,21 @@ def finetune(
 
 
 def default_template(folder: Path, default: str | None = None) -> str:
-    """The name of a model's template. A default counts for models that need no markers.
+    """The name of a model's template; for an adapter, its base's. A default counts for models that need no markers.
 
     Raises:
         SettingsError: the model has a chat template that is unknown here.
     """
-    from assistant.dataset.own_template import read_chat_template
     from assistant.dataset.prompts import DEFAULT_TEMPLATE
     from assistant.dataset.tokenizer import CONFIG_FILE, read_tokenizer
-    from assistant.model.checkpoint import folder_template, load_info, read_config
+    from assistant.model.checkpoint import folder_template, folder_to_open, has_unknown_template
 
-    if not (folder / CONFIG_FILE).is_file():  # an adapter
+    folder = folder_to_open(folder)
+    if not (folder / CONFIG_FILE).is_file():  # reading the model says what is missing
         return default or DEFAULT_TEMPLATE
     tokenizer = read_tokenizer(folder)
     own = folder_template(folder, tokenizer)
-    chat_template = read_chat_template(folder)
-    is_ours = chat_template == own.chat_template(tokenizer.bos_token)  # as written for a model without one
-    is_unknown = chat_template and not is_ours and not own.markers and load_info(folder) is None
-    if is_unknown and read_config(folder).model_type != "gpt2":
+    if has_unknown_template(folder, tokenizer, own):
         raise SettingsError(
             f"{folder}: expected a chat template that this project knows, got another one. "
             f"Choose the prompts to train with, for example --template alpaca."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,14 +60,23 @@ def models(
         list[Path] | None,
         typer.Option("--dir", help="Folder to look in; may be repeated. By default the current folder."),
     ] = None,
+    known: Annotated[
+        bool,
+        typer.Option("--known", help="List the models that `assistant pull` knows by name, and what they cost."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the models on this machine: in folders and their `runs`, pulled from the Hub, and pocket.
 
-    Example: `assistant models`
+    Example: `assistant models`  or, to choose a base:  `assistant models --known`
     """
     from assistant.interop.inventory import list_models
 
+    if known:
+        if folders:
+            raise SettingsError("--known: expected without --dir, got both. Leave one out.")
+        _show_known(as_json)
+        return
     for folder in folders or ():
         if not folder.is_dir():
             raise SettingsError(f"--dir: expected a folder, got {folder}. Check the path.")
@@ -76,11 +86,44 @@ def models(
         return
     rows: list[tuple[str, ...]] = [("name", "size", "template", "where it came from", "last score", "modified")]
     rows += [_row(entry) for entry in entries]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row, entry in zip(rows, [None, *entries], strict=True):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line, entry in zip(_lines(rows), [None, *entries], strict=True):
+        print(line)
         if entry is not None and entry.problem is not None:
             print(f"    cannot be used: {one_line(entry.problem)}")
+
+
+def _lines(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """The rows of a table as lines with columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _show_known(as_json: bool) -> None:
+    """Print the models to choose a base from: a table on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from assistant.interop.known import KNOWN, read_costs
+
+    costs = read_costs()
+    if as_json:
+        print_json({"known": [asdict(model) | {"is_here": model.is_here} for model in KNOWN], **costs})
+        return
+    rows: list[tuple[str, ...]] = [("name", "weights", "licence", "context", "train all", "with LoRA", "here")]
+    rows += [(*model.row(costs), "yes" if model.is_here else "no") for model in KNOWN]
+    console = Console()
+    if console.is_terminal:
+        table = Table(*rows[0], box=None, padding=(0, 1, 0, 0))
+        for row in rows[1:]:
+            table.add_row(*row, style="bold" if row[-1] == "yes" else "")
+        console.print(table)
+    else:
+        print(*_lines(rows), sep="\n")
+    note(
+        f"Memory and time: {costs['rows']:,} short rows, two epochs, {costs['machine']}; ~ is only calculated.\n"
+        f"Get a model that is not here: assistant pull NAME. Plan your own run: assistant finetune with --plan."
+    )
 
 
 def _row(entry: ModelEntry) -> tuple[str, ...]:

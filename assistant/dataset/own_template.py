@@ -47,6 +47,12 @@ def own_template(folder: Path, tokenizer: Tokenizer) -> Template:
     return get_template(DEFAULT_TEMPLATE)
 
 
+def is_unknown_template(folder: Path, tokenizer: Tokenizer, own: Template) -> bool:
+    """Whether a base model's folder has a chat template, but `own`, what `own_template` returned, is not it."""
+    chat_template = read_chat_template(folder)  # that of our default is written for models without one
+    return bool(chat_template) and not own.markers and chat_template != own.chat_template(tokenizer.bos_token)
+
+
 def read_chat_template(folder: Path) -> str:
     """Return the chat template of a model folder. Empty if there is none that can be read."""
     with suppress(OSError, ValueError, TypeError, LookupError, StopIteration, RecursionError):

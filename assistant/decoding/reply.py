@@ -91,6 +91,10 @@ class SessionLike(Protocol):
         """The template of its prompts."""
 
     @property
+    def template_note(self) -> str:
+        """What a person should know about the template, as a sentence. Mostly empty."""
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
 

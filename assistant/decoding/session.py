@@ -24,6 +24,10 @@ from assistant.model.checkpoint import Checkpoint, load_checkpoint
 from assistant.model.config import ModelInfo
 from assistant.settings import DecodePrecision, GenerationSettings
 
+_TEMPLATE_NOTE = (
+    "This model's own chat template is unknown here. Its prompts are those of {0}, which it may not understand: "
+    "to teach it, use assistant finetune with --template {0}."
+)
 AnyLogprobs = TypeVar("AnyLogprobs", bound=TokenLogprobs)
 
 
@@ -50,6 +54,8 @@ class Session:
         """How the model was trained; None for a base model."""
         self.template = checkpoint.template
         """The template the model was trained with. A base model has its own one or the default."""
+        self.template_note = "" if not checkpoint.is_template_unknown else _TEMPLATE_NOTE.format(self.template.name)
+        """A sentence for the person who asks, if the model has a chat template that is unknown here."""
         self.precision = precision
         self.n_parameters = checkpoint.model.n_parameters
         self.context_length = checkpoint.config.context_length

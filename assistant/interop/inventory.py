@@ -151,7 +151,7 @@ def _looks_like_a_model(folder: Path) -> bool:
 def _read_snapshot(snapshot: Snapshot) -> ModelEntry | None:
     """A pulled model. None if its family is not supported: other programs share the cache."""
     try:
-        if _read_json(snapshot.folder / CONFIG_FILE).get("model_type") != "gpt2":
+        if _read_json(snapshot.folder / CONFIG_FILE).get("model_type") not in FAMILIES:
             return None
     except _UnreadableError:
         if short_name(snapshot.repository) == snapshot.repository:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from assistant.dataset.added_tokens import TOKENIZER_CONFIG_FILE
 from assistant.dataset.encode import for_template
-from assistant.dataset.own_template import own_template
+from assistant.dataset.own_template import is_unknown_template, own_template
 from assistant.dataset.prompts import DEFAULT_TEMPLATE, TEXT_TEMPLATE, Template, get_template
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE, Tokenizer, has_tokenizer, read_tokenizer
 from assistant.dataset.trained_prompts import PROMPTS_FILE, PromptHashes, dump_hashes, read_hashes
@@ -71,6 +71,8 @@ class Checkpoint:
     model: GPT
     tokenizer: Tokenizer
     template: Template
+    is_template_unknown: bool = False
+    """Whether the model has a chat template that is unknown here, so that `template` is the default instead."""
     info: ModelInfo | None
     """None for a base model."""
     name: str
@@ -131,6 +133,7 @@ def load_checkpoint(
         model=model,
         tokenizer=tokenizer,
         template=template,
+        is_template_unknown=has_unknown_template(folder, tokenizer, template),
         info=info,
         name=recorded_name(folder),
         trained_prompts=read_hashes(folder),
@@ -141,13 +144,12 @@ def load_checkpoint(
 def _load_adapted(folder: Path, device: torch.device | str) -> Checkpoint:
     """Open an adapter's folder: its base model with the adapter merged, as a base model under the adapter's name."""
     adapter = read_peft_adapter(folder)
-    base_folder = _find_base(folder, adapter.base_model)
-    base = load_checkpoint(base_folder)
+    base = load_checkpoint(_find_base(folder, adapter.base_model))
     model = merge_adapter(base.model, adapter)
     tokenizer = read_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
     _check_vocabulary(folder, tokenizer, model.config)
     name = recorded_name(folder)
-    return Checkpoint(model=model.to(device), tokenizer=tokenizer, template=base.template, info=None, name=name)
+    return replace(base, model=model.to(device), tokenizer=tokenizer, info=None, name=name, trained_prompts=None)
 
 
 def _find_base(folder: Path, base_model: str) -> Path:
@@ -244,15 +246,13 @@ def read_config(folder: Path) -> ModelConfig:
         ) from error
 
 
-def config_to_open(folder: Path) -> ModelConfig:
-    """The configuration of the model that `load_checkpoint` opens: for an adapter's folder, that of its base model.
+def folder_to_open(folder: Path) -> Path:
+    """The folder whose configuration and template `load_checkpoint` takes: an adapter's base model, or the folder.
 
     Raises:
-        CheckpointError: as `read_config`, or the adapter or its base model is missing.
+        CheckpointError: the adapter is damaged, or its base model is missing.
     """
-    if is_adapter_folder(folder):
-        folder = _find_base(folder, read_peft_adapter(folder).base_model)
-    return read_config(folder)
+    return _find_base(folder, read_peft_adapter(folder).base_model) if is_adapter_folder(folder) else folder
 
 
 def load_info(folder: str | Path) -> ModelInfo | None:
@@ -308,6 +308,12 @@ def folder_template(folder: Path, tokenizer: Tokenizer, name: str | None = None)
     info = load_info(folder)
     own = own_template(folder, tokenizer) if info is None else trained_template(info, tokenizer, folder)
     return own if name in (None, own.name) else get_template(name)
+
+
+def has_unknown_template(folder: Path, tokenizer: Tokenizer, template: Template) -> bool:
+    """Whether a base model has a chat template that is unknown here. `template` is what `folder_template` returned."""
+    is_base = load_info(folder) is None and read_config(folder).model_type != "gpt2"  # a GPT-2 has none of its own
+    return is_base and is_unknown_template(folder, tokenizer, template)
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

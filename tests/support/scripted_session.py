@@ -59,6 +59,7 @@ class ScriptedSession:
         self.context_length = context_length
         self.info: ModelInfo | None = None
         self.template = get_template("alpaca")
+        self.template_note = ""
         self.answers: dict[str, str] = {}
         """Replies to some instructions, in place of the pieces."""
         self.inputs: list[str] = []

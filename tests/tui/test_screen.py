@@ -246,6 +246,14 @@ async def test_a_failed_load_gives_the_message_back_and_can_be_repeated() -> Non
         await chat.until(lambda: chat.texts(".answer") == [HELLO] and chat.idle)
 
 
+@async_test
+async def test_what_a_model_says_about_its_template_is_shown() -> None:
+    session = ScriptedSession("ok")
+    session.template_note = "Its template is unknown here."
+    async with open_chat(session) as chat:
+        await chat.until(lambda: chat.notice == session.template_note)
+
+
 # --- commands -----------------------------------------------------------------------------------------------------
 
 
