@@ -23,7 +23,7 @@ const int64_t row_block = ROW_BLOCK;
 
 /* Increase this here and in `fused.py` whenever an exported function or struct changes. A library that was compiled
    from an earlier version of this file would otherwise read and write outside its arguments. */
-const int64_t interface_version = 2;
+const int64_t interface_version = 3;
 
 typedef uint16_t bfloat16;
 
@@ -75,17 +75,17 @@ INLINE float exponential(float x)
    sigmoid. */
 INLINE float gelu_sigmoid(float x) { return 1.0f / (1.0f + exponential(-TWICE_ROOT * x * (1.0f + CUBIC * x * x))); }
 
-CPU_DISPATCH static void gelu_block(const bfloat16 *x, bfloat16 *out, int64_t size)
+CPU_DISPATCH static void gelu_row(const bfloat16 *x, bfloat16 *out, int64_t width)
 {
-    for (int64_t i = 0; i < size; i++) {
+    for (int64_t i = 0; i < width; i++) {
         float value = upcast(x[i]);
         out[i] = downcast(value * gelu_sigmoid(value));
     }
 }
 
-CPU_DISPATCH static void gelu_backward_block(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size)
+CPU_DISPATCH static void gelu_backward_row(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t width)
 {
-    for (int64_t i = 0; i < size; i++) {
+    for (int64_t i = 0; i < width; i++) {
         float value = upcast(x[i]), sigmoid = gelu_sigmoid(value);
         float slope = TWICE_ROOT * (1.0f + 3.0f * CUBIC * value * value);
         out[i] = downcast(upcast(gradient[i]) * (sigmoid + value * sigmoid * (1.0f - sigmoid) * slope));
@@ -405,18 +405,18 @@ CPU_DISPATCH static void attend_backward_head(const struct attention *args, int6
                                                                            start += BLOCK)
 #define BLOCK_LENGTH(size) ((size) - start < BLOCK ? (size) - start : BLOCK)
 
-void gelu(const bfloat16 *x, bfloat16 *out, int64_t size, int threads)
-{
-    FOR_BLOCKS(size) gelu_block(x + start, out + start, BLOCK_LENGTH(size));
-}
-
-void gelu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size, int threads)
-{
-    FOR_BLOCKS(size) gelu_backward_block(x + start, gradient + start, out + start, BLOCK_LENGTH(size));
-}
-
 #define FOR_ROWS(rows)                                                                                                 \
     _Pragma("omp parallel for schedule(static) num_threads(threads)") for (int64_t row = 0; row < (rows); row++)
+
+void gelu(const bfloat16 *x, bfloat16 *out, int64_t rows, int64_t width, int threads)
+{
+    FOR_ROWS(rows) gelu_row(x + row * width, out + row * width, width);
+}
+
+void gelu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t rows, int64_t width, int threads)
+{
+    FOR_ROWS(rows) gelu_backward_row(x + row * width, gradient + row * width, out + row * width, width);
+}
 
 void swiglu(const bfloat16 *x, bfloat16 *out, int64_t rows, int64_t width, int threads)
 {
@@ -445,11 +445,11 @@ void rms_norm_backward(const float *x, const float *weight, const bfloat16 *grad
                               weight_gradients + row * width, width, epsilon);
 }
 
-void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out, int64_t rows, int64_t turned,
-            int64_t heads, int64_t size, float sign, int threads)
+void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out, int64_t rows, int64_t width,
+            int64_t size, int64_t turned, float sign, int threads)
 {
-    FOR_ROWS(rows) rotate_row(x + row * heads * size, cosines + row * (size / 2), sines + row * (size / 2),
-                              out + row * heads * size, turned, heads, size, sign);
+    FOR_ROWS(rows) rotate_row(x + row * width, cosines + row * (size / 2), sines + row * (size / 2), out + row * width,
+                              turned, width / size, size, sign);
 }
 
 /* AdamW with bfloat16 gradients. `copy` receives the new weights in bfloat16. */
