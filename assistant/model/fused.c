@@ -142,17 +142,25 @@ CPU_DISPATCH static void rms_norm_backward_row(const float *x, const float *weig
     }
 }
 
-/* Rotary positions: turn the first `turned` of `heads` heads by the angles of a token, or back if `sign` is -1. */
+CPU_DISPATCH static void add_row(const float *x, const bfloat16 *update, float *out, int64_t width)
+{
+    for (int64_t i = 0; i < width; i++)
+        out[i] = x[i] + upcast(update[i]);
+}
+
+/* Rotary positions: turn the first `turned` of `heads` heads by the angles of a token, or back if `sign` is -1. `out`
+   may be `x`. */
 CPU_DISPATCH static void rotate_row(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out,
                                     int64_t turned, int64_t heads, int64_t size, float sign)
 {
     for (int64_t head = 0; head < turned; head++, x += size, out += size)
+#pragma omp simd
         for (int64_t i = 0; i < size / 2; i++) {
             float first = upcast(x[i]), second = upcast(x[size / 2 + i]), sine = sign * sines[i];
             out[i] = downcast(first * cosines[i] - second * sine);
             out[size / 2 + i] = downcast(second * cosines[i] + first * sine);
         }
-    memcpy(out, x, (heads - turned) * size * sizeof *x);
+    memmove(out, x, (heads - turned) * size * sizeof *x);
 }
 
 struct adamw {
@@ -171,6 +179,8 @@ INLINE float adamw_update(float weight, float gradient, float *mean, float *squa
 CPU_DISPATCH static void adamw_block(float *weight, const bfloat16 *gradient, float *mean, float *square,
                                      bfloat16 *copy, int64_t size, struct adamw args)
 {
+    /* `copy` may be `gradient`: each number is read before its place is written. */
+#pragma omp simd
     for (int64_t i = 0; i < size; i++) {
         weight[i] = adamw_update(weight[i], upcast(gradient[i]) * args.factor, &mean[i], &square[i], args);
         copy[i] = downcast(weight[i]);
@@ -443,6 +453,11 @@ void rms_norm_backward(const float *x, const float *weight, const bfloat16 *grad
     for (int64_t i = row * ROW_BLOCK; i < rows && i < (row + 1) * ROW_BLOCK; i++)
         rms_norm_backward_row(x + i * width, weight, gradient + i * width, out + i * width,
                               weight_gradients + row * width, width, epsilon);
+}
+
+void add(const float *x, const bfloat16 *update, float *out, int64_t rows, int64_t width, int threads)
+{
+    FOR_ROWS(rows) add_row(x + row * width, update + row * width, out + row * width, width);
 }
 
 void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out, int64_t rows, int64_t width,

@@ -193,8 +193,31 @@ class _RMSNorm(torch.autograd.Function):
         return out, weight_gradients.sum(dim=0), None
 
 
+def add(x: Tensor, update: Tensor) -> Tensor:
+    """x + update, both (N, C); in one pass if x is float32 and `supports` accepts the update."""
+    if x.dtype is not torch.float32 or not supports(update):
+        return x + update
+    out: Tensor = _Add.apply(x, update)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor) -> Tensor:
+        x, out = x.contiguous(), torch.empty(x.shape)
+        _call("add", x, update.contiguous(), out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.bfloat16()
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int) -> Tensor:
-    """Turn the first heads of x (N, K, D), which `supports` accepts, by angles with cosines and sines (N, D / 2)."""
+    """Turn the first heads of x (N, K * D) in place, by angles with cosines and sines (N, D / 2). Returns x.
+
+    `supports` must accept x, and x must be contiguous and no view.
+    """
     out: Tensor = _Rotate.apply(x, cosines, sines, n_turned)  # type: ignore[no-untyped-call]
     return out
 
@@ -204,18 +227,19 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int) -> Tensor:
         ctx.save_for_backward(cosines, sines)
         ctx.n_turned = n_turned
-        return _rotate(x, cosines, sines, n_turned, 1.0)
+        ctx.mark_dirty(x)
+        return _rotate(x, cosines, sines, x, n_turned, 1.0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        cosines, sines = ctx.saved_tensors
-        return _rotate(gradient, cosines, sines, ctx.n_turned, -1.0), None, None, None
+        (cosines, sines), gradient = ctx.saved_tensors, gradient.contiguous()
+        return _rotate(gradient, cosines, sines, torch.empty_like(gradient), ctx.n_turned, -1.0), None, None, None
 
 
-def _rotate(x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int, sign: float) -> Tensor:
-    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    numbers = [ctypes.c_int64(x.shape[2]), ctypes.c_int64(n_turned), ctypes.c_float(sign)]
-    _call("rotate", x.flatten(1), cosines, sines, out, numbers=numbers)
+def _rotate(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor, n_turned: int, sign: float) -> Tensor:
+    _check_tensors("rotary positions", (x, torch.bfloat16, x.shape))
+    numbers = [ctypes.c_int64(2 * cosines.shape[1]), ctypes.c_int64(n_turned), ctypes.c_float(sign)]
+    _call("rotate", x, cosines, sines, out, numbers=numbers)
     return out
 
 

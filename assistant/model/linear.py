@@ -25,6 +25,8 @@ class Linear(nn.Linear):
     copied_version = -1
     """Version counter of the weights when the copy was made. torch's fused optimizers change the weights without
     increasing it, so call `renew_copy` after each of their steps."""
+    lends_copy = False
+    """Whether backward writes the weight's gradient over the copy, which is made again at the step or the next use."""
 
     def reset_parameters(self) -> None:
         """Draw torch's initial weights, except for a layer without memory.
@@ -39,7 +41,7 @@ class Linear(nn.Linear):
         if self.copy is None or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, self.bias)
         matrix = self.current_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, None)  # type: ignore[no-untyped-call]
+        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, self, None)  # type: ignore[no-untyped-call]
         return out
 
     def as_tied_head(self, x: Tensor, gradients: list[Tensor]) -> Tensor:
@@ -49,7 +51,7 @@ class Linear(nn.Linear):
         forward pass: its backward takes the gradient from there.
         """
         matrix = self.weight.detach() if self.copy is None else self.current_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, gradients)  # type: ignore[no-untyped-call]
+        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, self, gradients)  # type: ignore[no-untyped-call]
         return out
 
     def current_copy(self) -> Tensor:
@@ -58,6 +60,13 @@ class Linear(nn.Linear):
         if self.copied_version != self.weight._version:
             self.renew_copy()
         return self.copy
+
+    def lent_copy(self) -> Tensor | None:
+        """The copy's memory, to write the weight's gradient to; None if the layer does not lend it."""
+        if not self.lends_copy or self.copy is None:
+            return None
+        self.copied_version = -1
+        return self.copy.detach()
 
     def renew_copy(self) -> None:
         """Copy the weights again."""
@@ -71,11 +80,17 @@ class _CopyLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, matrix: Tensor, gradients: list[Tensor] | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        matrix: Tensor,
+        layer: Linear,
+        gradients: list[Tensor] | None,
     ) -> Tensor:
         del weight
         ctx.save_for_backward(x, matrix)
-        ctx.gradients = gradients
+        ctx.layer, ctx.gradients = layer, gradients
         return F.linear(x, matrix, None if bias is None else bias.to(matrix.dtype))
 
     @staticmethod
@@ -83,25 +98,27 @@ class _CopyLinear(torch.autograd.Function):
         x, matrix = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         flat = gradient.flatten(end_dim=-2)
-        weight_gradient = _outer(flat, x.flatten(end_dim=-2)) if needs_weight else None
+        x_gradient = gradient @ matrix if needs_x else None  # before the weight's gradient may replace the matrix
+        weight_gradient = _outer(flat, x.flatten(end_dim=-2), ctx.layer.lent_copy()) if needs_weight else None
         if weight_gradient is not None and ctx.gradients is not None:
             ctx.gradients.append(weight_gradient)
             weight_gradient = None
         return (
-            gradient @ matrix if needs_x else None,
+            x_gradient,
             weight_gradient,
             # In bfloat16, like the weight's gradient. To upcast first takes four times as long.
             flat.sum(dim=0) if needs_bias else None,
             None,
             None,
+            None,
         )
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """A weight's gradient: left (N, O), right (N, I) -> (O, I). A large bfloat16 one is computed in parts."""
+def _outer(left: Tensor, right: Tensor, out: Tensor | None) -> Tensor:
+    """A weight's gradient: left (N, O), right (N, I) -> (O, I), in `out` if given. A large one is computed in parts."""
+    out = left.new_empty(left.shape[1], right.shape[1]) if out is None else out
     if left.dtype is not torch.bfloat16 or left.shape[1] <= HEAD_PART:
-        return left.t() @ right
-    out = left.new_empty(left.shape[1], right.shape[1])
+        return torch.mm(left.t(), right, out=out)
     for part, columns in zip(torch.split(out, HEAD_PART), torch.split(left, HEAD_PART, dim=1), strict=True):
         torch.mm(columns.t(), right, out=part)
     return out
@@ -134,14 +151,15 @@ class _TiedEmbedding(torch.autograd.Function):
 def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
     """Give every linear layer a bfloat16 copy. It is made at first use and renewed when the weights have changed.
 
-    With `narrow_gradients` the weights' gradients stay in bfloat16, as the products return them. Use it only if a
-    gradient is the sum over a single batch.
+    With `narrow_gradients` the weights' gradients stay in bfloat16, as the products return them, in the memory of the
+    copies. Use it only if a gradient is the sum over a single batch, and run each layer once in it.
     """
     for module in model.modules():
         if isinstance(module, Linear):
             module.copy, module.copied_version = torch.empty_like(module.weight, dtype=torch.bfloat16), -1
             if narrow_gradients:
                 module.weight.grad_dtype = None  # keep the dtype that it is computed in
+                module.lends_copy = True
         elif hasattr(module, "is_narrow"):  # a norm, whose result goes to such a layer
             module.is_narrow = True  # type: ignore[assignment]
 
