@@ -165,35 +165,30 @@ CPU_DISPATCH static void rotate_row(const bfloat16 *x, const float *cosines, con
 
 struct adamw {
     float factor, new_mean, old_square, new_square, decay, step_size, root_correction, epsilon;
+    int32_t is_wide; /* whether the gradient is float32, not bfloat16 */
 };
 
-/* The same update as torch's fused AdamW. Returns the new weight. */
-INLINE float adamw_update(float weight, float gradient, float *mean, float *square, struct adamw args)
+/* The same update as torch's fused AdamW. `copy` receives the new weight. */
+INLINE void adamw_update(float *weight, float gradient, float *mean, float *square, bfloat16 *copy, struct adamw args)
 {
-    weight -= args.decay * weight;
+    gradient *= args.factor;
+    *weight -= args.decay * *weight;
     *mean += args.new_mean * (gradient - *mean);
     *square = args.old_square * *square + args.new_square * gradient * gradient;
-    return weight - args.step_size * *mean / (sqrtf(*square) / args.root_correction + args.epsilon);
+    *weight -= args.step_size * *mean / (sqrtf(*square) / args.root_correction + args.epsilon);
+    *copy = downcast(*weight);
 }
 
-CPU_DISPATCH static void adamw_block(float *weight, const bfloat16 *gradient, float *mean, float *square,
-                                     bfloat16 *copy, int64_t size, struct adamw args)
+CPU_DISPATCH static void adamw_block(float *weight, const void *gradient, float *mean, float *square, bfloat16 *copy,
+                                     int64_t start, int64_t end, struct adamw args)
 {
-    /* `copy` may be `gradient`: each number is read before its place is written. */
-#pragma omp simd
-    for (int64_t i = 0; i < size; i++) {
-        weight[i] = adamw_update(weight[i], upcast(gradient[i]) * args.factor, &mean[i], &square[i], args);
-        copy[i] = downcast(weight[i]);
-    }
-}
-
-CPU_DISPATCH static void adamw_wide_block(float *weight, const float *gradient, float *mean, float *square,
-                                          bfloat16 *copy, int64_t size, struct adamw args)
-{
-    for (int64_t i = 0; i < size; i++) {
-        weight[i] = adamw_update(weight[i], gradient[i] * args.factor, &mean[i], &square[i], args);
-        copy[i] = downcast(weight[i]);
-    }
+    if (args.is_wide)
+        for (int64_t i = start; i < end; i++)
+            adamw_update(&weight[i], ((const float *)gradient)[i], &mean[i], &square[i], &copy[i], args);
+    else
+#pragma omp simd /* `copy` may be `gradient`: each number is read before its place is written */
+        for (int64_t i = start; i < end; i++)
+            adamw_update(&weight[i], upcast(((const bfloat16 *)gradient)[i]), &mean[i], &square[i], &copy[i], args);
 }
 
 CPU_DISPATCH static float squares_block(const bfloat16 *x, int64_t size)
@@ -467,22 +462,11 @@ void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat1
                               turned, width / size, size, sign);
 }
 
-/* AdamW with bfloat16 gradients. `copy` receives the new weights in bfloat16. */
-void adamw(float *weight, const bfloat16 *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
+void adamw(float *weight, const void *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
            const struct adamw *args, int threads)
 {
     FOR_BLOCKS(size)
-    adamw_block(weight + start, gradient + start, mean + start, square + start, copy + start, BLOCK_LENGTH(size),
-                *args);
-}
-
-/* AdamW with float32 gradients. */
-void adamw_wide(float *weight, const float *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
-                const struct adamw *args, int threads)
-{
-    FOR_BLOCKS(size)
-    adamw_wide_block(weight + start, gradient + start, mean + start, square + start, copy + start, BLOCK_LENGTH(size),
-                     *args);
+    adamw_block(weight, gradient, mean, square, copy, start, start + BLOCK_LENGTH(size), *args);
 }
 
 /* The sum of squares of each block. */

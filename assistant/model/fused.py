@@ -45,11 +45,9 @@ class _AdamArguments(ctypes.Structure):
     """`struct adamw` in `fused.c`."""
 
     _fields_ = [
-        (name, ctypes.c_float)
-        for name in (
-            *("factor", "new_mean", "old_square", "new_square"),
-            *("decay", "step_size", "root_correction", "epsilon"),
-        )
+        *((name, ctypes.c_float) for name in ("factor", "new_mean", "old_square", "new_square")),
+        *((name, ctypes.c_float) for name in ("decay", "step_size", "root_correction", "epsilon")),
+        ("is_wide", ctypes.c_int32),
     ]
 
 
@@ -204,12 +202,14 @@ def add(x: Tensor, update: Tensor) -> Tensor:
 class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, update: Tensor) -> Tensor:
+        del ctx
         x, out = x.contiguous(), torch.empty(x.shape)
         _call("add", x, update.contiguous(), out)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        del ctx
         return gradient, gradient.bfloat16()
 
 
@@ -284,9 +284,10 @@ def adamw(
         step_size=settings.lr / bias_corrections[0],
         root_correction=math.sqrt(bias_corrections[1]),
         epsilon=settings.eps,
+        is_wide=not is_narrow,
     )
-    loop, (size, threads) = library.adamw if is_narrow else library.adamw_wide, _size_and_threads(weight)
-    loop(*map(_pointer, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(arguments), threads)
+    size, threads = _size_and_threads(weight)
+    library.adamw(*map(_pointer, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(arguments), threads)
 
 
 def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, n_kv_head: int | None = None) -> Tensor:

@@ -25,8 +25,6 @@ class Linear(nn.Linear):
     copied_version = -1
     """Version counter of the weights when the copy was made. torch's fused optimizers change the weights without
     increasing it, so call `renew_copy` after each of their steps."""
-    lends_copy = False
-    """Whether backward writes the weight's gradient over the copy, which is made again at the step or the next use."""
 
     def reset_parameters(self) -> None:
         """Draw torch's initial weights, except for a layer without memory.
@@ -40,8 +38,7 @@ class Linear(nn.Linear):
         """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""
         if self.copy is None or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, self.bias)
-        matrix = self.current_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, self, None)  # type: ignore[no-untyped-call]
+        out: Tensor = _CopyLinear.apply(x.to(self.copy.dtype), self.weight, self.bias, self, None)  # type: ignore[no-untyped-call]
         return out
 
     def as_tied_head(self, x: Tensor, gradients: list[Tensor]) -> Tensor:
@@ -50,8 +47,8 @@ class Linear(nn.Linear):
         Backward puts the weight's gradient into `gradients`. Give the same list to `embed_tied` at the start of the
         forward pass: its backward takes the gradient from there.
         """
-        matrix = self.weight.detach() if self.copy is None else self.current_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, self, gradients)  # type: ignore[no-untyped-call]
+        dtype = self.weight.dtype if self.copy is None else self.copy.dtype
+        out: Tensor = _CopyLinear.apply(x.to(dtype), self.weight, None, self, gradients)  # type: ignore[no-untyped-call]
         return out
 
     def current_copy(self) -> Tensor:
@@ -62,8 +59,8 @@ class Linear(nn.Linear):
         return self.copy
 
     def lent_copy(self) -> Tensor | None:
-        """The copy's memory, to write the weight's gradient to; None if the layer does not lend it."""
-        if not self.lends_copy or self.copy is None:
+        """The copy's memory for a gradient in bfloat16, until the step or the next use renews it. None for others."""
+        if self.copy is None or self.weight.grad_dtype is not None:
             return None
         self.copied_version = -1
         return self.copy.detach()
@@ -76,19 +73,13 @@ class Linear(nn.Linear):
 
 
 class _CopyLinear(torch.autograd.Function):
-    """A product with `matrix`, a copy of `weight`; the gradient goes to `weight`."""
+    """A product with the layer's copy of `weight`, if it has one; the gradient goes to `weight`."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        matrix: Tensor,
-        layer: Linear,
-        gradients: list[Tensor] | None,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Linear, gradients: list[Tensor] | None
     ) -> Tensor:
-        del weight
+        matrix = weight.detach() if layer.copy is None else layer.current_copy()
         ctx.save_for_backward(x, matrix)
         ctx.layer, ctx.gradients = layer, gradients
         return F.linear(x, matrix, None if bias is None else bias.to(matrix.dtype))
@@ -108,7 +99,6 @@ class _CopyLinear(torch.autograd.Function):
             weight_gradient,
             # In bfloat16, like the weight's gradient. To upcast first takes four times as long.
             flat.sum(dim=0) if needs_bias else None,
-            None,
             None,
             None,
         )
@@ -159,7 +149,6 @@ def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
             module.copy, module.copied_version = torch.empty_like(module.weight, dtype=torch.bfloat16), -1
             if narrow_gradients:
                 module.weight.grad_dtype = None  # keep the dtype that it is computed in
-                module.lends_copy = True
         elif hasattr(module, "is_narrow"):  # a norm, whose result goes to such a layer
             module.is_narrow = True  # type: ignore[assignment]
 

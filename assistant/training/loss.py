@@ -95,9 +95,10 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         """logits (K, V), targets (K,) int64 -> (K,) float32 nats."""
         ctx.save_for_backward(logits, targets)
-        losses, (upcast, scores) = torch.empty(len(logits)), _two_parts(logits)
+        losses, upcast, scores = torch.empty(len(logits)), *torch.empty(2, UPCAST_ROWS, logits.shape[1])
         parts = (torch.split(tensor, UPCAST_ROWS) for tensor in (logits, targets, losses))
         for part, ids, out in zip(*parts, strict=True):
+            # Into the same memory: glibc finds another place for each new tensor of this size, 40 MB in all.
             torch.log_softmax(upcast[: len(part)].copy_(part), dim=1, out=scores[: len(part)])
             out.copy_(F.nll_loss(scores[: len(part)], ids, reduction="none"))
         return losses
@@ -106,21 +107,12 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # The logits are the largest tensor of a step, and nothing else needs them.
         logits, targets = ctx.saved_tensors
-        upcast, scores = _two_parts(logits)
         parts = (torch.split(tensor, UPCAST_ROWS) for tensor in (logits, targets, gradient))
         for part, ids, factors in zip(*parts, strict=True):
-            probabilities = torch.softmax(upcast[: len(part)].copy_(part), dim=1, out=scores[: len(part)])
+            probabilities = part.float().softmax(dim=1)
             probabilities[torch.arange(len(probabilities)), ids] -= 1
             part.copy_(probabilities.mul_(factors[:, None]))
         return logits, None
-
-
-def _two_parts(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory for a part of the logits in float32, and for what is computed from it.
-
-    New tensors for each part would take new memory each time, since glibc rarely finds an aligned place again.
-    """
-    return torch.empty(UPCAST_ROWS, logits.shape[1]), torch.empty(UPCAST_ROWS, logits.shape[1])
 
 
 def _one_hot_rows(rows: Tensor, n_rows: int) -> Tensor:
