@@ -44,6 +44,10 @@ class Block(nn.Module, ABC):
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """x (N, C), and what attention gave (N, H * D) -> (N, C)."""
 
+    def add(self, x: Tensor, update: Tensor) -> Tensor:
+        """The residual stream x (N, C) and a layer's update (N, C) together -> (N, C)."""
+        return fused.add(x, update) if self.uses_loops else x + update
+
     def forward(self, x: Tensor, positions: Tensor, attend: Attend, at: Tensor | None = None) -> Tensor:
         """x (N, C) -> (N, C), or (K, C) at the tokens `at`: after attention, other tokens no longer matter."""
         attended = attend(self.attention_inputs(x, positions))

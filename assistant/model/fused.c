@@ -23,7 +23,7 @@ const int64_t row_block = ROW_BLOCK;
 
 /* Increase this here and in `fused.py` whenever an exported function or struct changes. A library that was compiled
    from an earlier version of this file would otherwise read and write outside its arguments. */
-const int64_t interface_version = 2;
+const int64_t interface_version = 3;
 
 typedef uint16_t bfloat16;
 
@@ -75,17 +75,17 @@ INLINE float exponential(float x)
    sigmoid. */
 INLINE float gelu_sigmoid(float x) { return 1.0f / (1.0f + exponential(-TWICE_ROOT * x * (1.0f + CUBIC * x * x))); }
 
-CPU_DISPATCH static void gelu_block(const bfloat16 *x, bfloat16 *out, int64_t size)
+CPU_DISPATCH static void gelu_row(const bfloat16 *x, bfloat16 *out, int64_t width)
 {
-    for (int64_t i = 0; i < size; i++) {
+    for (int64_t i = 0; i < width; i++) {
         float value = upcast(x[i]);
         out[i] = downcast(value * gelu_sigmoid(value));
     }
 }
 
-CPU_DISPATCH static void gelu_backward_block(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size)
+CPU_DISPATCH static void gelu_backward_row(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t width)
 {
-    for (int64_t i = 0; i < size; i++) {
+    for (int64_t i = 0; i < width; i++) {
         float value = upcast(x[i]), sigmoid = gelu_sigmoid(value);
         float slope = TWICE_ROOT * (1.0f + 3.0f * CUBIC * value * value);
         out[i] = downcast(upcast(gradient[i]) * (sigmoid + value * sigmoid * (1.0f - sigmoid) * slope));
@@ -142,48 +142,53 @@ CPU_DISPATCH static void rms_norm_backward_row(const float *x, const float *weig
     }
 }
 
-/* Rotary positions: turn the first `turned` of `heads` heads by the angles of a token, or back if `sign` is -1. */
+CPU_DISPATCH static void add_row(const float *x, const bfloat16 *update, float *out, int64_t width)
+{
+    for (int64_t i = 0; i < width; i++)
+        out[i] = x[i] + upcast(update[i]);
+}
+
+/* Rotary positions: turn the first `turned` of `heads` heads by the angles of a token, or back if `sign` is -1. `out`
+   may be `x`. */
 CPU_DISPATCH static void rotate_row(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out,
                                     int64_t turned, int64_t heads, int64_t size, float sign)
 {
     for (int64_t head = 0; head < turned; head++, x += size, out += size)
+#pragma omp simd
         for (int64_t i = 0; i < size / 2; i++) {
             float first = upcast(x[i]), second = upcast(x[size / 2 + i]), sine = sign * sines[i];
             out[i] = downcast(first * cosines[i] - second * sine);
             out[size / 2 + i] = downcast(second * cosines[i] + first * sine);
         }
-    memcpy(out, x, (heads - turned) * size * sizeof *x);
+    memmove(out, x, (heads - turned) * size * sizeof *x);
 }
 
 struct adamw {
     float factor, new_mean, old_square, new_square, decay, step_size, root_correction, epsilon;
+    int32_t is_wide; /* whether the gradient is float32, not bfloat16 */
 };
 
-/* The same update as torch's fused AdamW. Returns the new weight. */
-INLINE float adamw_update(float weight, float gradient, float *mean, float *square, struct adamw args)
+/* The same update as torch's fused AdamW. `copy` receives the new weight. */
+INLINE void adamw_update(float *weight, float gradient, float *mean, float *square, bfloat16 *copy, struct adamw args)
 {
-    weight -= args.decay * weight;
+    gradient *= args.factor;
+    *weight -= args.decay * *weight;
     *mean += args.new_mean * (gradient - *mean);
     *square = args.old_square * *square + args.new_square * gradient * gradient;
-    return weight - args.step_size * *mean / (sqrtf(*square) / args.root_correction + args.epsilon);
+    *weight -= args.step_size * *mean / (sqrtf(*square) / args.root_correction + args.epsilon);
+    *copy = downcast(*weight);
 }
 
-CPU_DISPATCH static void adamw_block(float *weight, const bfloat16 *gradient, float *mean, float *square,
-                                     bfloat16 *copy, int64_t size, struct adamw args)
+CPU_DISPATCH static void adamw_block(float *weight, const void *gradient, float *mean, float *square, bfloat16 *copy,
+                                     int64_t start, int64_t end, struct adamw args)
 {
-    for (int64_t i = 0; i < size; i++) {
-        weight[i] = adamw_update(weight[i], upcast(gradient[i]) * args.factor, &mean[i], &square[i], args);
-        copy[i] = downcast(weight[i]);
-    }
-}
-
-CPU_DISPATCH static void adamw_wide_block(float *weight, const float *gradient, float *mean, float *square,
-                                          bfloat16 *copy, int64_t size, struct adamw args)
-{
-    for (int64_t i = 0; i < size; i++) {
-        weight[i] = adamw_update(weight[i], gradient[i] * args.factor, &mean[i], &square[i], args);
-        copy[i] = downcast(weight[i]);
-    }
+    if (args.is_wide)
+        for (int64_t i = start; i < end; i++)
+            adamw_update(&weight[i], ((const float *)gradient)[i], &mean[i], &square[i], &copy[i], args);
+    else
+#pragma omp simd /* `copy` may be `gradient`: each number is read before its place is written */
+        for (int64_t i = start; i < end; i++)
+            adamw_update(&weight[i], upcast(((const bfloat16 *)gradient)[i]), &mean[i], &square[i], &copy[i], args);
 }
 
 CPU_DISPATCH static float squares_block(const bfloat16 *x, int64_t size)
@@ -405,18 +410,18 @@ CPU_DISPATCH static void attend_backward_head(const struct attention *args, int6
                                                                            start += BLOCK)
 #define BLOCK_LENGTH(size) ((size) - start < BLOCK ? (size) - start : BLOCK)
 
-void gelu(const bfloat16 *x, bfloat16 *out, int64_t size, int threads)
-{
-    FOR_BLOCKS(size) gelu_block(x + start, out + start, BLOCK_LENGTH(size));
-}
-
-void gelu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t size, int threads)
-{
-    FOR_BLOCKS(size) gelu_backward_block(x + start, gradient + start, out + start, BLOCK_LENGTH(size));
-}
-
 #define FOR_ROWS(rows)                                                                                                 \
     _Pragma("omp parallel for schedule(static) num_threads(threads)") for (int64_t row = 0; row < (rows); row++)
+
+void gelu(const bfloat16 *x, bfloat16 *out, int64_t rows, int64_t width, int threads)
+{
+    FOR_ROWS(rows) gelu_row(x + row * width, out + row * width, width);
+}
+
+void gelu_backward(const bfloat16 *x, const bfloat16 *gradient, bfloat16 *out, int64_t rows, int64_t width, int threads)
+{
+    FOR_ROWS(rows) gelu_backward_row(x + row * width, gradient + row * width, out + row * width, width);
+}
 
 void swiglu(const bfloat16 *x, bfloat16 *out, int64_t rows, int64_t width, int threads)
 {
@@ -445,29 +450,23 @@ void rms_norm_backward(const float *x, const float *weight, const bfloat16 *grad
                               weight_gradients + row * width, width, epsilon);
 }
 
-void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out, int64_t rows, int64_t turned,
-            int64_t heads, int64_t size, float sign, int threads)
+void add(const float *x, const bfloat16 *update, float *out, int64_t rows, int64_t width, int threads)
 {
-    FOR_ROWS(rows) rotate_row(x + row * heads * size, cosines + row * (size / 2), sines + row * (size / 2),
-                              out + row * heads * size, turned, heads, size, sign);
+    FOR_ROWS(rows) add_row(x + row * width, update + row * width, out + row * width, width);
 }
 
-/* AdamW with bfloat16 gradients. `copy` receives the new weights in bfloat16. */
-void adamw(float *weight, const bfloat16 *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
+void rotate(const bfloat16 *x, const float *cosines, const float *sines, bfloat16 *out, int64_t rows, int64_t width,
+            int64_t size, int64_t turned, float sign, int threads)
+{
+    FOR_ROWS(rows) rotate_row(x + row * width, cosines + row * (size / 2), sines + row * (size / 2), out + row * width,
+                              turned, width / size, size, sign);
+}
+
+void adamw(float *weight, const void *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
            const struct adamw *args, int threads)
 {
     FOR_BLOCKS(size)
-    adamw_block(weight + start, gradient + start, mean + start, square + start, copy + start, BLOCK_LENGTH(size),
-                *args);
-}
-
-/* AdamW with float32 gradients. */
-void adamw_wide(float *weight, const float *gradient, float *mean, float *square, bfloat16 *copy, int64_t size,
-                const struct adamw *args, int threads)
-{
-    FOR_BLOCKS(size)
-    adamw_wide_block(weight + start, gradient + start, mean + start, square + start, copy + start, BLOCK_LENGTH(size),
-                     *args);
+    adamw_block(weight, gradient, mean, square, copy, start, start + BLOCK_LENGTH(size), *args);
 }
 
 /* The sum of squares of each block. */

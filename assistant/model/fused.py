@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INTERFACE_VERSION = 2
+INTERFACE_VERSION = 3
 """Must equal `interface_version` in `fused.c`: an installation may have new sources and an old library."""
 PROBE_SIZE = 50_000
 """Elements of the tensors that the library is checked with: enough for several threads."""
@@ -44,11 +45,9 @@ class _AdamArguments(ctypes.Structure):
     """`struct adamw` in `fused.c`."""
 
     _fields_ = [
-        (name, ctypes.c_float)
-        for name in (
-            *("factor", "new_mean", "old_square", "new_square"),
-            *("decay", "step_size", "root_correction", "epsilon"),
-        )
+        *((name, ctypes.c_float) for name in ("factor", "new_mean", "old_square", "new_square")),
+        *((name, ctypes.c_float) for name in ("decay", "step_size", "root_correction", "epsilon")),
+        ("is_wide", ctypes.c_int32),
     ]
 
 
@@ -88,11 +87,11 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 
 def _agrees_with_torch(library: ctypes.CDLL) -> bool:
     """Whether GELU, AdamW and the squared norm match torch here. The first batch of a run checks attention."""
-    x = torch.randn(PROBE_SIZE, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = torch.randn(PROBE_SIZE, generator=torch.Generator().manual_seed(0)).bfloat16().view(-1, 50)
     weight = x.float()
     settings = AdamStep(lr=0.1, betas=(0.5, 0.5), weight_decay=0.0, eps=1e-8, step=1, factor=1.0)
-    adamw(weight, x, torch.zeros(PROBE_SIZE), torch.zeros(PROBE_SIZE), torch.empty_like(x), settings, library)
-    results = (_gelu(library, x).float(), weight, squared_norm(x, library))
+    adamw(weight, x, torch.zeros_like(weight), torch.zeros_like(weight), torch.empty_like(x), settings, library)
+    results = (_activate("gelu", x, x.shape[1], library).float(), weight, squared_norm(x, library))
     # The first step of AdamW changes every weight by the learning rate.
     expected = (F.gelu(x.float(), approximate="tanh"), x.float() - 0.1 * x.float().sign(), x.float().square().sum())
     return all(
@@ -132,52 +131,38 @@ def supports_norm(x: Tensor) -> bool:
 
 def gelu(x: Tensor) -> Tensor:
     """GPT-2's GELU of a tensor that `supports` accepts, computed in float32 and rounded once."""
-    out: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        library, x = _require_library(), x.contiguous()
-        ctx.save_for_backward(x)
-        return _gelu(library, x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,), gradient = ctx.saved_tensors, gradient.contiguous()
-        out = torch.empty_like(x)
-        _require_library().gelu_backward(_pointer(x), _pointer(gradient), _pointer(out), *_size_and_threads(x))
-        return out
-
-
-def _gelu(library: ctypes.CDLL, x: Tensor) -> Tensor:
-    out = torch.empty_like(x)
-    library.gelu(_pointer(x), _pointer(out), *_size_and_threads(x))
+    out: Tensor = _Activation.apply(x, "gelu", x.shape[-1])  # type: ignore[no-untyped-call]
     return out
 
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * inner of x (N, 2 * W), gates before inner values, that `supports` accepts -> (N, W)."""
-    out: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]
+    out: Tensor = _Activation.apply(x, "swiglu", x.shape[-1] // 2)  # type: ignore[no-untyped-call]
     return out
 
 
-class _SwiGLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        ctx.save_for_backward(x)
-        out = x.new_empty(len(x), x.shape[1] // 2)
-        _require_library().swiglu(_pointer(x), _pointer(out), *_shape_and_threads(out))
-        return out
+class _Activation(torch.autograd.Function):
+    """The loop `name` over the rows of x, which gives `width` numbers for each, and its `_backward`."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,), gradient = ctx.saved_tensors, gradient.contiguous()
+    def forward(ctx: Any, x: Tensor, name: str, width: int) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        ctx.name = name
+        return _activate(name, x, width)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
         out = torch.empty_like(x)
-        _require_library().swiglu_backward(*map(_pointer, (x, gradient, out)), *_shape_and_threads(gradient))
-        return out
+        _call(f"{ctx.name}_backward", x, gradient.contiguous(), out, width=gradient.shape[-1])
+        return out, None, None
+
+
+def _activate(name: str, x: Tensor, width: int, library: ctypes.CDLL | None = None) -> Tensor:
+    out = x.new_empty(*x.shape[:-1], width)
+    _call(name, x, out, width=width, library=library)
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -193,23 +178,46 @@ class _RMSNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.epsilon = epsilon
         out = torch.empty_like(x, dtype=torch.bfloat16)
-        *shape, threads = _shape_and_threads(x)
-        _require_library().rms_norm(*map(_pointer, (x, weight, out)), *shape, ctypes.c_float(epsilon), threads)
+        _call("rms_norm", x, weight, out, numbers=[ctypes.c_float(epsilon)])
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        (x, weight), library = ctx.saved_tensors, _require_library()
-        row_block = ctypes.c_int64.in_dll(library, "row_block").value
+        x, weight = ctx.saved_tensors
+        row_block = ctypes.c_int64.in_dll(_require_library(), "row_block").value
         out, weight_gradients = torch.empty_like(x), torch.zeros(math.ceil(len(x) / row_block), x.shape[1])
-        *shape, threads = _shape_and_threads(x)
         tensors = (x, weight, gradient.contiguous(), out, weight_gradients)
-        library.rms_norm_backward(*map(_pointer, tensors), *shape, ctypes.c_float(ctx.epsilon), threads)
+        _call("rms_norm_backward", *tensors, numbers=[ctypes.c_float(ctx.epsilon)])
         return out, weight_gradients.sum(dim=0), None
 
 
+def add(x: Tensor, update: Tensor) -> Tensor:
+    """x + update, both (N, C); in one pass if x is float32 and `supports` accepts the update."""
+    if x.dtype is not torch.float32 or not supports(update):
+        return x + update
+    out: Tensor = _Add.apply(x, update)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor) -> Tensor:
+        del ctx
+        x, out = x.contiguous(), torch.empty(x.shape)
+        _call("add", x, update.contiguous(), out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        del ctx
+        return gradient, gradient.bfloat16()
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int) -> Tensor:
-    """Turn the first heads of x (N, K, D), which `supports` accepts, by angles with cosines and sines (N, D / 2)."""
+    """Turn the first heads of x (N, K * D) in place, by angles with cosines and sines (N, D / 2). Returns x.
+
+    `supports` must accept x, and x must be contiguous and no view.
+    """
     out: Tensor = _Rotate.apply(x, cosines, sines, n_turned)  # type: ignore[no-untyped-call]
     return out
 
@@ -219,20 +227,19 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int) -> Tensor:
         ctx.save_for_backward(cosines, sines)
         ctx.n_turned = n_turned
-        return _rotate(x, cosines, sines, n_turned, 1.0)
+        ctx.mark_dirty(x)
+        return _rotate(x, cosines, sines, x, n_turned, 1.0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        cosines, sines = ctx.saved_tensors
-        return _rotate(gradient, cosines, sines, ctx.n_turned, -1.0), None, None, None
+        (cosines, sines), gradient = ctx.saved_tensors, gradient.contiguous()
+        return _rotate(gradient, cosines, sines, torch.empty_like(gradient), ctx.n_turned, -1.0), None, None, None
 
 
-def _rotate(x: Tensor, cosines: Tensor, sines: Tensor, n_turned: int, sign: float) -> Tensor:
-    x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-    rows, heads, size = map(ctypes.c_int64, x.shape)
-    threads = ctypes.c_int(torch.get_num_threads())
-    tensors = map(_pointer, (x, cosines, sines, out))
-    _require_library().rotate(*tensors, rows, ctypes.c_int64(n_turned), heads, size, ctypes.c_float(sign), threads)
+def _rotate(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor, n_turned: int, sign: float) -> Tensor:
+    _check_tensors("rotary positions", (x, torch.bfloat16, x.shape))
+    numbers = [ctypes.c_int64(2 * cosines.shape[1]), ctypes.c_int64(n_turned), ctypes.c_float(sign)]
+    _call("rotate", x, cosines, sines, out, numbers=numbers)
     return out
 
 
@@ -277,9 +284,10 @@ def adamw(
         step_size=settings.lr / bias_corrections[0],
         root_correction=math.sqrt(bias_corrections[1]),
         epsilon=settings.eps,
+        is_wide=not is_narrow,
     )
-    loop, (size, threads) = library.adamw if is_narrow else library.adamw_wide, _size_and_threads(weight)
-    loop(*map(_pointer, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(arguments), threads)
+    size, threads = _size_and_threads(weight)
+    library.adamw(*map(_pointer, (weight, gradient, exp_avg, exp_avg_sq, copy)), size, ctypes.byref(arguments), threads)
 
 
 def attend(qkv: Tensor, paths: Tensor, spans: Tensor, n_head: int, n_kv_head: int | None = None) -> Tensor:
@@ -366,9 +374,18 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _shape_and_threads(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64, ctypes.c_int]:
-    """The numbers of rows and columns, and the number of threads to use."""
-    return ctypes.c_int64(len(tensor)), ctypes.c_int64(tensor.shape[1]), ctypes.c_int(torch.get_num_threads())
+def _call(
+    name: str,
+    first: Tensor,
+    *others: Tensor,
+    width: int | None = None,
+    numbers: Sequence[Any] = (),
+    library: ctypes.CDLL | None = None,
+) -> None:
+    """Call a loop over the rows of `first`, with the `width` of the last tensor's rows where it is another."""
+    size = map(ctypes.c_int64, (first.numel() // first.shape[-1], width or first.shape[-1]))
+    loop, threads = getattr(library or _require_library(), name), ctypes.c_int(torch.get_num_threads())
+    loop(*map(_pointer, (first, *others)), *size, *numbers, threads)
 
 
 def _size_and_threads(tensor: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int]:

@@ -72,9 +72,8 @@ class GPTBlock(Block):
         return out
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.attn.c_proj(attended)
-        out: Tensor = x + self.mlp(self.ln_2(x), uses_loops=self.uses_loops)
-        return out
+        x = self.add(x, self.attn.c_proj(attended))
+        return self.add(x, self.mlp(self.ln_2(x), uses_loops=self.uses_loops))
 
 
 class Embedding(nn.Embedding):

@@ -38,8 +38,7 @@ class Linear(nn.Linear):
         """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""
         if self.copy is None or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, self.bias)
-        matrix = self.current_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, self.bias, matrix, None)  # type: ignore[no-untyped-call]
+        out: Tensor = _CopyLinear.apply(x.to(self.copy.dtype), self.weight, self.bias, self, None)  # type: ignore[no-untyped-call]
         return out
 
     def as_tied_head(self, x: Tensor, gradients: list[Tensor]) -> Tensor:
@@ -48,8 +47,8 @@ class Linear(nn.Linear):
         Backward puts the weight's gradient into `gradients`. Give the same list to `embed_tied` at the start of the
         forward pass: its backward takes the gradient from there.
         """
-        matrix = self.weight.detach() if self.copy is None else self.current_copy()
-        out: Tensor = _CopyLinear.apply(x.to(matrix.dtype), self.weight, None, matrix, gradients)  # type: ignore[no-untyped-call]
+        dtype = self.weight.dtype if self.copy is None else self.copy.dtype
+        out: Tensor = _CopyLinear.apply(x.to(dtype), self.weight, None, self, gradients)  # type: ignore[no-untyped-call]
         return out
 
     def current_copy(self) -> Tensor:
@@ -59,6 +58,13 @@ class Linear(nn.Linear):
             self.renew_copy()
         return self.copy
 
+    def lent_copy(self) -> Tensor | None:
+        """The copy's memory for a gradient in bfloat16, until the step or the next use renews it. None for others."""
+        if self.copy is None or self.weight.grad_dtype is not None:
+            return None
+        self.copied_version = -1
+        return self.copy.detach()
+
     def renew_copy(self) -> None:
         """Copy the weights again."""
         assert self.copy is not None
@@ -67,15 +73,15 @@ class Linear(nn.Linear):
 
 
 class _CopyLinear(torch.autograd.Function):
-    """A product with `matrix`, a copy of `weight`; the gradient goes to `weight`."""
+    """A product with the layer's copy of `weight`, if it has one; the gradient goes to `weight`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, matrix: Tensor, gradients: list[Tensor] | None
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Linear, gradients: list[Tensor] | None
     ) -> Tensor:
-        del weight
+        matrix = weight.detach() if layer.copy is None else layer.current_copy()
         ctx.save_for_backward(x, matrix)
-        ctx.gradients = gradients
+        ctx.layer, ctx.gradients = layer, gradients
         return F.linear(x, matrix, None if bias is None else bias.to(matrix.dtype))
 
     @staticmethod
@@ -83,12 +89,13 @@ class _CopyLinear(torch.autograd.Function):
         x, matrix = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         flat = gradient.flatten(end_dim=-2)
-        weight_gradient = _outer(flat, x.flatten(end_dim=-2)) if needs_weight else None
+        x_gradient = gradient @ matrix if needs_x else None  # before the weight's gradient may replace the matrix
+        weight_gradient = _outer(flat, x.flatten(end_dim=-2), ctx.layer.lent_copy()) if needs_weight else None
         if weight_gradient is not None and ctx.gradients is not None:
             ctx.gradients.append(weight_gradient)
             weight_gradient = None
         return (
-            gradient @ matrix if needs_x else None,
+            x_gradient,
             weight_gradient,
             # In bfloat16, like the weight's gradient. To upcast first takes four times as long.
             flat.sum(dim=0) if needs_bias else None,
@@ -97,11 +104,11 @@ class _CopyLinear(torch.autograd.Function):
         )
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """A weight's gradient: left (N, O), right (N, I) -> (O, I). A large bfloat16 one is computed in parts."""
+def _outer(left: Tensor, right: Tensor, out: Tensor | None) -> Tensor:
+    """A weight's gradient: left (N, O), right (N, I) -> (O, I), in `out` if given. A large one is computed in parts."""
+    out = left.new_empty(left.shape[1], right.shape[1]) if out is None else out
     if left.dtype is not torch.bfloat16 or left.shape[1] <= HEAD_PART:
-        return left.t() @ right
-    out = left.new_empty(left.shape[1], right.shape[1])
+        return torch.mm(left.t(), right, out=out)
     for part, columns in zip(torch.split(out, HEAD_PART), torch.split(left, HEAD_PART, dim=1), strict=True):
         torch.mm(columns.t(), right, out=part)
     return out
@@ -134,8 +141,8 @@ class _TiedEmbedding(torch.autograd.Function):
 def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
     """Give every linear layer a bfloat16 copy. It is made at first use and renewed when the weights have changed.
 
-    With `narrow_gradients` the weights' gradients stay in bfloat16, as the products return them. Use it only if a
-    gradient is the sum over a single batch.
+    With `narrow_gradients` the weights' gradients stay in bfloat16, as the products return them, in the memory of the
+    copies. Use it only if a gradient is the sum over a single batch, and run each layer once in it.
     """
     for module in model.modules():
         if isinstance(module, Linear):

@@ -41,18 +41,18 @@ class Rotary:
         self._frequencies = _frequencies(rope, size)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def turn(self, heads: Tensor, n_turned: int, positions: Tensor, *, uses_loops: bool) -> Tensor:
-        """Turn the first heads of (N, K, D) at positions (N,) -> (N, K, D), in their dtype."""
+    def turn(self, x: Tensor, n_turned: int, positions: Tensor, *, uses_loops: bool) -> Tensor:
+        """Turn the first heads of x (N, K * D) at positions (N,) -> (N, K * D), in its dtype and perhaps in place."""
         if self._last is None or self._last[0] is not positions:  # once for all blocks
             angles = positions[:, None].float() * self._frequencies.to(positions.device)
             self._last = positions, angles.cos(), angles.sin()
         _, cosines, sines = self._last
-        if uses_loops and fused.supports(heads):
-            return fused.rotate(heads, cosines, sines, n_turned)
-        cosines, sines = cosines[:, None], sines[:, None]
+        if uses_loops and fused.supports(x):
+            return fused.rotate(x, cosines, sines, n_turned)
+        heads, cosines, sines = x.view(len(x), -1, 2 * cosines.shape[1]), cosines[:, None], sines[:, None]
         first, second = heads[:, :n_turned].chunk(2, dim=2)
         turned = (first * cosines - second * sines, second * cosines + first * sines)
-        return torch.cat([torch.cat(turned, dim=2).to(heads.dtype), heads[:, n_turned:]], dim=1)
+        return torch.cat([torch.cat(turned, dim=2).to(x.dtype), heads[:, n_turned:]], dim=1).flatten(1)
 
 
 def _frequencies(rope: Rope, size: int) -> Tensor:
@@ -87,11 +87,11 @@ class GroupedAttention(nn.Module):
     def inputs(self, x: Tensor, positions: Tensor, *, uses_loops: bool) -> Tensor:
         """x (N, C) -> queries, keys and values (N, (H + 2 * G) * D), turned."""
         n_head, n_kv_head, size = self.heads
-        heads = self.c_attn(x).view(len(x), -1, size)
+        qkv: Tensor = self.c_attn(x)
         if hasattr(self, "q_norm"):
-            queries, keys, values = heads.split([n_head, n_kv_head, n_kv_head], dim=1)
-            heads = torch.cat([self.q_norm(queries), self.k_norm(keys), values], dim=1)
-        return self._rotary.turn(heads, n_head + n_kv_head, positions, uses_loops=uses_loops).flatten(1)
+            queries, keys, values = qkv.view(len(x), -1, size).split([n_head, n_kv_head, n_kv_head], dim=1)
+            qkv = torch.cat([part.flatten(1) for part in (self.q_norm(queries), self.k_norm(keys), values)], dim=1)
+        return self._rotary.turn(qkv, n_head + n_kv_head, positions, uses_loops=uses_loops)
 
 
 class SwiGLU(nn.Module):
@@ -126,9 +126,8 @@ class LlamaBlock(Block):
         return out
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.attn.c_proj(attended)
-        out: Tensor = x + self.mlp(self.ln_2(x), uses_loops=self.uses_loops)
-        return out
+        x = self.add(x, self.attn.c_proj(attended))
+        return self.add(x, self.mlp(self.ln_2(x), uses_loops=self.uses_loops))
 
 
 _NAMES = {

@@ -95,8 +95,13 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         """logits (K, V), targets (K,) int64 -> (K,) float32 nats."""
         ctx.save_for_backward(logits, targets)
-        parts = zip(torch.split(logits, UPCAST_ROWS), torch.split(targets, UPCAST_ROWS), strict=True)
-        return torch.cat([F.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts])
+        losses, upcast, scores = torch.empty(len(logits)), *torch.empty(2, UPCAST_ROWS, logits.shape[1])
+        parts = (torch.split(tensor, UPCAST_ROWS) for tensor in (logits, targets, losses))
+        for part, ids, out in zip(*parts, strict=True):
+            # Into the same memory: glibc finds another place for each new tensor of this size, 40 MB in all.
+            torch.log_softmax(upcast[: len(part)].copy_(part), dim=1, out=scores[: len(part)])
+            out.copy_(F.nll_loss(scores[: len(part)], ids, reduction="none"))
+        return losses
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -128,7 +128,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     try:
         for n_threads in (1, 3):
             torch.set_num_threads(n_threads)
-            x = random_tensor(2 * BLOCK + 9).bfloat16().requires_grad_()
+            x = random_tensor(2 * BLOCK // 9 + 9, 9).bfloat16().requires_grad_()
             out = fused.gelu(x)
             out.backward(torch.ones_like(out))
             batch = pack([(1, 2, 3, 4), (1, 2, 5)], [(1, 2, 3, 4), (1, 2, 5)], pad_id=0, as_tree=True)
@@ -170,7 +170,7 @@ def test_a_missing_or_unloadable_library_is_not_used(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("reload_library")
-@pytest.mark.parametrize("name", ["_gelu", "squared_norm"])
+@pytest.mark.parametrize("name", ["_activate", "squared_norm"])
 def test_a_library_with_wrong_results_is_not_used(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     correct = getattr(fused, name)
     monkeypatch.setattr(fused, name, lambda *arguments: correct(*arguments) * 1.1)
@@ -271,4 +271,23 @@ def test_rotation_matches_float64(n_turned: int, size: int) -> None:
         return torch.cat([turned, x[:, n_turned:]], dim=1)
 
     x = random_tensor(9, n_turned + 2, size).bfloat16()
-    check_against_float64(lambda x: fused.rotate(x, angles.cos(), angles.sin(), n_turned), exactly, x)
+
+    def in_place(x: Tensor) -> Tensor:
+        flat = x.flatten(1) * 1  # neither a leaf nor a view
+        turned = fused.rotate(flat, angles.cos(), angles.sin(), n_turned)
+        assert turned.data_ptr() == flat.data_ptr()
+        return turned.view(x.shape)
+
+    check_against_float64(in_place, exactly, x)
+
+
+def test_add_is_exact_in_float32_and_passes_the_gradient_on() -> None:
+    x, update = random_tensor(5, 33).requires_grad_(), random_tensor(5, 33, seed=4).bfloat16().requires_grad_()
+    out, slope = fused.add(x, update), random_tensor(5, 33, seed=6)
+    assert torch.equal(out, x + update)
+    out.backward(slope)  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert update.grad is not None
+    assert torch.equal(x.grad, slope)
+    assert torch.equal(update.grad, slope.bfloat16())
+    assert torch.equal(fused.add(x.double(), update), x.double() + update)

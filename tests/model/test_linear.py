@@ -51,3 +51,18 @@ def test_bfloat16_copies_give_the_gradients_except_for_rounding(model: GPT, narr
     dtypes = {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None}
     assert dtypes == ({torch.float32, torch.bfloat16} if narrow else {torch.float32})
     assert 0 < (gradients - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_narrow_gradient_takes_the_copys_place_until_its_next_use(model: GPT) -> None:
+    packed = collate(ragged_rows(), pad_id=BYTE_EOS)
+    add_copies(model, narrow_gradients=False)
+    expected = loss_gradients(model, packed, precision=torch.bfloat16)
+    add_copies(model, narrow_gradients=True)
+    for _ in range(2):  # the second time, the copies hold gradients
+        gradients = loss_gradients(model, packed, precision=torch.bfloat16)
+        for gradient, wide in zip(gradients, expected, strict=True):
+            assert torch.equal(gradient, wide)
+        for layer in linear_layers(model):
+            assert layer.copy is not None
+            assert layer.weight.grad is not None
+            assert layer.weight.grad.data_ptr() == layer.copy.data_ptr()
