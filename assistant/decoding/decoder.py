@@ -9,7 +9,7 @@ values; D head size; S slots.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -270,7 +270,10 @@ def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[B
     blocks = [block for block in model.transformer.h if isinstance(block, Block)]
     linears = [_linears(block) for block in blocks]
     memo: dict[int, object] = {}
-    for name in linears[0]:
+    for name, layer in linears[0].items():
+        if isinstance(layer, LoraLinear) and layer.base.weight.dtype is torch.bfloat16:
+            memo |= {id(of_block[name]): _unmerged(of_block[name]) for of_block in linears}
+            continue
         weights = [_store_linear(of_block[name], storage) for of_block in linears]
         built = build_linears(weights, storage, tune_kernels=tune_kernels)
         memo |= {id(of_block[name]): layer for of_block, layer in zip(linears, built, strict=True)}
@@ -308,6 +311,17 @@ def _linears(block: Block) -> dict[str, nn.Module]:
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear) and id(module) not in inside
     }
+
+
+def _unmerged(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A layer with LoRA whose weights are frozen in bfloat16: to merge it would take the memory of a second model."""
+
+    def compute(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            out: Tensor = layer(x)
+            return out
+
+    return compute
 
 
 def _store_linear(layer: nn.Module, storage: Storage) -> StoredWeight:

@@ -44,7 +44,7 @@ from assistant.model.config import (
     parse_config,
     parse_info,
 )
-from assistant.model.folder import atomic_folder, save_tensors, write_json
+from assistant.model.folder import atomic_folder, save_tensors, write_json, write_tensors
 from assistant.model.gpt import GPT, model_of
 from assistant.model.lora import (
     ADAPTER_CONFIG_FILE,
@@ -56,7 +56,14 @@ from assistant.model.lora import (
 )
 from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
 from assistant.model.templates import trained_template
-from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, stored_tensors
+from assistant.model.weights import (
+    WEIGHTS_FILE,
+    StoredWeights,
+    find_weights,
+    read_weights,
+    stored_shapes,
+    stored_values,
+)
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
@@ -81,7 +88,9 @@ class Checkpoint:
     """None for a base model."""
     name: str
     adapter: Adapter | None = None
-    """The matrices that LoRA trained; `model` has them merged. They are written with the model but not read with it."""
+    """The matrices that LoRA trains. They are written beside the model and merged into it, but not read with it."""
+    stored: StoredWeights | None = None
+    """The weights of the folder, if `model` has them in bfloat16 only."""
     trained_prompts: PromptHashes | None = None
     """The prompts that the model was fine-tuned on. None if they are not known."""
     classifier: ClassifierRecord | None = None
@@ -106,11 +115,13 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    folder: str | Path, *, device: torch.device | str = "cpu", may_classify: bool = False
+    folder: str | Path, *, device: torch.device | str = "cpu", may_classify: bool = False, narrow: bool = False
 ) -> Checkpoint:
     """Open a model folder: a downloaded GPT-2, or a model that this project wrote. The weights become float32.
 
-    With `may_classify` the model may be a `GPTClassifier`, which has labels instead of words.
+    With `may_classify` the model may be a `GPTClassifier`, which has labels instead of words. With `narrow` the weights
+    are for adapters beside them, and the matrices are bfloat16 (`read_weights`). An adapter's folder ignores it: its
+    merged weights are stored nowhere.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another model, a weight has another shape, or the template has
@@ -132,7 +143,7 @@ def load_checkpoint(
         )
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
-    model = load_model(folder, device=device)
+    model = load_model(folder, device=device, narrow=narrow)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
@@ -141,6 +152,7 @@ def load_checkpoint(
         name=recorded_name(folder),
         trained_prompts=read_hashes(folder),
         classifier=_read_record(folder, model.config),
+        stored=StoredWeights(_weights_path(folder), config) if narrow else None,
     )
 
 
@@ -184,17 +196,21 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -
         )
 
 
-def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:
-    """Load only the model from a model folder: float32, in evaluation mode.
+def load_model(folder: str | Path, *, device: torch.device | str = "cpu", narrow: bool = False) -> GPT:
+    """Load only the model from a model folder: float32, or narrow as in `load_checkpoint`, in evaluation mode.
 
     Raises:
         CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
     """
     folder = Path(folder)
     _check_folder(folder)
+    return model_of(*read_weights(_weights_path(folder), read_config(folder), narrow=narrow)).to(device)
+
+
+def _weights_path(folder: Path) -> Path:
     path = find_weights(folder)
-    assert path is not None
-    return model_of(*read_weights(path, read_config(folder))).to(device)
+    assert path is not None, "_check_folder has found it"
+    return path
 
 
 def _check_folder(folder: Path) -> None:
@@ -332,10 +348,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
-    weights = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in stored_tensors(checkpoint.model).items()
-    }
-    save_tensors(weights, folder / WEIGHTS_FILE)
+    values = stored_values(checkpoint.model, checkpoint.stored)
+    write_tensors(folder / WEIGHTS_FILE, stored_shapes(config), values, dtype)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
     content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places
     bos_id = content.get("bos_token_id")

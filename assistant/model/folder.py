@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from assistant.errors import CheckpointError
+
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""Names of dtypes in a safetensors file."""
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -28,6 +33,34 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:  # the library raises this for an OSError
         raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error
     path.chmod(0o666 & ~_umask())
+
+
+def write_tensors(
+    path: Path,
+    shapes: Mapping[str, Sequence[int]],
+    values: Mapping[str, Callable[[], Iterable[Tensor]]],
+    dtype: torch.dtype,
+) -> None:
+    """Write a safetensors file as `save_tensors` does, without its tensors in memory: `values` gives rows of each.
+
+    Raises:
+        CheckpointError: the file cannot be written, for example because the disk is full.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + math.prod(shapes[name]) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    try:
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in sorted(shapes):
+                for rows in values[name]():
+                    file.write(memoryview(rows.to("cpu", dtype).contiguous().view(torch.uint8).numpy()))
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error
 
 
 @contextmanager

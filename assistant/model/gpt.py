@@ -78,12 +78,16 @@ class GPTBlock(Block):
 
 
 class Embedding(nn.Embedding):
-    """torch's embedding. It draws no initial weights on the device `meta`, like `Linear`."""
+    """torch's embedding, in float32. It draws no initial weights on the device `meta`, like `Linear`."""
 
     def reset_parameters(self) -> None:
         """Draw torch's initial weights, except for an embedding without memory."""
         if not self.weight.is_meta:
             super().reset_parameters()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (N,) int64 -> (N, C) float32, also of weights that are frozen in bfloat16."""
+        return super().forward(ids).float()
 
 
 class Transformer(nn.Module):

@@ -74,7 +74,7 @@ class _CopyLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, matrix: Tensor, gradients: list[Tensor] | None
     ) -> Tensor:
         del weight
-        ctx.save_for_backward(x, matrix)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, matrix)
         ctx.gradients = gradients
         return F.linear(x, matrix, None if bias is None else bias.to(matrix.dtype))
 
@@ -138,7 +138,9 @@ def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
     gradient is the sum over a single batch.
     """
     for module in model.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, Linear) and module.weight.dtype is torch.bfloat16:  # frozen, and its own copy
+            module.copy, module.copied_version = module.weight.detach(), module.weight._version
+        elif isinstance(module, Linear):
             module.copy, module.copied_version = torch.empty_like(module.weight, dtype=torch.bfloat16), -1
             if narrow_gradients:
                 module.weight.grad_dtype = None  # keep the dtype that it is computed in

@@ -1,4 +1,4 @@
-"""The weights of a model folder, read tensor by tensor into float32.
+"""The weights of a model folder, read tensor by tensor into float32 or bfloat16, and what a model's folder will hold.
 
 Accepted are safetensors files and PyTorch's `.bin` files, whole or in shards with an index. Names may have the prefixes
 of `torch.compile` and `DataParallel`, or lack `transformer.`, as the first releases of GPT-2 do.
@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from torch import Tensor
 from assistant.errors import CheckpointError
 from assistant.model.config import ClassifierConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, build_model, stored_names
+from assistant.model.lora import LoraLinear, adapted_layers
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, BIN_FILE, BIN_INDEX_FILE)
 """In the order in which transformers looks for them."""
-HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+HEAD, EMBEDDING, POSITIONS = "lm_head.weight", "transformer.wte.weight", "transformer.wpe.weight"
 SCORE, SCORE_BIAS = "score.weight", "score.bias"
 
 # GPT-2's Conv1D stores its matrices as (in, out), torch's Linear as (out, in).
@@ -48,15 +50,52 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
-def stored_tensors(model: GPT) -> dict[str, Tensor]:
-    """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
-    found: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        if name != HEAD or not model.config.tie_word_embeddings:
-            parts = stored_names(name, model.config)
-            rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
-            found |= {stored: convert_layout(stored, part) for (stored, _), part in zip(parts, rows, strict=True)}
+def stored_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """The names and the shapes of the tensors in `model.safetensors`. A tied head is not stored."""
+    with torch.device("meta"):
+        model = build_model(config)
+    return {name: next(iter(parts())).shape for name, parts in stored_values(model).items()}
+
+
+def stored_values(model: GPT, base: StoredWeights | None = None) -> dict[str, Callable[[], Iterable[Tensor]]]:
+    """What `model.safetensors` holds of a model, in its layout: for every name a function that gives the tensor's rows.
+
+    LoRA is merged, one tensor at a time. With `base`, a weight that the model holds in bfloat16 is read from there.
+
+    Raises:
+        CheckpointError: the files of `base` are gone, or others.
+    """
+    files = {} if base is None else base.open()
+    layers, found = adapted_layers(model), {}
+    for ours, value in model.state_dict().items():
+        name = ours.replace(".base.", ".")
+        if ".lora_" in name or (name == HEAD and model.config.tie_word_embeddings):
+            continue
+        layer = layers.get(name.removesuffix(".weight"))
+        start = 0
+        for part, count in stored_names(name, model.config):
+            rows = slice(start, start + count if count > 0 else None)
+            read = partial(_rows_in_memory, part, value[rows])
+            if files and value.dtype is not torch.float32:
+                stored = part if part in files else _embedding(model.config)  # a head that was tied
+                read = partial(_rows_in_file, files[stored], stored)
+            found[part] = read if layer is None else partial(_merged_rows, part, read, layer, rows)
+            start += count
     return found
+
+
+def _rows_in_memory(name: str, value: Tensor) -> list[Tensor]:
+    return [convert_layout(name, value.detach())]
+
+
+def _rows_in_file(file: TensorFile, name: str) -> Iterator[Tensor]:
+    return (rows.float() for _, rows in file.chunks(name))
+
+
+def _merged_rows(name: str, read: Callable[[], Iterable[Tensor]], layer: LoraLinear, rows: slice) -> list[Tensor]:
+    """W + scale * B A of some rows of a layer, in float32 and in the file's layout."""
+    weight = torch.cat(list(read()))
+    return [weight + convert_layout(name, layer.update(rows)).to(weight.device)]
 
 
 def full_name(name: str, prefix: str = "transformer.") -> str | None:
@@ -205,51 +244,95 @@ def _open_weights(path: Path, prefix: str) -> dict[str, TensorFile]:
     return {name: file for file in files for name in file.names}
 
 
-def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
+class StoredWeights:
+    """The weights of a model folder as they are stored, to be read again later."""
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        """`path` and `config` as in `read_weights`."""
+        self._path, self._config = path, config
+        self._stamps = self._read_stamps()
+
+    def _read_stamps(self) -> list[tuple[str, int, int]]:
+        files = sorted(path for path in self._path.parent.glob("*") if path.suffix in (".safetensors", ".bin"))
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+    def open(self) -> dict[str, TensorFile]:
+        """The name of every tensor, and the file that holds it.
+
+        Raises:
+            CheckpointError: the files are gone, or others.
+        """
+        if self._read_stamps() != self._stamps:
+            raise CheckpointError(
+                f"{self._path}: expected the weights that the run began with, to merge the adapter into them, got "
+                f"{'others' if self._path.is_file() else 'no such file'}. Put the base model's folder back as it was."
+            )
+        return _open_model(self._path, self._config)
+
+
+def read_weights(path: Path, config: ModelConfig, *, narrow: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read a state dict for `GPT` in float32, from a file of weights or from an index of several.
 
     As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
-    embedding is the head. Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the
-    state.
+    embedding is the head. With `narrow` the matrices are in bfloat16, to compute with them and not to train them. An
+    embedding is so only if that rounds nothing, because the blocks read it in float32.
+
+    Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the state.
 
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
-    is_llama = isinstance(config, LlamaConfig)
-    files = _open_weights(path, "model." if is_llama else "transformer.")
+    files = _open_model(path, config)
     if isinstance(config, ClassifierConfig):
         config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
-    is_tied = config.tie_word_embeddings
-    ((embedding, _),) = stored_names(EMBEDDING, config)
-    if is_tied and HEAD in files and embedding not in files:
-        files[embedding] = files.pop(HEAD)
-        files[embedding].names[embedding] = files[embedding].names[HEAD]
-    with torch.device("meta"):
-        model = build_model(config)
-        expected = {name: tuple(value.shape) for name, value in stored_tensors(model).items()}
+    is_tied, embedding = config.tie_word_embeddings, _embedding(config)
+    expected = {name: tuple(shape) for name, shape in stored_shapes(config).items()}
     if is_tied and HEAD in files:
         expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
+    with torch.device("meta"):
+        shapes = build_model(config).state_dict()
     state: dict[str, Tensor] = {}
-    for name in model.state_dict():
+    for name, value in shapes.items():
         if name != HEAD or not is_tied:
-            parts = [_read_tensor(files[part], part, expected[part]) for part, _ in stored_names(name, config)]
+            names = [part for part, _ in stored_names(name, config)]
+            is_exact = name != EMBEDDING or files[embedding].dtype(embedding) is torch.bfloat16
+            is_narrow = narrow and is_exact and value.dim() == 2 and name not in (POSITIONS, SCORE)
+            dtype = torch.bfloat16 if is_narrow else torch.float32
+            parts = [_read_tensor(files[part], part, expected[part], dtype) for part in names]
             state[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
-    if is_tied and HEAD in files and not _equals(files[HEAD], HEAD, state[EMBEDDING]):
-        state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD])
+    if is_tied and HEAD in files and not equals(files[HEAD], HEAD, state[EMBEDDING]):
+        state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD], torch.bfloat16 if narrow else torch.float32)
         config = config.model_copy(update={"tie_word_embeddings": False})
     elif is_tied:
         state[HEAD] = state[EMBEDDING]
     return config, state
 
 
-def _equals(file: TensorFile, name: str, tensor: Tensor) -> bool:
-    return all(torch.equal(chunk.float(), tensor[start : start + len(chunk)]) for start, chunk in file.chunks(name))
+def _embedding(config: ModelConfig) -> str:
+    """The name of the embedding in a file."""
+    return stored_names(EMBEDDING, config)[0][0]
 
 
-def _read_tensor(file: TensorFile, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A tensor in float32 and torch's layout."""
-    out = convert_layout(name, torch.empty(convert_layout(name, torch.empty(shape, device="meta")).shape))
+def _open_model(path: Path, config: ModelConfig) -> dict[str, TensorFile]:
+    """Every tensor's full name, and the file that holds it. Of a tied model, the head may be the embedding."""
+    files = _open_weights(path, "model." if isinstance(config, LlamaConfig) else "transformer.")
+    embedding = _embedding(config)
+    if config.tie_word_embeddings and HEAD in files and embedding not in files:
+        files[embedding] = files.pop(HEAD)
+        files[embedding].names[embedding] = files[embedding].names[HEAD]
+    return files
+
+
+def equals(file: TensorFile, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor has the numbers of one in a file, and its layout."""
+    parts = ((chunk.float(), tensor[start : start + len(chunk)].float()) for start, chunk in file.chunks(name))
+    return all(torch.equal(stored, given) for stored, given in parts)
+
+
+def _read_tensor(file: TensorFile, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor in torch's layout."""
+    out = convert_layout(name, torch.empty(convert_layout(name, torch.empty(shape, device="meta")).shape, dtype=dtype))
     for start, chunk in file.chunks(name):
         values = chunk.float()
         lowest, highest = torch.aminmax(values)

@@ -28,11 +28,12 @@ from assistant.dataset.splits import DEFAULT_FRACTIONS
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors, write_atomic
-from assistant.model.checkpoint import INFO_FILE, Checkpoint, load_model, save_checkpoint, write_checkpoint
+from assistant.model.checkpoint import INFO_FILE, Checkpoint, save_checkpoint, write_checkpoint
 from assistant.model.config import SCORES_FILE
 from assistant.model.folder import atomic_folder, save_tensors
 from assistant.model.gpt import GPT
-from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
+from assistant.model.lora import ADAPTER_FOLDER, read_adapter, set_adapter
+from assistant.model.weights import WEIGHTS_FILE, equals, open_tensors, stored_values
 from assistant.settings import FinetuneSettings, Frozen
 from assistant.training.events import VALIDATION_FILE
 from assistant.training.sharding import distribute_like, full_tensor
@@ -329,16 +330,17 @@ class RunFolder:
                 f"Start again with --overwrite."
             ) from error
 
-    def restore_adapter(self, trained: GPT) -> None:
+    def restore_adapter(self, base: Checkpoint) -> None:
         """Load the adapter that was saved with `last` into a base model with new adapters.
 
         Raises:
             CheckpointError: the adapter cannot be read.
             SettingsError: merged, it does not give the weights of `last`, so the base model is different.
         """
-        set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
-        now, before = merged(trained).state_dict(), load_model(self.last).state_dict()
-        if not all(torch.equal(value.cpu(), before[name]) for name, value in now.items()):
+        set_adapter(base.model, read_adapter(self.last / ADAPTER_FOLDER))
+        last = open_tensors(self.last / WEIGHTS_FILE, prefix="")
+        values = stored_values(base.model, base.stored)
+        if not all(equals(last, name, torch.cat(list(rows())).cpu()) for name, rows in values.items()):
             raise SettingsError(
                 f"{self.path}: expected the model that the run began with, got other weights. "
                 f"Give the same --model, or choose another --output."

@@ -76,7 +76,8 @@ class Trainer:
         self.checkpoint = checkpoint.with_template(settings.template)
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
-        self.precision = self._pick_precision(precision or settings.precision)
+        width = checkpoint.config.n_embd
+        self.precision = self.pick_precision(precision or settings.precision, self.device, width, ranks)
         self.reference = False
         """Whether batches are padded, because the packed computation proved wrong on this machine."""
         self.max_length = self._checked_max_length()
@@ -136,10 +137,11 @@ class Trainer:
         if settings.lora is not None:
             add_adapters(model, settings.lora, seed=settings.seed)
 
-    def _pick_precision(self, name: Precision) -> torch.dtype:
-        """The dtype of the products: bfloat16 only if every process picks it."""
-        picked = pick_precision(name, self.device, self.checkpoint.config.n_embd)
-        any_float32 = self.ranks.all_reduce_max(int(picked is torch.float32), self.device)
+    @staticmethod
+    def pick_precision(name: Precision, device: torch.device, width: int, ranks: Ranks) -> torch.dtype:
+        """The dtype of the products of a model with this `width`: bfloat16 only if every process picks it."""
+        picked = pick_precision(name, device, width)
+        any_float32 = ranks.all_reduce_max(int(picked is torch.float32), device)
         return torch.float32 if any_float32 else picked
 
     @property
