@@ -137,7 +137,9 @@ class Decoder:
         self._ln_f = copy.deepcopy(model.transformer.ln_f)
         _round_nothing(self._ln_f)
         head = store_weight(model.lm_head.weight, None, storage)
-        (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
+        self._head: Callable[[Tensor], Tensor] = _as_trained(model.lm_head)
+        if not _is_narrow(model.lm_head):
+            (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
         # GPT-2 alone has embeddings of positions.
         self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
         is_tied = model.lm_head.weight is model.transformer.wte.weight
@@ -271,8 +273,8 @@ def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[B
     linears = [_linears(block) for block in blocks]
     memo: dict[int, object] = {}
     for name, layer in linears[0].items():
-        if isinstance(layer, LoraLinear) and layer.base.weight.dtype is torch.bfloat16:
-            memo |= {id(of_block[name]): _unmerged(of_block[name]) for of_block in linears}
+        if _is_narrow(layer):
+            memo |= {id(of_block[name]): _as_trained(of_block[name]) for of_block in linears}
             continue
         weights = [_store_linear(of_block[name], storage) for of_block in linears]
         built = build_linears(weights, storage, tune_kernels=tune_kernels)
@@ -313,13 +315,18 @@ def _linears(block: Block) -> dict[str, nn.Module]:
     }
 
 
-def _unmerged(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A layer with LoRA whose weights are frozen in bfloat16: to merge it would take the memory of a second model."""
+def _is_narrow(layer: nn.Module) -> bool:
+    """Whether a layer's weights are frozen in bfloat16 and it is trained, if at all, by an adapter."""
+    return getattr(layer, "base", layer).weight.dtype is torch.bfloat16
+
+
+def _as_trained(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A narrow layer, not merged: that would take the memory of a second model."""
 
     def compute(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             out: Tensor = layer(x)
-            return out
+        return out
 
     return compute
 

@@ -176,14 +176,11 @@ class DecodeLinear:
 def build_linears(weights: Sequence[StoredWeight], storage: Storage, *, tune_kernels: bool) -> list[DecodeLinear]:
     """Build a layer from each weight; all weights must have one shape. With `tune_kernels`, use the fastest kernels.
 
-    Without it, and on a GPU, every layer uses `float32_linear`; or `half_linear`, for the bfloat16 weights of a model
-    that has no others while it is trained. The result of the tuning is stored in the user's cache folder, by processor,
-    thread count, torch version, storage and shape.
+    Without it, and on a GPU, every layer uses `float32_linear`. The result of the tuning is stored in the user's cache
+    folder, by processor, thread count, torch version, storage and shape.
     """
     if not tune_kernels or weights[0].weight.device.type != "cpu":
-        is_narrow = storage == "float32" and weights[0].weight.dtype is torch.bfloat16
-        kernel = half_linear if is_narrow else float32_linear
-        return [DecodeLinear(stored, (kernel.__name__,) * len(ROW_TIERS)) for stored in weights]
+        return [DecodeLinear(stored, (float32_linear.__name__,) * len(ROW_TIERS)) for stored in weights]
     key = f"{_machine()}, {storage}, {' x '.join(str(size) for size in weights[0].weight.shape)}"
     choices = _read_choices()
     if not _is_usable_choice(choices.get(key), storage):

@@ -56,14 +56,7 @@ from assistant.model.lora import (
 )
 from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
 from assistant.model.templates import trained_template
-from assistant.model.weights import (
-    WEIGHTS_FILE,
-    StoredWeights,
-    find_weights,
-    read_weights,
-    stored_shapes,
-    stored_values,
-)
+from assistant.model.weights import WEIGHTS_FILE, StoredWeights, find_weights, read_weights, stored_values
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
@@ -130,7 +123,7 @@ def load_checkpoint(
     folder = Path(folder)
     if is_adapter_folder(folder):
         return _load_adapted(folder, device)
-    _check_folder(folder)
+    path = _weights_path(folder)
     config = read_config(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
@@ -143,7 +136,7 @@ def load_checkpoint(
         )
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
-    model = load_model(folder, device=device, narrow=narrow)
+    model = model_of(*read_weights(path, config, narrow=narrow)).to(device)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
@@ -152,7 +145,7 @@ def load_checkpoint(
         name=recorded_name(folder),
         trained_prompts=read_hashes(folder),
         classifier=_read_record(folder, model.config),
-        stored=StoredWeights(_weights_path(folder), config) if narrow else None,
+        stored=StoredWeights(path, config) if narrow else None,
     )
 
 
@@ -196,29 +189,24 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -
         )
 
 
-def load_model(folder: str | Path, *, device: torch.device | str = "cpu", narrow: bool = False) -> GPT:
-    """Load only the model from a model folder: float32, or narrow as in `load_checkpoint`, in evaluation mode.
+def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:
+    """Load only the model from a model folder: float32, in evaluation mode.
 
     Raises:
         CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
     """
-    folder = Path(folder)
-    _check_folder(folder)
-    return model_of(*read_weights(_weights_path(folder), read_config(folder), narrow=narrow)).to(device)
+    path = _weights_path(Path(folder))
+    return model_of(*read_weights(path, read_config(Path(folder)))).to(device)
 
 
 def _weights_path(folder: Path) -> Path:
-    path = find_weights(folder)
-    assert path is not None, "_check_folder has found it"
-    return path
-
-
-def _check_folder(folder: Path) -> None:
+    """The file with a folder's weights, or their index. Raises CheckpointError if it is no model folder."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a model folder, got no such folder. Check the path.")
     missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
-    missing += [WEIGHTS_FILE] if find_weights(folder) is None else []
-    if missing:
+    path = find_weights(folder)
+    if missing or path is None:
+        missing += [] if path else [WEIGHTS_FILE]
         names = sorted(path.name for path in folder.iterdir())
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         hint = "Is the path right, and the download or the training complete?"
@@ -230,6 +218,7 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
             f"(found: {shown or 'nothing'}). {hint}"
         )
+    return path
 
 
 def _read_json(path: Path) -> Any:
@@ -274,6 +263,7 @@ def config_to_open(folder: Path) -> ModelConfig:
     """
     if is_adapter_folder(folder):
         folder = _find_base(folder, read_peft_adapter(folder).base_model)
+    _weights_path(folder)
     return read_config(folder)
 
 
@@ -348,8 +338,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
-    values = stored_values(checkpoint.model, checkpoint.stored)
-    write_tensors(folder / WEIGHTS_FILE, stored_shapes(config), values, dtype)
+    write_tensors(stored_values(checkpoint.model, checkpoint.stored), folder / WEIGHTS_FILE, dtype)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
     content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places
     bos_id = content.get("bos_token_id")

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from assistant.errors import CheckpointError
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Names of dtypes in a safetensors file."""
+_ROWS = 2048
+"""Rows of a tensor that are converted at once."""
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -36,29 +38,26 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def write_tensors(
-    path: Path,
-    shapes: Mapping[str, Sequence[int]],
-    values: Mapping[str, Callable[[], Iterable[Tensor]]],
-    dtype: torch.dtype,
+    values: Mapping[str, tuple[Sequence[int], Callable[[], Tensor]]], path: Path, dtype: torch.dtype
 ) -> None:
-    """Write a safetensors file as `save_tensors` does, without its tensors in memory: `values` gives rows of each.
+    """Write a safetensors file of tensors that are made one at a time, from their shapes and functions.
 
     Raises:
         CheckpointError: the file cannot be written, for example because the disk is full.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name in sorted(shapes):
-        start, end = end, end + math.prod(shapes[name]) * dtype.itemsize
-        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    for name, (shape, _) in sorted(values.items()):
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     try:
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for name in sorted(shapes):
-                for rows in values[name]():
-                    file.write(memoryview(rows.to("cpu", dtype).contiguous().view(torch.uint8).numpy()))
+            for _, (_, make) in sorted(values.items()):
+                for rows in make().split(_ROWS):
+                    file.write(rows.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
     except OSError as error:
         raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error
 

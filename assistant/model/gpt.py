@@ -148,7 +148,7 @@ class GPT(nn.Module):
         positions = torch.arange(n_tokens, device=input_ids.device).repeat(n_rows)
         x = self.transformer.add_positions(self.transformer.wte(input_ids.flatten()), positions)
         for block in self.transformer.h:
-            x = block(x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
+            x = self._run(block, x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden.view(n_rows, n_tokens, -1)
 
@@ -182,12 +182,15 @@ class GPT(nn.Module):
         x = self.transformer.add_positions(x, batch.positions)
         attend = self._attention_of(batch)
         for block in self.transformer.h[:-1]:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, batch.positions, attend, use_reentrant=False)
-            else:
-                x = block(x, batch.positions, attend)
-        out: Tensor = x
-        return out
+            x = self._run(block, x, batch.positions, attend)
+        return x
+
+    def _run(self, block: nn.Module, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            x = checkpoint(block, x, positions, attend, use_reentrant=False)
+        else:
+            x = block(x, positions, attend)
+        return x
 
     def _attention_of(self, batch: PackedBatch) -> Attend:
         return lambda qkv: attend_packed(qkv, batch, self.config.heads)

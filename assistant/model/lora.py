@@ -67,7 +67,7 @@ class LoraLinear(nn.Module):
         return out + update * self.scale
 
     def update(self, rows: slice = slice(None)) -> Tensor:
-        """What a plain layer's weight (out, in) lacks for the same outputs: scale * B A, or some rows of it, float32."""
+        """What a plain weight (out, in) lacks for the same outputs: scale * B A, or some rows of it, in float32."""
         return (self.lora_B.detach()[rows] @ self.lora_A.detach()) * self.scale
 
     def merged_weight(self) -> Tensor:

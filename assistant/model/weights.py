@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,17 +50,10 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
-def stored_shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """The names and the shapes of the tensors in `model.safetensors`. A tied head is not stored."""
-    with torch.device("meta"):
-        model = build_model(config)
-    return {name: next(iter(parts())).shape for name, parts in stored_values(model).items()}
+def stored_values(model: GPT, base: StoredWeights | None = None) -> dict[str, tuple[torch.Size, Callable[[], Tensor]]]:
+    """The tensors of `model.safetensors`: their shapes, and functions that make them, so that one at a time exists.
 
-
-def stored_values(model: GPT, base: StoredWeights | None = None) -> dict[str, Callable[[], Iterable[Tensor]]]:
-    """What `model.safetensors` holds of a model, in its layout: for every name a function that gives the tensor's rows.
-
-    LoRA is merged, one tensor at a time. With `base`, a weight that the model holds in bfloat16 is read from there.
+    LoRA is merged. With `base`, what the model has rounded is read from there. A tied head is not stored.
 
     Raises:
         CheckpointError: the files of `base` are gone, or others.
@@ -68,34 +61,23 @@ def stored_values(model: GPT, base: StoredWeights | None = None) -> dict[str, Ca
     files = {} if base is None else base.open()
     layers, found = adapted_layers(model), {}
     for ours, value in model.state_dict().items():
-        name = ours.replace(".base.", ".")
+        name, start = ours.replace(".base.", "."), 0
         if ".lora_" in name or (name == HEAD and model.config.tie_word_embeddings):
             continue
         layer = layers.get(name.removesuffix(".weight"))
-        start = 0
         for part, count in stored_names(name, model.config):
             rows = slice(start, start + count if count > 0 else None)
-            read = partial(_rows_in_memory, part, value[rows])
-            if files and value.dtype is not torch.float32:
-                stored = part if part in files else _embedding(model.config)  # a head that was tied
-                read = partial(_rows_in_file, files[stored], stored)
-            found[part] = read if layer is None else partial(_merged_rows, part, read, layer, rows)
             start += count
+            own = convert_layout(part, value[rows].detach())
+            file = files.get(part) if value.dtype is torch.bfloat16 else None
+            file = None if file is None or file.dtype(part) is torch.bfloat16 else file  # nothing was rounded
+            found[part] = own.shape, partial(_stored_value, part, own, file, layer, rows)
     return found
 
 
-def _rows_in_memory(name: str, value: Tensor) -> list[Tensor]:
-    return [convert_layout(name, value.detach())]
-
-
-def _rows_in_file(file: TensorFile, name: str) -> Iterator[Tensor]:
-    return (rows.float() for _, rows in file.chunks(name))
-
-
-def _merged_rows(name: str, read: Callable[[], Iterable[Tensor]], layer: LoraLinear, rows: slice) -> list[Tensor]:
-    """W + scale * B A of some rows of a layer, in float32 and in the file's layout."""
-    weight = torch.cat(list(read()))
-    return [weight + convert_layout(name, layer.update(rows)).to(weight.device)]
+def _stored_value(name: str, own: Tensor, file: TensorFile | None, layer: LoraLinear | None, rows: slice) -> Tensor:
+    value = own if file is None else convert_layout(name, _read_tensor(file, name, tuple(own.shape), torch.float32))
+    return value if layer is None else value + convert_layout(name, layer.update(rows)).to(value.device)
 
 
 def full_name(name: str, prefix: str = "transformer.") -> str | None:
@@ -220,8 +202,9 @@ def find_weights(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
-def _open_weights(path: Path, prefix: str) -> dict[str, TensorFile]:
+def _open_weights(path: Path, config: ModelConfig) -> dict[str, TensorFile]:
     """Every tensor's full name, and the file that holds it."""
+    prefix = "model." if isinstance(config, LlamaConfig) else "transformer."
     if not path.name.endswith(".index.json"):
         file = open_tensors(path, prefix)
         return dict.fromkeys(file.names, file)
@@ -267,7 +250,7 @@ class StoredWeights:
                 f"{self._path}: expected the weights that the run began with, to merge the adapter into them, got "
                 f"{'others' if self._path.is_file() else 'no such file'}. Put the base model's folder back as it was."
             )
-        return _open_model(self._path, self._config)
+        return _open_weights(self._path, self._config)
 
 
 def read_weights(path: Path, config: ModelConfig, *, narrow: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -282,52 +265,44 @@ def read_weights(path: Path, config: ModelConfig, *, narrow: bool = False) -> tu
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
-    files = _open_model(path, config)
+    files = _open_weights(path, config)
     if isinstance(config, ClassifierConfig):
         config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
-    is_tied, embedding = config.tie_word_embeddings, _embedding(config)
-    expected = {name: tuple(shape) for name, shape in stored_shapes(config).items()}
+    is_tied = config.tie_word_embeddings
+    ((embedding, _),) = stored_names(EMBEDDING, config)
+    if is_tied and HEAD in files and embedding not in files:
+        files[embedding] = files.pop(HEAD)
+        files[embedding].names[embedding] = files[embedding].names[HEAD]
+    with torch.device("meta"):
+        model = build_model(config)
+        expected = {name: tuple(shape) for name, (shape, _) in stored_values(model).items()}
     if is_tied and HEAD in files:
         expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
-    with torch.device("meta"):
-        shapes = build_model(config).state_dict()
+
+    def read(ours: str, name: str) -> Tensor:
+        is_matrix = len(expected[name]) == 2 and ours not in (POSITIONS, SCORE)
+        rounds_nothing = files[name].dtype(name) is torch.bfloat16
+        is_narrow = narrow and is_matrix and (ours != EMBEDDING or rounds_nothing)
+        return _read_tensor(files[name], name, expected[name], torch.bfloat16 if is_narrow else torch.float32)
+
     state: dict[str, Tensor] = {}
-    for name, value in shapes.items():
+    for name in model.state_dict():
         if name != HEAD or not is_tied:
-            names = [part for part, _ in stored_names(name, config)]
-            is_exact = name != EMBEDDING or files[embedding].dtype(embedding) is torch.bfloat16
-            is_narrow = narrow and is_exact and value.dim() == 2 and name not in (POSITIONS, SCORE)
-            dtype = torch.bfloat16 if is_narrow else torch.float32
-            parts = [_read_tensor(files[part], part, expected[part], dtype) for part in names]
+            parts = [read(name, part) for part, _ in stored_names(name, config)]
             state[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
     if is_tied and HEAD in files and not equals(files[HEAD], HEAD, state[EMBEDDING]):
-        state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD], torch.bfloat16 if narrow else torch.float32)
+        state[HEAD] = read(HEAD, HEAD)
         config = config.model_copy(update={"tie_word_embeddings": False})
     elif is_tied:
         state[HEAD] = state[EMBEDDING]
     return config, state
 
 
-def _embedding(config: ModelConfig) -> str:
-    """The name of the embedding in a file."""
-    return stored_names(EMBEDDING, config)[0][0]
-
-
-def _open_model(path: Path, config: ModelConfig) -> dict[str, TensorFile]:
-    """Every tensor's full name, and the file that holds it. Of a tied model, the head may be the embedding."""
-    files = _open_weights(path, "model." if isinstance(config, LlamaConfig) else "transformer.")
-    embedding = _embedding(config)
-    if config.tie_word_embeddings and HEAD in files and embedding not in files:
-        files[embedding] = files.pop(HEAD)
-        files[embedding].names[embedding] = files[embedding].names[HEAD]
-    return files
-
-
 def equals(file: TensorFile, name: str, tensor: Tensor) -> bool:
-    """Whether a tensor has the numbers of one in a file, and its layout."""
-    parts = ((chunk.float(), tensor[start : start + len(chunk)].float()) for start, chunk in file.chunks(name))
-    return all(torch.equal(stored, given) for stored, given in parts)
+    """Whether a tensor in the file's layout has the numbers of the one there."""
+    chunks = file.chunks(name)
+    return all(torch.equal(chunk.float(), tensor[start : start + len(chunk)].cpu().float()) for start, chunk in chunks)
 
 
 def _read_tensor(file: TensorFile, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -340,7 +340,7 @@ class RunFolder:
         set_adapter(base.model, read_adapter(self.last / ADAPTER_FOLDER))
         last = open_tensors(self.last / WEIGHTS_FILE, prefix="")
         values = stored_values(base.model, base.stored)
-        if not all(equals(last, name, torch.cat(list(rows())).cpu()) for name, rows in values.items()):
+        if not all(equals(last, name, make()) for name, (_, make) in values.items()):
             raise SettingsError(
                 f"{self.path}: expected the model that the run began with, got other weights. "
                 f"Give the same --model, or choose another --output."

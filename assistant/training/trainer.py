@@ -339,8 +339,10 @@ class Trainer:
         self.model.train()
         batch = self._batch(rows, self.settings.train_on, padded=padded)
         n_targets = sum(count_targets(row, self.settings.train_on) for row in sequences(rows))
+        self.model.gradient_checkpointing |= padded  # else its activations could be the largest of the run
         loss = summed_loss(self.model, batch, self.precision) / n_targets
         loss.backward()  # type: ignore[no-untyped-call]
+        self.model.gradient_checkpointing = self.settings.gradient_checkpointing
         for hook in hooks:
             hook.remove()
         return loss.item(), torch.tensor(list(norms.values()))
