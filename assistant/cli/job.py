@@ -30,7 +30,7 @@ from assistant.training.forecast import Forecast, forecast
 from assistant.training.malloc import keep_freed_memory
 from assistant.training.plots import plot_losses
 from assistant.training.run_folder import STATE_FILE, RunFolder, RunState, with_more_steps
-from assistant.training.tasks import load_trainer
+from assistant.training.tasks import make_trainer
 from assistant.training.trainer import Trainer
 
 STOPPING = "\nStopping after this step; Ctrl-C again ends at once, without saving.\n"
@@ -129,7 +129,7 @@ def plan_job(job: Job) -> Forecast:
         raise SettingsError("--plan: expected one process, got several. Plan without torchrun; several are faster.")
     splits = job.read_splits()
     existing = next(folder for folder in job.output.absolute().parents if folder.is_dir())
-    trainer = load_trainer(job.model, splits, job.settings, device=_prepare_device(job.run))
+    trainer = make_trainer(job.model, splits, job.settings, device=_prepare_device(job.run))
     planned = forecast(trainer, save_seconds=job.run.save_every, folder=existing)
     for line in describe_forecast(planned):
         note(line)
@@ -187,7 +187,7 @@ def _make_trainer(
     folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device, state: RunState | None
 ) -> Trainer:
     starts_from_last = state is not None and job.settings.lora is None
-    trainer = load_trainer(
+    trainer = make_trainer(
         folder.last if starts_from_last else job.model,
         splits,
         job.settings,

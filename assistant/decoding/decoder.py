@@ -316,24 +316,20 @@ def _linears(block: Block) -> dict[str, nn.Module]:
 
 
 def _is_narrow(layer: nn.Module) -> bool:
-    """Whether a layer's weights are frozen in bfloat16 and it is trained, if at all, by an adapter."""
+    """Whether a layer has its weights in bfloat16 alone: it is frozen, and an adapter may be trained beside it."""
     return getattr(layer, "base", layer).weight.dtype is torch.bfloat16
 
 
 def _as_trained(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A narrow layer, not merged: that would take the memory of a second model."""
-
-    def compute(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            out: Tensor = layer(x)
-        return out
-
+    """A narrow layer, with its adapter beside it. To merge all adapters would take the memory of a second model."""
+    device = next(layer.parameters()).device
+    compute: Callable[[Tensor], Tensor] = torch.autocast(device.type, torch.bfloat16)(layer.forward)
     return compute
 
 
 def _store_linear(layer: nn.Module, storage: Storage) -> StoredWeight:
     if isinstance(layer, LoraLinear):
-        return store_weight(layer.merged_weight(), layer.base.bias, storage)
+        return store_weight(layer.base.weight.detach() + layer.update(), layer.base.bias, storage)
     assert isinstance(layer, nn.Linear)
     return store_weight(layer.weight, layer.bias, storage)
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,7 @@ from assistant.model.config import (
     parse_config,
     parse_info,
 )
-from assistant.model.folder import atomic_folder, save_tensors, write_json, write_tensors
+from assistant.model.folder import atomic_folder, in_memory, save_tensors, write_json
 from assistant.model.gpt import GPT, model_of
 from assistant.model.lora import (
     ADAPTER_CONFIG_FILE,
@@ -56,7 +56,7 @@ from assistant.model.lora import (
 )
 from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
 from assistant.model.templates import trained_template
-from assistant.model.weights import WEIGHTS_FILE, StoredWeights, find_weights, read_weights, stored_values
+from assistant.model.weights import WEIGHTS_FILE, TensorFile, find_weights, read_weights, stored_values
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
@@ -82,8 +82,8 @@ class Checkpoint:
     name: str
     adapter: Adapter | None = None
     """The matrices that LoRA trains. They are written beside the model and merged into it, but not read with it."""
-    stored: StoredWeights | None = None
-    """The weights of the folder, if `model` has them in bfloat16 only."""
+    stored: Mapping[str, TensorFile] = field(default_factory=dict)
+    """The files of the weights that `model` holds rounded (`read_weights`)."""
     trained_prompts: PromptHashes | None = None
     """The prompts that the model was fine-tuned on. None if they are not known."""
     classifier: ClassifierRecord | None = None
@@ -136,7 +136,8 @@ def load_checkpoint(
         )
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
-    model = model_of(*read_weights(path, config, narrow=narrow)).to(device)
+    config, state, files = read_weights(path, config, narrow=narrow)
+    model = model_of(config, state).to(device)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
@@ -145,7 +146,7 @@ def load_checkpoint(
         name=recorded_name(folder),
         trained_prompts=read_hashes(folder),
         classifier=_read_record(folder, model.config),
-        stored=StoredWeights(path, config) if narrow else None,
+        stored=files if narrow else {},
     )
 
 
@@ -196,7 +197,8 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT
         CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
     """
     path = _weights_path(Path(folder))
-    return model_of(*read_weights(path, read_config(Path(folder)))).to(device)
+    config, state, _ = read_weights(path, read_config(Path(folder)))
+    return model_of(config, state).to(device)
 
 
 def _weights_path(folder: Path) -> Path:
@@ -338,7 +340,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
-    write_tensors(stored_values(checkpoint.model, checkpoint.stored), folder / WEIGHTS_FILE, dtype)
+    save_tensors(stored_values(checkpoint.model, checkpoint.stored), folder / WEIGHTS_FILE, dtype)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
     content = config.model_dump(exclude_unset=isinstance(config, LlamaConfig))  # its rope_theta has two places
     bos_id = content.get("bos_token_id")
@@ -401,4 +403,4 @@ def _write_records(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.adapter is not None:
         (folder / ADAPTER_FOLDER).mkdir()
         write_json(folder / ADAPTER_FOLDER / ADAPTER_CONFIG_FILE, adapter_config(checkpoint.adapter))
-        save_tensors(adapter_weights(checkpoint.adapter), folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS_FILE)
+        save_tensors(in_memory(adapter_weights(checkpoint.adapter)), folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS_FILE)

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from assistant.errors import CheckpointError
@@ -24,23 +22,19 @@ _ROWS = 2048
 """Rows of a tensor that are converted at once."""
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file with the permissions of the umask. The library itself lets only the owner read it.
-
-    Raises:
-        CheckpointError: the file cannot be written, for example because the disk is full.
-    """
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # the library raises this for an OSError
-        raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error
-    path.chmod(0o666 & ~_umask())
+Values = Mapping[str, tuple[Sequence[int], Callable[[], Tensor]]]
+"""Tensors that need not exist together: the shape of each, and a function that makes it."""
 
 
-def write_tensors(
-    values: Mapping[str, tuple[Sequence[int], Callable[[], Tensor]]], path: Path, dtype: torch.dtype
-) -> None:
-    """Write a safetensors file of tensors that are made one at a time, from their shapes and functions.
+def in_memory(tensors: Mapping[str, Tensor]) -> Values:
+    """Tensors that exist already, for `save_tensors`."""
+    return {name: (tensor.shape, tensor.detach) for name, tensor in tensors.items()}
+
+
+def save_tensors(values: Values, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a safetensors file, one tensor after another.
+
+    The library's `save_file` writes the same bytes, but only from tensors that are all in memory, in this dtype.
 
     Raises:
         CheckpointError: the file cannot be written, for example because the disk is full.
@@ -56,7 +50,7 @@ def write_tensors(
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for _, (_, make) in sorted(values.items()):
-                for rows in make().split(_ROWS):
+                for rows in torch.atleast_1d(make()).split(_ROWS):
                     file.write(rows.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
     except OSError as error:
         raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error

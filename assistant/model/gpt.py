@@ -78,16 +78,12 @@ class GPTBlock(Block):
 
 
 class Embedding(nn.Embedding):
-    """torch's embedding, in float32. It draws no initial weights on the device `meta`, like `Linear`."""
+    """torch's embedding. It draws no initial weights on the device `meta`, like `Linear`."""
 
     def reset_parameters(self) -> None:
         """Draw torch's initial weights, except for an embedding without memory."""
         if not self.weight.is_meta:
             super().reset_parameters()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids (N,) int64 -> (N, C) float32, also of weights that are frozen in bfloat16."""
-        return super().forward(ids).float()
 
 
 class Transformer(nn.Module):
@@ -146,7 +142,7 @@ class GPT(nn.Module):
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
         n_rows, heads = len(input_ids), self.config.heads
         positions = torch.arange(n_tokens, device=input_ids.device).repeat(n_rows)
-        x = self.transformer.add_positions(self.transformer.wte(input_ids.flatten()), positions)
+        x = self.transformer.add_positions(self.transformer.wte(input_ids.flatten()).float(), positions)
         for block in self.transformer.h:
             x = self._run(block, x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
         hidden: Tensor = self.transformer.ln_f(x)
@@ -178,7 +174,7 @@ class GPT(nn.Module):
         if batch.n_positions > self.config.context_length:
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {batch.n_positions}.")
         wte = self.transformer.wte
-        x = wte(batch.input_ids) if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
+        x = wte(batch.input_ids).float() if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
         x = self.transformer.add_positions(x, batch.positions)
         attend = self._attention_of(batch)
         for block in self.transformer.h[:-1]:

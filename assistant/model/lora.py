@@ -70,10 +70,6 @@ class LoraLinear(nn.Module):
         """What a plain weight (out, in) lacks for the same outputs: scale * B A, or some rows of it, in float32."""
         return (self.lora_B.detach()[rows] @ self.lora_A.detach()) * self.scale
 
-    def merged_weight(self) -> Tensor:
-        """The weight (out, in) float32 of a plain layer with the same outputs."""
-        return self.base.weight.detach() + self.update()
-
 
 def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
     """Freeze every weight of `model` and replace the layers that `settings` names by LoraLinear layers, in place."""

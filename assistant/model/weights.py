@@ -50,15 +50,12 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
-def stored_values(model: GPT, base: StoredWeights | None = None) -> dict[str, tuple[torch.Size, Callable[[], Tensor]]]:
+def stored_values(model: GPT, files: Mapping[str, TensorFile]) -> dict[str, tuple[torch.Size, Callable[[], Tensor]]]:
     """The tensors of `model.safetensors`: their shapes, and functions that make them, so that one at a time exists.
 
-    LoRA is merged. With `base`, what the model has rounded is read from there. A tied head is not stored.
-
-    Raises:
-        CheckpointError: the files of `base` are gone, or others.
+    LoRA is merged. A tied head is not stored. What the model holds rounded is read from `files`, of `read_weights`. The
+    functions raise CheckpointError if a file is gone, or another.
     """
-    files = {} if base is None else base.open()
     layers, found = adapted_layers(model), {}
     for ours, value in model.state_dict().items():
         name, start = ours.replace(".base.", "."), 0
@@ -70,13 +67,15 @@ def stored_values(model: GPT, base: StoredWeights | None = None) -> dict[str, tu
             start += count
             own = convert_layout(part, value[rows].detach())
             file = files.get(part) if value.dtype is torch.bfloat16 else None
-            file = None if file is None or file.dtype(part) is torch.bfloat16 else file  # nothing was rounded
             found[part] = own.shape, partial(_stored_value, part, own, file, layer, rows)
     return found
 
 
 def _stored_value(name: str, own: Tensor, file: TensorFile | None, layer: LoraLinear | None, rows: slice) -> Tensor:
-    value = own if file is None else convert_layout(name, _read_tensor(file, name, tuple(own.shape), torch.float32))
+    value = own
+    if file is not None:
+        value = convert_layout(name, _read_tensor(file, name, tuple(own.shape), torch.float32))
+        file.close()
     return value if layer is None else value + convert_layout(name, layer.update(rows)).to(value.device)
 
 
@@ -103,13 +102,16 @@ class TensorFile:
     """Full names, and the names in the file."""
     _views: dict[str, Tensor] | None = None
     _n_read: int = 0
+    _stamp: tuple[int, int] | None = None
 
     @property
     def stored_names(self) -> list[str]:
         """The names in the file."""
-        if self._views is None:
-            self._views = self._open(self.path)
-        return list(map(str, self._views))
+        return list(map(str, self._mapped()))
+
+    def close(self) -> None:
+        """Let the parts that were read leave memory. The file is opened again when it is read again."""
+        self._views, self._n_read = None, 0
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
@@ -131,12 +133,22 @@ class TensorFile:
             self._n_read += chunk.numel() * chunk.element_size()
             del tensor, chunk
             if self._n_read > max(_LEAST_MAPPED, self.path.stat().st_size // _MAPPED_SHARE):
-                self._views, self._n_read = None, 0
+                self.close()
 
     def _tensor(self, name: str) -> Tensor:
+        return self._mapped()[self.names[name]]
+
+    def _mapped(self) -> dict[str, Tensor]:
         if self._views is None:
-            self._views = self._open(self.path)
-        return self._views[self.names[name]]
+            stat = self.path.stat() if self.path.is_file() else None
+            stamp = stat and (stat.st_size, stat.st_mtime_ns)
+            if self._stamp not in (None, stamp):
+                raise CheckpointError(
+                    f"{self.path}: expected the weights that were opened before, got "
+                    f"{'others' if stamp else 'no such file'}. Put the model's folder back as it was."
+                )
+            self._stamp, self._views = stamp, self._open(self.path)
+        return self._views
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
@@ -227,40 +239,17 @@ def _open_weights(path: Path, config: ModelConfig) -> dict[str, TensorFile]:
     return {name: file for file in files for name in file.names}
 
 
-class StoredWeights:
-    """The weights of a model folder as they are stored, to be read again later."""
-
-    def __init__(self, path: Path, config: ModelConfig) -> None:
-        """`path` and `config` as in `read_weights`."""
-        self._path, self._config = path, config
-        self._stamps = self._read_stamps()
-
-    def _read_stamps(self) -> list[tuple[str, int, int]]:
-        files = sorted(path for path in self._path.parent.glob("*") if path.suffix in (".safetensors", ".bin"))
-        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-    def open(self) -> dict[str, TensorFile]:
-        """The name of every tensor, and the file that holds it.
-
-        Raises:
-            CheckpointError: the files are gone, or others.
-        """
-        if self._read_stamps() != self._stamps:
-            raise CheckpointError(
-                f"{self._path}: expected the weights that the run began with, to merge the adapter into them, got "
-                f"{'others' if self._path.is_file() else 'no such file'}. Put the base model's folder back as it was."
-            )
-        return _open_weights(self._path, self._config)
-
-
-def read_weights(path: Path, config: ModelConfig, *, narrow: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read_weights(
+    path: Path, config: ModelConfig, *, narrow: bool = False
+) -> tuple[ModelConfig, dict[str, Tensor], dict[str, TensorFile]]:
     """Read a state dict for `GPT` in float32, from a file of weights or from an index of several.
 
     As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
     embedding is the head. With `narrow` the matrices are in bfloat16, to compute with them and not to train them. An
     embedding is so only if that rounds nothing, because the blocks read it in float32.
 
-    Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the state.
+    Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, the state, and for the tensors
+    that may be rounded the files that hold them.
 
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
@@ -275,15 +264,15 @@ def read_weights(path: Path, config: ModelConfig, *, narrow: bool = False) -> tu
         files[embedding].names[embedding] = files[embedding].names[HEAD]
     with torch.device("meta"):
         model = build_model(config)
-        expected = {name: tuple(shape) for name, (shape, _) in stored_values(model).items()}
+        expected = {name: tuple(shape) for name, (shape, _) in stored_values(model, {}).items()}
     if is_tied and HEAD in files:
         expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
+    rounded = {name: file for name, file in files.items() if file.dtype(name) is not torch.bfloat16}
 
     def read(ours: str, name: str) -> Tensor:
         is_matrix = len(expected[name]) == 2 and ours not in (POSITIONS, SCORE)
-        rounds_nothing = files[name].dtype(name) is torch.bfloat16
-        is_narrow = narrow and is_matrix and (ours != EMBEDDING or rounds_nothing)
+        is_narrow = narrow and is_matrix and (ours != EMBEDDING or name not in rounded)
         return _read_tensor(files[name], name, expected[name], torch.bfloat16 if is_narrow else torch.float32)
 
     state: dict[str, Tensor] = {}
@@ -296,7 +285,9 @@ def read_weights(path: Path, config: ModelConfig, *, narrow: bool = False) -> tu
         config = config.model_copy(update={"tie_word_embeddings": False})
     elif is_tied:
         state[HEAD] = state[EMBEDDING]
-    return config, state
+    for file in files.values():
+        file.close()
+    return config, state, rounded
 
 
 def equals(file: TensorFile, name: str, tensor: Tensor) -> bool:

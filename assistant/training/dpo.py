@@ -19,6 +19,7 @@ from assistant.settings import Precision, TrainOn
 from assistant.training.batches import by_length
 from assistant.training.distributed import Ranks
 from assistant.training.loss import log_probabilities
+from assistant.training.precision import Picked
 from assistant.training.trainer import Trainer
 
 
@@ -44,7 +45,7 @@ class PreferenceTrainer(Trainer):
         self.beta = settings.beta
 
     @staticmethod
-    def pick_precision(name: Precision, device: torch.device, width: int, ranks: Ranks) -> torch.dtype:
+    def pick_precision(name: Precision, device: torch.device, width: int, ranks: Ranks) -> Picked:
         """As `Trainer.pick_precision`, but `auto` is float32.
 
         DPO learns from small differences of log-probabilities. In bfloat16 a margin of 0.05 nats was measured as 0.26

@@ -15,50 +15,28 @@ from assistant.training.dpo import PreferenceTrainer
 from assistant.training.trainer import Trainer
 
 
-def load_trainer(
-    folder: Path,
-    splits: Splits,
-    settings: FinetuneSettings,
-    *,
-    device: torch.device,
-    ranks: Ranks = SINGLE_PROCESS,
-    precision: Precision | None = None,
-    schedule_start: int = 0,
-) -> Trainer:
-    """The trainer of a run that starts from a model folder: `make_trainer` of what `load_checkpoint` opens.
-
-    With LoRA in bfloat16, the frozen weights are loaded in bfloat16. Raises what both raise.
-    """
-    kind, width = _kind(settings), config_to_open(folder).n_embd
-    picked = kind.pick_precision(precision or settings.precision, device, width, ranks)
-    checkpoint = load_checkpoint(
-        folder,
-        device=device,
-        may_classify=settings.classifier is not None,
-        narrow=settings.lora is not None and picked is torch.bfloat16,
-    )
-    precision = "bfloat16" if picked is torch.bfloat16 else "float32"
-    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)
-
-
 def make_trainer(
-    checkpoint: Checkpoint,
+    start: Checkpoint | Path,
     splits: Splits,
     settings: FinetuneSettings,
     *,
+    device: torch.device | None = None,
     ranks: Ranks = SINGLE_PROCESS,
     precision: Precision | None = None,
     schedule_start: int = 0,
 ) -> Trainer:
     """A `ClassifierTrainer` for settings with a classifier, a `PreferenceTrainer` for ones with a beta, or a `Trainer`.
 
-    Raises what that class raises.
+    The model to start from is a checkpoint, or a folder that is loaded to `device`, by default the processor. With LoRA
+    in bfloat16 its frozen weights are loaded in bfloat16. Raises what that class and `load_checkpoint` raise.
     """
-    kind = _kind(settings)
-    return kind(checkpoint, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)
-
-
-def _kind(settings: FinetuneSettings) -> type[Trainer]:
+    kind = Trainer if settings.beta is None else PreferenceTrainer
     if settings.classifier is not None:
-        return ClassifierTrainer
-    return Trainer if settings.beta is None else PreferenceTrainer
+        kind = ClassifierTrainer
+    if isinstance(start, Path):
+        device, width = device or torch.device("cpu"), config_to_open(start).n_embd
+        precision = kind.pick_precision(precision or settings.precision, device, width, ranks)
+        is_narrow = settings.lora is not None and precision == "bfloat16"
+        may_classify = settings.classifier is not None
+        start = load_checkpoint(start, device=device, may_classify=may_classify, narrow=is_narrow)
+    return kind(start, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)

@@ -25,13 +25,12 @@ from assistant.settings import ClassifierSettings, FinetuneSettings, LoraSetting
 from assistant.training.finetune import finetune
 from assistant.training.forecast import forecast
 from assistant.training.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, read_records
-from assistant.training.tasks import load_trainer, make_trainer
+from assistant.training.tasks import make_trainer
 from tests.support.commands import FINETUNE, invoke, start_two
 from tests.support.families import EOS, train
 from tests.support.models import tiny_checkpoint, tiny_llama
 from tests.support.runs import Watcher, records_without_seconds, weights
 
-CPU = torch.device("cpu")
 RUN = FinetuneSettings(
     max_steps=4, batch_size=8, learning_rate=1e-2, precision="bfloat16", lora=LoraSettings(rank=3), validation_answers=0
 )
@@ -80,7 +79,7 @@ def run(
     if wide:
         trainer = make_trainer(load_checkpoint(base, may_classify=is_classifier), splits, settings)
     else:
-        trainer = load_trainer(base, splits, settings, device=CPU)
+        trainer = make_trainer(base, splits, settings)
     finetune(
         trainer,
         RunFolder(output),
@@ -111,7 +110,7 @@ def test_the_weights_exist_once_and_the_result_is_merged_into_the_stored_ones(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], kind: str, dtype: torch.dtype
 ) -> None:
     base = save_base(tmp_path / "base", byte_tokenizer, kind, dtype)
-    trainer = load_trainer(base, split_examples(examples), RUN, device=CPU)
+    trainer = make_trainer(base, split_examples(examples), RUN)
     model = trainer.model
     for name, weight in model.named_parameters():
         is_matrix = weight.dim() == 2 and ".lora_" not in name and "wpe" not in name
@@ -191,19 +190,19 @@ def test_a_base_that_is_gone_or_another_stops_the_run_with_a_sentence(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
 ) -> None:
     base, output = save_base(tmp_path / "base", byte_tokenizer), tmp_path / "run"
-    trainer = load_trainer(base, split_examples(examples), RUN, device=CPU)
+    trainer = make_trainer(base, split_examples(examples), RUN)
 
     def go(trainer_checkpoint: Checkpoint) -> None:
         save_checkpoint(trainer_checkpoint, tmp_path / "saved")
 
     go(trainer.checkpoint)
     base.rename(tmp_path / "moved")
-    with pytest.raises(CheckpointError, match=r"weights that the run began with, .* got no such file. Put the base"):
+    with pytest.raises(CheckpointError, match=r"weights that were opened before, got no such file\. Put the model"):
         go(trainer.checkpoint)
     shutil.copytree(tmp_path / "moved", base)
     stored = load_file(base / "model.safetensors")
     save_file({name: value + 1 for name, value in stored.items()}, base / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"weights that the run began with, .* got others. Put the base"):
+    with pytest.raises(CheckpointError, match=r"weights that were opened before, got others\. Put the model"):
         go(trainer.checkpoint)
     # A resumed run compares the numbers themselves.
     run(tmp_path / "moved", examples, output, stop_at=2)
@@ -241,7 +240,7 @@ def test_an_adapters_folder_is_a_base_whose_weights_stay_float32(
     adapter = tmp_path / "first" / "adapter"
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
-    trainer = load_trainer(adapter, split_examples(examples), RUN, device=CPU)
+    trainer = make_trainer(adapter, split_examples(examples), RUN)
     assert trainer.precision_name == "bfloat16"
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
     run(adapter, examples, tmp_path / "second")
@@ -252,7 +251,7 @@ def test_a_classifier_with_lora_learns_on_and_keeps_a_float32_head(
 ) -> None:
     base = save_base(tmp_path / "base", byte_tokenizer)
     run(base, labelled, tmp_path / "first", LABELS)
-    trainer = load_trainer(tmp_path / "first", split_examples(labelled), LABELS, device=CPU)
+    trainer = make_trainer(tmp_path / "first", split_examples(labelled), LABELS)
     assert isinstance(trainer.model, GPTClassifier)
     assert trainer.model.score.weight.dtype is torch.float32
     run(tmp_path / "first", labelled, tmp_path / "second", LABELS)
@@ -268,7 +267,7 @@ def test_a_run_without_compiled_loops_and_its_forecast_and_answers(
         save_base(tmp_path / "base", byte_tokenizer, kind),
         RUN.model_copy(update={"validation_answers": 2}),
     )
-    trainer = load_trainer(base, split_examples(examples), settings, device=CPU)
+    trainer = make_trainer(base, split_examples(examples), settings)
     assert forecast(trainer, save_seconds=60.0, folder=tmp_path / "base").steps == trainer.total_steps
     monkeypatch.setattr(fused, "is_compiled", lambda: False)
     watcher = run(base, examples, tmp_path / "run", settings)
@@ -293,7 +292,7 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.splits import split_examples
 from assistant.model.checkpoint import save_checkpoint
 from assistant.settings import FinetuneSettings, LoraSettings
-from assistant.training.tasks import load_trainer
+from assistant.training.tasks import make_trainer
 
 def kilobytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -302,7 +301,7 @@ def kilobytes(field):
 def train(base):
     settings = FinetuneSettings(batch_size=2, precision="bfloat16", lora=LoraSettings(), validation_answers=0)
     rows = [Example(instruction=f"Say {n}.", output=f"{n}", row=n) for n in range(40)]
-    trainer = load_trainer(Path(base), split_examples(rows), settings, device=torch.device("cpu"))
+    trainer = make_trainer(Path(base), split_examples(rows), settings)
     for step, (_, window) in zip(range(1, 4), trainer.windows(0)):
         trainer.train_step(step, window)
     save_checkpoint(trainer.checkpoint, Path(base) / "saved")
