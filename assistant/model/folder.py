@@ -49,8 +49,8 @@ def save_tensors(values: Values, path: Path, dtype: torch.dtype = torch.float32)
     try:
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for _, (_, make) in sorted(values.items()):
-                for rows in torch.atleast_1d(make()).split(_ROWS):
+            for _, (shape, make) in sorted(values.items()):
+                for rows in torch.split(make().reshape(shape or (1,)), _ROWS):
                     file.write(rows.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
     except OSError as error:
         raise CheckpointError(f"{path}: expected room to write the weights, got {error}. Free some space.") from error

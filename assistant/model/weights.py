@@ -56,7 +56,8 @@ def stored_values(model: GPT, files: Mapping[str, TensorFile]) -> dict[str, tupl
     LoRA is merged. A tied head is not stored. What the model holds rounded is read from `files`, of `read_weights`. The
     functions raise CheckpointError if a file is gone, or another.
     """
-    layers, found = adapted_layers(model), {}
+    layers = adapted_layers(model)
+    found: dict[str, tuple[torch.Size, Callable[[], Tensor]]] = {}
     for ours, value in model.state_dict().items():
         name, start = ours.replace(".base.", "."), 0
         if ".lora_" in name or (name == HEAD and model.config.tie_word_embeddings):

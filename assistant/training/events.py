@@ -140,5 +140,17 @@ class Observer(Protocol):
         """When something is wrong and the run continues."""
 
 
-class SilentObserver(Observer):
+class SilentObserver:
     """Ignores all reports: for processes other than the main one."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """Ignored."""
+
+    def on_step(self, report: StepReport) -> None:
+        """Ignored."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """Ignored."""
+
+    def on_warning(self, text: str) -> None:
+        """Ignored."""

@@ -20,11 +20,13 @@ from assistant.errors import CheckpointError, SettingsError
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPTClassifier
+from assistant.model.linear import Linear
 from assistant.model.lora import adapted_layers
 from assistant.settings import ClassifierSettings, FinetuneSettings, LoraSettings
+from assistant.training.events import VALIDATION_FILE
 from assistant.training.finetune import finetune
 from assistant.training.forecast import forecast
-from assistant.training.run_folder import METRICS_FILE, VALIDATION_FILE, RunFolder, read_records
+from assistant.training.run_folder import METRICS_FILE, RunFolder, read_records
 from assistant.training.tasks import make_trainer
 from tests.support.commands import FINETUNE, invoke, start_two
 from tests.support.families import EOS, train
@@ -37,7 +39,6 @@ RUN = FinetuneSettings(
 DPO = RUN.model_copy(update={"beta": 0.3, "batch_size": 4})
 LABELS = RUN.model_copy(update={"template": "text", "classifier": ClassifierSettings(trained="all")})
 ADAPTER = Path("adapter/adapter_model.safetensors")
-KINDS = ["gpt2", "llama", "qwen2", "qwen3"]
 
 
 @cache
@@ -47,7 +48,7 @@ def family_tokenizer() -> str:
 
 
 def save_base(
-    folder: Path, tokenizer: Tokenizer, kind: str = "gpt2", dtype: torch.dtype = torch.float32, **shape: object
+    folder: Path, tokenizer: Tokenizer, kind: str = "gpt2", dtype: torch.dtype = torch.float32, **shape: int
 ) -> Path:
     """A tiny model of a family, with numbers that bfloat16 has not, unless it is stored in that."""
     if kind == "gpt2":
@@ -104,8 +105,16 @@ def merged_by_hand(base: Path, adapter: Path, scale: float) -> dict[str, torch.T
     return merged
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("gpt2", torch.float32),
+        ("gpt2", torch.bfloat16),
+        ("llama", torch.bfloat16),
+        ("qwen2", torch.bfloat16),
+        ("qwen3", torch.float32),
+    ],
+)
 def test_the_weights_exist_once_and_the_result_is_merged_into_the_stored_ones(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], kind: str, dtype: torch.dtype
 ) -> None:
@@ -117,6 +126,7 @@ def test_the_weights_exist_once_and_the_result_is_merged_into_the_stored_ones(
         rounds_nothing = "wte" not in name or dtype is torch.bfloat16
         assert weight.dtype is (torch.bfloat16 if is_matrix and rounds_nothing else torch.float32), name
     for layer in adapted_layers(model).values():
+        assert isinstance(layer.base, Linear)
         assert layer.base.current_copy().data_ptr() == layer.base.weight.data_ptr()
     head_is_embedding = model.lm_head.current_copy().data_ptr() == model.transformer.wte.weight.data_ptr()
     assert head_is_embedding == (dtype is torch.bfloat16)
@@ -137,8 +147,11 @@ def test_the_weights_exist_once_and_the_result_is_merged_into_the_stored_ones(
     }
 
 
-@pytest.mark.parametrize("settings", [RUN, DPO, LABELS], ids=["answers", "dpo", "labels"])
-@pytest.mark.parametrize(("kind", "checkpointing"), [("gpt2", False), ("gpt2", True), ("qwen3", False)])
+@pytest.mark.parametrize(
+    ("settings", "kind", "checkpointing"),
+    [(RUN, "gpt2", False), (RUN, "qwen3", True), (DPO, "qwen3", False), (LABELS, "gpt2", True)],
+    ids=["answers", "checkpointing", "dpo", "labels"],
+)
 def test_a_run_learns_the_bytes_that_float32_weights_with_bfloat16_copies_learn(
     tmp_path: Path,
     byte_tokenizer: Tokenizer,
@@ -149,8 +162,6 @@ def test_a_run_learns_the_bytes_that_float32_weights_with_bfloat16_copies_learn(
     kind: str,
     checkpointing: bool,
 ) -> None:
-    if settings is LABELS and kind != "gpt2":
-        pytest.skip("only a GPT-2 is a classifier")
     rows = pairs if settings is DPO else labelled if settings is LABELS else examples
     settings = settings.model_copy(update={"gradient_checkpointing": checkpointing})
     base = save_base(tmp_path / "base", byte_tokenizer, kind)
@@ -167,7 +178,7 @@ def test_a_run_learns_the_bytes_that_float32_weights_with_bfloat16_copies_learn(
     assert weights(narrow) == weights(wide)
 
 
-@pytest.mark.parametrize(("settings", "kind"), [(RUN, "gpt2"), (RUN, "qwen3"), (DPO, "qwen3"), (LABELS, "gpt2")])
+@pytest.mark.parametrize(("settings", "kind"), [(RUN, "qwen3"), (DPO, "gpt2"), (LABELS, "gpt2")])
 def test_a_resumed_run_gives_the_bytes_of_one_that_was_not_stopped(
     tmp_path: Path,
     byte_tokenizer: Tokenizer,
@@ -222,14 +233,15 @@ def test_a_resumed_run_whose_base_is_gone_says_so() -> None:
     assert invoke(*words, "--resume", "--max-steps", "2").exit_code == 0
 
 
-def test_a_head_that_was_tied_is_merged_from_the_embedding(
-    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_was_tied_is_the_embedding_as_it_is_stored(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], dtype: torch.dtype
 ) -> None:
-    base = save_base(tmp_path / "base", byte_tokenizer)
+    base = save_base(tmp_path / "base", byte_tokenizer, dtype=dtype)
     settings = RUN.model_copy(update={"book": True, "train_on": "all"})
     run(base, examples, tmp_path / "run", settings)
     result, stored = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", base))
-    assert torch.equal(result["lm_head.weight"], stored["transformer.wte.weight"])
+    assert torch.equal(result["lm_head.weight"], stored["transformer.wte.weight"].float())
 
 
 def test_an_adapters_folder_is_a_base_whose_weights_stay_float32(
@@ -259,7 +271,7 @@ def test_a_classifier_with_lora_learns_on_and_keeps_a_float32_head(
     assert not torch.equal(first["score.weight"], second["score.weight"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
 def test_a_run_without_compiled_loops_and_its_forecast_and_answers(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +287,7 @@ def test_a_run_without_compiled_loops_and_its_forecast_and_answers(
     assert all(len(report.samples) == 2 for report in watcher.validations)
 
 
+@pytest.mark.long
 def test_two_processes_give_the_losses_of_one(folder: Path) -> None:
     words = ("finetune", "rows.json", "-m", "base", *FINETUNE, "--lora", "--precision", "bfloat16", "--max-steps", "3")
     assert invoke(*words, "-o", "one").exit_code == 0
