@@ -190,17 +190,6 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -
         )
 
 
-def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:
-    """Load only the model from a model folder: float32, in evaluation mode.
-
-    Raises:
-        CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
-    """
-    path = _weights_path(Path(folder))
-    config, state, _ = read_weights(path, read_config(Path(folder)))
-    return model_of(config, state).to(device)
-
-
 def _weights_path(folder: Path) -> Path:
     """The file with a folder's weights, or their index. Raises CheckpointError if it is no model folder."""
     if not folder.is_dir():

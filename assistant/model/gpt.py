@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from assistant.model import fused
 from assistant.model.block import Attend, Block, attend_packed, attend_rows
 from assistant.model.config import ClassifierConfig, GPTConfig, LlamaConfig, ModelConfig
-from assistant.model.linear import Linear, embed_tied
+from assistant.model.linear import Linear, NoInitialWeights, embed_tied
 from assistant.model.llama import LlamaBlock, RMSNorm, Rotary, stored_parts
 from assistant.model.packing import PackedBatch
 
@@ -77,13 +77,8 @@ class GPTBlock(Block):
         return out
 
 
-class Embedding(nn.Embedding):
-    """torch's embedding. It draws no initial weights on the device `meta`, like `Linear`."""
-
-    def reset_parameters(self) -> None:
-        """Draw torch's initial weights, except for an embedding without memory."""
-        if not self.weight.is_meta:
-            super().reset_parameters()
+class Embedding(NoInitialWeights, nn.Embedding):
+    """torch's embedding."""
 
 
 class Transformer(nn.Module):
@@ -229,13 +224,8 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-class Score(nn.Linear):
+class Score(NoInitialWeights, nn.Linear):
     """A classifier's head. It computes in float32, also under autocast: it costs nothing, and few logits decide."""
-
-    def reset_parameters(self) -> None:
-        """Draw torch's initial weights, except for a layer without memory."""
-        if not self.weight.is_meta:
-            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., labels) float32."""

@@ -17,7 +17,18 @@ HEAD_PART = 8192
 """Rows of a weight's gradient per product. The head's 50,257 rows in one product take a quarter more time."""
 
 
-class Linear(nn.Linear):
+class NoInitialWeights(nn.Module):
+    """A layer that draws no initial weights on the device `meta`: torch would load 150 MB of modules for that."""
+
+    weight: Tensor
+
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for a layer without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()  # type: ignore[misc]
+
+
+class Linear(NoInitialWeights, nn.Linear):
     """torch's linear layer, with an optional bfloat16 copy of its weights to compute with."""
 
     copy: Tensor | None = None
@@ -25,14 +36,6 @@ class Linear(nn.Linear):
     copied_version = -1
     """Version counter of the weights when the copy was made. torch's fused optimizers change the weights without
     increasing it, so call `renew_copy` after each of their steps."""
-
-    def reset_parameters(self) -> None:
-        """Draw torch's initial weights, except for a layer without memory.
-
-        On the device `meta`, torch would load 150 MB of modules for it.
-        """
-        if not self.weight.is_meta:
-            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""

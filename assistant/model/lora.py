@@ -77,11 +77,9 @@ def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for block in model.transformer.h:
         for name in settings.modules:
-            parent_name, _, child = name.rpartition(".")
-            parent = block.get_submodule(parent_name)
-            base = parent.get_submodule(child)
+            base = block.get_submodule(name)
             assert isinstance(base, nn.Linear)
-            setattr(parent, child, LoraLinear(base, settings, generator))
+            block.set_submodule(name, LoraLinear(base, settings, generator))
 
 
 def adapted_layers(model: GPT) -> dict[str, LoraLinear]:

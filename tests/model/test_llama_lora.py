@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.model.checkpoint import load_model, save_checkpoint
+from assistant.model.checkpoint import save_checkpoint
 from assistant.model.lora import adapted_layers, add_adapters, read_adapter, set_adapter, take_adapter
 from assistant.model.peft import merge_adapter, read_peft_adapter
 from assistant.settings import LoraSettings
-from tests.support.models import tiny_llama
+from tests.support.models import load_model, tiny_llama
 from tests.support.rows import random_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # PEFT's and transformers' own
