@@ -69,13 +69,10 @@ def default_template(folder: Path, default: str | None = None) -> str:
     Raises:
         SettingsError: the model has a chat template that is unknown here.
     """
-    from assistant.dataset.prompts import DEFAULT_TEMPLATE
-    from assistant.dataset.tokenizer import CONFIG_FILE, read_tokenizer
+    from assistant.dataset.tokenizer import read_tokenizer
     from assistant.model.checkpoint import folder_template, folder_to_open, has_unknown_template
 
     folder = folder_to_open(folder)
-    if not (folder / CONFIG_FILE).is_file():  # reading the model says what is missing
-        return default or DEFAULT_TEMPLATE
     tokenizer = read_tokenizer(folder)
     own = folder_template(folder, tokenizer)
     if has_unknown_template(folder, tokenizer, own):

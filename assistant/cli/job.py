@@ -21,7 +21,7 @@ from assistant.device import pick_device
 from assistant.errors import CheckpointError, SettingsError
 from assistant.files import shown_path
 from assistant.hub_cache import recorded_name
-from assistant.model.checkpoint import load_checkpoint, load_info
+from assistant.model.checkpoint import load_info
 from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
 from assistant.training.events import FinetuneResult, SilentObserver
@@ -128,10 +128,8 @@ def plan_job(job: Job) -> Forecast:
     if is_multi_process():
         raise SettingsError("--plan: expected one process, got several. Plan without torchrun; several are faster.")
     splits = job.read_splits()
-    may_classify = job.settings.classifier is not None
-    checkpoint = load_checkpoint(job.model, device=_prepare_device(job.run), may_classify=may_classify)
     existing = next(folder for folder in job.output.absolute().parents if folder.is_dir())
-    trainer = make_trainer(checkpoint, splits, job.settings)
+    trainer = make_trainer(job.model, splits, job.settings, device=_prepare_device(job.run))
     planned = forecast(trainer, save_seconds=job.run.save_every, folder=existing)
     for line in describe_forecast(planned):
         note(line)
@@ -189,12 +187,11 @@ def _make_trainer(
     folder: RunFolder, job: Job, splits: Splits, ranks: Ranks, device: torch.device, state: RunState | None
 ) -> Trainer:
     starts_from_last = state is not None and job.settings.lora is None
-    source, may_classify = folder.last if starts_from_last else job.model, job.settings.classifier is not None
-    checkpoint = load_checkpoint(source, device=device, may_classify=may_classify)
     trainer = make_trainer(
-        checkpoint,
+        folder.last if starts_from_last else job.model,
         splits,
         job.settings,
+        device=device,
         ranks=ranks,
         precision=state.precision if state else None,
         schedule_start=state.schedule_start if state else 0,

@@ -9,7 +9,7 @@ values; D head size; S slots.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -137,7 +137,9 @@ class Decoder:
         self._ln_f = copy.deepcopy(model.transformer.ln_f)
         _round_nothing(self._ln_f)
         head = store_weight(model.lm_head.weight, None, storage)
-        (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
+        self._head: Callable[[Tensor], Tensor] = _as_trained(model.lm_head)
+        if not _is_narrow(model.lm_head):
+            (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
         # GPT-2 alone has embeddings of positions.
         self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
         is_tied = model.lm_head.weight is model.transformer.wte.weight
@@ -270,7 +272,10 @@ def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[B
     blocks = [block for block in model.transformer.h if isinstance(block, Block)]
     linears = [_linears(block) for block in blocks]
     memo: dict[int, object] = {}
-    for name in linears[0]:
+    for name, layer in linears[0].items():
+        if _is_narrow(layer):
+            memo |= {id(of_block[name]): _as_trained(of_block[name]) for of_block in linears}
+            continue
         weights = [_store_linear(of_block[name], storage) for of_block in linears]
         built = build_linears(weights, storage, tune_kernels=tune_kernels)
         memo |= {id(of_block[name]): layer for of_block, layer in zip(linears, built, strict=True)}
@@ -310,9 +315,21 @@ def _linears(block: Block) -> dict[str, nn.Module]:
     }
 
 
+def _is_narrow(layer: nn.Module) -> bool:
+    """Whether a layer has its weights in bfloat16 alone: it is frozen, and an adapter may be trained beside it."""
+    return getattr(layer, "base", layer).weight.dtype is torch.bfloat16
+
+
+def _as_trained(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A narrow layer, with its adapter beside it. To merge all adapters would take the memory of a second model."""
+    device = next(layer.parameters()).device
+    compute: Callable[[Tensor], Tensor] = torch.autocast(device.type, torch.bfloat16)(layer.forward)
+    return compute
+
+
 def _store_linear(layer: nn.Module, storage: Storage) -> StoredWeight:
     if isinstance(layer, LoraLinear):
-        return store_weight(layer.merged_weight(), layer.base.bias, storage)
+        return store_weight(layer.base.weight.detach() + layer.update(), layer.base.bias, storage)
     assert isinstance(layer, nn.Linear)
     return store_weight(layer.weight, layer.bias, storage)
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ from assistant.model.config import (
     parse_config,
     parse_info,
 )
-from assistant.model.folder import atomic_folder, save_tensors, write_json
+from assistant.model.folder import atomic_folder, in_memory, save_tensors, write_json
 from assistant.model.gpt import GPT, model_of
 from assistant.model.lora import (
     ADAPTER_CONFIG_FILE,
@@ -57,7 +57,7 @@ from assistant.model.lora import (
 )
 from assistant.model.peft import is_adapter_folder, merge_adapter, read_peft_adapter
 from assistant.model.templates import trained_template
-from assistant.model.weights import WEIGHTS_FILE, find_weights, read_weights, stored_tensors
+from assistant.model.weights import WEIGHTS_FILE, TensorFile, find_weights, read_weights, stored_values
 from assistant.shipped import find_model
 
 INFO_FILE = "assistant.json"
@@ -77,7 +77,9 @@ class Checkpoint:
     """None for a base model."""
     name: str
     adapter: Adapter | None = None
-    """The matrices that LoRA trained; `model` has them merged. They are written with the model but not read with it."""
+    """The matrices that LoRA trains. They are written beside the model and merged into it, but not read with it."""
+    stored: Mapping[str, TensorFile] = field(default_factory=dict)
+    """The files of the weights that `model` holds rounded (`read_weights`)."""
     trained_prompts: PromptHashes | None = None
     """The prompts that the model was fine-tuned on. None if they are not known."""
     classifier: ClassifierRecord | None = None
@@ -102,11 +104,13 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    folder: str | Path, *, device: torch.device | str = "cpu", may_classify: bool = False
+    folder: str | Path, *, device: torch.device | str = "cpu", may_classify: bool = False, narrow: bool = False
 ) -> Checkpoint:
     """Open a model folder: a downloaded GPT-2, or a model that this project wrote. The weights become float32.
 
-    With `may_classify` the model may be a `GPTClassifier`, which has labels instead of words.
+    With `may_classify` the model may be a `GPTClassifier`, which has labels instead of words. With `narrow` the weights
+    are for adapters beside them, and the matrices are bfloat16 (`read_weights`). An adapter's folder ignores it: its
+    merged weights are stored nowhere.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another model, a weight has another shape, or the template has
@@ -115,7 +119,7 @@ def load_checkpoint(
     folder = Path(folder)
     if is_adapter_folder(folder):
         return _load_adapted(folder, device)
-    _check_folder(folder)
+    path = _weights_path(folder)
     config = read_config(folder)
     tokenizer = read_tokenizer(folder)
     info = load_info(folder)
@@ -128,7 +132,8 @@ def load_checkpoint(
         )
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
-    model = load_model(folder, device=device)
+    config, state, files = read_weights(path, config, narrow=narrow)
+    model = model_of(config, state).to(device)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
@@ -138,6 +143,7 @@ def load_checkpoint(
         name=recorded_name(folder),
         trained_prompts=read_hashes(folder),
         classifier=_read_record(folder, model.config),
+        stored=files if narrow else {},
     )
 
 
@@ -180,25 +186,14 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -
         )
 
 
-def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> GPT:
-    """Load only the model from a model folder: float32, in evaluation mode.
-
-    Raises:
-        CheckpointError: the configuration or the weights are missing, damaged or do not belong together.
-    """
-    folder = Path(folder)
-    _check_folder(folder)
-    path = find_weights(folder)
-    assert path is not None
-    return model_of(*read_weights(path, read_config(folder))).to(device)
-
-
-def _check_folder(folder: Path) -> None:
+def _weights_path(folder: Path) -> Path:
+    """The file with a folder's weights, or their index. Raises CheckpointError if it is no model folder."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a model folder, got no such folder. Check the path.")
     missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
-    missing += [WEIGHTS_FILE] if find_weights(folder) is None else []
-    if missing:
+    path = find_weights(folder)
+    if missing or path is None:
+        missing += [] if path else [WEIGHTS_FILE]
         names = sorted(path.name for path in folder.iterdir())
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         hint = "Is the path right, and the download or the training complete?"
@@ -210,6 +205,7 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: expected a model folder, got no {' and no '.join(missing)} "
             f"(found: {shown or 'nothing'}). {hint}"
         )
+    return path
 
 
 def _read_json(path: Path) -> Any:
@@ -250,9 +246,12 @@ def folder_to_open(folder: Path) -> Path:
     """The folder whose configuration and template `load_checkpoint` takes: an adapter's base model, or the folder.
 
     Raises:
-        CheckpointError: the adapter is damaged, or its base model is missing.
+        CheckpointError: the adapter is damaged, or the model or its base is missing.
     """
-    return _find_base(folder, read_peft_adapter(folder).base_model) if is_adapter_folder(folder) else folder
+    if is_adapter_folder(folder):
+        folder = _find_base(folder, read_peft_adapter(folder).base_model)
+    _weights_path(folder)
+    return folder
 
 
 def load_info(folder: str | Path) -> ModelInfo | None:
@@ -332,10 +331,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, dtype: torch.
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the files of a model folder into `folder`, which must exist, with weights of `dtype`."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
-    weights = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in stored_tensors(checkpoint.model).items()
-    }
-    save_tensors(weights, folder / WEIGHTS_FILE)
+    save_tensors(stored_values(checkpoint.model, checkpoint.stored), folder / WEIGHTS_FILE, dtype)
     eos_ids: int | list[int] = list(tokenizer.eos_ids) if len(tokenizer.eos_ids) > 1 else tokenizer.eos_ids[0]
     # Of a Llama, only the fields that were given: its rope_theta has two places.
     content = config.model_dump(by_alias=True, exclude_unset=isinstance(config, LlamaConfig))
@@ -399,4 +395,4 @@ def _write_records(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.adapter is not None:
         (folder / ADAPTER_FOLDER).mkdir()
         write_json(folder / ADAPTER_FOLDER / ADAPTER_CONFIG_FILE, adapter_config(checkpoint.adapter))
-        save_tensors(adapter_weights(checkpoint.adapter), folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS_FILE)
+        save_tensors(in_memory(adapter_weights(checkpoint.adapter)), folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS_FILE)

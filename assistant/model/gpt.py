@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from assistant.model import fused
 from assistant.model.block import Attend, Block, attend_packed, attend_rows
 from assistant.model.config import ClassifierConfig, GPTConfig, LlamaConfig, ModelConfig
-from assistant.model.linear import Linear, embed_tied
+from assistant.model.linear import Linear, NoInitialWeights, embed_tied
 from assistant.model.llama import LlamaBlock, RMSNorm, Rotary, stored_parts
 from assistant.model.packing import PackedBatch
 
@@ -76,13 +76,8 @@ class GPTBlock(Block):
         return self.add(x, self.mlp(self.ln_2(x), uses_loops=self.uses_loops))
 
 
-class Embedding(nn.Embedding):
-    """torch's embedding. It draws no initial weights on the device `meta`, like `Linear`."""
-
-    def reset_parameters(self) -> None:
-        """Draw torch's initial weights, except for an embedding without memory."""
-        if not self.weight.is_meta:
-            super().reset_parameters()
+class Embedding(NoInitialWeights, nn.Embedding):
+    """torch's embedding."""
 
 
 class Transformer(nn.Module):
@@ -141,9 +136,9 @@ class GPT(nn.Module):
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {n_tokens}.")
         n_rows, heads = len(input_ids), self.config.heads
         positions = torch.arange(n_tokens, device=input_ids.device).repeat(n_rows)
-        x = self.transformer.add_positions(self.transformer.wte(input_ids.flatten()), positions)
+        x = self.transformer.add_positions(self.transformer.wte(input_ids.flatten()).float(), positions)
         for block in self.transformer.h:
-            x = block(x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
+            x = self._run(block, x, positions, lambda qkv: attend_rows(qkv, n_rows, heads))
         hidden: Tensor = self.transformer.ln_f(x)
         return hidden.view(n_rows, n_tokens, -1)
 
@@ -173,16 +168,19 @@ class GPT(nn.Module):
         if batch.n_positions > self.config.context_length:
             raise ValueError(f"GPT: expected at most {self.config.context_length} positions, got {batch.n_positions}.")
         wte = self.transformer.wte
-        x = wte(batch.input_ids) if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
+        x = wte(batch.input_ids).float() if gradients is None else embed_tied(wte.weight, batch.input_ids, gradients)
         x = self.transformer.add_positions(x, batch.positions)
         attend = self._attention_of(batch)
         for block in self.transformer.h[:-1]:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, batch.positions, attend, use_reentrant=False)
-            else:
-                x = block(x, batch.positions, attend)
-        out: Tensor = x
-        return out
+            x = self._run(block, x, batch.positions, attend)
+        return x
+
+    def _run(self, block: nn.Module, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            x = checkpoint(block, x, positions, attend, use_reentrant=False)
+        else:
+            x = block(x, positions, attend)
+        return x
 
     def _attention_of(self, batch: PackedBatch) -> Attend:
         return lambda qkv: attend_packed(qkv, batch, self.config.heads)
@@ -225,13 +223,8 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-class Score(nn.Linear):
+class Score(NoInitialWeights, nn.Linear):
     """A classifier's head. It computes in float32, also under autocast: it costs nothing, and few logits decide."""
-
-    def reset_parameters(self) -> None:
-        """Draw torch's initial weights, except for a layer without memory."""
-        if not self.weight.is_meta:
-            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., labels) float32."""

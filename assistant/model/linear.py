@@ -17,7 +17,18 @@ HEAD_PART = 8192
 """Rows of a weight's gradient per product. The head's 50,257 rows in one product take a quarter more time."""
 
 
-class Linear(nn.Linear):
+class NoInitialWeights(nn.Module):
+    """A layer that draws no initial weights on the device `meta`: torch would load 150 MB of modules for that."""
+
+    weight: Tensor
+
+    def reset_parameters(self) -> None:
+        """Draw torch's initial weights, except for a layer without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()  # type: ignore[misc]
+
+
+class Linear(NoInitialWeights, nn.Linear):
     """torch's linear layer, with an optional bfloat16 copy of its weights to compute with."""
 
     copy: Tensor | None = None
@@ -25,14 +36,6 @@ class Linear(nn.Linear):
     copied_version = -1
     """Version counter of the weights when the copy was made. torch's fused optimizers change the weights without
     increasing it, so call `renew_copy` after each of their steps."""
-
-    def reset_parameters(self) -> None:
-        """Draw torch's initial weights, except for a layer without memory.
-
-        On the device `meta`, torch would load 150 MB of modules for it.
-        """
-        if not self.weight.is_meta:
-            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out): in bfloat16 if there is a copy, unless autocast is on."""
@@ -80,7 +83,7 @@ class _CopyLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Linear, gradients: list[Tensor] | None
     ) -> Tensor:
         matrix = weight.detach() if layer.copy is None else layer.current_copy()
-        ctx.save_for_backward(x, matrix)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, matrix)
         ctx.layer, ctx.gradients = layer, gradients
         return F.linear(x, matrix, None if bias is None else bias.to(matrix.dtype))
 
@@ -145,7 +148,9 @@ def add_copies(model: nn.Module, *, narrow_gradients: bool) -> None:
     copies. Use it only if a gradient is the sum over a single batch, and run each layer once in it.
     """
     for module in model.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, Linear) and module.weight.dtype is torch.bfloat16:  # frozen, and its own copy
+            module.copy, module.copied_version = module.weight.detach(), module.weight._version
+        elif isinstance(module, Linear):
             module.copy, module.copied_version = torch.empty_like(module.weight, dtype=torch.bfloat16), -1
             if narrow_gradients:
                 module.weight.grad_dtype = None  # keep the dtype that it is computed in

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from assistant.errors import CheckpointError
-from assistant.model.gpt import GPT, GPTClassifier, model_of, stored_names
+from assistant.model.gpt import GPT, GPTClassifier, stored_names
 from assistant.model.llama import PEFT_MODULES
 from assistant.settings import LoraSettings
 
@@ -66,9 +66,9 @@ class LoraLinear(nn.Module):
         update = F.linear(F.linear(x.to(out.dtype), self.lora_A.to(out.dtype)), self.lora_B.to(out.dtype))
         return out + update * self.scale
 
-    def merged_weight(self) -> Tensor:
-        """The weight (out, in) of a plain linear layer with the same outputs: W + scale * B A."""
-        return self.base.weight.detach() + (self.lora_B.detach() @ self.lora_A.detach()) * self.scale
+    def update(self, rows: slice = slice(None)) -> Tensor:
+        """What a plain weight (out, in) lacks for the same outputs: scale * B A, or some rows of it, in float32."""
+        return (self.lora_B.detach()[rows] @ self.lora_A.detach()) * self.scale
 
 
 def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
@@ -77,11 +77,9 @@ def add_adapters(model: GPT, settings: LoraSettings, *, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for block in model.transformer.h:
         for name in settings.modules:
-            parent_name, _, child = name.rpartition(".")
-            parent = block.get_submodule(parent_name)
-            base = parent.get_submodule(child)
+            base = block.get_submodule(name)
             assert isinstance(base, nn.Linear)
-            setattr(parent, child, LoraLinear(base, settings, generator))
+            block.set_submodule(name, LoraLinear(base, settings, generator))
 
 
 def adapted_layers(model: GPT) -> dict[str, LoraLinear]:
@@ -136,14 +134,6 @@ def set_adapter(model: GPT, adapter: Adapter) -> None:
             layer.lora_B.copy_(torch.cat([adapter.tensors[f"{part}.lora_B"] for part in parts]))
         for name, weight in _head_weights(model).items():
             weight.copy_(adapter.whole[name])
-
-
-def merged(model: GPT) -> GPT:
-    """A plain GPT with the same outputs. It shares with `model` all weights that LoRA did not adapt."""
-    layers = adapted_layers(model)
-    state = {name.replace(".base.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name}
-    state |= {f"{name}.weight": layer.merged_weight() for name, layer in layers.items()}
-    return model_of(model.config, state)
 
 
 # --- files --------------------------------------------------------------------------------------------------------

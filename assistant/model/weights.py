@@ -1,4 +1,4 @@
-"""The weights of a model folder, read tensor by tensor into float32.
+"""The weights of a model folder, read tensor by tensor into float32 or bfloat16, and what a model's folder will hold.
 
 Accepted are safetensors files and PyTorch's `.bin` files, whole or in shards with an index. Names may have the prefixes
 of `torch.compile` and `DataParallel`, or lack `transformer.`, as the first releases of GPT-2 do.
@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from torch import Tensor
 from assistant.errors import CheckpointError
 from assistant.model.config import ClassifierConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, build_model, stored_names
+from assistant.model.lora import LoraLinear, adapted_layers
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BIN_FILE, BIN_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, BIN_FILE, BIN_INDEX_FILE)
 """In the order in which transformers looks for them."""
-HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+HEAD, EMBEDDING, POSITIONS = "lm_head.weight", "transformer.wte.weight", "transformer.wpe.weight"
 SCORE, SCORE_BIAS = "score.weight", "score.bias"
 
 # GPT-2's Conv1D stores its matrices as (in, out), torch's Linear as (out, in).
@@ -50,15 +52,34 @@ def convert_layout(name: str, value: Tensor) -> Tensor:
     return value.t() if name.endswith(TRANSPOSED_WEIGHTS) else value
 
 
-def stored_tensors(model: GPT) -> dict[str, Tensor]:
-    """The tensors of a model with the names and the layout of `model.safetensors`. A tied head is not stored."""
-    found: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        if name != HEAD or not model.config.tie_word_embeddings:
-            parts = stored_names(name, model.config)
-            rows = value.split([count for _, count in parts]) if len(parts) > 1 else [value]
-            found |= {stored: convert_layout(stored, part) for (stored, _), part in zip(parts, rows, strict=True)}
+def stored_values(model: GPT, files: Mapping[str, TensorFile]) -> dict[str, tuple[torch.Size, Callable[[], Tensor]]]:
+    """The tensors of `model.safetensors`: their shapes, and functions that make them, so that one at a time exists.
+
+    LoRA is merged. A tied head is not stored. What the model holds rounded is read from `files`, of `read_weights`. The
+    functions raise CheckpointError if a file is gone, or another.
+    """
+    layers = adapted_layers(model)
+    found: dict[str, tuple[torch.Size, Callable[[], Tensor]]] = {}
+    for ours, value in model.state_dict().items():
+        name, start = ours.replace(".base.", "."), 0
+        if ".lora_" in name or (name == HEAD and model.config.tie_word_embeddings):
+            continue
+        layer = layers.get(name.removesuffix(".weight"))
+        for part, count in stored_names(name, model.config):
+            rows = slice(start, start + count if count > 0 else None)
+            start += count
+            own = convert_layout(part, value[rows].detach())
+            file = files.get(part) if value.dtype is torch.bfloat16 else None
+            found[part] = own.shape, partial(_stored_value, part, own, file, layer, rows)
     return found
+
+
+def _stored_value(name: str, own: Tensor, file: TensorFile | None, layer: LoraLinear | None, rows: slice) -> Tensor:
+    value = own
+    if file is not None:
+        value = convert_layout(name, _read_tensor(file, name, tuple(own.shape), torch.float32))
+        file.close()
+    return value if layer is None else value + convert_layout(name, layer.update(rows)).to(value.device)
 
 
 def full_name(name: str, prefix: str = "transformer.") -> str | None:
@@ -82,13 +103,16 @@ class TensorFile:
     """Full names, and the names in the file."""
     _views: dict[str, Tensor] | None = None
     _n_read: int = 0
+    _stamp: tuple[int, int] | None = None
 
     @property
     def stored_names(self) -> list[str]:
         """The names in the file."""
-        if self._views is None:
-            self._views = self._open(self.path)
-        return list(map(str, self._views))
+        return list(map(str, self._mapped()))
+
+    def close(self) -> None:
+        """Let the parts that were read leave memory. The file is opened again when it is read again."""
+        self._views, self._n_read = None, 0
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
@@ -110,12 +134,22 @@ class TensorFile:
             self._n_read += chunk.numel() * chunk.element_size()
             del tensor, chunk
             if self._n_read > max(_LEAST_MAPPED, self.path.stat().st_size // _MAPPED_SHARE):
-                self._views, self._n_read = None, 0
+                self.close()
 
     def _tensor(self, name: str) -> Tensor:
+        return self._mapped()[self.names[name]]
+
+    def _mapped(self) -> dict[str, Tensor]:
         if self._views is None:
-            self._views = self._open(self.path)
-        return self._views[self.names[name]]
+            stat = self.path.stat() if self.path.is_file() else None
+            stamp = stat and (stat.st_size, stat.st_mtime_ns)
+            if self._stamp not in (None, stamp):
+                raise CheckpointError(
+                    f"{self.path}: expected the weights that were opened before, got "
+                    f"{'others' if stamp else 'no such file'}. Put the model's folder back as it was."
+                )
+            self._stamp, self._views = stamp, self._open(self.path)
+        return self._views
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
@@ -181,8 +215,9 @@ def find_weights(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
-def _open_weights(path: Path, prefix: str) -> dict[str, TensorFile]:
+def _open_weights(path: Path, config: ModelConfig) -> dict[str, TensorFile]:
     """Every tensor's full name, and the file that holds it."""
+    prefix = "model." if isinstance(config, LlamaConfig) else "transformer."
     if not path.name.endswith(".index.json"):
         file = open_tensors(path, prefix)
         return dict.fromkeys(file.names, file)
@@ -205,18 +240,22 @@ def _open_weights(path: Path, prefix: str) -> dict[str, TensorFile]:
     return {name: file for file in files for name in file.names}
 
 
-def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read_weights(
+    path: Path, config: ModelConfig, *, narrow: bool = False
+) -> tuple[ModelConfig, dict[str, Tensor], dict[str, TensorFile]]:
     """Read a state dict for `GPT` in float32, from a file of weights or from an index of several.
 
     As in transformers, a head that differs from the embedding counts even where the config ties them, and a missing
-    embedding is the head. Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, and the
-    state.
+    embedding is the head. With `narrow` the matrices are in bfloat16, to compute with them and not to train them. An
+    embedding is so only if that rounds nothing, because the blocks read it in float32.
+
+    Returns the config, with `tie_word_embeddings` and `score_bias` as the weights are, the state, and for the tensors
+    that may be rounded the files that hold them.
 
     Raises:
         CheckpointError: a file is damaged, or names, shapes or numbers are not those of the config's model.
     """
-    is_llama = isinstance(config, LlamaConfig)
-    files = _open_weights(path, "model." if is_llama else "transformer.")
+    files = _open_weights(path, config)
     if isinstance(config, ClassifierConfig):
         config = config.model_copy(update={"score_bias": SCORE_BIAS in files})
     is_tied = config.tie_word_embeddings
@@ -226,30 +265,41 @@ def read_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
         files[embedding].names[embedding] = files[embedding].names[HEAD]
     with torch.device("meta"):
         model = build_model(config)
-        expected = {name: tuple(value.shape) for name, value in stored_tensors(model).items()}
+        expected = {name: tuple(shape) for name, (shape, _) in stored_values(model, {}).items()}
     if is_tied and HEAD in files:
         expected[HEAD] = expected[embedding]
     _check_names(path, expected, files)
+    rounded = {name: file for name, file in files.items() if file.dtype(name) is not torch.bfloat16}
+
+    def read(ours: str, name: str) -> Tensor:
+        is_matrix = len(expected[name]) == 2 and ours not in (POSITIONS, SCORE)
+        is_narrow = narrow and is_matrix and (ours != EMBEDDING or name not in rounded)
+        return _read_tensor(files[name], name, expected[name], torch.bfloat16 if is_narrow else torch.float32)
+
     state: dict[str, Tensor] = {}
     for name in model.state_dict():
         if name != HEAD or not is_tied:
-            parts = [_read_tensor(files[part], part, expected[part]) for part, _ in stored_names(name, config)]
+            parts = [read(name, part) for part, _ in stored_names(name, config)]
             state[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
-    if is_tied and HEAD in files and not _equals(files[HEAD], HEAD, state[EMBEDDING]):
-        state[HEAD] = _read_tensor(files[HEAD], HEAD, expected[HEAD])
+    if is_tied and HEAD in files and not equals(files[HEAD], HEAD, state[EMBEDDING]):
+        state[HEAD] = read(HEAD, HEAD)
         config = config.model_copy(update={"tie_word_embeddings": False})
     elif is_tied:
         state[HEAD] = state[EMBEDDING]
-    return config, state
+    for file in files.values():
+        file.close()
+    return config, state, rounded
 
 
-def _equals(file: TensorFile, name: str, tensor: Tensor) -> bool:
-    return all(torch.equal(chunk.float(), tensor[start : start + len(chunk)]) for start, chunk in file.chunks(name))
+def equals(file: TensorFile, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor in the file's layout has the numbers of the one there."""
+    chunks = file.chunks(name)
+    return all(torch.equal(chunk.float(), tensor[start : start + len(chunk)].cpu().float()) for start, chunk in chunks)
 
 
-def _read_tensor(file: TensorFile, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A tensor in float32 and torch's layout."""
-    out = convert_layout(name, torch.empty(convert_layout(name, torch.empty(shape, device="meta")).shape))
+def _read_tensor(file: TensorFile, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor in torch's layout."""
+    out = convert_layout(name, torch.empty(convert_layout(name, torch.empty(shape, device="meta")).shape, dtype=dtype))
     for start, chunk in file.chunks(name):
         values = chunk.float()
         lowest, highest = torch.aminmax(values)

@@ -17,9 +17,8 @@ from assistant.model.checkpoint import Checkpoint
 from assistant.model.gpt import GPTClassifier
 from assistant.model.heads import make_classifier, new_record
 from assistant.model.packing import PackedBatch
-from assistant.settings import ClassifierSettings, FinetuneSettings, Precision, TrainOn
+from assistant.settings import ClassifierSettings, TrainOn
 from assistant.training.collate import Batch
-from assistant.training.distributed import SINGLE_PROCESS, Ranks
 from assistant.training.frozen import FrozenStates, fits_in_memory
 from assistant.training.loss import before_last_block, label_losses
 from assistant.training.trainer import Trainer
@@ -35,24 +34,18 @@ class ClassifierTrainer(Trainer):
 
     metric_names = ("accuracy",)
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        splits: Splits,
-        settings: FinetuneSettings,
-        *,
-        ranks: Ranks = SINGLE_PROCESS,
-        precision: Precision | None = None,
-        schedule_start: int = 0,
-    ) -> None:
+    def _adapt(self, checkpoint: Checkpoint) -> Checkpoint:
+        settings = self.settings
         self.how = settings.classifier or ClassifierSettings()
         self._states: FrozenStates | None = None
-        self.labels = _labels(checkpoint, splits)
-        checkpoint = make_classifier(checkpoint, self.labels, seed=settings.seed, as_in_book=settings.book)
-        super().__init__(checkpoint, splits, settings, ranks=ranks, precision=precision, schedule_start=schedule_start)
-        assert isinstance(checkpoint.model, GPTClassifier)
+        self.labels = _labels(checkpoint, self.splits)
+        return super()._adapt(make_classifier(checkpoint, self.labels, seed=settings.seed, as_in_book=settings.book))
+
+    def _prepare_model(self) -> None:
+        super()._prepare_model()
+        assert isinstance(self.model, GPTClassifier)
         # A temperature of an earlier training says nothing about this one.
-        record = new_record(checkpoint.model)
+        record = new_record(self.model)
         changes = {"reading": self.how.reading, "max_length": self.max_length}
         self.checkpoint = replace(self.checkpoint, classifier=record.model_copy(update=changes))
         counts = Counter(row.label for row in self.train.rows)

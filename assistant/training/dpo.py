@@ -17,7 +17,9 @@ from assistant.dataset.encode import EncodedExample, EncodedRows, sequences
 from assistant.errors import CheckpointError, SettingsError
 from assistant.settings import Precision, TrainOn
 from assistant.training.batches import by_length
+from assistant.training.distributed import Ranks
 from assistant.training.loss import log_probabilities
+from assistant.training.precision import Picked
 from assistant.training.trainer import Trainer
 
 
@@ -42,10 +44,14 @@ class PreferenceTrainer(Trainer):
         super()._check_settings()
         self.beta = settings.beta
 
-    def _pick_precision(self, name: Precision) -> torch.dtype:
-        # DPO learns from small differences of log-probabilities. In bfloat16 a margin of 0.05 nats was measured as
-        # 0.26 after the first step (benchmarks/RESULTS.md).
-        return super()._pick_precision("float32" if name == "auto" else name)
+    @staticmethod
+    def pick_precision(name: Precision, device: torch.device, width: int, ranks: Ranks) -> Picked:
+        """As `Trainer.pick_precision`, but `auto` is float32.
+
+        DPO learns from small differences of log-probabilities. In bfloat16 a margin of 0.05 nats was measured as 0.26
+        after the first step (benchmarks/RESULTS.md).
+        """
+        return Trainer.pick_precision("float32" if name == "auto" else name, device, width, ranks)
 
     def compute_reference(self) -> None:
         """Compute the log-probability of every answer under the starting weights, which must not have changed yet."""

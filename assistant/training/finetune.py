@@ -26,7 +26,7 @@ from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint
 from assistant.model.config import ModelInfo
 from assistant.model.digest import record_base_path, weights_digest
-from assistant.model.lora import merged, take_adapter
+from assistant.model.lora import take_adapter
 from assistant.model.templates import template_record
 from assistant.training.events import (
     VALIDATION_FILE,
@@ -131,7 +131,7 @@ class _Run:
             check_same_run(self.state, resume_from, folder.path)
             self.state = resume_from
             if trainer.settings.lora is not None:
-                folder.restore_adapter(trainer.model)
+                folder.restore_adapter(trainer.checkpoint)
             folder.restore_optimizers(trainer.model, trainer.optimizers)
             trainer.load_reference(folder.read_reference_logprobs())
         elif base_folder is not None and self.ranks.is_main:
@@ -316,14 +316,13 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def _described(self) -> Checkpoint:
-        """The checkpoint with this run's history in its info, and LoRA merged."""
+        """The checkpoint with this run's history in its info, and with LoRA's adapter."""
         state = self.state
         checkpoint = replace(self.trainer.checkpoint, info=self._info(), trained_prompts=self._trained_prompts)
         if self.settings.lora is None:
             return checkpoint
-        model = self.trainer.model
-        adapter = take_adapter(model, self.settings.lora, base_model=state.base_model)
-        return replace(checkpoint, model=merged(model), adapter=adapter)
+        adapter = take_adapter(self.trainer.model, self.settings.lora, base_model=state.base_model)
+        return replace(checkpoint, adapter=adapter)
 
     @cached_property
     def _trained_prompts(self) -> PromptHashes | None:

@@ -84,22 +84,13 @@ def take_step(optimizers: Sequence[torch.optim.Optimizer], model: GPT, factor: f
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in weights:
             weight.grad = weight.grad.to(weight.dtype)
-        _scale([weight.grad for weight in weights], factor)
+        if weights and factor != 1.0:
+            torch._foreach_mul_([weight.grad for weight in weights], factor)  # one kernel for all on a GPU
         optimizer.step()
         for weight in weights:
             weight.grad = None
             if weight in layers:
                 layers[weight].renew_copy()
-
-
-def _scale(gradients: list[Tensor], factor: float) -> None:
-    if factor == 1.0:
-        return
-    if gradients and gradients[0].device.type == "cuda":
-        torch._foreach_mul_(gradients, factor)  # one kernel for all, as in torch's own clipping
-        return
-    for gradient in gradients:
-        gradient.mul_(factor)
 
 
 def _step_layers(optimizer: torch.optim.AdamW, layers: Mapping[Tensor, Linear], factor: float) -> None:

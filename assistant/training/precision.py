@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from assistant.settings import Precision
 
+Picked = Literal["float32", "bfloat16"]
 PROBED_WIDTH, PROBED_ROWS, PROBES = 256, 256, 7
 """Smallest n_embd that is probed, rows of the probed product, and how often it is timed."""
 MIN_SPEEDUP = 1.4

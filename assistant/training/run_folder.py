@@ -16,7 +16,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import torch
 from pydantic import ValidationError
@@ -28,13 +28,15 @@ from assistant.dataset.splits import DEFAULT_FRACTIONS
 from assistant.dataset.tokenizer import CONFIG_FILE, GENERATION_FILE
 from assistant.errors import CheckpointError, PrerequisiteError, SettingsError
 from assistant.files import check_can_be_folder, check_writable, make_folder, named_errors, write_atomic
-from assistant.model.checkpoint import INFO_FILE, Checkpoint, load_model, save_checkpoint, write_checkpoint
+from assistant.model.checkpoint import INFO_FILE, Checkpoint, save_checkpoint, write_checkpoint
 from assistant.model.config import SCORES_FILE
-from assistant.model.folder import atomic_folder, save_tensors
+from assistant.model.folder import atomic_folder, in_memory, save_tensors
 from assistant.model.gpt import GPT
-from assistant.model.lora import ADAPTER_FOLDER, merged, read_adapter, set_adapter
+from assistant.model.lora import ADAPTER_FOLDER, read_adapter, set_adapter
+from assistant.model.weights import WEIGHTS_FILE, equals, open_tensors, stored_values
 from assistant.settings import FinetuneSettings, Frozen
 from assistant.training.events import VALIDATION_FILE
+from assistant.training.precision import Picked
 from assistant.training.sharding import distribute_like, full_tensor
 
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
@@ -57,7 +59,7 @@ class RunState(Frozen):
     """As in `ModelInfo`."""
     processes: int = 1
     shards: bool = False
-    precision: Literal["float32", "bfloat16"] | None = None
+    precision: Picked | None = None
     """dtype of the products that `auto` picked when the run began. None in a state of an older version."""
     data_files: tuple[str, ...]
     data_fingerprint: str
@@ -259,9 +261,9 @@ class RunFolder:
             write_checkpoint(checkpoint, folder)
             training = folder / "training"
             training.mkdir()
-            save_tensors(dict(optimizer_state), training / OPTIMIZER_FILE)
+            save_tensors(in_memory(optimizer_state), training / OPTIMIZER_FILE)
             if reference_logprobs:
-                save_tensors(dict(reference_logprobs), training / REFERENCE_FILE)
+                save_tensors(in_memory(reference_logprobs), training / REFERENCE_FILE)
             (training / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def publish(self, *, use_last: bool) -> None:
@@ -329,16 +331,17 @@ class RunFolder:
                 f"Start again with --overwrite."
             ) from error
 
-    def restore_adapter(self, trained: GPT) -> None:
+    def restore_adapter(self, base: Checkpoint) -> None:
         """Load the adapter that was saved with `last` into a base model with new adapters.
 
         Raises:
             CheckpointError: the adapter cannot be read.
             SettingsError: merged, it does not give the weights of `last`, so the base model is different.
         """
-        set_adapter(trained, read_adapter(self.last / ADAPTER_FOLDER))
-        now, before = merged(trained).state_dict(), load_model(self.last).state_dict()
-        if not all(torch.equal(value.cpu(), before[name]) for name, value in now.items()):
+        set_adapter(base.model, read_adapter(self.last / ADAPTER_FOLDER))
+        last = open_tensors(self.last / WEIGHTS_FILE, prefix="")
+        values = stored_values(base.model, base.stored)
+        if not all(equals(last, name, make()) for name, (_, make) in values.items()):
             raise SettingsError(
                 f"{self.path}: expected the model that the run began with, got other weights. "
                 f"Give the same --model, or choose another --output."

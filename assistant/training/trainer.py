@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -28,7 +27,7 @@ from assistant.training.distributed import SINGLE_PROCESS, Ranks
 from assistant.training.events import StepMetrics
 from assistant.training.loss import summed_loss
 from assistant.training.optimizer import build_optimizers, gradient_norm, take_step
-from assistant.training.precision import pick_precision
+from assistant.training.precision import Picked, pick_precision
 from assistant.training.recipe import make_recipe
 from assistant.training.sharding import gather, shard
 
@@ -73,10 +72,12 @@ class Trainer:
         self.schedule_start = schedule_start
         self.settings, self.splits, self.ranks = settings, splits, ranks
         self.recipe = make_recipe(settings)
-        self.checkpoint = checkpoint.with_template(settings.template)
+        self.checkpoint = checkpoint = self._adapt(checkpoint)
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
-        self.precision = self._pick_precision(precision or settings.precision)
+        width = checkpoint.config.n_embd
+        self.precision_name = self.pick_precision(precision or settings.precision, self.device, width, ranks)
+        self.precision = getattr(torch, self.precision_name)
         self.reference = False
         """Whether batches are padded, because the packed computation proved wrong on this machine."""
         self.max_length = self._checked_max_length()
@@ -96,6 +97,10 @@ class Trainer:
         if self.precision is torch.bfloat16 and self.device.type == "cpu" and not ranks.shards:
             is_single_batch = settings.gradient_accumulation_steps == ranks.world_size == 1
             add_copies(self.model, narrow_gradients=is_single_batch)
+
+    def _adapt(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The model to train, from the one that was given."""
+        return checkpoint.with_template(self.settings.template)
 
     def _checked_max_length(self) -> int:
         context_length = self.checkpoint.config.context_length
@@ -136,16 +141,11 @@ class Trainer:
         if settings.lora is not None:
             add_adapters(model, settings.lora, seed=settings.seed)
 
-    def _pick_precision(self, name: Precision) -> torch.dtype:
-        """The dtype of the products: bfloat16 only if every process picks it."""
-        picked = pick_precision(name, self.device, self.checkpoint.config.n_embd)
-        any_float32 = self.ranks.all_reduce_max(int(picked is torch.float32), self.device)
-        return torch.float32 if any_float32 else picked
-
-    @property
-    def precision_name(self) -> Literal["float32", "bfloat16"]:
-        """The dtype of the products, as the option spells it."""
-        return "bfloat16" if self.precision is torch.bfloat16 else "float32"
+    @staticmethod
+    def pick_precision(name: Precision, device: torch.device, width: int, ranks: Ranks) -> Picked:
+        """The dtype of the products of a model with this `width`: bfloat16 only if every process picks it."""
+        is_wide = pick_precision(name, device, width) is torch.float32
+        return "float32" if ranks.all_reduce_max(int(is_wide), device) else "bfloat16"
 
     def _encode(self, part: str) -> EncodedRows:
         return encode_examples(
@@ -337,8 +337,10 @@ class Trainer:
         self.model.train()
         batch = self._batch(rows, self.settings.train_on, padded=padded)
         n_targets = sum(count_targets(row, self.settings.train_on) for row in sequences(rows))
+        self.model.gradient_checkpointing |= padded  # else its activations could be the largest of the run
         loss = summed_loss(self.model, batch, self.precision) / n_targets
         loss.backward()  # type: ignore[no-untyped-call]
+        self.model.gradient_checkpointing = self.settings.gradient_checkpointing
         for hook in hooks:
             hook.remove()
         return loss.item(), torch.tensor(list(norms.values()))

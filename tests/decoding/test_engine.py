@@ -16,7 +16,7 @@ from assistant.dataset.splits import split_examples
 from assistant.decoding.decoder import Decoder
 from assistant.decoding.engine import Engine, Generated, build_engine, generate
 from assistant.errors import ContextError
-from assistant.model.checkpoint import load_checkpoint, load_model
+from assistant.model.checkpoint import load_checkpoint
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings
 from assistant.shipped import find_model, shipped
@@ -29,6 +29,7 @@ from tests.support.generation import (
     generate_all,
     random_prompts,
 )
+from tests.support.models import load_model
 
 PENALISED = SAMPLED.model_copy(update={"repetition_penalty": 1.5, "min_p": 0.01})
 

@@ -12,14 +12,14 @@ import pytest
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.interop import hub as hub_module
 from assistant.interop.inventory import LastScore, ModelEntry, list_models, read_last_score
-from assistant.model.checkpoint import load_model, save_checkpoint
+from assistant.model.checkpoint import save_checkpoint
 from assistant.model.heads import make_classifier
 from assistant.shipped import find_model
 from tests.conftest import REPOSITORY as CHECKOUT
 from tests.interop.test_hub import Heard
 from tests.support.commands import FINETUNE, invoke
 from tests.support.hub_double import HubDouble
-from tests.support.models import save_tiny, tiny_checkpoint
+from tests.support.models import load_model, save_tiny, tiny_checkpoint
 
 
 def entries(*roots: Path) -> dict[str, ModelEntry]:

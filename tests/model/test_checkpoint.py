@@ -15,7 +15,7 @@ from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
-from assistant.model.folder import atomic_folder
+from assistant.model.folder import atomic_folder, in_memory, save_tensors
 from tests.support.models import save_tiny, tiny_checkpoint
 
 
@@ -330,6 +330,30 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "second").write_text("2")
     assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tensors_are_written_one_by_one_with_the_bytes_of_the_library(tmp_path: Path, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes: dict[str, tuple[int, ...]] = {
+        "b.weight": (5000, 3),
+        "a": (),
+        "Z": (7,),
+        "b.bias": (2, 1, 3),
+        "none": (0, 4),
+    }
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    tensors["turned"] = torch.randn(4, 6, generator=generator).t()
+    save_tensors(in_memory(tensors), tmp_path / "ours", dtype)
+    converted = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
+    save_file(converted, tmp_path / "theirs", metadata={"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to try")
+def test_a_full_disk_is_a_sentence() -> None:
+    with pytest.raises(CheckpointError, match=r"/dev/full: expected room to write the weights, got .*No space left"):
+        save_tensors(in_memory({"weight": torch.zeros(100_000)}), Path("/dev/full"))
 
 
 def test_all_files_have_the_same_permissions(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
-from assistant.model.checkpoint import load_model
 from assistant.model.config import GPTConfig
 from assistant.model.gpt import GPT
 from assistant.model.packing import ROUND_TO, PaddedRows
 from assistant.settings import TrainOn
 from assistant.training.collate import collate, pad
 from assistant.training.loss import summed_loss
-from tests.support.models import requires_loops, tiny_checkpoint
+from tests.support.models import load_model, requires_loops, tiny_checkpoint
 from tests.support.rows import (
     BYTE_EOS,
     loss_gradients,

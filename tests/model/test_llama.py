@@ -11,13 +11,12 @@ from torch import Tensor
 
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.decoding.decoder import Cache, Decoder, PromptChunk
-from assistant.model.checkpoint import load_model
 from assistant.model.gpt import GPT
 from assistant.model.linear import add_copies
 from assistant.settings import Storage
 from assistant.training.collate import collate, pad
 from assistant.training.loss import summed_loss
-from tests.support.models import requires_loops, tiny_llama
+from tests.support.models import load_model, requires_loops, tiny_llama
 from tests.support.rows import BYTE_EOS, ragged_rows, random_ids, reference_log_probability
 
 SIZES: dict[str, Any] = {

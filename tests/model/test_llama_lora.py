@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from assistant.dataset.tokenizer import Tokenizer
-from assistant.model.checkpoint import load_model, save_checkpoint
-from assistant.model.lora import adapted_layers, add_adapters, merged, read_adapter, set_adapter, take_adapter
+from assistant.model.checkpoint import save_checkpoint
+from assistant.model.lora import adapted_layers, add_adapters, read_adapter, set_adapter, take_adapter
 from assistant.model.peft import merge_adapter, read_peft_adapter
 from assistant.settings import LoraSettings
-from tests.support.models import tiny_llama
+from tests.support.models import load_model, tiny_llama
 from tests.support.rows import random_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # PEFT's and transformers' own
@@ -38,7 +38,7 @@ def test_peft_reads_the_adapter_and_computes_the_same_logits(
         for layer in adapted_layers(checkpoint.model).values():
             layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=generator) * 0.3)
     adapter = take_adapter(checkpoint.model, SETTINGS, base_model=str(tmp_path / "base"))
-    tuned = replace(checkpoint, model=merged(checkpoint.model), adapter=adapter)
+    tuned = replace(checkpoint, adapter=adapter)
     save_checkpoint(tuned, tmp_path / "tuned")
     config = json.loads((tmp_path / "tuned" / "adapter" / "adapter_config.json").read_text())
     assert config["fan_in_fan_out"] is False

@@ -13,8 +13,8 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError, SettingsError
-from assistant.model.checkpoint import Checkpoint, load_model, save_checkpoint
-from assistant.model.lora import Adapter, adapted_layers, add_adapters, merged, read_adapter, set_adapter, take_adapter
+from assistant.model.checkpoint import Checkpoint, save_checkpoint
+from assistant.model.lora import Adapter, adapted_layers, add_adapters, read_adapter, set_adapter, take_adapter
 from assistant.model.packing import IGNORE_INDEX
 from assistant.settings import FinetuneSettings, LoraSettings
 from assistant.training.collate import collate, pad
@@ -24,7 +24,7 @@ from assistant.training.loss import summed_loss
 from assistant.training.optimizer import build_optimizers
 from assistant.training.run_folder import RunFolder
 from assistant.training.trainer import Trainer
-from tests.support.models import tiny_checkpoint
+from tests.support.models import load_model, tiny_checkpoint
 from tests.support.runs import Watcher, weights
 from tests.support.runs import train as train_whole
 
@@ -67,7 +67,7 @@ def test_peft_reads_the_adapter_and_computes_the_same_logits(
     checkpoint, adapter = adapted(byte_tokenizer, settings)
     save_checkpoint(tiny_checkpoint(byte_tokenizer), tmp_path / "base")
     tuned = Checkpoint(
-        model=merged(checkpoint.model),
+        model=checkpoint.model,
         tokenizer=byte_tokenizer,
         template=checkpoint.template,
         info=None,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
-from assistant.model.checkpoint import load_checkpoint, load_model, save_checkpoint
-from tests.support.models import save_tiny, tiny_checkpoint
+from assistant.model.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.models import load_model, save_tiny, tiny_checkpoint
 from tests.support.rows import random_ids
 
 EMBEDDING = "transformer.wte.weight"
@@ -216,7 +216,7 @@ def test_a_padded_vocabulary_stays_padded(tmp_path: Path, byte_tokenizer: Tokeni
 LOAD_AND_MEASURE = """
 import sys, torch
 from pathlib import Path
-from assistant.model.checkpoint import load_model
+from tests.support.models import load_model
 
 def kilobytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -9,9 +9,10 @@ import pytest
 from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model import fused
-from assistant.model.checkpoint import Checkpoint, save_checkpoint
+from assistant.model.checkpoint import Checkpoint, read_config, save_checkpoint
 from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
-from assistant.model.gpt import GPT
+from assistant.model.gpt import GPT, model_of
+from assistant.model.weights import find_weights, read_weights
 
 requires_loops = pytest.mark.skipif(
     not fused.is_compiled(), reason="the compiled loops are missing: the project was installed without a C compiler"
@@ -35,6 +36,14 @@ def save_tiny(folder: Path, tokenizer: Tokenizer, *, seed: int = 1, **changes: o
     """Save `tiny_checkpoint` as a model folder, and return the folder."""
     save_checkpoint(tiny_checkpoint(tokenizer, seed=seed, **changes), folder)
     return folder
+
+
+def load_model(folder: str | Path) -> GPT:
+    """Load only the model from a model folder, which needs no tokenizer."""
+    path = find_weights(Path(folder))
+    assert path is not None
+    config, state, _ = read_weights(path, read_config(Path(folder)))
+    return model_of(config, state)
 
 
 def tiny_llama(tokenizer: Tokenizer, *, seed: int = 1, model_type: str = "llama", **changes: object) -> Checkpoint:

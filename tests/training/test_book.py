@@ -14,13 +14,13 @@ from assistant.dataset.instructions import Example, read_examples
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import DataError, SettingsError
-from assistant.model.checkpoint import load_model, save_checkpoint
+from assistant.model.checkpoint import save_checkpoint
 from assistant.model.gpt import GPT
 from assistant.settings import BOOK, FinetuneSettings
 from assistant.training.trainer import Trainer
 from benchmarks.book import book_model
 from tests.conftest import shared_file
-from tests.support.models import tiny_checkpoint
+from tests.support.models import load_model, tiny_checkpoint
 
 
 def book_model_with_weights_of(model: GPT) -> torch.nn.Module:
