@@ -16,16 +16,20 @@ Ask: TypeAlias = Callable[..., Any]
 
 
 @contextmanager
-def llama_server(path: Path, *, n_ctx: int = 256, n_threads: int = 1) -> Iterator[tuple[str, Ask]]:
+def llama_server(
+    path: Path, *, n_ctx: int = 256, n_threads: int = 1, alias: str | None = None
+) -> Iterator[tuple[str, Ask]]:
     """Serve a GGUF file: everything in float32 but the weights, as far as llama.cpp can. Yields the address, and `ask`.
 
-    Needs the package `xllamacpp`.
+    `alias` is the model's name in the server's list. Needs the package `xllamacpp`.
     """
     import httpx
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
+    if alias is not None:
+        parameters.model_alias = {alias}
     parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.verbosity = n_ctx, 1, False, -1
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # its default is float16
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds, too
