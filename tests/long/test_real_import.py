@@ -19,7 +19,7 @@ from assistant.settings import GenerationSettings
 from tests.conftest import REPOSITORY
 from tests.support.commands import invoke
 from tests.support.families import instruction_texts, odd_texts
-from tests.support.llama_cpp import Ask, differences, llama_server
+from tests.support.llama_cpp import Ask, check_gaps, differences, llama_server
 from tests.support.real_weights import smollm2, use_llama_cpp
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -121,4 +121,5 @@ def test_llama_cpp_answers_the_same_from_our_file(
     checkpoint = load_checkpoint(base)
     export_gguf(checkpoint, tmp_path / "model.gguf", quantization)
     with llama_server(tmp_path / "model.gguf", n_ctx=1024) as (_, ask):
-        assert differences(checkpoint.model, replies, ask, eos_id=checkpoint.tokenizer.eos_id) == {}
+        gaps = differences(checkpoint.model, replies, ask, eos_id=checkpoint.tokenizer.eos_id)
+    check_gaps(gaps, quantization)
