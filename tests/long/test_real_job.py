@@ -99,10 +99,11 @@ def test_most_answers_end_and_the_figures_are_those_that_were_seen(jobs: list[Jo
 
 def test_a_turn_of_the_chat_is_the_answer_of_the_run(jobs: list[Job]) -> None:
     row = next(row for row in answered(jobs[0]) if not row["input"] and row["stop_reason"] == "eos")
-    options = ("--temperature", "0", "--precision", "float32")
-    asked = command("assistant", "ask", jobs[0].model, row["instruction"], *options)
+    asked = command("assistant", "ask", jobs[0].model, row["instruction"], "--temperature", "0")
     assert asked.strip() == row["response"].strip()
-    said = command("assistant", "chat", jobs[0].model, "--plain", "--no-save", *options, text=row["instruction"] + "\n")
+    said = command(
+        "assistant", "chat", jobs[0].model, "--no-save", "--temperature", "0", text=row["instruction"] + "\n"
+    )
     assert row["response"].strip() in said
 
 

@@ -69,7 +69,7 @@ def differences(model: Any, replies: Sequence[Reply], ask: Ask, *, eos_id: int) 
 
 
 def check_gaps(gaps: dict[int, float], quantization: str) -> None:
-    """Fail unless `differences` are none. A float16 file may turn one near tie: its weights are rounded, ours are not."""
+    """Fail unless `differences` are none. A file with rounded weights may turn one near tie."""
     print(f"{quantization}: {len(gaps)} answers differ, with gaps of {gaps}")
     assert len(gaps) <= (quantization != "f32")
     assert max(gaps.values(), default=0) < 1e-2
