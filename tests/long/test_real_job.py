@@ -131,7 +131,7 @@ def test_llama_cpp_gives_our_answers_from_the_exported_model(
 def test_smollm2_is_a_bad_judge_and_the_report_says_so(jobs: list[Job]) -> None:
     use_llama_cpp()
     with llama_server(smollm2(), n_ctx=4096, n_threads=os.cpu_count() or 1, alias=JUDGE) as (address, _):
-        judge = ("--judge", JUDGE, "--api", "openai", "--host", address, "--controls", "4")
-        report = json.loads(command("evaluation", "score", jobs[0].run, *judge, "--limit", "40", "--json"))
+        judge = ("--judge", JUDGE, "--api", "openai", "--host", address, "--controls", "3")
+        report = json.loads(command("evaluation", "score", jobs[0].run, *judge, "--limit", "10", "--json"))
         checked = json.loads(command("evaluation", "check-judge", *judge, "--json", expected=1))
     assert report["judge_verdict"]["level"] == checked["level"] == "red"
