@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -166,11 +167,14 @@ def _unpacked(tensor: Any, heads: Heads, config: ModelConfig, where: str) -> Ten
     from gguf.quants import dequantize
 
     try:
-        value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        with np.errstate(all="ignore"):
+            value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
     except (NotImplementedError, ValueError) as error:
         raise CheckpointError(
             f"{where}: expected {tensor.name} in a packing that the package gguf reads, got "
             f"{tensor.tensor_type.name}. Use a file with another quantization."
         ) from error
+    if not value.isfinite().all():
+        raise CheckpointError(f"{where}: expected {tensor.name} to be finite, got inf or NaN. Copy the file again.")
     value = value.view(*(int(size) for size in reversed(tensor.shape)))
     return turned_rows(tensor.name, value, heads, config, back=True)

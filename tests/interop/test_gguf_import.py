@@ -125,3 +125,11 @@ def test_damaged_metadata_is_one_sentence_that_names_the_file(
     with pytest.raises(CheckpointError, match=message) as caught:
         import_gguf(path)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    export_gguf(checkpoint_of("qwen2", byte_tokenizer), tmp_path / "m.gguf", "f32")
+    written = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(written[:-4] + b"\x00\x00\x80\x7f")
+    with pytest.raises(CheckpointError, match=r"m\.gguf: expected output_norm.* to be finite, got inf or NaN"):
+        import_gguf(tmp_path / "m.gguf")
