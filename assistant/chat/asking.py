@@ -116,9 +116,11 @@ class Asking:
 
     @property
     def has_learnt_conversations(self) -> bool:
-        """Whether the tuned model was trained on rows with a history, so that it gets the earlier turns."""
+        """Whether the model gets the earlier turns: its rows had a history, or somebody else trained it to chat."""
         card = self.card("tuned")
-        return card is not None and card.info is not None and card.info.conversation_rows > 0
+        if card is None or card.info is None:
+            return card is not None and bool(card.template.markers)
+        return card.info.conversation_rows > 0
 
     def is_written(self, number: int) -> bool:
         """Whether an answer of this turn is being written, or waits to be."""

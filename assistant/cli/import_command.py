@@ -113,7 +113,7 @@ def _import_gguf(file: Path, output: Path, *, as_json: bool) -> None:
     from assistant.interop.gguf_import import import_gguf
     from assistant.model.checkpoint import save_checkpoint
 
-    checkpoint = import_gguf(file)
+    checkpoint, is_known = import_gguf(file)
     save_checkpoint(checkpoint, output)
     config, parameters = checkpoint.config, checkpoint.model.n_parameters
     if as_json:
@@ -122,7 +122,8 @@ def _import_gguf(file: Path, output: Path, *, as_json: bool) -> None:
         return
     print(f"{one_line(shown_path(file))}: {config.model_type}, {parameters / 1e6:.1f}M parameters")
     print(f"  {config.n_layer} layers, width {config.n_embd}, context {config.context_length}")
-    print(f"  template {checkpoint.template.name}")
+    reason = "" if is_known else ": the file's chat template is unknown here; finetune --template names another"
+    print(f"  template {checkpoint.template.name}{reason}")
     print(f"Model: {one_line(shown_path(output))}")
     print(f"Next:  assistant finetune DATA --model {one_line(shlex.quote(shown_path(output)))} --output runs/mine")
 

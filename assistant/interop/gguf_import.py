@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from assistant.dataset.own_template import own_template
+from assistant.dataset.own_template import own_template, read_chat_template
 from assistant.dataset.tokenizer import read_tokenizer
 from assistant.errors import CheckpointError
 from assistant.files import shown_path
@@ -31,10 +32,10 @@ LLAMA3_FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max
 """Those of Llama 3.1 and 3.2. A GGUF has only the frequencies that follow from them."""
 
 
-def import_gguf(path: Path) -> Checkpoint:
-    """Read a model of GPT-2 or of the Llama family as a base model.
+def import_gguf(path: Path) -> tuple[Checkpoint, bool]:
+    """Read a model of GPT-2 or of the Llama family as a base model. Return it, and whether its chat template is known.
 
-    Its template is the one of its chat template where that is known, or else the default.
+    An unknown chat template is lost: the model gets the default template, as a model without one does.
 
     Raises:
         CheckpointError: the file is not whole, or its model, its packing or its tokenizer is not supported.
@@ -47,9 +48,9 @@ def import_gguf(path: Path) -> Checkpoint:
         raise CheckpointError(f"{where}: expected a GGUF file, got {found}. Check the path.")
     try:
         reader = gguf.GGUFReader(path)
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise CheckpointError(f"{where}: expected a whole GGUF file, got {error}. Copy it again.") from error
-    metadata = {name: field.contents() for name, field in reader.fields.items()}
     family = str(metadata.get("general.architecture"))[:40]
     if family not in FAMILIES:
         raise CheckpointError(
@@ -61,15 +62,22 @@ def import_gguf(path: Path) -> Checkpoint:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in tokenizer_files(metadata, where).items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        tokenizer = read_tokenizer(folder)
+        try:
+            tokenizer = read_tokenizer(folder)
+        except CheckpointError as error:  # a person does not know the temporary folder
+            raise CheckpointError(str(error).replace(folder, where)) from error
         template = own_template(Path(folder), tokenizer)
-    return Checkpoint(
+        chat_template = read_chat_template(Path(folder))
+    ours = (template.chat_template(), template.chat_template(tokenizer.bos_token))
+    is_known = template.markers or chat_template in ("", *ours)
+    checkpoint = Checkpoint(
         model=model_of(config, state),
         tokenizer=tokenizer,
         template=template,
         info=None,
         name=path.stem,
     )
+    return checkpoint, bool(is_known)
 
 
 def _config(family: str, metadata: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> ModelConfig:
@@ -100,9 +108,13 @@ def _config(family: str, metadata: Mapping[str, Any], tensors: Mapping[str, Any]
         ):
             raise ValueError("frequencies that are scaled in another way than Llama 3's")
         return config
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            fault = error.errors()[0]
+            reason = f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg']}"
         raise CheckpointError(
-            f"{where}: expected the settings of a {family} that this project can run, got {str(error)[:200]}."
+            f"{where}: expected the settings of a {family} that this project can run, got {reason[:200]}."
         ) from error
 
 
@@ -145,11 +157,14 @@ def _unpacked(tensor: Any, config: ModelConfig, where: str) -> Tensor:
     from gguf.quants import dequantize
 
     try:
-        value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        with np.errstate(all="ignore"):
+            value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
     except (NotImplementedError, ValueError) as error:
         raise CheckpointError(
             f"{where}: expected {tensor.name} in a packing that the package gguf reads, got "
             f"{tensor.tensor_type.name}. Use a file with another quantization."
         ) from error
+    if not value.isfinite().all():
+        raise CheckpointError(f"{where}: expected {tensor.name} to be finite, got inf or NaN. Copy the file again.")
     value = value.view(*(int(size) for size in reversed(tensor.shape)))
     return turned_rows(tensor.name, value, config, back=True)

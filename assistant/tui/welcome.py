@@ -69,5 +69,5 @@ class Welcome(Vertical):
 
     def show_history(self, *, is_base: bool, is_seen: bool) -> None:
         """Say whether the model sees earlier messages, as soon as that is known."""
-        self._history.update(BASE if is_base else CONVERSATIONS if is_seen else SINGLE)
+        self._history.update(CONVERSATIONS if is_seen else BASE if is_base else SINGLE)
         self._history.display = True

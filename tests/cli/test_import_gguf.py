@@ -14,8 +14,12 @@ from tests.support.commands import invoke
 from tests.support.marked import CHAT_TEMPLATES, with_markers
 from tests.support.models import tiny_llama
 
+UNKNOWN = "[INST] {{ messages[0].content }} [/INST]"
 
-@pytest.mark.parametrize(("chat_template", "name"), [(CHAT_TEMPLATES["smollm2"], "chatml"), ("", "alpaca")])
+
+@pytest.mark.parametrize(
+    ("chat_template", "name"), [(CHAT_TEMPLATES["smollm2"], "chatml"), ("", "alpaca"), (UNKNOWN, "alpaca")]
+)
 def test_the_models_own_template_is_the_default_of_finetune(
     tmp_path: Path,
     byte_tokenizer: Tokenizer,
@@ -36,7 +40,8 @@ def test_the_models_own_template_is_the_default_of_finetune(
     assert f"template {name}" in done.stdout
     template = load_checkpoint("base").template
     assert (template.name, default_template(Path("base"))) == (name, name)
-    assert ("SmolLM" in template.preamble) is bool(chat_template)
+    assert ("SmolLM" in template.preamble) is (name == "chatml")
+    assert ("finetune --template names another" in done.stdout) is (chat_template == UNKNOWN)
     again = invoke("import", "model.gguf", "--output", "base")
     assert again.exit_code == 2
     assert "--overwrite" in again.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +17,8 @@ from assistant.interop import gguf as ours
 from assistant.interop.gguf import Quantization, export_gguf
 from assistant.model import fused
 from assistant.model.checkpoint import load_checkpoint
-from assistant.model.gpt import GPT
 from assistant.shipped import find_model
+from tests.support.llama_cpp import Ask, llama_server, next_logprobs
 from tests.support.models import tiny_checkpoint
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
@@ -246,9 +245,7 @@ def odd_texts(n: int) -> list[str]:
 @pytest.fixture(scope="module", params=["random", "pocket"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A checkpoint, and a function that asks llama.cpp, which runs its f32 file."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: make test-oracles")
-    import httpx
-
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: make test-oracles")
     path = tmp_path_factory.mktemp("gguf") / "model.gguf"
     pocket = load_checkpoint(find_model("pocket"))
     checkpoint = pocket
@@ -257,23 +254,11 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for name, value in checkpoint.model.state_dict().items():  # random logits that differ clearly
             value.mul_(1.0 if ".ln_" in name else 5.0)
     export_gguf(checkpoint, path, "f32")
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(path)
-    parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.verbosity = 256, 1, False, -1
-    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # its default is float16
-    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds, too
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(parameters)
-    with httpx.Client(base_url=server.listening_address, trust_env=False, timeout=60) as client:
-
-        def ask(route: str, **body: Any) -> Any:
-            return client.post(route, json=body).raise_for_status().json()
-
+    with llama_server(path) as (_, ask):
         yield checkpoint, ask
-    del server
 
 
-Served = tuple[Any, Callable[..., Any]]
+Served = tuple[Any, Ask]
 
 
 @pytest.mark.oracle
@@ -318,13 +303,6 @@ def float16_gelu(x: torch.Tensor, approximate: str) -> torch.Tensor:
     rounded = x.half().float()
     tabled = GELU(rounded, approximate=approximate).half().float()
     return torch.where(x <= -10, 0.0, torch.where(x >= 10, x, tabled))
-
-
-def next_logprobs(model: GPT, prompt: list[int], tokens: list[int]) -> torch.Tensor:
-    """Log-probabilities (T, V) of the T tokens after a prompt."""
-    with torch.no_grad():
-        hidden = model(torch.tensor([prompt + tokens]))[0, len(prompt) - 1 : -1]
-        return model.head(hidden).log_softmax(-1)
 
 
 @pytest.mark.oracle

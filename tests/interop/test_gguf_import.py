@@ -46,7 +46,7 @@ def checkpoint_of(kind: str, tokenizer: Tokenizer) -> Checkpoint:
 def test_a_file_of_ours_becomes_the_same_model(tmp_path: Path, byte_tokenizer: Tokenizer, kind: str) -> None:
     before = checkpoint_of(kind, byte_tokenizer)
     export_gguf(before, tmp_path / "model.gguf", "f32")
-    after = import_gguf(tmp_path / "model.gguf")
+    after, _ = import_gguf(tmp_path / "model.gguf")
     state = after.model.state_dict()
     assert state.keys() == before.model.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in before.model.state_dict().items())
@@ -78,7 +78,7 @@ def test_queries_and_keys_of_a_llama_have_the_order_of_llama_cpp(tmp_path: Path,
 def test_packed_weights_are_unpacked(tmp_path: Path, byte_tokenizer: Tokenizer, quantization: Any) -> None:
     before = checkpoint_of("llama", byte_tokenizer)
     written = export_gguf(before, tmp_path / "model.gguf", quantization)
-    after = import_gguf(tmp_path / "model.gguf").model.state_dict()
+    after = import_gguf(tmp_path / "model.gguf")[0].model.state_dict()
     differences = [(after[name] - value).abs().max().item() for name, value in before.model.state_dict().items()]
     assert 0 < max(differences) == pytest.approx(written.largest_error)
 
@@ -100,3 +100,36 @@ def test_a_file_that_cannot_be_a_model_here_is_refused(tmp_path: Path, byte_toke
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(CheckpointError, match="expected a whole GGUF file, got"):
         import_gguf(path)
+
+
+TEXT, NUMBER = b"\x08\0\0\0", b"\x04\0\0\0"
+"""GGUF's types of a value."""
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "message"),
+    [
+        ("general.architecture", TEXT + b"\x03\0\0\0\0\0\0\0\xff\xff\xff", r"m\.gguf: expected a whole GGUF file"),
+        ("llama.block_count", NUMBER + b"\xff\xff\xff\xff", r"m\.gguf: .* got num_hidden_layers 4294967295: Inp"),
+        ("tokenizer.ggml.eos_token_id", NUMBER + bytes(4), r"m\.gguf/tokenizer\.json.*: expected the end-of-text"),
+    ],
+)  # fmt: skip
+def test_damaged_metadata_is_one_sentence_that_names_the_file(
+    tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, key: str, content: bytes, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("m.gguf")
+    export_gguf(checkpoint_of("llama", byte_tokenizer), path, "f32")
+    before, _, after = path.read_bytes().partition(key.encode())
+    path.write_bytes(before + key.encode() + content + after[len(content) :])
+    with pytest.raises(CheckpointError, match=message) as caught:
+        import_gguf(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    export_gguf(checkpoint_of("qwen2", byte_tokenizer), tmp_path / "m.gguf", "f32")
+    written = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(written[:-4] + b"\x00\x00\x80\x7f")
+    with pytest.raises(CheckpointError, match=r"m\.gguf: expected output_norm.* to be finite, got inf or NaN"):
+        import_gguf(tmp_path / "m.gguf")

@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assistant.dataset.tokenizer import Tokenizer
+from assistant.interop.gguf import export_gguf
 from tests.conftest import REPOSITORY
 from tests.support.commands import invoke
-from tests.support.models import save_tiny
+from tests.support.models import save_tiny, tiny_checkpoint, tiny_llama
 
 DAMAGED_ROWS, RANDOM_ROWS, DAMAGED_FOLDERS = 500, 5_500, 1_500
 """Cases: damaged files of each of six formats, files of random rows, and damaged model folders: 10,000 in all."""
+DAMAGED_GGUF = 200
+"""Damaged GGUF files of each of three families."""
 REAL_COMMANDS = 60
 TIMEOUT_S = 120.0
 ALLOWED_BYTES, ALLOWED_TIMES = 50 << 20, 4
@@ -156,6 +160,40 @@ def damaged_folders(folder: Path, tokenizer: Tokenizer, count: int) -> Any:
         (model / name).write_bytes(damaged((whole / name).read_bytes(), chance))
         yield name
         shutil.copyfile(whole / name, model / name)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_damaged_gguf_files(
+    tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Cut short, or with changed bits and bytes; most damage is at the front, where the settings are."""
+    monkeypatch.chdir(tmp_path)
+    made = tiny_checkpoint(byte_tokenizer) if family == "gpt2" else tiny_llama(byte_tokenizer, model_type=family)
+    export_gguf(made, Path("whole.gguf"), "q8_0")
+    whole, chance, outcomes = Path("whole.gguf").read_bytes(), random.Random(family), []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(DAMAGED_GGUF):
+        value = bytearray(whole)
+        match number % 4:
+            case 0:
+                del value[chance.randrange(len(value)) :]
+            case 1:
+                value[chance.randrange(len(value))] ^= 1 << chance.randrange(8)
+            case 2:
+                for _ in range(chance.randint(1, 3)):
+                    value[chance.randrange(3000)] = chance.choice([0, 1, 127, 128, 255])
+            case _:
+                value = bytearray(damaged(whole, chance))
+        Path("damaged.gguf").write_bytes(value)
+        outcomes.append(ends_well("import", "damaged.gguf", "--output", "new"))
+        assert {path.name for path in tmp_path.iterdir()} - {"new"} == {"whole.gguf", "damaged.gguf"}
+        assert Path("new").exists() is outcomes[-1]
+        assert not outcomes[-1] or ends_well("ask", "new", "Say hi.", "--max-new-tokens", "3"), number
+        shutil.rmtree("new", ignore_errors=True)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 <= ALLOWED_BYTES + 4 * len(whole)
+    assert DAMAGED_GGUF / 4 < outcomes.count(False) < DAMAGED_GGUF
 
 
 # --- the real commands --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from assistant.chat.scores import Suggestion
 from assistant.chat.tally import tally
+from assistant.dataset.prompts import get_template
 from assistant.tui.cards import run_content
 from assistant.tui.tally_bar import tally_content
 from assistant.tui.welcome import BASE, CONVERSATIONS, SHOWN, SINGLE
@@ -48,12 +49,13 @@ async def test_the_welcome_offers_questions_to_click() -> None:
 
 @async_test
 async def test_the_welcome_says_what_the_model_sees_of_earlier_messages() -> None:
-    for info, sentence in [
-        (None, BASE),
-        (info_of("f"), SINGLE),
-        (info_of("f", conversation_rows=3), CONVERSATIONS),
+    for info, template, sentence in [
+        (None, "alpaca", BASE),
+        (None, "chatml", CONVERSATIONS),
+        (info_of("f"), "chatml", SINGLE),
+        (info_of("f", conversation_rows=3), "alpaca", CONVERSATIONS),
     ]:
         session = ScriptedSession("ok")
-        session.info = info
+        session.info, session.template = info, get_template(template)
         async with open_chat(session) as chat:
             assert sentence in chat.texts("Welcome")[0].splitlines()
