@@ -105,7 +105,7 @@ def make(name: str, folder: Path, cache: Path) -> None:
     from assistant.model.config import parse_config
     from assistant.model.folder import save_tensors
     from assistant.model.gpt import GPT
-    from assistant.model.weights import WEIGHTS_FILE, stored_tensors
+    from assistant.model.weights import WEIGHTS_FILE, stored_values
 
     shape = SHAPES[name]
     config = parse_config(shape)
@@ -115,8 +115,7 @@ def make(name: str, folder: Path, cache: Path) -> None:
     model = GPT(config)
     model.initialise(1)
     dtype = torch.float32 if config.model_type == "gpt2" else torch.bfloat16
-    tensors = {key: value.detach().to(dtype).contiguous() for key, value in stored_tensors(model).items()}
-    save_tensors(tensors, folder / WEIGHTS_FILE)
+    save_tensors(stored_values(model, {}), folder / WEIGHTS_FILE, dtype)
 
 
 def write_tokenizer(folder: Path, cache: Path, size: int, *, is_gpt2: bool) -> None:

@@ -13,7 +13,7 @@ from assistant.hub_cache import KNOWN_MODELS
 from assistant.interop import hub as hub_module
 from assistant.interop.inventory import list_models
 from assistant.interop.known import KNOWN, MODES, KnownModel, read_costs
-from assistant.model.checkpoint import load_model, read_config, save_checkpoint
+from assistant.model.checkpoint import read_config, save_checkpoint
 from assistant.model.config import parse_config
 from assistant.shipped import find_model
 from benchmarks.bases import PAGE, SHAPES, table
@@ -21,7 +21,7 @@ from tests.interop.test_hub import Heard
 from tests.support.commands import invoke
 from tests.support.hub_double import HubDouble
 from tests.support.marked import save_both
-from tests.support.models import tiny_llama
+from tests.support.models import load_model, tiny_llama
 
 NAMES = [known.name for known in KNOWN]
 
