@@ -89,7 +89,7 @@ class GroupedAttention(nn.Module):
         n_head, n_kv_head, size = self.heads
         qkv: Tensor = self.c_attn(x)
         if hasattr(self, "q_norm"):
-            queries, keys, values = qkv.view(len(x), -1, size).split([n_head, n_kv_head, n_kv_head], dim=1)
+            queries, keys, values = qkv.view(len(x), -1, size).split([n_head, n_kv_head, n_kv_head], dim=1)  # type: ignore[no-untyped-call]
             qkv = torch.cat([part.flatten(1) for part in (self.q_norm(queries), self.k_norm(keys), values)], dim=1)
         return self._rotary.turn(qkv, n_head + n_kv_head, positions, uses_loops=uses_loops)
 

@@ -285,7 +285,7 @@ def test_add_is_exact_in_float32_and_passes_the_gradient_on() -> None:
     x, update = random_tensor(5, 33).requires_grad_(), random_tensor(5, 33, seed=4).bfloat16().requires_grad_()
     out, slope = fused.add(x, update), random_tensor(5, 33, seed=6)
     assert torch.equal(out, x + update)
-    out.backward(slope)  # type: ignore[no-untyped-call]
+    out.backward(slope)
     assert x.grad is not None
     assert update.grad is not None
     assert torch.equal(x.grad, slope)
