@@ -127,7 +127,7 @@ def trl(work: Work, examples: list[Example]) -> list[float]:
     """The same of TRL's SFTTrainer with its best settings for short rows."""
     import pyarrow
     from datasets import Dataset
-    from transformers import AutoTokenizer, GPT2LMHeadModel, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     encoded = encode(work, examples)
@@ -172,7 +172,7 @@ def trl(work: Work, examples: list[Example]) -> list[float]:
         disable_tqdm=True,
     )
     trainer = SFTTrainer(
-        model=GPT2LMHeadModel.from_pretrained(work.model),
+        model=AutoModelForCausalLM.from_pretrained(work.model),
         args=config,
         train_dataset=Dataset(pyarrow.Table.from_pylist(pairs[: WARM_UP * work.batch] + pairs), fingerprint="rows"),
         processing_class=tokenizer,
