@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from assistant.dataset.encode import encode_examples
 from assistant.dataset.instructions import Example
@@ -198,10 +199,14 @@ def test_a_lack_of_memory_is_reported_in_one_sentence(
 def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_model(
     tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def raise_no_space(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    opened = Path.open
 
-    monkeypatch.setattr("assistant.model.folder.save_file", raise_no_space)
+    def raise_no_space(path: Path, *options: str, **more: str) -> IO[Any]:
+        if options == ("wb",) and path.name == "model.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *options, **more)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(Path, "open", raise_no_space)
     with pytest.raises(CheckpointError, match=r"expected room to write the weights, got .*No space left"):
         train(byte_tokenizer, examples, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"metrics.jsonl", "validation.jsonl"}
