@@ -43,7 +43,7 @@ def answer_logits(engine: Engine, row: EncodedExample) -> Tensor:
 def compare(checkpoint: Checkpoint, rows: list[EncodedExample], precision: DecodePrecision) -> list[str]:
     """Compare a precision with the reference; return the cells of its line in the table."""
     eos_id = checkpoint.tokenizer.eos_id
-    reference = Engine(Decoder(checkpoint.model, tune_kernels=False), eos_id=eos_id)
+    reference = Engine(Decoder(checkpoint.model, plain=True), eos_id=eos_id)
     compared = build_engine(checkpoint.model, eos_id=eos_id, precision=precision)
     n_tokens = n_different_tokens = n_different_answers = 0
     losses = [0.0, 0.0]

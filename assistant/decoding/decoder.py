@@ -9,14 +9,16 @@ values; D head size; S slots.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assistant.decoding.kernels import StoredWeight, build_linears, store_weight
+from assistant.decoding.kernels import DecodeLinear, StoredWeight, store_weight
+from assistant.decoding.step import build_step
 from assistant.model.block import Block
 from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
@@ -36,6 +38,7 @@ class Cache:
         self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layer)]
         self.lengths = [0] * rows
         """Tokens of each row."""
+        self.addresses = (ctypes.c_void_p * config.n_layer)(*(layer.data_ptr() for layer in self.layers))
         self._views: tuple[int, list[tuple[Tensor, Tensor, Tensor]]] = (0, [])
 
     def views(self, n_rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -127,21 +130,29 @@ class Decoder:
     In float32, linear layers and token embeddings share the model's tensors. All other weights are copies.
     """
 
-    def __init__(self, model: GPT, *, storage: Storage = "float32", tune_kernels: bool = True) -> None:
-        """Without `tune_kernels`, use the plain float32 kernel: it needs no timing and no copy of float32 weights."""
+    def __init__(self, model: GPT, *, storage: Storage = "float32", plain: bool = False) -> None:
+        """A plain decoder computes with torch alone, in float32: slower, but all others are compared with it."""
         self.config, self.storage = model.config, storage
         self.device = model.transformer.wte.weight.device
         self._heads = model.config.heads
         self._is_grouped = self._heads.n_kv_head < self._heads.n_head
-        self._blocks = _build_blocks(model, storage, tune_kernels=tune_kernels)
+        is_tied = model.lm_head.weight is model.transformer.wte.weight
+        weights, head = _store_blocks(model, storage), store_weight(model.lm_head.weight, None, storage)
+        self._wte = head if is_tied else store_weight(model.transformer.wte.weight, None, storage)
+        self._step = None if plain else build_step(model, storage, weights, self._wte, head)
+        if self._step is None or not self._step.takes_all:
+            self._build_layers(model, weights, head, plain=plain)
+
+    def _build_layers(
+        self, model: GPT, weights: Sequence[Mapping[str, StoredWeight]], head: StoredWeight, *, plain: bool
+    ) -> None:
+        """What torch computes with."""
+        self._blocks = _build_blocks(model, weights, plain=plain)
         self._ln_f = copy.deepcopy(model.transformer.ln_f)
         _round_nothing(self._ln_f)
-        head = store_weight(model.lm_head.weight, None, storage)
-        (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
+        self._head = DecodeLinear(head, plain=plain)
         # GPT-2 alone has embeddings of positions.
         self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
-        is_tied = model.lm_head.weight is model.transformer.wte.weight
-        self._wte = head if is_tied else store_weight(model.transformer.wte.weight, None, storage)
 
     def decode_step(self, input_ids: Tensor, cache: Cache) -> Tensor:
         """Add one token to each of the cache's first B rows.
@@ -150,11 +161,18 @@ class Decoder:
         """
         n_rows = input_ids.shape[0]
         lengths = cache.lengths[:n_rows]
+        if self._step is not None and self._step.takes(n_rows):
+            rows = range(n_rows)
+            logits = self._step.run(
+                input_ids.tolist(), rows, lengths, rows, cache.addresses, len(cache.lengths), cache.slots
+            )
+            cache.lengths[:n_rows] = [length + 1 for length in lengths]
+            return logits
         end = max(lengths) + 1
         all_same_length = min(lengths) == end - 1
         positions = torch.tensor(lengths, device=self.device)
         mask = None if all_same_length else (torch.arange(end, device=self.device) <= positions[:, None])[:, None, None]
-        rows = torch.arange(n_rows, device=self.device)
+        row_indices = torch.arange(n_rows, device=self.device)
         x = self._embed(input_ids, positions)
         # These operations run once per layer and token. With one row, their overhead costs as much as their arithmetic.
         for block, (keys_values, keys, values) in zip(self._blocks, cache.views(n_rows), strict=True):
@@ -162,7 +180,7 @@ class Decoder:
             if all_same_length:
                 keys_values.select(3, end - 1).copy_(new.transpose(0, 1))
             else:
-                keys_values[:, rows, :, positions] = new.float()
+                keys_values[:, row_indices, :, positions] = new.float()
             attended = F.scaled_dot_product_attention(
                 queries.unsqueeze(2).float(),
                 keys.narrow(2, 0, end),
@@ -191,9 +209,18 @@ class Decoder:
         spans = list(_spans(chunks, cache.lengths, needs_logits))
         input_ids = [token_id for chunk in chunks for token_id in chunk.input_ids]
         positions = [position for span in spans for position in range(span.position_start, span.position_end)]
+        last_tokens = [span.token_end - 1 for span in spans if span.needs_logits]
+        if self._step is not None and self._step.takes(len(input_ids)):
+            rows = [span.row for span in spans for _ in range(span.token_start, span.token_end)]
+            chosen = range(len(input_ids)) if all_positions else last_tokens
+            logits = self._step.run(
+                input_ids, rows, positions, chosen, cache.addresses, len(cache.lengths), cache.slots
+            )
+            for span in spans:
+                cache.lengths[span.row] = span.position_end
+            return logits
         at = torch.tensor(positions, device=self.device)
         x = self._embed(torch.tensor(input_ids, device=self.device), at)
-        last_tokens = [span.token_end - 1 for span in spans if span.needs_logits]
         for block, keys_values in zip(self._blocks, cache.layers, strict=True):
             # After the last layer's attention, only the tokens with logits matter.
             only_last = block is self._blocks[-1] and not all_positions
@@ -265,15 +292,18 @@ class Decoder:
         return token_embeddings
 
 
-def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[Block]:
-    """Copies of the model's blocks with narrow weights, in float32 the same weights, and LoRA merged."""
+def _store_blocks(model: GPT, storage: Storage) -> list[dict[str, StoredWeight]]:
+    """The weights of each block's linear layers by name, with LoRA merged."""
     blocks = [block for block in model.transformer.h if isinstance(block, Block)]
-    linears = [_linears(block) for block in blocks]
+    return [{name: _store_linear(layer, storage) for name, layer in _linears(block).items()} for block in blocks]
+
+
+def _build_blocks(model: GPT, weights: Sequence[Mapping[str, StoredWeight]], *, plain: bool) -> list[Block]:
+    """Copies of the model's blocks with these weights."""
+    blocks = [block for block in model.transformer.h if isinstance(block, Block)]
     memo: dict[int, object] = {}
-    for name in linears[0]:
-        weights = [_store_linear(of_block[name], storage) for of_block in linears]
-        built = build_linears(weights, storage, tune_kernels=tune_kernels)
-        memo |= {id(of_block[name]): layer for of_block, layer in zip(linears, built, strict=True)}
+    for block, of_block in zip(blocks, weights, strict=True):
+        memo |= {id(layer): DecodeLinear(of_block[name], plain=plain) for name, layer in _linears(block).items()}
     # deepcopy takes what its memo has for a layer, and copies the rest, which is small.
     copies = [copy.deepcopy(block, memo) for block in blocks]
     for block in copies:

@@ -75,7 +75,7 @@ def generate(
     should_stop: Callable[[], bool] | None = None,
 ) -> Generator[Generated]:
     """Run `Engine.generate` once, for weights that will change before the next call: it does not tune kernels."""
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=eos_id)
+    engine = Engine(Decoder(model, plain=True), eos_id=eos_id)
     return engine.generate(prompts, settings, batch_size=batch_size, on_token=on_token, should_stop=should_stop)
 
 

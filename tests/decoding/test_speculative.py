@@ -32,7 +32,7 @@ def perturbed(model: GPT, noise: float) -> GPT:
 def test_a_draft_changes_only_the_number_of_steps(model: GPT, settings: GenerationSettings, noise: float) -> None:
     eos_id = common_tokens(generate_all(model, random_prompts(10, 40), settings), 3)[-1]
     decoder = CountingDecoder(model)
-    engine = Engine(decoder, eos_id=eos_id, draft=Decoder(perturbed(model, noise), tune_kernels=False))
+    engine = Engine(decoder, eos_id=eos_id, draft=Decoder(perturbed(model, noise), plain=True))
     prompts = random_prompts(30, 63, seed=8)
     n_tokens = 0
     for prompt in prompts:
@@ -55,7 +55,7 @@ def test_a_draft_changes_only_the_number_of_steps(model: GPT, settings: Generati
 
 
 def test_a_draft_ends_at_limits_when_on_token_ends_the_row_and_when_cancelled(model: GPT) -> None:
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=256, draft=Decoder(model, tune_kernels=False))
+    engine = Engine(Decoder(model, plain=True), eos_id=256, draft=Decoder(model, plain=True))
     prompt = [65, 66]
     (complete,) = engine.generate([prompt], GREEDY)
     for count in range(1, 20):
@@ -101,5 +101,5 @@ def test_a_draft_is_used_only_if_it_is_faster(
     monkeypatch.setattr("assistant.decoding.speculative.MIN_WEIGHT_BYTES", 0)
     times = iter(seconds)
     monkeypatch.setattr("assistant.decoding.speculative._min_seconds", lambda *_: next(times))
-    draft = fastest_draft(model, Decoder(model, tune_kernels=False))
+    draft = fastest_draft(model, Decoder(model, plain=True))
     assert (draft and draft.storage) == expected
