@@ -20,8 +20,10 @@ const int64_t interface_version = 1;
 #define INLINE static inline __attribute__((always_inline))
 #define SPINS 4000    /* of a thread that waits for the others, before it lets another program run */
 #define ROWS 4        /* of a weight that are read together */
+#define LINE_BYTES 64 /* of the processor's caches */
+#define AHEAD 2048    /* bytes of weights that are fetched before they are needed, at least */
 #define PAD 16        /* every row of a buffer has a multiple of this many floats; the rest are zeros */
-#define LINE 8        /* int64 numbers in a cache line */
+#define LINE 8        /* int64 numbers in such a line */
 #define PHASES 12     /* at most, of a layer: each is followed by a barrier, and has a counter of its own */
 #define FEW_TOKENS 8  /* at most as many are multiplied without matrix units, where they exist */
 #define FEW_FLOAT32 16 /* the same in float32 */
@@ -330,12 +332,15 @@ INLINE V NAME(multiply_add)(V a, V b, V c)
 
 INLINE float NAME(sum)(V vector)
 {
-    float parts[WIDTH];
-    memcpy(parts, &vector, sizeof parts);
-    for (int step = WIDTH / 2; step; step /= 2)
-        for (int i = 0; i < step; i++)
-            parts[i] += parts[i + step];
-    return parts[0];
+#if WIDTH == 16
+    return _mm512_reduce_add_ps((__m512)vector);
+#elif WIDTH == 8
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)vector), _mm256_extractf128_ps((__m256)vector, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(two) + _mm_cvtss_f32(_mm_movehdup_ps(two));
+#else
+    return (vector[0] + vector[2]) + (vector[1] + vector[3]);
+#endif
 }
 
 /* `WIDTH` numbers of a storage in float32. */
@@ -385,21 +390,36 @@ INLINE V NAME(load_part)(const void *from, int64_t count, int64_t storage)
 INLINE void NAME(dots)(const char *const *rows, int64_t columns, int64_t storage, const float *x, int64_t x_stride,
                        int tokens, float out[TOKENS][ROWS])
 {
-    const int64_t bytes = element_bytes(storage), whole = columns / WIDTH * WIDTH;
+    const int64_t bytes = element_bytes(storage), row_bytes = columns * bytes;
+    /* Bytes that the memory should be ahead: in long rows within them, else one or more groups of rows. */
+    const int64_t ahead = row_bytes >= AHEAD ? AHEAD : padded(AHEAD, ROWS * row_bytes);
     V sums[ROWS][TOKENS], weights[ROWS];
     for (int row = 0; row < ROWS; row++)
         for (int token = 0; token < tokens; token++)
             sums[row][token] = (V){0};
-    for (int64_t i = 0; i < columns; i += WIDTH) {
+#define ADD_COLUMNS(load_weight)                                                                                       \
+    for (int row = 0; row < ROWS; row++)                                                                               \
+        weights[row] = load_weight;                                                                                    \
+    for (int token = 0; token < tokens; token++) {                                                                     \
+        const V input = NAME(load)(x + token * x_stride + i);                                                          \
+        for (int row = 0; row < ROWS; row++)                                                                           \
+            sums[row][token] = NAME(multiply_add)(weights[row], input, sums[row][token]);                              \
+    }
+    int64_t i = 0;
+    for (; i + LINE_BYTES / bytes <= columns;) {
         for (int row = 0; row < ROWS; row++)
-            weights[row] = i < whole ? NAME(load_stored)(rows[row] + i * bytes, storage)
-                                     : NAME(load_part)(rows[row] + i * bytes, columns - i, storage);
-        for (int token = 0; token < tokens; token++) {
-            const V input = NAME(load)(x + token * x_stride + i);
-            for (int row = 0; row < ROWS; row++)
-                sums[row][token] = NAME(multiply_add)(weights[row], input, sums[row][token]);
+            __builtin_prefetch(rows[row] + i * bytes + ahead);
+        for (int part = 0; part < LINE_BYTES / bytes / WIDTH; part++, i += WIDTH) {
+            ADD_COLUMNS(NAME(load_stored)(rows[row] + i * bytes, storage))
         }
     }
+    for (; i + WIDTH <= columns; i += WIDTH) {
+        ADD_COLUMNS(NAME(load_stored)(rows[row] + i * bytes, storage))
+    }
+    if (i < columns) {
+        ADD_COLUMNS(NAME(load_part)(rows[row] + i * bytes, columns - i, storage))
+    }
+#undef ADD_COLUMNS
     for (int row = 0; row < ROWS; row++)
         for (int token = 0; token < tokens; token++)
             out[token][row] = NAME(sum)(sums[row][token]);
