@@ -21,7 +21,7 @@ const int64_t interface_version = 1;
 #define SPINS 4000    /* of a thread that waits for the others, before it lets another program run */
 #define ROWS 4        /* of a weight that are read together */
 #define LINE_BYTES 64 /* of the processor's caches */
-#define AHEAD 2048    /* bytes of weights that are fetched before they are needed, at least */
+#define AHEAD 4096    /* bytes of weights that are fetched before they are needed, at least */
 #define PAD 16        /* every row of a buffer has a multiple of this many floats; the rest are zeros */
 #define LINE 8        /* int64 numbers in such a line */
 #define PHASES 12     /* at most, of a layer: each is followed by a barrier, and has a counter of its own */
