@@ -330,16 +330,23 @@ INLINE V NAME(multiply_add)(V a, V b, V c)
 #endif
 }
 
-INLINE float NAME(sum)(V vector)
+/* The sums of `ROWS` vectors. */
+INLINE void NAME(sum)(const V *vectors, float out[ROWS])
 {
 #if WIDTH == 16
-    return _mm512_reduce_add_ps((__m512)vector);
+    const __m512 a = (__m512)vectors[0], b = (__m512)vectors[1], c = (__m512)vectors[2], d = (__m512)vectors[3];
+    const __m512d ab = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512d cd = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 all = _mm512_add_ps((__m512)_mm512_unpacklo_pd(ab, cd), (__m512)_mm512_unpackhi_pd(ab, cd));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 #elif WIDTH == 8
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)vector), _mm256_extractf128_ps((__m256)vector, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(two) + _mm_cvtss_f32(_mm_movehdup_ps(two));
+    const __m256 ab = _mm256_hadd_ps((__m256)vectors[0], (__m256)vectors[1]);
+    const __m256 all = _mm256_hadd_ps(ab, _mm256_hadd_ps((__m256)vectors[2], (__m256)vectors[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 #else
-    return (vector[0] + vector[2]) + (vector[1] + vector[3]);
+    for (int row = 0; row < ROWS; row++)
+        out[row] = (vectors[row][0] + vectors[row][2]) + (vectors[row][1] + vectors[row][3]);
 #endif
 }
 
@@ -393,17 +400,17 @@ INLINE void NAME(dots)(const char *const *rows, int64_t columns, int64_t storage
     const int64_t bytes = element_bytes(storage), row_bytes = columns * bytes;
     /* Bytes that the memory should be ahead: in long rows within them, else one or more groups of rows. */
     const int64_t ahead = row_bytes >= AHEAD ? AHEAD : padded(AHEAD, ROWS * row_bytes);
-    V sums[ROWS][TOKENS], weights[ROWS];
-    for (int row = 0; row < ROWS; row++)
-        for (int token = 0; token < tokens; token++)
-            sums[row][token] = (V){0};
+    V sums[TOKENS][ROWS], weights[ROWS];
+    for (int token = 0; token < tokens; token++)
+        for (int row = 0; row < ROWS; row++)
+            sums[token][row] = (V){0};
 #define ADD_COLUMNS(load_weight)                                                                                       \
     for (int row = 0; row < ROWS; row++)                                                                               \
         weights[row] = load_weight;                                                                                    \
     for (int token = 0; token < tokens; token++) {                                                                     \
         const V input = NAME(load)(x + token * x_stride + i);                                                          \
         for (int row = 0; row < ROWS; row++)                                                                           \
-            sums[row][token] = NAME(multiply_add)(weights[row], input, sums[row][token]);                              \
+            sums[token][row] = NAME(multiply_add)(weights[row], input, sums[token][row]);                              \
     }
     int64_t i = 0;
     for (; i + LINE_BYTES / bytes <= columns;) {
@@ -420,9 +427,21 @@ INLINE void NAME(dots)(const char *const *rows, int64_t columns, int64_t storage
         ADD_COLUMNS(NAME(load_part)(rows[row] + i * bytes, columns - i, storage))
     }
 #undef ADD_COLUMNS
-    for (int row = 0; row < ROWS; row++)
-        for (int token = 0; token < tokens; token++)
-            out[token][row] = NAME(sum)(sums[row][token]);
+    for (int token = 0; token < tokens; token++)
+        NAME(sum)(sums[token], out[token]);
+}
+
+/* Write the results of rows of a product, or add them to what is there. */
+INLINE void NAME(write_rows)(const struct matrix *m, float *values, float *to, int adds, int64_t row, int64_t count)
+{
+    if (m->scales)
+        for (int64_t i = 0; i < count; i++)
+            values[i] *= m->scales[row + i];
+    if (m->bias)
+        for (int64_t i = 0; i < count; i++)
+            values[i] += m->bias[row + i];
+    for (int64_t i = 0; i < count; i++)
+        to[i] = adds ? to[i] + values[i] : values[i];
 }
 
 /* Rows `start` to `end` of a product: out[token][row], or added to what is there. */
@@ -442,16 +461,13 @@ INLINE void NAME(product_rows_of)(const struct matrix *m, int64_t storage, const
                 NAME(dots)(rows, m->columns, storage, inputs, x_stride, 1, found);
             else
                 NAME(dots)(rows, m->columns, storage, inputs, x_stride, TOKENS, found);
-            for (int64_t t = 0; t < count; t++)
-                for (int64_t i = 0; i < least(ROWS, end - row); i++) {
-                    float value = found[t][i];
-                    if (m->scales)
-                        value *= m->scales[row + i];
-                    if (m->bias)
-                        value += m->bias[row + i];
-                    float *to = out + (token + t) * out_stride + row + i;
-                    *to = adds ? *to + value : value;
-                }
+            for (int64_t t = 0; t < count; t++) {
+                float *to = out + (token + t) * out_stride + row;
+                if (end - row >= ROWS)
+                    NAME(write_rows)(m, found[t], to, adds, row, ROWS);
+                else
+                    NAME(write_rows)(m, found[t], to, adds, row, end - row);
+            }
         }
     }
 }
@@ -517,19 +533,23 @@ INLINE void NAME(fill_strip)(const struct matrix *m, int64_t storage, int64_t ro
     for (int64_t i = 0; i < STRIP; i++) {
         const char *from = (const char *)m->weight + least(row + i, end - 1) * m->columns * bytes;
         uint16_t *to = strip + i / TILE * TILE * 2 * TILE + i % TILE * 2 * TILE;
-        for (int64_t column = 0; column < wide; column += 2 * TILE) {
+        int64_t column = 0;
+        for (; column + 2 * TILE <= m->columns; column += 2 * TILE) {
             const char *at = from + column * bytes;
-            const int64_t left = m->columns - column;
-            if (storage == BFLOAT16 && left >= 2 * TILE) {
+            for (int64_t line = 0; line < 2 * TILE * bytes; line += LINE_BYTES)
+                __builtin_prefetch(at + AHEAD + line);
+            if (storage == BFLOAT16)
                 memcpy(to + column * STRIP, at, 4 * TILE);
-                continue;
-            }
-            V first, second = {0};
-            first = left < WIDTH ? NAME(load_part)(at, left, storage) : NAME(load_stored)(at, storage);
-            if (left > WIDTH)
-                second = left < 2 * WIDTH ? NAME(load_part)(at + WIDTH * bytes, left - WIDTH, storage)
-                                          : NAME(load_stored)(at + WIDTH * bytes, storage);
-            NAME(split)(first, second, parts, to + column * STRIP, STRIP * wide);
+            else
+                NAME(split)(NAME(load_stored)(at, storage), NAME(load_stored)(at + WIDTH * bytes, storage), parts,
+                            to + column * STRIP, STRIP * wide);
+        }
+        const int64_t left = m->columns - column;
+        if (left) {
+            const char *at = from + column * bytes;
+            const V second = left > WIDTH ? NAME(load_part)(at + WIDTH * bytes, left - WIDTH, storage) : (V){0};
+            NAME(split)(NAME(load_part)(at, least(left, WIDTH), storage), second, parts, to + column * STRIP,
+                        STRIP * wide);
         }
     }
 }
@@ -806,9 +826,11 @@ INLINE void NAME(weigh_part)(const float *weights, int64_t stride, const float *
         for (int i = 0; i < vectors; i++)
             sums[token][i] = (V){0};
     for (int64_t key = 0; key < keys; key++)
+#pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
             const float *from = values + key * size + at + i * WIDTH;
             const V value = count < WIDTH ? NAME(load_part)(from, count, FLOAT32) : NAME(load)(from);
+#pragma GCC unroll 4
             for (int token = 0; token < tokens; token++)
                 sums[token][i] = NAME(multiply_add)((V){0} + weights[token * stride + key], value, sums[token][i]);
         }
