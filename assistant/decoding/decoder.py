@@ -139,6 +139,8 @@ class Decoder:
         is_tied = model.lm_head.weight is model.transformer.wte.weight
         weights, head = _store_blocks(model, storage), store_weight(model.lm_head.weight, None, storage)
         self._wte = head if is_tied else store_weight(model.transformer.wte.weight, None, storage)
+        self.n_weight_bytes = head.weight.nbytes + sum(part.weight.nbytes for of in weights for part in of.values())
+        """Bytes that a step of one row reads."""
         self._step = None if plain else build_step(model, storage, weights, self._wte, head)
         if self._step is None or not self._step.takes_all:
             self._build_layers(model, weights, head, plain=plain)
@@ -153,6 +155,11 @@ class Decoder:
         self._head = DecodeLinear(head, plain=plain)
         # GPT-2 alone has embeddings of positions.
         self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it computes in C, at least few tokens at a time."""
+        return self._step is not None
 
     def decode_step(self, input_ids: Tensor, cache: Cache) -> Tensor:
         """Add one token to each of the cache's first B rows.

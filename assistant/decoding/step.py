@@ -326,6 +326,8 @@ def _matches(library: ctypes.CDLL, config: ModelConfig, storage: Storage) -> boo
     for start, end in ((0, last), (last, PROBE_TOKENS)):
         count = end - start
         found.append(
-            step.run(ids[0, start:end].tolist(), [1] * count, range(start, end), [count - 1], addresses, 2, PROBE_TOKENS)
+            step.run(
+                ids[0, start:end].tolist(), [1] * count, range(start, end), [count - 1], addresses, 2, PROBE_TOKENS
+            )
         )
     return bool((torch.cat(found) - expected).abs().max() <= TOLERANCE * expected.abs().max())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,7 +122,9 @@ def load_checkpoint(
         return _load_adapted(folder, device)
     _check_folder(folder)
     config = read_config(folder)
-    tokenizer = read_tokenizer(folder)
+    with ThreadPoolExecutor(1) as reader:  # reading weights and merges at the same time saves half a second
+        weights = reader.submit(load_model, folder, device=device)
+        tokenizer = read_tokenizer(folder)
     info = load_info(folder)
     is_classifier = isinstance(config, ClassifierConfig)
     if isinstance(config, ClassifierConfig) and not may_classify:
@@ -132,7 +135,7 @@ def load_checkpoint(
         )
     _check_vocabulary(folder, tokenizer, config)
     template = get_template(TEXT_TEMPLATE) if is_classifier and info is None else folder_template(folder, tokenizer)
-    model = load_model(folder, device=device)
+    model = weights.result()
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,

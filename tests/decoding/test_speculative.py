@@ -7,10 +7,11 @@ import torch
 
 from assistant.decoding.decoder import Decoder
 from assistant.decoding.engine import Engine, build_engine
-from assistant.decoding.speculative import fastest_draft
+from assistant.decoding.speculative import FIRST_DRAFTED
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings
 from tests.support.generation import GREEDY, SAMPLED, CountingDecoder, common_tokens, generate_all, random_prompts
+from tests.support.models import requires_step
 
 
 def perturbed(model: GPT, noise: float) -> GPT:
@@ -82,24 +83,26 @@ def test_a_draft_ends_at_limits_when_on_token_ends_the_row_and_when_cancelled(mo
 
 
 def test_small_models_get_no_draft(model: GPT) -> None:
-    assert build_engine(model, eos_id=256).draft is None
+    assert build_engine(model, eos_id=256).draft_after(100) is None
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        ([10.0, 10.0, 1.0, 3.0], "int8"),
-        ([10.0, 10.0, 3.0, 1.0], "float16"),
-        ([10.0, 55.0, 3.0, 1.0], "float16"),
-        ([10.0, 75.0, 3.0, 1.0], None),
-    ],
-)
-def test_a_draft_is_used_only_if_it_is_faster(
-    model: GPT, monkeypatch: pytest.MonkeyPatch, seconds: list[float], expected: str | None
-) -> None:
-    """The times are those of a step, of verifying, and of a step in int8 and in float16."""
+@requires_step
+def test_auto_makes_its_draft_once_a_reply_is_long_enough(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the logits that verify are those of single steps, bit for bit, so no token and no log-probability differs."""
     monkeypatch.setattr("assistant.decoding.speculative.MIN_WEIGHT_BYTES", 0)
-    times = iter(seconds)
-    monkeypatch.setattr("assistant.decoding.speculative._min_seconds", lambda *_: next(times))
-    draft = fastest_draft(model, Decoder(model, plain=True))
-    assert (draft and draft.storage) == expected
+    settings = GREEDY.model_copy(update={"logprobs": 2, "max_new_tokens": 40})
+    for prompt in random_prompts(40, 20, seed=3):
+        engine = build_engine(model, eos_id=-1)
+        (short,) = engine.generate([prompt], GenerationSettings(max_new_tokens=FIRST_DRAFTED))
+        assert engine.draft is None
+        engine.prefix_cache.clear()
+        (found,) = engine.generate([prompt], settings)
+        assert engine.draft is not None
+        assert engine.draft.storage == "int8"
+        engine.prefix_cache.clear()
+        (again,) = engine.generate([prompt], settings)  # with the draft from the first token on
+        (expected,) = build_engine(model, eos_id=-1, precision="float32").generate([prompt], settings)
+        assert short.token_ids == expected.token_ids[:FIRST_DRAFTED]
+        assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+        assert (again.token_ids, again.logprobs) == (expected.token_ids, expected.logprobs)
+    assert build_engine(model, eos_id=-1, may_draft=False).draft_after(100) is None

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistant.cli.doctor import examine
@@ -20,9 +20,9 @@ from assistant.decoding.engine import Engine
 from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings, Storage
-from tests.support.models import tiny_checkpoint, tiny_llama
+from tests.support.models import requires_step, tiny_checkpoint, tiny_llama
 
-pytestmark = pytest.mark.skipif(step.level() is None, reason="the step in C is not compiled")
+pytestmark = requires_step
 CPU = torch.device("cpu")
 NEAR_TIE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2, "int8": 5e-2}
 """Tokens whose logits in torch differ by less may change places."""
@@ -94,7 +94,9 @@ def test_logits_equal_those_of_torch(config: ModelConfig, storage: Storage, data
                     for decoder, cache in zip(pair, caches, strict=True)
                 ]
                 assert found[0].shape == found[1].shape
-                assert ((found[0] - found[1]).abs() <= tolerance * (found[1].abs().amax() if len(found[1]) else 1)).all()
+                assert (
+                    (found[0] - found[1]).abs() <= tolerance * (found[1].abs().amax() if len(found[1]) else 1)
+                ).all()
         for _ in range(3):
             next_ids = torch.tensor([chance.randrange(config.vocab_size) for _ in lengths])
             found = [decoder.decode_step(next_ids, cache) for decoder, cache in zip(pair, caches, strict=True)]
@@ -107,8 +109,9 @@ def test_a_tokens_logits_do_not_depend_on_the_tokens_computed_with_it(level: int
     """The tokens of `auto` are checked together, and must be those of one step after the other, bit for bit."""
     for checkpoint in (tiny_checkpoint(byte_tokenizer, n_positions=64), tiny_llama(byte_tokenizer)):
         model, ids = random_model(checkpoint.config), [random.Random(5).randrange(256) for _ in range(36)]
-        decoder, (alone, together) = decoder_at(level, model), (
-            Cache(model.config, rows=1, slots=64, device=CPU) for _ in range(2)
+        decoder, (alone, together) = (
+            decoder_at(level, model),
+            (Cache(model.config, rows=1, slots=64, device=CPU) for _ in range(2)),
         )
         with torch.inference_mode():
             for cache in (alone, together):
