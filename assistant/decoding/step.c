@@ -87,6 +87,8 @@ struct job {
 };
 
 INLINE int64_t padded(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
+/* Numbers from one row of a strip to the next: an odd number of cache lines, which spreads rows over the cache. */
+INLINE int64_t strip_stride(int64_t columns) { return (padded(columns, 2 * TILE) / (2 * TILE) | 1) * 2 * TILE; }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Wait for all threads. */
@@ -240,7 +242,7 @@ static int64_t lay_out(struct job *job, const struct model *model, int64_t capac
     PLACE(chosen_blocks, capacity * sizeof *job->blocks);
     PLACE(counters, (model->n_layer * PHASES + PHASES) * LINE * 8);
     const int64_t scores = 4 * padded(slots + ROWS, PAD) * 4, queries = 4 * padded(size, PAD) * 4;
-    const int64_t strip = weight_parts(model->storage) * STRIP * columns * 2 + 4 * TILE * TILE * 4;
+    const int64_t strip = weight_parts(model->storage) * STRIP * strip_stride(columns) * 2 + 4 * TILE * TILE * 4;
     job->thread_bytes = padded(scores + queries > strip ? scores + queries : strip, 64);
     PLACE(of_thread, threads * job->thread_bytes);
     return next - scratch;
@@ -502,54 +504,58 @@ INLINE void NAME(split)(V first, V second, int64_t parts, uint16_t *out, int64_t
 }
 
 /* Bring inputs (tokens, columns) into the layout of a matrix unit: for each part, `TILE` tokens and 32 columns, pairs of
-   columns (16, TILE, 2). Each thread packs some of the tokens. */
+   columns (16, TILE, 2). Threads share these tiles. */
 static void NAME(pack)(struct job *job, int64_t phase, const float *x, int64_t x_stride, int64_t tokens, int64_t columns)
 {
-    const int64_t parts = input_parts(job->model->storage), wide = padded(columns, 2 * TILE);
-    const int64_t part_size = padded(tokens, TILE) * wide;
-    FOR_TAKEN(phase, padded(tokens, TILE), 1)
-    for (int64_t token = start; token < end; token++)
-        for (int64_t i = 0; i < wide; i += 2 * TILE) {
-            uint32_t pairs[3][TILE];
+    const int64_t parts = input_parts(job->model->storage), of_row = padded(columns, 2 * TILE) / (2 * TILE);
+    const int64_t size = 2 * TILE * TILE, n_tiles = padded(tokens, TILE) / TILE * of_row;
+    const __m512i token_at = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                                _mm512_set1_epi32(TILE));
+    FOR_TAKEN(phase, n_tiles, 1)
+    for (int64_t tile = start; tile < end; tile++) {
+        const int64_t token = tile / of_row * TILE, column = tile % of_row * 2 * TILE;
+        uint16_t rows[3][TILE][2 * TILE];
+        for (int64_t i = 0; i < TILE; i++) {
+            const float *from = x + (token + i) * x_stride + column;
             V first = {0}, second = {0};
-            if (token < tokens) {
-                first = NAME(load)(x + token * x_stride + i);
-                if (i + TILE < columns)
-                    second = NAME(load)(x + token * x_stride + i + TILE);
+            if (token + i < tokens) {
+                first = NAME(load)(from);
+                if (column + TILE < columns)
+                    second = NAME(load)(from + TILE);
             }
-            NAME(split)(first, second, parts, (uint16_t *)pairs, 2 * TILE);
-            for (int64_t part = 0; part < parts; part++) {
-                uint16_t *tile = job->packed + part * part_size + token / TILE * TILE * wide + i * TILE;
-                for (int pair = 0; pair < TILE; pair++)
-                    memcpy(tile + (pair * TILE + token % TILE) * 2, pairs[part] + pair, 4);
-            }
+            NAME(split)(first, second, parts, rows[0][i], size);
         }
+        for (int64_t part = 0; part < parts; part++)
+            for (int pair = 0; pair < TILE; pair++)
+                _mm512_storeu_si512(job->packed + (part * n_tiles + tile) * size + pair * 2 * TILE,
+                                    _mm512_i32gather_epi32(token_at, rows[part][0] + 2 * pair, 4));
+    }
 }
 
-/* Bring `STRIP` rows of a weight into the layout of a matrix unit: for each part, 32 columns and 16 rows, (16, 32). */
+/* Split `STRIP` rows of a weight into bfloat16 parts. */
 INLINE void NAME(fill_strip)(const struct matrix *m, int64_t storage, int64_t row, int64_t end, uint16_t *strip)
 {
-    const int64_t parts = weight_parts(storage), wide = padded(m->columns, 2 * TILE), bytes = element_bytes(storage);
+    const int64_t parts = weight_parts(storage), stride = strip_stride(m->columns), bytes = element_bytes(storage);
     for (int64_t i = 0; i < STRIP; i++) {
         const char *from = (const char *)m->weight + least(row + i, end - 1) * m->columns * bytes;
-        uint16_t *to = strip + i / TILE * TILE * 2 * TILE + i % TILE * 2 * TILE;
+        uint16_t *to = strip + i * stride;
         int64_t column = 0;
         for (; column + 2 * TILE <= m->columns; column += 2 * TILE) {
             const char *at = from + column * bytes;
             for (int64_t line = 0; line < 2 * TILE * bytes; line += LINE_BYTES)
                 __builtin_prefetch(at + AHEAD + line);
             if (storage == BFLOAT16)
-                memcpy(to + column * STRIP, at, 4 * TILE);
+                memcpy(to + column, at, 4 * TILE);
             else
                 NAME(split)(NAME(load_stored)(at, storage), NAME(load_stored)(at + WIDTH * bytes, storage), parts,
-                            to + column * STRIP, STRIP * wide);
+                            to + column, STRIP * stride);
         }
         const int64_t left = m->columns - column;
         if (left) {
             const char *at = from + column * bytes;
             const V second = left > WIDTH ? NAME(load_part)(at + WIDTH * bytes, left - WIDTH, storage) : (V){0};
-            NAME(split)(NAME(load_part)(at, least(left, WIDTH), storage), second, parts, to + column * STRIP,
-                        STRIP * wide);
+            NAME(split)(NAME(load_part)(at, least(left, WIDTH), storage), second, parts, to + column,
+                        STRIP * stride);
         }
     }
 }
@@ -590,10 +596,11 @@ INLINE void NAME(write_tile)(const struct matrix *m, const float *tile, int64_t 
 static void NAME(tile_rows)(struct job *job, const struct matrix *m, int64_t tokens, float *out, int64_t out_stride,
                             int adds, int64_t start, int64_t end, uint16_t *strip)
 {
-    const int64_t storage = job->model->storage, wide = padded(m->columns, 2 * TILE), size = 2 * TILE * TILE;
+    const int64_t storage = job->model->storage, wide = padded(m->columns, 2 * TILE);
+    const int64_t stride = strip_stride(m->columns);
     const int64_t w_parts = weight_parts(storage), x_parts = input_parts(storage);
-    const int64_t part_size = padded(tokens, TILE) * wide;
-    float *results = (float *)(strip + w_parts * STRIP * wide);
+    const int64_t part_size = padded(tokens, TILE) * wide; /* of packed inputs */
+    float *results = (float *)(strip + w_parts * STRIP * stride);
     for (int64_t row = start; row < end; row += STRIP) {
         switch (storage) {
         case FLOAT32: NAME(fill_strip)(m, FLOAT32, row, end, strip); break;
@@ -609,9 +616,9 @@ static void NAME(tile_rows)(struct job *job, const struct matrix *m, int64_t tok
             _tile_zero(3);
             for (int64_t i = 0; i < wide; i += 2 * TILE)
                 for (int64_t w = 0; w < w_parts; w++) {
-                    const uint16_t *weights = strip + w * STRIP * wide + i * STRIP;
-                    _tile_loadd(4, weights, 4 * TILE);
-                    _tile_loadd(5, weights + size, 4 * TILE);
+                    const uint16_t *weights = strip + w * STRIP * stride + i;
+                    _tile_loadd(4, weights, 2 * stride);
+                    _tile_loadd(5, weights + TILE * stride, 2 * stride);
                     for (int64_t part = 0; part + w < x_parts; part++) {
                         const uint16_t *inputs = job->packed + part * part_size + token * wide + i * TILE;
                         _tile_loadd(6, inputs, 4 * TILE);
