@@ -34,7 +34,7 @@ def answer_logits(engine: Engine, row: EncodedExample) -> Tensor:
     """Return the logits (T, V) that predict the T tokens of a row's answer, including EOS."""
     decoder = engine.decoder
     input_ids = row.input_ids[:-1]
-    cache = Cache(decoder.config, rows=1, slots=len(input_ids), device=decoder.device)
+    cache = Cache(decoder.config, rows=1, slots=len(input_ids), device=decoder.device, dtype=decoder.cache_dtype)
     with torch.inference_mode():
         logits = decoder.prefill([PromptChunk(0, input_ids)], cache, [True], all_positions=True)
     return logits[row.prompt_length - 1 :]

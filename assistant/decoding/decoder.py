@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assistant.decoding.kernels import DecodeLinear, StoredWeight, store_weight
-from assistant.decoding.step import build_step
+from assistant.decoding.step import CacheMemory, build_step
 from assistant.model.block import Block
 from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
@@ -32,13 +32,22 @@ PREFIX_SLOT_STEP = 64
 class Cache:
     """Keys and values of a number of rows. A row's token at position p has slot p; each layer is one tensor."""
 
-    def __init__(self, config: ModelConfig, *, rows: int, slots: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        rows: int,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         shape = (2, rows, config.heads.n_kv_head, slots, config.heads.size)
         # Not `torch.empty`: uninitialized memory can hold NaN, and NaN times an attention weight of zero is NaN.
-        self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layer)]
+        self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.lengths = [0] * rows
         """Tokens of each row."""
-        self.addresses = (ctypes.c_void_p * config.n_layer)(*(layer.data_ptr() for layer in self.layers))
+        addresses = (ctypes.c_void_p * config.n_layer)(*(layer.data_ptr() for layer in self.layers))
+        self.memory = CacheMemory(addresses, rows, slots, dtype)
         self._views: tuple[int, list[tuple[Tensor, Tensor, Tensor]]] = (0, [])
 
     def views(self, n_rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -66,9 +75,9 @@ class Cache:
 class PrefixCache:
     """A cache of one row that knows its tokens, so that a new prompt can reuse the prefix it shares with the last."""
 
-    def __init__(self, config: ModelConfig, *, device: torch.device) -> None:
-        self._config, self._device = config, device
-        self.cache = Cache(config, rows=1, slots=0, device=device)
+    def __init__(self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self._config, self._device, self._dtype = config, device, dtype
+        self.cache = Cache(config, rows=1, slots=0, device=device, dtype=dtype)
         """The row. `reuse_prefix` may replace it by a larger one."""
         self._token_ids: list[int] = []
 
@@ -80,7 +89,7 @@ class PrefixCache:
         n_shared = common_prefix_length(self._token_ids[: self.cache.lengths[0]], prompt[:-1])
         if self.cache.slots < slots:
             n_slots = min(-(-slots // PREFIX_SLOT_STEP) * PREFIX_SLOT_STEP, self._config.context_length)
-            larger = Cache(self._config, rows=1, slots=n_slots, device=self._device)
+            larger = Cache(self._config, rows=1, slots=n_slots, device=self._device, dtype=self._dtype)
             larger.copy_row(self.cache, 0, 0, n_shared)
             self.cache = larger
         self.cache.lengths[0] = n_shared
@@ -157,6 +166,11 @@ class Decoder:
         self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
 
     @property
+    def cache_dtype(self) -> torch.dtype:
+        """The dtype of a cache for this decoder: float32 or float16."""
+        return torch.float32 if self._step is None else self._step.cache_dtype
+
+    @property
     def is_compiled(self) -> bool:
         """Whether it computes in C, at least few tokens at a time."""
         return self._step is not None
@@ -170,9 +184,7 @@ class Decoder:
         lengths = cache.lengths[:n_rows]
         if self._step is not None and self._step.takes(n_rows):
             rows = range(n_rows)
-            logits = self._step.run(
-                input_ids.tolist(), rows, lengths, rows, cache.addresses, len(cache.lengths), cache.slots
-            )
+            logits = self._step.run(input_ids.tolist(), rows, lengths, rows, cache.memory)
             cache.lengths[:n_rows] = [length + 1 for length in lengths]
             return logits
         end = max(lengths) + 1
@@ -187,11 +199,11 @@ class Decoder:
             if all_same_length:
                 keys_values.select(3, end - 1).copy_(new.transpose(0, 1))
             else:
-                keys_values[:, row_indices, :, positions] = new.float()
+                keys_values[:, row_indices, :, positions] = new.to(keys_values.dtype)
             attended = F.scaled_dot_product_attention(
                 queries.unsqueeze(2).float(),
-                keys.narrow(2, 0, end),
-                values.narrow(2, 0, end),
+                keys.narrow(2, 0, end).float(),
+                values.narrow(2, 0, end).float(),
                 attn_mask=mask,
                 enable_gqa=self._is_grouped,
             )
@@ -220,9 +232,7 @@ class Decoder:
         if self._step is not None and self._step.takes(len(input_ids)):
             rows = [span.row for span in spans for _ in range(span.token_start, span.token_end)]
             chosen = range(len(input_ids)) if all_positions else last_tokens
-            logits = self._step.run(
-                input_ids, rows, positions, chosen, cache.addresses, len(cache.lengths), cache.slots
-            )
+            logits = self._step.run(input_ids, rows, positions, chosen, cache.memory)
             for span in spans:
                 cache.lengths[span.row] = span.position_end
             return logits
@@ -280,10 +290,11 @@ class Decoder:
             # `is_causal` would align the first query with the first key.
             positions = torch.arange(n_keys, device=self.device)
             mask = positions <= positions[n_keys - n_queries :, None]
+        keys, values = keys_values.float().split(1)  # type: ignore[no-untyped-call]
         attended = F.scaled_dot_product_attention(
             queries.transpose(0, 1)[None],
-            keys_values[:1],
-            keys_values[1:],
+            keys,
+            values,
             attn_mask=mask,
             is_causal=is_causal,
             enable_gqa=self._is_grouped,

@@ -100,7 +100,7 @@ class Engine:
         """Each of `eos_id`, one id or several, ends a reply. `make_draft` is called when a draft first pays."""
         self.decoder, self.draft, self._make_draft = decoder, draft, make_draft
         self.eos_ids = frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
-        self.prefix_cache = PrefixCache(decoder.config, device=decoder.device)
+        self.prefix_cache = PrefixCache(decoder.config, device=decoder.device, dtype=decoder.cache_dtype)
         """The last single prompt and its reply, or the prefix that the last batch shared."""
 
     def draft_after(self, n_tokens: int) -> Decoder | None:
@@ -311,7 +311,8 @@ class _GenerateCall:
             return
         slots = max(self._slots(index, prompt) for index, prompt in enumerate(prompts))
         n_shared = self._prefill_shared_prefix(prompts)
-        cache = Cache(self.decoder.config, rows=min(batch_size, len(prompts)), slots=slots, device=self.decoder.device)
+        decoder, n_rows = self.decoder, min(batch_size, len(prompts))
+        cache = Cache(decoder.config, rows=n_rows, slots=slots, device=decoder.device, dtype=decoder.cache_dtype)
         waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
         rows: list[_Row] = []
         next_ids: list[int] = []

@@ -63,10 +63,10 @@ struct model {
 struct call {
     const int32_t *ids, *rows, *positions; /* (N,); tokens of one row follow each other */
     const int32_t *chosen;                 /* (K,), rising: the tokens that get logits */
-    void *const *cache;                    /* for each layer (2, B, G, S, D) float32 */
+    void *const *cache;                    /* for each layer (2, B, G, S, D), float32 or float16 */
     float *logits;                         /* (K, V) */
     char *scratch;                         /* `scratch_bytes`; zeros before the first call */
-    int64_t tokens, n_chosen, capacity, cache_rows, slots, threads, level;
+    int64_t tokens, n_chosen, capacity, cache_rows, slots, threads, level, cache_storage;
 };
 
 /* Consecutive tokens of one row, whose attention is computed together. */
@@ -384,6 +384,21 @@ INLINE V NAME(load_stored)(const void *from, int64_t storage)
         }
     return vector;
 #endif
+}
+
+/* Write `count` numbers as float32 or float16. */
+INLINE void NAME(store)(const float *from, int64_t count, void *to, int64_t storage)
+{
+#if WIDTH >= 8
+    for (int64_t i = 0; i < count && storage == FLOAT16; i += 8) {
+        float eight[8] = {0};
+        memcpy(eight, from + i, least(8, count - i) * 4);
+        const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(eight), _MM_FROUND_TO_NEAREST_INT);
+        memcpy((uint16_t *)to + i, &halves, least(8, count - i) * 2);
+    }
+#endif
+    if (storage == FLOAT32)
+        memcpy(to, from, count * 4);
 }
 
 /* The first `count` of `WIDTH` numbers; the rest are zeros. */
@@ -775,7 +790,7 @@ static void NAME(place)(struct job *job, int64_t phase, int64_t index)
     const struct call *call = job->call;
     const struct layer *layer = model->layers + index;
     const int64_t size = model->head_size, half = size / 2, kv_heads = model->kv_heads;
-    float *cache = call->cache[index];
+    char *cache = call->cache[index];
     FOR_TAKEN(phase, call->tokens, 1)
     for (int64_t token = start; token < end; token++) {
         float *heads = job->qkv + token * job->qkv_stride;
@@ -797,7 +812,9 @@ static void NAME(place)(struct job *job, int64_t phase, int64_t index)
         const int64_t row = call->rows[token], position = call->positions[token];
         for (int64_t head = 0; head < 2 * kv_heads; head++) {
             const int64_t of_row = (head / kv_heads * call->cache_rows + row) * kv_heads + head % kv_heads;
-            memcpy(cache + (of_row * call->slots + position) * size, heads + (model->heads + head) * size, size * 4);
+            NAME(store)(heads + (model->heads + head) * size, size,
+                        cache + (of_row * call->slots + position) * size * element_bytes(call->cache_storage),
+                        call->cache_storage);
         }
     }
     wait_for_all(job);
@@ -824,8 +841,8 @@ INLINE void NAME(softmax)(float *scores, int64_t count, int64_t all)
 
 /* Sums of values (keys, size) with the weights of `tokens` queries, in `vectors` vectors from `at` on: out[token]. The
    last one may have fewer than `WIDTH` numbers. */
-INLINE void NAME(weigh_part)(const float *weights, int64_t stride, const float *values, int64_t keys, int64_t size,
-                             int tokens, float *out, int64_t out_stride, int64_t at, int vectors)
+INLINE void NAME(weigh_part)(const float *weights, int64_t stride, const char *values, int64_t storage, int64_t keys,
+                             int64_t size, int tokens, float *out, int64_t out_stride, int64_t at, int vectors)
 {
     V sums[TOKENS][VALUE_VECTORS];
     const int64_t count = least(size - at, vectors * WIDTH);
@@ -835,8 +852,8 @@ INLINE void NAME(weigh_part)(const float *weights, int64_t stride, const float *
     for (int64_t key = 0; key < keys; key++)
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
-            const float *from = values + key * size + at + i * WIDTH;
-            const V value = count < WIDTH ? NAME(load_part)(from, count, FLOAT32) : NAME(load)(from);
+            const char *from = values + (key * size + at + i * WIDTH) * element_bytes(storage);
+            const V value = count < WIDTH ? NAME(load_part)(from, count, storage) : NAME(load_stored)(from, storage);
 #pragma GCC unroll 4
             for (int token = 0; token < tokens; token++)
                 sums[token][i] = NAME(multiply_add)((V){0} + weights[token * stride + key], value, sums[token][i]);
@@ -845,24 +862,25 @@ INLINE void NAME(weigh_part)(const float *weights, int64_t stride, const float *
         memcpy(out + token * out_stride + at, sums[token], count * 4);
 }
 
-INLINE void NAME(weigh)(const float *weights, int64_t stride, const float *values, int64_t keys, int64_t size,
-                        int tokens, float *out, int64_t out_stride)
+INLINE void NAME(weigh)(const float *weights, int64_t stride, const char *values, int64_t storage, int64_t keys,
+                        int64_t size, int tokens, float *out, int64_t out_stride)
 {
     int64_t at = 0;
     for (; at + VALUE_VECTORS * WIDTH <= size; at += VALUE_VECTORS * WIDTH)
-        NAME(weigh_part)(weights, stride, values, keys, size, tokens, out, out_stride, at, VALUE_VECTORS);
+        NAME(weigh_part)(weights, stride, values, storage, keys, size, tokens, out, out_stride, at, VALUE_VECTORS);
     for (; at < size; at += WIDTH)
-        NAME(weigh_part)(weights, stride, values, keys, size, tokens, out, out_stride, at, 1);
+        NAME(weigh_part)(weights, stride, values, storage, keys, size, tokens, out, out_stride, at, 1);
 }
 
 /* Attention of blocks of tokens over a layer's cache. Threads share blocks and heads. */
-static void NAME(attend)(struct job *job, int64_t thread, int64_t phase, const float *cache, const struct block *blocks,
-                         int64_t n_blocks)
+INLINE void NAME(attend_to)(struct job *job, int64_t thread, int64_t phase, const char *cache, int64_t storage,
+                            const struct block *blocks, int64_t n_blocks)
 {
     const struct model *model = job->model;
     const struct call *call = job->call;
     const int64_t size = model->head_size, stride = padded(call->slots + ROWS, PAD), wide = padded(size, PAD);
-    const int64_t values_offset = call->cache_rows * model->kv_heads * call->slots * size;
+    const int64_t row_bytes = call->slots * size * element_bytes(storage);
+    const int64_t values_offset = call->cache_rows * model->kv_heads * row_bytes;
     float *scores = (float *)(job->of_thread + thread * job->thread_bytes), *queries = scores + 4 * stride;
     const float factor = 1.0f / sqrtf(size);
     FOR_TAKEN(phase, n_blocks * model->heads, 1)
@@ -871,25 +889,34 @@ static void NAME(attend)(struct job *job, int64_t thread, int64_t phase, const f
         const int64_t head = item % model->heads, kv_head = head / (model->heads / model->kv_heads);
         const int64_t row = call->rows[block.token], position = call->positions[block.token];
         const int64_t n_keys = position + block.count;
-        const float *keys = cache + (row * model->kv_heads + kv_head) * call->slots * size;
+        const char *keys = cache + (row * model->kv_heads + kv_head) * row_bytes;
         for (int64_t token = 0; token < block.count; token++)
             for (int64_t i = 0; i < wide; i++)
                 queries[token * wide + i] =
                     i < size ? job->qkv[(block.token + token) * job->qkv_stride + head * size + i] * factor : 0.0f;
         const struct matrix matrix = {.weight = keys, .rows = n_keys, .columns = size};
-        NAME(product_rows)(&matrix, FLOAT32, queries, wide, block.count, scores, stride, 0, 0, n_keys);
+        NAME(product_rows)(&matrix, storage, queries, wide, block.count, scores, stride, 0, 0, n_keys);
         for (int64_t token = 0; token < block.count; token++)
             NAME(softmax)(scores + token * stride, position + token + 1, n_keys);
         float *out = job->attended + block.first * job->attended_stride + head * size;
-        const float *values = keys + values_offset;
+        const char *values = keys + values_offset;
         if (block.count == TOKENS)
-            NAME(weigh)(scores, stride, values, n_keys, size, TOKENS, out, job->attended_stride);
+            NAME(weigh)(scores, stride, values, storage, n_keys, size, TOKENS, out, job->attended_stride);
         else
             for (int64_t token = 0; token < block.count; token++)
-                NAME(weigh)(scores + token * stride, stride, values, n_keys, size, 1, out + token * job->attended_stride,
-                            job->attended_stride);
+                NAME(weigh)(scores + token * stride, stride, values, storage, n_keys, size, 1,
+                            out + token * job->attended_stride, job->attended_stride);
     }
     wait_for_all(job);
+}
+
+static void NAME(attend)(struct job *job, int64_t thread, int64_t phase, const char *cache, const struct block *blocks,
+                         int64_t n_blocks)
+{
+    if (job->call->cache_storage == FLOAT16)
+        NAME(attend_to)(job, thread, phase, cache, FLOAT16, blocks, n_blocks);
+    else
+        NAME(attend_to)(job, thread, phase, cache, FLOAT32, blocks, n_blocks);
 }
 
 /* What one thread does. All threads pass the same phases. */

@@ -78,10 +78,10 @@ def test_logits_equal_those_of_torch(config: ModelConfig, storage: Storage, data
         Decoder(model, storage=storage, plain=True),
     )
     lengths = data.draw(st.lists(st.integers(1, 36), min_size=1, max_size=3), label="lengths")
-    chance, tolerance = random.Random(3), 1e-3
+    chance, tolerance = random.Random(3), 1e-3 if storage == "float32" else 4e-3  # keys and values are rounded
     if level < len(step.LEVELS) - 1 and storage != "float32":
         tolerance = 0.15  # torch's kernels for many tokens round inputs to 16 bits
-    caches = [Cache(config, rows=4, slots=40, device=CPU) for _ in pair]
+    caches = [Cache(config, rows=4, slots=40, device=CPU, dtype=decoder.cache_dtype) for decoder in pair]
     with torch.inference_mode():
         for row, length in enumerate(lengths):
             start = data.draw(st.integers(0, length - 1))
@@ -188,7 +188,7 @@ def test_what_is_out_of_range_is_refused(token_id: int, row: int, position: int,
     cache = Cache(decoder.config, rows=2, slots=8, device=CPU)
     assert decoder._step is not None
     with pytest.raises(IndexError, match="expected ids, rows and positions of the model and its cache"):
-        decoder._step.run([token_id], [row], [position], [0], cache.addresses, 2, cache.slots)
+        decoder._step.run([token_id], [row], [position], [0], cache.memory)
     assert all(not layer.any() for layer in cache.layers)
 
 
