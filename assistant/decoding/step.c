@@ -21,6 +21,7 @@ const int64_t interface_version = 1;
 #define SPINS 4000    /* of a thread that waits for the others, before it lets another program run */
 #define ROWS 4        /* of a weight that are read together */
 #define LINE_BYTES 64 /* of the processor's caches */
+#define MOST_FETCHED 16384 /* bytes of keys that are fetched ahead at once */
 #define AHEAD 4096    /* bytes of weights that are fetched before they are needed, at least */
 #define PAD 16        /* every row of a buffer has a multiple of this many floats; the rest are zeros */
 #define LINE 8        /* int64 numbers in such a line */
@@ -883,6 +884,7 @@ INLINE void NAME(attend_to)(struct job *job, int64_t thread, int64_t phase, cons
     const int64_t values_offset = call->cache_rows * model->kv_heads * row_bytes;
     float *scores = (float *)(job->of_thread + thread * job->thread_bytes), *queries = scores + 4 * stride;
     const float factor = 1.0f / sqrtf(size);
+    const int tokens_are_few = n_blocks == call->tokens; /* one of each row */
     FOR_TAKEN(phase, n_blocks * model->heads, 1)
     for (int64_t item = start; item < end; item++) {
         const struct block block = blocks[item / model->heads];
@@ -894,6 +896,12 @@ INLINE void NAME(attend_to)(struct job *job, int64_t thread, int64_t phase, cons
             for (int64_t i = 0; i < wide; i++)
                 queries[token * wide + i] =
                     i < size ? job->qkv[(block.token + token) * job->qkv_stride + head * size + i] * factor : 0.0f;
+        /* The values, and the keys of the next head: short rows end before the processor fetches ahead by itself. */
+        const int64_t bytes = least(n_keys * size * element_bytes(storage), MOST_FETCHED);
+        for (int64_t at = 0; at < bytes && tokens_are_few; at += LINE_BYTES) {
+            __builtin_prefetch(keys + values_offset + at);
+            __builtin_prefetch(keys + row_bytes + at);
+        }
         const struct matrix matrix = {.weight = keys, .rows = n_keys, .columns = size};
         NAME(product_rows)(&matrix, storage, queries, wide, block.count, scores, stride, 0, 0, n_keys);
         for (int64_t token = 0; token < block.count; token++)
