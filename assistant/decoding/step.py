@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from assistant.decoding.kernels import StoredWeight, store_weight
-from assistant.model.block import Block
 from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, GPTBlock
 from assistant.model.llama import LlamaBlock
@@ -29,6 +28,8 @@ INTERFACE_VERSION = 1
 LEVELS = ("plain C", "x86-64-v3", "x86-64-v4", "x86-64-v4 and AMX")
 """The versions in the library, by number. Each needs more of the processor than the one before."""
 STORAGES: tuple[Storage, ...] = ("float32", "bfloat16", "float16", "int8")
+ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "", "silu")
+"""Two names for each activation in the library."""
 FEW_TOKENS = 16
 """At most as many tokens are computed in C where it has no matrix units, and in float32: torch is faster with more."""
 PROBE_TOKENS = 20
@@ -224,9 +225,8 @@ class Step:
         self, model: GPT, blocks: Sequence[Mapping[str, StoredWeight]], embedding: StoredWeight, head: StoredWeight
     ) -> _Model:
         config, first = model.config, model.transformer.h[0]
-        layers = (_Layer * len(blocks))(
-            *(self._layer(block, weights) for block, weights in zip(model.transformer.h, blocks, strict=True))
-        )
+        described = (self._layer(block, of) for block, of in zip(model.transformer.h, blocks, strict=True))
+        layers = (_Layer * len(blocks))(*described)
         self._kept.append(layers)
         frequencies = first.attn.rotary.frequencies if isinstance(first, LlamaBlock) else None
         positions = model.transformer.wpe.weight if isinstance(first, GPTBlock) else None
@@ -244,10 +244,10 @@ class Step:
             kv_heads=config.heads.n_kv_head,
             head_size=config.heads.size,
             storage=STORAGES.index(self._storage),
-            activation=2 if isinstance(first, LlamaBlock) else 0 if first.mlp.approximate == "tanh" else 1,
+            activation=ACTIVATIONS.index(getattr(config, "activation_function", "silu")) // 2,
         )
 
-    def _layer(self, block: Block, weights: Mapping[str, StoredWeight]) -> _Layer:
+    def _layer(self, block: nn.Module, weights: Mapping[str, StoredWeight]) -> _Layer:
         assert isinstance(block, GPTBlock | LlamaBlock)
         return _Layer(
             before_attention=self._norm(block.ln_1),
@@ -326,9 +326,14 @@ def _matches(library: ctypes.CDLL, config: ModelConfig, storage: Storage) -> boo
             parameter.copy_(integers / 128)
     ids = torch.randint(0, config.vocab_size, (1, PROBE_TOKENS), generator=generator)
     expected = model.head(model(ids))[0, -2:]
-    names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    linears = [{name: block.get_submodule(name) for name in names} for block in model.transformer.h]
-    blocks = [{name: store_weight(of[name].weight, of[name].bias, storage) for name in names} for of in linears]
+    state = model.state_dict()
+    blocks = [
+        {
+            name: store_weight(state[f"{at}{name}.weight"], state.get(f"{at}{name}.bias"), storage)
+            for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+        }
+        for at in (f"transformer.h.{layer}." for layer in range(config.n_layer))
+    ]
     head = store_weight(model.lm_head.weight, None, storage)
     embedding = store_weight(model.transformer.wte.weight, None, storage)
     step = Step(library, model, storage, blocks, embedding, head)

@@ -94,11 +94,12 @@ def test_auto_makes_its_draft_once_a_reply_is_long_enough(model: GPT, monkeypatc
     for prompt in random_prompts(40, 20, seed=3):
         engine = build_engine(model, eos_id=-1)
         (short,) = engine.generate([prompt], GenerationSettings(max_new_tokens=FIRST_DRAFTED))
-        assert engine.draft is None
+        assert engine.draft_after(0) is None
         engine.prefix_cache.clear()
         (found,) = engine.generate([prompt], settings)
-        assert engine.draft is not None
-        assert engine.draft.storage == "int8"
+        draft = engine.draft_after(0)
+        assert draft is not None
+        assert draft.storage == "int8"
         engine.prefix_cache.clear()
         (again,) = engine.generate([prompt], settings)  # with the draft from the first token on
         (expected,) = build_engine(model, eos_id=-1, precision="float32").generate([prompt], settings)
