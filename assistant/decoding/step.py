@@ -168,8 +168,8 @@ class Step:
 
     @property
     def cache_dtype(self) -> torch.dtype:
-        """What keys and values are kept in: float16 beside narrow weights, because a batch reads many of them."""
-        return torch.float32 if self._storage == "float32" or self._level == 0 else torch.float16
+        """What keys and values are kept in: float16 beside narrow weights. Where torch takes many tokens, float32."""
+        return torch.float16 if self._storage != "float32" and self.takes_all else torch.float32
 
     @property
     def takes_all(self) -> bool:
