@@ -24,7 +24,7 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt assistant/model/fused.c
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt assistant/model/fused.c assistant/decoding/step.c
 	@echo 'Installing into $(VENV): a minute or more.'
 	@$(INSTALL) -e .
 	@touch $@
@@ -79,4 +79,4 @@ test-oracles: $(VENV)/.installed-oracles
 	$(BIN)/python -m pytest -m oracle
 
 clean:
-	rm -rf $(VENV) assistant/model/_fused.* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) assistant/model/_fused.* assistant/decoding/_step.* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,12 +6,14 @@
 Each contender runs in its own process: it loads the weights, answers once to warm up, and is then timed. Contenders
 take turns, and the table shows the median of the rounds. All decode greedily, and none stops early. The kinds of work:
 
-    one    a short prompt, 100 new tokens
-    first  the time to the first token of a prompt of 900 tokens
-    many   the 110 test prompts of the book's split, 64 new tokens each
+    one      a short prompt, 100 new tokens
+    answers  40 test prompts of the book's split, one after the other, until the answer ends: for a fine-tuned model
+    first    the time to the first token of a prompt of 900 tokens
+    many     the 110 test prompts of the book's split, 64 new tokens each
 
-Memory is the peak during the work, above that of the loaded model. Contenders that are not installed are left out with
-a message: `llms-from-scratch`, `transformers`, `llama-cpp-python` with `gguf`.
+A step is the time of a token after the first. Memory is the peak during the work, above that of the loaded model.
+Contenders that are not installed are left out with a message: `llms-from-scratch`, `transformers`, and llama.cpp as
+`llama-cpp-python` (compiled on the machine) or `xllamacpp`. Of these two, the faster one counts.
 """
 
 from __future__ import annotations
@@ -43,21 +45,25 @@ from assistant.model.checkpoint import load_checkpoint, read_config
 from assistant.settings import GenerationSettings
 from benchmarks.book import book_model
 
-NEW_TOKENS = {"one": 100, "first": 1, "many": 64}
+NEW_TOKENS = {"one": 100, "answers": 100, "first": 1, "many": 64}
 BOOK_NEW_TOKENS = {"one": 40, "first": 1, "many": 16}
 BOOK_PROMPTS = 8
 """The book's loop reads the whole text again for every token, so it gets fewer new tokens and fewer prompts."""
 LONG_PROMPT = 900
 BATCH_SIZE = 55
 PRECISIONS = ("auto", "float32", "float16", "bfloat16", "int8")
+LLAMA_CPP = tuple(
+    f"{name} {kind}" for kind in ("f32", "f16", "q8_0") for name in ("llama.cpp", "llama.cpp by xllamacpp")
+)
 CONTENDERS = {
     "one": (
         "the book",
         *(f"transformers {name}" for name in ("float32", "bfloat16")),
-        *(f"llama.cpp {name}" for name in ("f32", "f16", "q8_0")),
+        *LLAMA_CPP,
         *(f"ours {name}" for name in PRECISIONS),
     ),
-    "first": ("transformers float32", "ours auto", "ours float32"),
+    "answers": (*LLAMA_CPP, *(f"ours {name}" for name in PRECISIONS)),
+    "first": ("transformers float32", *LLAMA_CPP, *(f"ours {name}" for name in PRECISIONS)),
     "many": ("the book", "transformers float32", "ours float32", "ours bfloat16", "ours int8"),
 }
 Answer = Callable[[list[list[int]], int], list[list[int]]]
@@ -75,6 +81,8 @@ def work_prompts(work: str, model: Path, data: Path) -> list[list[int]]:
         return encoded
     if work == "one":
         return [encoded[0]]
+    if work == "answers":
+        return encoded[:40]
     joined = [token for ids in encoded * 3 for token in ids]
     return [joined[:LONG_PROMPT]]
 
@@ -82,11 +90,15 @@ def work_prompts(work: str, model: Path, data: Path) -> list[list[int]]:
 # --- contenders ---------------------------------------------------------------------------------------------------
 
 
-def ours(model: Path, precision: Any) -> Answer:
+def ours(model: Path, precision: Any, *, ends: bool) -> Answer:
     """This project's engine."""
-    engine = build_engine(load_checkpoint(model).model, eos_id=NO_EOS, precision=precision)
+    eos_id = read_tokenizer(model).eos_ids if ends else NO_EOS
+    engine = build_engine(load_checkpoint(model).model, eos_id=eos_id, precision=precision)
 
     def answer(prompts: list[list[int]], n_new: int) -> list[list[int]]:
+        if ends:
+            settings = GenerationSettings(max_new_tokens=n_new)
+            return [list(next(engine.generate([prompt], settings)).token_ids) for prompt in prompts]
         engine.prefix_cache.clear()  # so that each call reads its prompts
         results = engine.generate(prompts, GenerationSettings(max_new_tokens=n_new), batch_size=BATCH_SIZE)
         return [list(result.token_ids) for result in sorted(results, key=lambda result: result.index)]
@@ -94,10 +106,11 @@ def ours(model: Path, precision: Any) -> Answer:
     return answer
 
 
-def the_book(model: Path, _: str) -> Answer:
+def the_book(model: Path, _: str, *, ends: bool) -> Answer:
     """The book's `generate`, with random weights of the same shape."""
     from llms_from_scratch.ch05 import generate
 
+    del ends
     config = read_config(model)
     network = book_model(config).eval()
 
@@ -110,10 +123,11 @@ def the_book(model: Path, _: str) -> Answer:
     return answer
 
 
-def transformers(model: Path, precision: str) -> Answer:
+def transformers(model: Path, precision: str, *, ends: bool) -> Answer:
     """`generate` of transformers, in batches of 32 sorted by length, padded on the left."""
     from transformers import AutoModelForCausalLM
 
+    del ends
     network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
 
     def answer(prompts: list[list[int]], n_new: int) -> list[list[int]]:
@@ -133,22 +147,53 @@ def transformers(model: Path, precision: str) -> Answer:
     return answer
 
 
-def llama_cpp(model: Path, kind: Quantization) -> Answer:
-    """llama.cpp, one prompt at a time; writes the GGUF file into the model's folder at the first use."""
-    from llama_cpp import Llama
-
+def gguf_file(model: Path, kind: Quantization) -> str:
+    """The model as a GGUF file, which is written into its folder at the first use."""
     path = model / f"{kind}.gguf"
     if not path.exists():
         export_gguf(load_checkpoint(model), path, kind)
-    network = Llama(str(path), n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False, logits_all=False)
+    return str(path)
+
+
+def llama_cpp(model: Path, kind: Quantization, *, ends: bool) -> Answer:
+    """llama.cpp as `llama-cpp-python` compiles it, one prompt at a time."""
+    from llama_cpp import Llama
+
+    eos_ids = read_tokenizer(model).eos_ids if ends else frozenset()
+    path = gguf_file(model, kind)
+    network = Llama(path, n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False, logits_all=False)
 
     def answer(prompts: list[list[int]], n_new: int) -> list[list[int]]:
         new_ids = []
         for ids in prompts:
-            network.reset()
+            if not ends:
+                network.reset()
             tokens = network.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0)
-            new_ids.append(list(itertools.islice(tokens, n_new)))
+            first_ids = itertools.islice(tokens, n_new)
+            new_ids.append(list(itertools.takewhile(lambda token_id: token_id not in eos_ids, first_ids)))
         return new_ids
+
+    return answer
+
+
+def xllamacpp(model: Path, kind: Quantization, *, ends: bool) -> Answer:
+    """llama.cpp as the wheel `xllamacpp` has it, behind its server, one prompt at a time."""
+    import httpx
+    import xllamacpp as package
+
+    parameters = package.CommonParams()
+    parameters.model.path = gguf_file(model, kind)
+    parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 1024, 1, -1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
+    server = package.Server(parameters)
+    client = httpx.Client(base_url=server.listening_address, trust_env=False, timeout=600)
+
+    def answer(prompts: list[list[int]], n_new: int) -> list[list[int]]:
+        assert server is not None
+        options = {"n_predict": n_new, "temperature": 0, "samplers": ["temperature"], "return_tokens": True}
+        options |= {"ignore_eos": not ends, "cache_prompt": ends}
+        replies = (client.post("/completion", json={"prompt": ids} | options).raise_for_status() for ids in prompts)
+        return [reply.json()["tokens"] for reply in replies]
 
     return answer
 
@@ -166,13 +211,14 @@ def resident() -> tuple[int, int]:
 def run_one(work: str, name: str, model: Path, data: Path) -> None:
     """Run one contender in this process; print its rate, seconds, memory and first tokens as JSON."""
     kind, _, precision = name.rpartition(" ") if name != "the book" else (name, "", "")
-    makers: dict[str, Callable[[Path, str], Answer]] = {
-        "ours": ours, "the book": the_book, "transformers": transformers, "llama.cpp": llama_cpp
+    makers: dict[str, Callable[..., Answer]] = {
+        "ours": ours, "the book": the_book, "transformers": transformers, "llama.cpp": llama_cpp,
+        "llama.cpp by xllamacpp": xllamacpp,
     }  # fmt: skip
     prompts, n_new = work_prompts(work, model, data), NEW_TOKENS[work]
     if name == "the book":
         prompts, n_new = prompts[:: max(1, len(prompts) // BOOK_PROMPTS)][:BOOK_PROMPTS], BOOK_NEW_TOKENS[work]
-    answer = makers[kind](model, precision)
+    answer = makers[kind](model, precision, ends=work == "answers")
     answer([prompts[0][:8]], 2)
     gc.collect()
     # Return freed memory to the system: the work would use it again, and its peak would look too low.
@@ -183,8 +229,24 @@ def run_one(work: str, name: str, model: Path, data: Path) -> None:
     new_ids = answer(prompts, n_new)
     seconds = time.perf_counter() - started
     _, peak = resident()
-    rate = n_new * len(prompts) / seconds
-    print(json.dumps({"rate": rate, "seconds": seconds, "memory": peak - before, "first": new_ids[0][:20]}))
+    n_tokens = sum(map(len, new_ids)) if work == "answers" else n_new * len(prompts)
+    step = 0.0
+    if work == "one":
+        started = time.perf_counter()
+        answer(prompts, 1)
+        step = (seconds - (time.perf_counter() - started)) / (n_new - 1)
+    found = {"rate": n_tokens / seconds, "seconds": seconds, "memory": peak - before, "loaded": before, "step": step}
+    print(json.dumps(found | {"tokens": n_tokens, "first": new_ids[0][:20]}))
+
+
+def reading_rate() -> float:
+    """Bytes a second at which all threads read memory: the best of ten sums of half a gigabyte."""
+    numbers, seconds = torch.zeros(2**27), []
+    for _ in range(10):
+        started = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - started)
+    return numbers.nbytes / min(seconds)
 
 
 def main() -> None:
@@ -194,15 +256,19 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="Instruction file.")
     parser.add_argument("--work", nargs="+", choices=list(NEW_TOKENS), default=list(NEW_TOKENS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skip", nargs="+", default=[], help="Contenders to leave out, by the start of their names.")
     parser.add_argument("--only", help="Run only this contender, in this process.")
     options = parser.parse_args()
     if options.only:
         run_one(options.work[0], options.only, options.model, options.data)
         return
+    print(f"reading memory: {reading_rate() / 1e9:.1f} GB/s", flush=True)
     for work in options.work:
         results: dict[str, list[dict[str, Any]]] = {}
         for _ in range(options.rounds):
             for name in CONTENDERS[work]:
+                if name.startswith(tuple(options.skip)):
+                    continue
                 arguments = [str(options.model), str(options.data), "--work", work, "--only", name]
                 process = subprocess.run(
                     [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False
@@ -218,14 +284,17 @@ def main() -> None:
 def table(work: str, results: dict[str, list[dict[str, Any]]]) -> str:
     """Return a Markdown table of the medians, and of the rates relative to the first contender."""
     medians = {
-        name: {key: statistics.median(run[key] for run in runs) for key in ("rate", "seconds", "memory")}
+        name: {
+            key: statistics.median(run[key] for run in runs) for key in ("rate", "seconds", "step", "memory", "loaded")
+        }
         for name, runs in results.items()
     }
     base = next(iter(medians))
-    lines = [f"\n| {work} | tokens/s | seconds | times {base} | memory above the model, MB |", "|" + " --- |" * 5]
+    names = ("tokens/s", "seconds", f"times {base}", "a step, ms", "loaded, MB", "memory above it, MB")
+    lines = [f"\n| {work} | {' | '.join(names)} |", "|" + " --- |" * 7]
     lines += [
-        f"| {name} | {m['rate']:,.1f} | {m['seconds']:.2f} | {m['rate'] / medians[base]['rate']:.2f} | "
-        f"{m['memory'] / 1e6:,.0f} |"
+        f"| {name} | {m['rate']:,.1f} | {m['seconds']:.3f} | {m['rate'] / medians[base]['rate']:.2f} | "
+        f"{1e3 * m['step']:.2f} | {m['loaded'] / 1e6:,.0f} | {m['memory'] / 1e6:,.0f} |"
         for name, m in medians.items()
     ]
     return "\n".join(lines)

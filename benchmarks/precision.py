@@ -34,7 +34,7 @@ def answer_logits(engine: Engine, row: EncodedExample) -> Tensor:
     """Return the logits (T, V) that predict the T tokens of a row's answer, including EOS."""
     decoder = engine.decoder
     input_ids = row.input_ids[:-1]
-    cache = Cache(decoder.config, rows=1, slots=len(input_ids), device=decoder.device)
+    cache = Cache(decoder.config, rows=1, slots=len(input_ids), device=decoder.device, dtype=decoder.cache_dtype)
     with torch.inference_mode():
         logits = decoder.prefill([PromptChunk(0, input_ids)], cache, [True], all_positions=True)
     return logits[row.prompt_length - 1 :]
@@ -43,7 +43,7 @@ def answer_logits(engine: Engine, row: EncodedExample) -> Tensor:
 def compare(checkpoint: Checkpoint, rows: list[EncodedExample], precision: DecodePrecision) -> list[str]:
     """Compare a precision with the reference; return the cells of its line in the table."""
     eos_id = checkpoint.tokenizer.eos_id
-    reference = Engine(Decoder(checkpoint.model, tune_kernels=False), eos_id=eos_id)
+    reference = Engine(Decoder(checkpoint.model, plain=True), eos_id=eos_id)
     compared = build_engine(checkpoint.model, eos_id=eos_id, precision=precision)
     n_tokens = n_different_tokens = n_different_answers = 0
     losses = [0.0, 0.0]

@@ -50,8 +50,8 @@ def doctor(
 
 
 def examine(host: str | None) -> list[Finding]:
-    """Check Python, the packages, the device, the compiled loops, and the Ollama server at `host`."""
-    return [_python(), *_packages(), _processor(), _loops(), *_ollama(host)]
+    """Check Python, the packages, the device, the compiled loops and step, and the Ollama server at `host`."""
+    return [_python(), *_packages(), _processor(), _loops(), _decoding(), *_ollama(host)]
 
 
 def _python() -> Finding:
@@ -90,6 +90,18 @@ def _loops() -> Finding:
         "Training on the processor is a tenth slower without them. If you have a C compiler with OpenMP (gcc 12 or "
         "newer), install the project again: `make clean setup`, or with pip."
     )
+    return Finding(name=name, ok=True, found="none", advice=advice)
+
+
+def _decoding() -> Finding:
+    from assistant.decoding import step
+
+    name, problem, level = "decoding in C", step.problem(), step.level()
+    if problem is not None:
+        return Finding(name=name, ok=False, found="not usable", advice=problem)
+    if level is not None:
+        return Finding(name=name, ok=True, found=f"usable, the version for {level}")
+    advice = "Answers are slower without it. Install the project again where there is a C compiler with OpenMP."
     return Finding(name=name, ok=True, found="none", advice=advice)
 
 

@@ -9,14 +9,16 @@ values; D head size; S slots.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assistant.decoding.kernels import StoredWeight, build_linears, store_weight
+from assistant.decoding.kernels import DecodeLinear, StoredWeight, store_weight
+from assistant.decoding.step import CacheMemory, build_step
 from assistant.model.block import Block
 from assistant.model.config import ModelConfig
 from assistant.model.gpt import GPT
@@ -30,12 +32,22 @@ PREFIX_SLOT_STEP = 64
 class Cache:
     """Keys and values of a number of rows. A row's token at position p has slot p; each layer is one tensor."""
 
-    def __init__(self, config: ModelConfig, *, rows: int, slots: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        rows: int,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         shape = (2, rows, config.heads.n_kv_head, slots, config.heads.size)
         # Not `torch.empty`: uninitialized memory can hold NaN, and NaN times an attention weight of zero is NaN.
-        self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layer)]
+        self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.lengths = [0] * rows
         """Tokens of each row."""
+        addresses = (ctypes.c_void_p * config.n_layer)(*(layer.data_ptr() for layer in self.layers))
+        self.memory = CacheMemory(addresses, rows, slots, dtype)
         self._views: tuple[int, list[tuple[Tensor, Tensor, Tensor]]] = (0, [])
 
     def views(self, n_rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -63,9 +75,9 @@ class Cache:
 class PrefixCache:
     """A cache of one row that knows its tokens, so that a new prompt can reuse the prefix it shares with the last."""
 
-    def __init__(self, config: ModelConfig, *, device: torch.device) -> None:
-        self._config, self._device = config, device
-        self.cache = Cache(config, rows=1, slots=0, device=device)
+    def __init__(self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self._config, self._device, self._dtype = config, device, dtype
+        self.cache = Cache(config, rows=1, slots=0, device=device, dtype=dtype)
         """The row. `reuse_prefix` may replace it by a larger one."""
         self._token_ids: list[int] = []
 
@@ -77,7 +89,7 @@ class PrefixCache:
         n_shared = common_prefix_length(self._token_ids[: self.cache.lengths[0]], prompt[:-1])
         if self.cache.slots < slots:
             n_slots = min(-(-slots // PREFIX_SLOT_STEP) * PREFIX_SLOT_STEP, self._config.context_length)
-            larger = Cache(self._config, rows=1, slots=n_slots, device=self._device)
+            larger = Cache(self._config, rows=1, slots=n_slots, device=self._device, dtype=self._dtype)
             larger.copy_row(self.cache, 0, 0, n_shared)
             self.cache = larger
         self.cache.lengths[0] = n_shared
@@ -127,23 +139,47 @@ class Decoder:
     In float32, linear layers and token embeddings share the model's tensors. All other weights are copies.
     """
 
-    def __init__(self, model: GPT, *, storage: Storage = "float32", tune_kernels: bool = True) -> None:
-        """Without `tune_kernels`, use the plain float32 kernel: it needs no timing and no copy of float32 weights."""
+    def __init__(self, model: GPT, *, storage: Storage = "float32", plain: bool = False) -> None:
+        """A plain decoder computes with torch alone, in float32: slower, but all others are compared with it.
+
+        It also takes a model that is being trained with LoRA beside narrow weights, and computes with its layers.
+        """
         self.config, self.storage = model.config, storage
         self.device = model.transformer.wte.weight.device
         self._heads = model.config.heads
         self._is_grouped = self._heads.n_kv_head < self._heads.n_head
-        self._blocks = _build_blocks(model, storage, tune_kernels=tune_kernels)
+        is_tied = model.lm_head.weight is model.transformer.wte.weight
+        weights, head = _store_blocks(model, storage), store_weight(model.lm_head.weight, None, storage)
+        self._wte = head if is_tied else store_weight(model.transformer.wte.weight, None, storage)
+        self.n_weight_bytes = head.weight.nbytes + sum(part.weight.nbytes for of in weights for part in of.values())
+        """Bytes that a step of one row reads."""
+        self._step = None if plain else build_step(model, storage, weights, self._wte, head)
+        if self._step is None or not self._step.takes_all:
+            self._build_layers(model, weights, head, plain=plain)
+
+    def _build_layers(
+        self, model: GPT, weights: Sequence[Mapping[str, StoredWeight]], head: StoredWeight, *, plain: bool
+    ) -> None:
+        """What torch computes with."""
+        self._blocks = _build_blocks(model, weights, plain=plain)
         self._ln_f = copy.deepcopy(model.transformer.ln_f)
         _round_nothing(self._ln_f)
-        head = store_weight(model.lm_head.weight, None, storage)
-        self._head: Callable[[Tensor], Tensor] = _as_trained(model.lm_head)
-        if not _is_narrow(model.lm_head):
-            (self._head,) = build_linears([head], storage, tune_kernels=tune_kernels)
+        is_narrow = _is_narrow(model.lm_head)
+        self._head: Callable[[Tensor], Tensor] = (
+            _as_trained(model.lm_head) if is_narrow else DecodeLinear(head, plain=plain)
+        )
         # GPT-2 alone has embeddings of positions.
         self._wpe = [table.weight.detach().clone() for table in model.transformer.embeddings[1:]]
-        is_tied = model.lm_head.weight is model.transformer.wte.weight
-        self._wte = head if is_tied else store_weight(model.transformer.wte.weight, None, storage)
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The dtype of a cache for this decoder: float32 or float16."""
+        return torch.float32 if self._step is None else self._step.cache_dtype
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it computes in C, at least few tokens at a time."""
+        return self._step is not None
 
     def decode_step(self, input_ids: Tensor, cache: Cache) -> Tensor:
         """Add one token to each of the cache's first B rows.
@@ -152,11 +188,16 @@ class Decoder:
         """
         n_rows = input_ids.shape[0]
         lengths = cache.lengths[:n_rows]
+        if self._step is not None and self._step.takes(n_rows):
+            rows = range(n_rows)
+            logits = self._step.run(input_ids.tolist(), rows, lengths, rows, cache.memory)
+            cache.lengths[:n_rows] = [length + 1 for length in lengths]
+            return logits
         end = max(lengths) + 1
         all_same_length = min(lengths) == end - 1
         positions = torch.tensor(lengths, device=self.device)
         mask = None if all_same_length else (torch.arange(end, device=self.device) <= positions[:, None])[:, None, None]
-        rows = torch.arange(n_rows, device=self.device)
+        row_indices = torch.arange(n_rows, device=self.device)
         x = self._embed(input_ids, positions)
         # These operations run once per layer and token. With one row, their overhead costs as much as their arithmetic.
         for block, (keys_values, keys, values) in zip(self._blocks, cache.views(n_rows), strict=True):
@@ -164,11 +205,11 @@ class Decoder:
             if all_same_length:
                 keys_values.select(3, end - 1).copy_(new.transpose(0, 1))
             else:
-                keys_values[:, rows, :, positions] = new.float()
+                keys_values[:, row_indices, :, positions] = new.to(keys_values.dtype)
             attended = F.scaled_dot_product_attention(
                 queries.unsqueeze(2).float(),
-                keys.narrow(2, 0, end),
-                values.narrow(2, 0, end),
+                keys.narrow(2, 0, end).float(),
+                values.narrow(2, 0, end).float(),
                 attn_mask=mask,
                 enable_gqa=self._is_grouped,
             )
@@ -193,9 +234,16 @@ class Decoder:
         spans = list(_spans(chunks, cache.lengths, needs_logits))
         input_ids = [token_id for chunk in chunks for token_id in chunk.input_ids]
         positions = [position for span in spans for position in range(span.position_start, span.position_end)]
+        last_tokens = [span.token_end - 1 for span in spans if span.needs_logits]
+        if self._step is not None and self._step.takes(len(input_ids)):
+            rows = [span.row for span in spans for _ in range(span.token_start, span.token_end)]
+            chosen = range(len(input_ids)) if all_positions else last_tokens
+            logits = self._step.run(input_ids, rows, positions, chosen, cache.memory)
+            for span in spans:
+                cache.lengths[span.row] = span.position_end
+            return logits
         at = torch.tensor(positions, device=self.device)
         x = self._embed(torch.tensor(input_ids, device=self.device), at)
-        last_tokens = [span.token_end - 1 for span in spans if span.needs_logits]
         for block, keys_values in zip(self._blocks, cache.layers, strict=True):
             # After the last layer's attention, only the tokens with logits matter.
             only_last = block is self._blocks[-1] and not all_positions
@@ -248,10 +296,11 @@ class Decoder:
             # `is_causal` would align the first query with the first key.
             positions = torch.arange(n_keys, device=self.device)
             mask = positions <= positions[n_keys - n_queries :, None]
+        keys, values = keys_values.float().split(1)  # type: ignore[no-untyped-call]
         attended = F.scaled_dot_product_attention(
             queries.transpose(0, 1)[None],
-            keys_values[:1],
-            keys_values[1:],
+            keys,
+            values,
             attn_mask=mask,
             is_causal=is_causal,
             enable_gqa=self._is_grouped,
@@ -267,18 +316,22 @@ class Decoder:
         return token_embeddings
 
 
-def _build_blocks(model: GPT, storage: Storage, *, tune_kernels: bool) -> list[Block]:
-    """Copies of the model's blocks with narrow weights, in float32 the same weights, and LoRA merged."""
+def _store_blocks(model: GPT, storage: Storage) -> list[dict[str, StoredWeight]]:
+    """The weights of each block's linear layers by name, with LoRA merged, but not of narrow ones."""
     blocks = [block for block in model.transformer.h if isinstance(block, Block)]
-    linears = [_linears(block) for block in blocks]
+    return [
+        {name: _store_linear(layer, storage) for name, layer in _linears(block).items() if not _is_narrow(layer)}
+        for block in blocks
+    ]
+
+
+def _build_blocks(model: GPT, weights: Sequence[Mapping[str, StoredWeight]], *, plain: bool) -> list[Block]:
+    """Copies of the model's blocks with these weights."""
+    blocks = [block for block in model.transformer.h if isinstance(block, Block)]
     memo: dict[int, object] = {}
-    for name, layer in linears[0].items():
-        if _is_narrow(layer):
-            memo |= {id(of_block[name]): _as_trained(of_block[name]) for of_block in linears}
-            continue
-        weights = [_store_linear(of_block[name], storage) for of_block in linears]
-        built = build_linears(weights, storage, tune_kernels=tune_kernels)
-        memo |= {id(of_block[name]): layer for of_block, layer in zip(linears, built, strict=True)}
+    for block, of_block in zip(blocks, weights, strict=True):
+        for name, layer in _linears(block).items():
+            memo[id(layer)] = _as_trained(layer) if _is_narrow(layer) else DecodeLinear(of_block[name], plain=plain)
     # deepcopy takes what its memo has for a layer, and copies the rest, which is small.
     copies = [copy.deepcopy(block, memo) for block in blocks]
     for block in copies:

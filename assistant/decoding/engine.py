@@ -12,16 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from assistant.dataset.context import check_prompt_length
+from assistant.decoding import speculative
 from assistant.decoding.continuations import score_continuations
 from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk, common_prefix_length
 from assistant.decoding.reply import StopReason, TokenLogprobs
 from assistant.decoding.sampling import RowState, force, new_row_state, sample, token_logprobs
-from assistant.decoding.speculative import Speculation, fastest_draft
+from assistant.decoding.speculative import FIRST_DRAFTED, Speculation
 from assistant.model.gpt import GPT
 from assistant.settings import DecodePrecision, GenerationSettings
 
@@ -75,7 +77,7 @@ def generate(
     should_stop: Callable[[], bool] | None = None,
 ) -> Generator[Generated]:
     """Run `Engine.generate` once, for weights that will change before the next call: it does not tune kernels."""
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=eos_id)
+    engine = Engine(Decoder(model, plain=True), eos_id=eos_id)
     return engine.generate(prompts, settings, batch_size=batch_size, on_token=on_token, should_stop=should_stop)
 
 
@@ -87,12 +89,25 @@ class Engine:
     The tokens are those that the decoder would choose without a draft.
     """
 
-    def __init__(self, decoder: Decoder, *, eos_id: int | Collection[int], draft: Decoder | None = None) -> None:
-        """Each of `eos_id`, one id or several, ends a reply."""
-        self.decoder, self.draft = decoder, draft
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        eos_id: int | Collection[int],
+        draft: Decoder | None = None,
+        make_draft: Callable[[], Decoder] | None = None,
+    ) -> None:
+        """Each of `eos_id`, one id or several, ends a reply. `make_draft` is called when a draft first pays."""
+        self.decoder, self.draft, self._make_draft = decoder, draft, make_draft
         self.eos_ids = frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
-        self.prefix_cache = PrefixCache(decoder.config, device=decoder.device)
+        self.prefix_cache = PrefixCache(decoder.config, device=decoder.device, dtype=decoder.cache_dtype)
         """The last single prompt and its reply, or the prefix that the last batch shared."""
+
+    def draft_after(self, n_tokens: int) -> Decoder | None:
+        """The draft for a reply that has `n_tokens` so far. None if there is none, or it does not pay yet."""
+        if self._make_draft is not None and n_tokens >= FIRST_DRAFTED:
+            self.draft, self._make_draft = self._make_draft(), None
+        return self.draft
 
     def generate(
         self,
@@ -214,10 +229,11 @@ class _GenerateCall:
         if logits is not None:
             self._score([row], logits, prefix_cache.cache, 0)
             next_ids = self._force(row, logits, forced_ids) if forced_ids else self._sample([row], logits)
-            speculation = self._new_speculation()
+            speculation = None
             while row.stop_reason is None:
                 if self.should_stop():
                     break
+                speculation = speculation or self._new_speculation(len(row.token_ids))
                 if speculation is None:
                     logits = self.decoder.decode_step(
                         torch.tensor(next_ids, device=self.decoder.device), prefix_cache.cache
@@ -251,11 +267,11 @@ class _GenerateCall:
         force(token_id, self.settings, row.state)
         self._add([row], logits.float().cpu(), [token_id])
 
-    def _new_speculation(self) -> Speculation | None:
-        engine = self.engine
-        if engine.draft is None:
+    def _new_speculation(self, n_tokens: int) -> Speculation | None:
+        engine, draft = self.engine, self.engine.draft_after(n_tokens)
+        if draft is None:
             return None
-        return Speculation(engine.decoder, engine.draft, engine.prefix_cache, eos_ids=engine.eos_ids)
+        return Speculation(engine.decoder, draft, engine.prefix_cache, eos_ids=engine.eos_ids)
 
     def _prefill_prompt(self, row: _Row, start: int) -> Tensor | None:
         """Prefill the prompt from position `start`; return the logits (1, V) after it, or None if cancelled."""
@@ -295,7 +311,8 @@ class _GenerateCall:
             return
         slots = max(self._slots(index, prompt) for index, prompt in enumerate(prompts))
         n_shared = self._prefill_shared_prefix(prompts)
-        cache = Cache(self.decoder.config, rows=min(batch_size, len(prompts)), slots=slots, device=self.decoder.device)
+        decoder, n_rows = self.decoder, min(batch_size, len(prompts))
+        cache = Cache(decoder.config, rows=n_rows, slots=slots, device=decoder.device, dtype=decoder.cache_dtype)
         waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
         rows: list[_Row] = []
         next_ids: list[int] = []
@@ -389,10 +406,11 @@ def build_engine(
 ) -> Engine:
     """Build an engine with the weights in one storage. Of `model`, it keeps at most the float32 weights.
 
-    `auto` stores float32 and adds a draft if that is faster; the tokens are those of float32 either way. Pass
+    `auto` stores float32 and drafts in int8 where that is faster; the tokens are those of float32 either way. Pass
     `may_draft=False` for several prompts at a time: a draft does not help them.
     """
     if precision != "auto":
         return Engine(Decoder(model, storage=precision), eos_id=eos_id)
     decoder = Decoder(model)
-    return Engine(decoder, eos_id=eos_id, draft=fastest_draft(model, decoder) if may_draft else None)
+    drafts = may_draft and speculative.may_draft(decoder)
+    return Engine(decoder, eos_id=eos_id, make_draft=partial(Decoder, model, storage="int8") if drafts else None)

@@ -5,9 +5,10 @@ This module connects the template, the tokenizer and the engine. It knows nothin
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,7 +78,10 @@ class Session:
             SettingsError: the device does not exist.
         """
         checkpoint = load_checkpoint(model, device=pick_device(device))
-        return cls(checkpoint, precision=precision, may_draft=may_draft, folder=Path(model))
+        session = cls(checkpoint, precision=precision, may_draft=may_draft, folder=Path(model))
+        del checkpoint
+        _return_memory()
+        return session
 
     @property
     def summary(self) -> str:
@@ -296,3 +300,9 @@ class Session:
         decode = self.tokenizer.decode
         likeliest = tuple(top.model_copy(update={"text": decode([top.token_id])}) for top in token.likeliest)
         return token.model_copy(update={"text": decode([token.token_id]), "likeliest": likeliest})
+
+
+def _return_memory() -> None:
+    """Give freed weights back to the system: the C library keeps those of a second model for what comes next."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)

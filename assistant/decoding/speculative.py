@@ -1,30 +1,27 @@
 """Speculative decoding of a single prompt: a fast draft proposes tokens, and the decoder verifies them all at once.
 
-The method is that of Leviathan et al., arXiv 2211.17192. The draft is the same model with its weights in a smaller
-storage, so it nearly always agrees with the decoder. This module knows nothing about stopping or text.
+The method is that of Leviathan et al., arXiv 2211.17192. The draft is the same model with its weights in int8, so it
+nearly always agrees with the decoder. In C, the logits that verify a token equal those of a step, bit for bit: so the
+tokens are exactly those without a draft. This module knows nothing about stopping or text.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk
+from assistant.decoding.decoder import Decoder, PrefixCache, PromptChunk
 from assistant.decoding.sampling import RowState, sample
-from assistant.model.gpt import GPT
-from assistant.settings import GenerationSettings, Storage
+from assistant.settings import GenerationSettings
 
 MIN_PROPOSED, MAX_PROPOSED = 4, 16
 MIN_WEIGHT_BYTES = 64 * 2**20
 """Use a draft only for at least this many bytes of weights. Smaller weights stay in the processor's caches, so reading
 them does not take most of the time."""
-MAX_TIME_SHARE = 0.8
-"""Use a draft only if it brings the time per token down to this share."""
-DRAFT_STORAGES: tuple[Storage, ...] = ("int8", "float16")
+FIRST_DRAFTED = 24
+"""Make the draft once a reply has so many tokens. A shorter reply would take less time than making it."""
 
 
 class Speculation:
@@ -82,36 +79,6 @@ class Speculation:
             self._n_to_propose = max(n_accepted + 1, MIN_PROPOSED)
 
 
-@torch.inference_mode()
-def fastest_draft(model: GPT, decoder: Decoder) -> Decoder | None:
-    """Time drafts in every one of `DRAFT_STORAGES`; return the fastest one, or None if none is worth it.
-
-    The estimate assumes that the decoder accepts all proposed tokens.
-    """
-    if decoder.device.type != "cpu" or 4 * model.n_parameters < MIN_WEIGHT_BYTES:
-        return None
-    n_proposed = min(8, decoder.config.context_length)
-    cache = Cache(decoder.config, rows=1, slots=n_proposed, device=decoder.device)
-    one_id, chunk = torch.zeros(1, dtype=torch.int64), PromptChunk(0, [0] * n_proposed)
-    step_seconds = _min_seconds(partial(decoder.decode_step, one_id, cache), cache)
-    verify_seconds = _min_seconds(partial(decoder.prefill, [chunk], cache, [True], all_positions=True), cache)
-    fastest: Decoder | None = None
-    least_seconds = MAX_TIME_SHARE * step_seconds
-    for storage in DRAFT_STORAGES:
-        draft = Decoder(model, storage=storage)
-        draft_seconds = _min_seconds(partial(draft.decode_step, one_id, cache), cache)
-        seconds_per_token = (verify_seconds + (n_proposed - 1) * draft_seconds) / n_proposed
-        if seconds_per_token < least_seconds:
-            fastest, least_seconds = draft, seconds_per_token
-    return fastest
-
-
-def _min_seconds(call: Callable[[], object], cache: Cache) -> float:
-    """Time a call three times, each time on an empty cache of one row; return the least seconds."""
-    seconds = []
-    for _ in range(3):
-        cache.lengths[0] = 0
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def may_draft(decoder: Decoder) -> bool:
+    """Whether a draft makes a float32 decoder faster: where one step reads all weights from memory, in C."""
+    return decoder.is_compiled and decoder.n_weight_bytes >= MIN_WEIGHT_BYTES

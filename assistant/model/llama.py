@@ -38,13 +38,13 @@ class Rotary:
     """Turns queries and keys by the angles of their positions. All blocks of a model share it."""
 
     def __init__(self, rope: Rope, size: int) -> None:
-        self._frequencies = _frequencies(rope, size)
+        self.frequencies = _frequencies(rope, size)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def turn(self, x: Tensor, n_turned: int, positions: Tensor, *, uses_loops: bool) -> Tensor:
         """Turn the first heads of x (N, K * D) at positions (N,) -> (N, K * D), in its dtype and perhaps in place."""
         if self._last is None or self._last[0] is not positions:  # once for all blocks
-            angles = positions[:, None].float() * self._frequencies.to(positions.device)
+            angles = positions[:, None].float() * self.frequencies.to(positions.device)
             self._last = positions, angles.cos(), angles.sin()
         _, cosines, sines = self._last
         if uses_loops and fused.supports(x):
@@ -76,7 +76,7 @@ class GroupedAttention(nn.Module):
     def __init__(self, config: LlamaConfig, rotary: Rotary) -> None:
         super().__init__()
         self.heads: Heads = config.heads
-        self._rotary = rotary
+        self.rotary = rotary
         n_head, n_kv_head, size = config.heads
         has_bias = config.attention_bias or config.model_type == "qwen2"
         self.c_attn = Linear(config.n_embd, (n_head + 2 * n_kv_head) * size, bias=has_bias)
@@ -92,7 +92,7 @@ class GroupedAttention(nn.Module):
             heads = qkv.view(len(x), -1, size)
             queries, keys, values = torch.split(heads, [n_head, n_kv_head, n_kv_head], dim=1)
             qkv = torch.cat([part.flatten(1) for part in (self.q_norm(queries), self.k_norm(keys), values)], dim=1)
-        return self._rotary.turn(qkv, n_head + n_kv_head, positions, uses_loops=uses_loops)
+        return self.rotary.turn(qkv, n_head + n_kv_head, positions, uses_loops=uses_loops)
 
 
 class SwiGLU(nn.Module):

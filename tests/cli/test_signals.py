@@ -137,11 +137,12 @@ def test_a_full_disk_and_a_link_to_nothing_keep_the_earlier_weights(monkeypatch:
     assert invoke(*RUN, "-o", "out", "--max-steps", "2").exit_code == 0
     before = Path("out/model.safetensors").read_bytes()
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(file: int) -> None:
+        if Path(f"/proc/self/fd/{file}").readlink().suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("assistant.model.folder._flush", full)
+        patched.setattr("os.fsync", full)
         done = invoke(*RUN, "-o", "out", "--max-steps", "3", "--overwrite")
     assert done.exit_code == 1
     assert "error: out/best: expected room on the disk, got: No space left on device. Free some" in done.stderr

@@ -39,10 +39,10 @@ def test_the_engine_reports_every_continuation_and_answers_as_without(
     draw = random.Random(3)
     given = [[draw.randrange(256) for _ in range(1 + 7 * place)] for place in range(len(prompts))]
     found: dict[int, float] = {}
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=300)
+    engine = Engine(Decoder(model, plain=True), eos_id=300)
     options = {"batch_size": batch_size, "continuations": given, "on_scored": found.__setitem__}
     generated = by_index(engine.generate(prompts, GREEDY, **options))  # type: ignore[arg-type]
-    plain = by_index(Engine(Decoder(model, tune_kernels=False), eos_id=300).generate(prompts, GREEDY))
+    plain = by_index(Engine(Decoder(model, plain=True), eos_id=300).generate(prompts, GREEDY))
     assert [g.token_ids for g in generated] == [g.token_ids for g in plain]
     assert sorted(found) == list(range(len(prompts)))
     for place, (prompt, continuation) in enumerate(zip(prompts, given, strict=True)):
@@ -51,11 +51,11 @@ def test_the_engine_reports_every_continuation_and_answers_as_without(
 
 def test_a_single_prompt_and_its_prefix_cache(byte_tokenizer: Tokenizer) -> None:
     model = tiny_checkpoint(byte_tokenizer).model
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=300)
+    engine = Engine(Decoder(model, plain=True), eos_id=300)
     found: dict[int, float] = {}
     for prompt in ([1, 2, 3, 4, 5], [1, 2, 3, 9]):
         (generated,) = engine.generate([prompt], GREEDY, continuations=[[5, 6, 7]], on_scored=found.__setitem__)
-        (plain,) = Engine(Decoder(model, tune_kernels=False), eos_id=300).generate([prompt], GREEDY)
+        (plain,) = Engine(Decoder(model, plain=True), eos_id=300).generate([prompt], GREEDY)
         assert generated.token_ids == plain.token_ids
         assert found[0] == pytest.approx(plain_logprob(model, prompt, [5, 6, 7]), abs=1e-4)
 
@@ -63,7 +63,7 @@ def test_a_single_prompt_and_its_prefix_cache(byte_tokenizer: Tokenizer) -> None
 def test_a_continuation_that_does_not_fit_is_not_reported(byte_tokenizer: Tokenizer) -> None:
     model = tiny_checkpoint(byte_tokenizer, n_positions=32).model
     found: dict[int, float] = {}
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=300)
+    engine = Engine(Decoder(model, plain=True), eos_id=300)
     prompts, given = [[1] * 20, [2] * 20, [3] * 31], [[5] * 13, [5] * 14, [5]]
     settings = GenerationSettings(max_new_tokens=2)
     list(engine.generate(prompts, settings, continuations=given, on_scored=found.__setitem__))

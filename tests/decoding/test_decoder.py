@@ -105,8 +105,8 @@ def test_a_copied_row_continues_like_its_source(model: GPT) -> None:
 
 
 @pytest.mark.parametrize("storage", TOLERANCE)
-@pytest.mark.parametrize("tune_kernels", [True, False])
-def test_every_storage_computes_with_its_rounded_weights(model: GPT, storage: Storage, tune_kernels: bool) -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_every_storage_computes_with_its_rounded_weights(model: GPT, storage: Storage, plain: bool) -> None:
     """The reference is `GPT.forward` with weights that were rounded by the same storage."""
     rounded = GPT(model.config).eval()
     rounded.load_state_dict(model.state_dict())
@@ -115,7 +115,7 @@ def test_every_storage_computes_with_its_rounded_weights(model: GPT, storage: St
         for name, parameter in rounded.named_parameters():
             if not any(part in name for part in always_float32):
                 parameter.copy_(store_weight(parameter, None, storage).dequantize())
-    decoder, cache = Decoder(model, storage=storage, tune_kernels=tune_kernels), new_cache(model, 20)
+    decoder, cache = Decoder(model, storage=storage, plain=plain), new_cache(model, 20)
     input_ids = random_ids(30, seed=3)
     expected = forward_logits(rounded, input_ids)
     with torch.inference_mode():

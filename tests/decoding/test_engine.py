@@ -103,7 +103,7 @@ def test_the_pocket_model_gives_the_same_tokens_in_any_batch_with_any_kernel_and
     rows = split_examples(read_examples(shipped("instructions.json"))).test[:48]
     prompts = [checkpoint.tokenizer.encode(checkpoint.template.render(row.instruction, row.input)) for row in rows]
     eos_id = checkpoint.tokenizer.eos_id
-    plain = Engine(Decoder(checkpoint.model, tune_kernels=False), eos_id=eos_id)
+    plain = Engine(Decoder(checkpoint.model, plain=True), eos_id=eos_id)
     expected = [next(plain.generate([prompt], GREEDY)).token_ids for prompt in prompts]
     drafted = Engine(Decoder(checkpoint.model), eos_id=eos_id, draft=Decoder(checkpoint.model, storage="int8"))
     assert [next(drafted.generate([prompt], GREEDY)).token_ids for prompt in prompts] == expected
@@ -173,8 +173,8 @@ def test_on_token_ends_only_its_own_row(model: GPT) -> None:
 
 @pytest.mark.parametrize("has_draft", [True, False])
 def test_a_failure_or_an_early_close_leaves_the_engine_usable(model: GPT, has_draft: bool) -> None:
-    draft = Decoder(model, tune_kernels=False) if has_draft else None
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=256, draft=draft)
+    draft = Decoder(model, plain=True) if has_draft else None
+    engine = Engine(Decoder(model, plain=True), eos_id=256, draft=draft)
     prompts = random_prompts(6, 30, seed=12)
     expected = [generate_all(model, [prompt], GREEDY)[0].token_ids for prompt in prompts]
 

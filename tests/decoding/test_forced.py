@@ -58,17 +58,17 @@ def test_forcing_the_beginning_of_a_reply_gives_that_reply_again(
 
 
 def test_after_another_token_the_model_goes_on_as_after_a_prompt_that_ends_with_it(model: GPT) -> None:
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=300)
+    engine = Engine(Decoder(model, plain=True), eos_id=300)
     for token_id in (5, 70, 200):
         (forced,) = engine.generate([[1, 2, 3]], GREEDY, forced_ids=[token_id, 9])
         longer = GREEDY.model_copy(update={"max_new_tokens": GREEDY.max_new_tokens - 2})
-        (plain,) = Engine(Decoder(model, tune_kernels=False), eos_id=300).generate([[1, 2, 3, token_id, 9]], longer)
+        (plain,) = Engine(Decoder(model, plain=True), eos_id=300).generate([[1, 2, 3, token_id, 9]], longer)
         assert forced.token_ids == (token_id, 9, *plain.token_ids)
 
 
 def test_a_draft_changes_nothing(model: GPT) -> None:
-    plain = Engine(Decoder(model, tune_kernels=False), eos_id=300)
-    drafting = Engine(Decoder(model, tune_kernels=False), eos_id=300, draft=Decoder(model, storage="int8"))
+    plain = Engine(Decoder(model, plain=True), eos_id=300)
+    drafting = Engine(Decoder(model, plain=True), eos_id=300, draft=Decoder(model, storage="int8"))
     for forced in ([7], [7, 8, 9]):
         (expected,) = plain.generate([[1, 2, 3]], SAMPLED, forced_ids=forced)
         (found,) = drafting.generate([[1, 2, 3]], SAMPLED, forced_ids=forced)

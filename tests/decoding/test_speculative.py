@@ -7,10 +7,11 @@ import torch
 
 from assistant.decoding.decoder import Decoder
 from assistant.decoding.engine import Engine, build_engine
-from assistant.decoding.speculative import fastest_draft
+from assistant.decoding.speculative import FIRST_DRAFTED
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings
 from tests.support.generation import GREEDY, SAMPLED, CountingDecoder, common_tokens, generate_all, random_prompts
+from tests.support.models import requires_step
 
 
 def perturbed(model: GPT, noise: float) -> GPT:
@@ -32,7 +33,7 @@ def perturbed(model: GPT, noise: float) -> GPT:
 def test_a_draft_changes_only_the_number_of_steps(model: GPT, settings: GenerationSettings, noise: float) -> None:
     eos_id = common_tokens(generate_all(model, random_prompts(10, 40), settings), 3)[-1]
     decoder = CountingDecoder(model)
-    engine = Engine(decoder, eos_id=eos_id, draft=Decoder(perturbed(model, noise), tune_kernels=False))
+    engine = Engine(decoder, eos_id=eos_id, draft=Decoder(perturbed(model, noise), plain=True))
     prompts = random_prompts(30, 63, seed=8)
     n_tokens = 0
     for prompt in prompts:
@@ -55,7 +56,7 @@ def test_a_draft_changes_only_the_number_of_steps(model: GPT, settings: Generati
 
 
 def test_a_draft_ends_at_limits_when_on_token_ends_the_row_and_when_cancelled(model: GPT) -> None:
-    engine = Engine(Decoder(model, tune_kernels=False), eos_id=256, draft=Decoder(model, tune_kernels=False))
+    engine = Engine(Decoder(model, plain=True), eos_id=256, draft=Decoder(model, plain=True))
     prompt = [65, 66]
     (complete,) = engine.generate([prompt], GREEDY)
     for count in range(1, 20):
@@ -82,24 +83,27 @@ def test_a_draft_ends_at_limits_when_on_token_ends_the_row_and_when_cancelled(mo
 
 
 def test_small_models_get_no_draft(model: GPT) -> None:
-    assert build_engine(model, eos_id=256).draft is None
+    assert build_engine(model, eos_id=256).draft_after(100) is None
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        ([10.0, 10.0, 1.0, 3.0], "int8"),
-        ([10.0, 10.0, 3.0, 1.0], "float16"),
-        ([10.0, 55.0, 3.0, 1.0], "float16"),
-        ([10.0, 75.0, 3.0, 1.0], None),
-    ],
-)
-def test_a_draft_is_used_only_if_it_is_faster(
-    model: GPT, monkeypatch: pytest.MonkeyPatch, seconds: list[float], expected: str | None
-) -> None:
-    """The times are those of a step, of verifying, and of a step in int8 and in float16."""
+@requires_step
+def test_auto_makes_its_draft_once_a_reply_is_long_enough(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the logits that verify are those of single steps, bit for bit, so no token and no log-probability differs."""
     monkeypatch.setattr("assistant.decoding.speculative.MIN_WEIGHT_BYTES", 0)
-    times = iter(seconds)
-    monkeypatch.setattr("assistant.decoding.speculative._min_seconds", lambda *_: next(times))
-    draft = fastest_draft(model, Decoder(model, tune_kernels=False))
-    assert (draft and draft.storage) == expected
+    settings = GREEDY.model_copy(update={"logprobs": 2, "max_new_tokens": 40})
+    for prompt in random_prompts(40, 20, seed=3):
+        engine = build_engine(model, eos_id=-1)
+        (short,) = engine.generate([prompt], GenerationSettings(max_new_tokens=FIRST_DRAFTED))
+        assert engine.draft_after(0) is None
+        engine.prefix_cache.clear()
+        (found,) = engine.generate([prompt], settings)
+        draft = engine.draft_after(0)
+        assert draft is not None
+        assert draft.storage == "int8"
+        engine.prefix_cache.clear()
+        (again,) = engine.generate([prompt], settings)  # with the draft from the first token on
+        (expected,) = build_engine(model, eos_id=-1, precision="float32").generate([prompt], settings)
+        assert short.token_ids == expected.token_ids[:FIRST_DRAFTED]
+        assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+        assert (again.token_ids, again.logprobs) == (expected.token_ids, expected.logprobs)
+    assert build_engine(model, eos_id=-1, may_draft=False).draft_after(100) is None

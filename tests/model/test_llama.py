@@ -104,7 +104,7 @@ def test_decoding_gives_the_logits_of_the_model(both: tuple[GPT, Any], storage: 
     ids = random_ids(2, 30)
     with torch.inference_mode():
         expected = model.head(model(ids))
-        decoder = Decoder(model, storage=storage, tune_kernels=False)
+        decoder = Decoder(model, storage=storage, plain=True)
         cache = Cache(model.config, rows=2, slots=40, device=torch.device("cpu"))
         chunks = [PromptChunk(0, ids[0, :20].tolist()), PromptChunk(1, ids[1, :11].tolist())]
         found = decoder.prefill(chunks, cache, [True, True])
@@ -125,7 +125,7 @@ def test_decoding_rounds_nothing_while_the_model_is_trained_in_bfloat16(byte_tok
     def logits() -> Tensor:
         cache = Cache(model.config, rows=1, slots=32, device=torch.device("cpu"))
         with torch.inference_mode():
-            return Decoder(model, tune_kernels=False).prefill(chunks, cache, [True])
+            return Decoder(model, plain=True).prefill(chunks, cache, [True])
 
     before = logits()
     add_copies(model, narrow_gradients=True)

@@ -45,7 +45,7 @@ class CountingDecoder(Decoder):
     """Counts prefilled tokens and decoding steps."""
 
     def __init__(self, model: GPT) -> None:
-        super().__init__(model, tune_kernels=False)
+        super().__init__(model, plain=True)
         self.n_prefilled = self.n_steps = 0
 
     def prefill(

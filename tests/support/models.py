@@ -8,6 +8,7 @@ import pytest
 
 from assistant.dataset.prompts import get_template
 from assistant.dataset.tokenizer import Tokenizer
+from assistant.decoding import step
 from assistant.model import fused
 from assistant.model.checkpoint import Checkpoint, read_config, save_checkpoint
 from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
@@ -16,6 +17,10 @@ from assistant.model.weights import find_weights, read_weights
 
 requires_loops = pytest.mark.skipif(
     not fused.is_compiled(), reason="the compiled loops are missing: the project was installed without a C compiler"
+)
+
+requires_step = pytest.mark.skipif(
+    step.level() is None, reason="decoding in C is missing: the project was installed without a C compiler"
 )
 
 
