@@ -24,7 +24,17 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 REPOSITORY = Path(__file__).parent.parent
+SLOWEST = tuple(
+    f"tests/{name}.py"
+    for name in ("training/test_distributed", "test_readme", "cli/test_demo", "training/test_book", "cli/test_job")
+)
+"""Tests that take ten seconds or more."""
 SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slowest tests first. At the end, one processor would compute them while the others wait."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOWEST))
 
 
 @pytest.fixture(autouse=True)
