@@ -24,7 +24,8 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt assistant/model/fused.c assistant/decoding/step.c
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt assistant/model/exponential.h assistant/model/fused.c \
+		assistant/decoding/step.c
 	@echo 'Installing into $(VENV): a minute or more.'
 	@$(INSTALL) -e .
 	@touch $@

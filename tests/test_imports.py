@@ -26,8 +26,8 @@ ROOMS: dict[str, str] = {
         "jinja_process own_template labelled"
     ),
     "assistant.model": (
-        "__init__ config digest trained_data packing fused block linear llama gpt lora folder weights peft templates "
-        "checkpoint heads scratch"
+        "__init__ config digest trained_data packing compiled fused block linear llama gpt lora folder weights peft "
+        "templates checkpoint heads scratch"
     ),
     "assistant.decoding": (
         "__init__ reply kernels step decoder continuations sampling inspection speculative engine stop_strings session"

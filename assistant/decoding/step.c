@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../model/exponential.h"
+
 /* Increase this here and in `step.py` whenever an exported function or struct changes. */
 const int64_t interface_version = 1;
 
@@ -129,25 +131,6 @@ INLINE int64_t take(struct job *job, int64_t phase, int64_t size, int64_t unit, 
 #define FOR_TAKEN(phase, size, unit)                                                                                   \
     for (int64_t end, start = take(job, phase, size, unit, &end); start < end;                                         \
          start = take(job, phase, size, unit, &end))
-
-/* exp(x) as 2^n times a polynomial of the rest, as in Cephes: an error of about 1 unit in the last place. */
-INLINE float exponential(float x)
-{
-    const float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    const float n = floorf(clamped * 1.44269504f + 0.5f);
-    const float rest = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-    float result = 1.9875691500e-4f;
-    result = result * rest + 1.3981999507e-3f;
-    result = result * rest + 8.3334519073e-3f;
-    result = result * rest + 4.1665795894e-2f;
-    result = result * rest + 1.6666665459e-1f;
-    result = result * rest + 5.0000001201e-1f;
-    result = result * rest * rest + rest + 1.0f;
-    const uint32_t power = (uint32_t)((int32_t)n + 127) << 23;
-    float factor;
-    memcpy(&factor, &power, sizeof factor);
-    return result * factor;
-}
 
 INLINE int64_t element_bytes(int64_t storage) { return storage == FLOAT32 ? 4 : storage == INT8 ? 1 : 2; }
 

@@ -11,20 +11,20 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from assistant.decoding.kernels import StoredWeight, store_weight
+from assistant.model.compiled import load_library
 from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT, GPTBlock
 from assistant.model.llama import LlamaBlock
 from assistant.settings import Storage
 
 INTERFACE_VERSION = 1
-"""Must equal `interface_version` in `step.c`: an installation may have new sources and an old library."""
+"""Must equal `interface_version` in `step.c`."""
 LEVELS = ("plain C", "x86-64-v3", "x86-64-v4", "x86-64-v4 and AMX")
 """The versions in the library, by number. Each needs more of the processor than the one before."""
 STORAGES: tuple[Storage, ...] = ("float32", "bfloat16", "float16", "int8")
@@ -105,23 +105,8 @@ os.register_at_fork(after_in_child=_note_fork)
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
     """The library and an empty text; or None and the problem, which is empty if no library is installed."""
-    spec = find_spec("assistant.decoding._step")
-    if spec is None or spec.origin is None:
-        return None, ""
-    try:
-        library = ctypes.CDLL(spec.origin)
-        for name in ("run", "best_level", "scratch_bytes"):
-            getattr(library, name).restype = ctypes.c_int64
-        version = ctypes.c_int64.in_dll(library, "interface_version").value
-        if version != INTERFACE_VERSION:
-            fault = f"interface version {version}"
-        elif not _agrees_with_torch(library):
-            fault = "different results"
-        else:
-            return library, ""
-    except (OSError, AttributeError, ValueError) as error:  # not a library, or one for another machine
-        fault = str(error)
-    return None, f"{spec.origin}: expected a compiled step of version {INTERFACE_VERSION} like torch's, got {fault}"
+    functions = ("run", "best_level", "scratch_bytes")
+    return load_library("assistant.decoding._step", INTERFACE_VERSION, functions, _agrees_with_torch)
 
 
 def problem() -> str | None:

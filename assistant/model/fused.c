@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "exponential.h"
+
 /* One build serves every CPU: the loader picks the widest instruction set that the CPU supports. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define CPU_DISPATCH __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
@@ -48,24 +50,6 @@ INLINE bfloat16 downcast(float number)
 {
     uint32_t bits = to_bits(number);
     return number == number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
-}
-
-/* exp(x). Between -87 and 88 the error is at most 1.1 units in the last place. Like expf of Cephes, it is 2^n times a
-   polynomial of the remainder. */
-INLINE float exponential(float x)
-{
-    float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = floorf(clamped * 1.44269504f + 0.5f);
-    float remainder = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-    float result = 1.9875691500e-4f;
-    result = result * remainder + 1.3981999507e-3f;
-    result = result * remainder + 8.3334519073e-3f;
-    result = result * remainder + 4.1665795894e-2f;
-    result = result * remainder + 1.6666665459e-1f;
-    result = result * remainder + 5.0000001201e-1f;
-    result = result * remainder * remainder + remainder + 1.0f;
-    result *= from_bits((uint32_t)((int32_t)n + 127) << 23);
-    return x > 88.0f ? INFINITY : result;
 }
 
 #define TWICE_ROOT 1.5957691216f /* 2 * sqrt(2 / pi) */

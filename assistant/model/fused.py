@@ -12,15 +12,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from assistant.model.compiled import load_library
+
 INTERFACE_VERSION = 3
-"""Must equal `interface_version` in `fused.c`: an installation may have new sources and an old library."""
+"""Must equal `interface_version` in `fused.c`."""
 PROBE_SIZE = 50_000
 """Elements of the tensors that the library is checked with: enough for several threads."""
 TOLERANCE = 2**-7
@@ -67,22 +68,7 @@ class _AttentionArguments(ctypes.Structure):
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
     """The library and an empty text; or None and the problem, which is empty if no library is installed."""
-    spec = find_spec("assistant.model._fused")
-    if spec is None or spec.origin is None:
-        return None, ""
-    try:
-        library = ctypes.CDLL(spec.origin)
-        library.attention_scratch.restype = ctypes.c_int64
-        version = ctypes.c_int64.in_dll(library, "interface_version").value
-        if version != INTERFACE_VERSION:
-            fault = f"interface version {version}"
-        elif not _agrees_with_torch(library):
-            fault = "different results"
-        else:
-            return library, ""
-    except (OSError, AttributeError, ValueError) as error:  # not a library, one for another machine, or a very old one
-        fault = str(error)
-    return None, f"{spec.origin}: expected compiled loops of version {INTERFACE_VERSION} that match torch, got {fault}"
+    return load_library("assistant.model._fused", INTERFACE_VERSION, ("attention_scratch",), _agrees_with_torch)
 
 
 def _agrees_with_torch(library: ctypes.CDLL) -> bool:
@@ -114,7 +100,7 @@ def is_compiled() -> bool:
 def problem() -> str | None:
     """A warning if the library is installed but cannot be used, else None."""
     fault = _library()[1]
-    return f"{fault}. They are not used, which is slower. Install the project again." if fault else None
+    return f"{fault}. It is not used, which is slower. Install the project again." if fault else None
 
 
 def supports(x: Tensor) -> bool:

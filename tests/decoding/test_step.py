@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -20,6 +19,7 @@ from assistant.decoding.engine import Engine
 from assistant.model.config import GPTConfig, LlamaConfig, ModelConfig
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings, Storage
+from tests.support.libraries import replace_library
 from tests.support.models import requires_step, tiny_checkpoint, tiny_llama
 
 pytestmark = requires_step
@@ -201,7 +201,7 @@ def test_weights_that_c_would_misread_stay_with_torch(byte_tokenizer: Tokenizer)
 @pytest.mark.parametrize("origin", [None, __file__])
 def test_a_missing_or_unloadable_library_is_not_used(monkeypatch: pytest.MonkeyPatch, origin: str | None) -> None:
     step._library.cache_clear()
-    monkeypatch.setattr(step, "find_spec", lambda _: origin and SimpleNamespace(origin=origin))
+    replace_library(monkeypatch, "assistant.decoding._step", origin)
     try:
         assert step.level() is None
         assert ("Install the project again." in (step.problem() or "")) == (origin is not None)

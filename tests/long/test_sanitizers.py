@@ -16,7 +16,8 @@ SCRIPT = """
 import sys, types
 import pytest
 from assistant.decoding import step
-step.find_spec = lambda name: types.SimpleNamespace(origin=sys.argv[1])
+from assistant.model import compiled
+compiled.find_spec = lambda name: types.SimpleNamespace(origin=sys.argv[1]) if name.endswith("_step") else None
 assert step.level() is not None, step.problem()
 options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--timeout=0", "-k", sys.argv[2]]
 sys.exit(pytest.main(["tests/decoding/test_step.py", *options]))

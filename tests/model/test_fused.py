@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from assistant.cli.doctor import examine
 from assistant.model import fused
 from assistant.model.packing import PrefixTree, pack
+from tests.support.libraries import replace_library
 from tests.support.models import requires_loops
 
 pytestmark = requires_loops
@@ -154,8 +154,7 @@ def reload_library() -> Iterator[None]:
 @pytest.mark.usefixtures("reload_library")
 @pytest.mark.parametrize("origin", [None, __file__, "/nowhere/_fused.so"])
 def test_a_missing_or_unloadable_library_is_not_used(monkeypatch: pytest.MonkeyPatch, origin: str | None) -> None:
-    spec = None if origin is None else SimpleNamespace(origin=origin)
-    monkeypatch.setattr(fused, "find_spec", lambda _: spec)
+    replace_library(monkeypatch, "assistant.model._fused", origin)
     assert not fused.is_compiled()
     assert not fused.supports(random_tensor(3).bfloat16())
     problem = fused.problem()
@@ -165,7 +164,7 @@ def test_a_missing_or_unloadable_library_is_not_used(monkeypatch: pytest.MonkeyP
         assert "C compiler" in finding.advice
     else:
         assert problem is not None
-        assert problem.startswith(f"{origin}: expected compiled loops")
+        assert problem.startswith(f"{origin}: expected a compiled library")
         assert (finding.ok, finding.advice) == (False, problem)
 
 
@@ -177,7 +176,7 @@ def test_a_library_with_wrong_results_is_not_used(monkeypatch: pytest.MonkeyPatc
     assert not fused.is_compiled()
     problem = fused.problem()
     assert problem is not None
-    assert "got different results. They are not used" in problem
+    assert "got different results. It is not used" in problem
 
 
 @pytest.mark.usefixtures("reload_library")
@@ -187,7 +186,7 @@ def test_a_library_of_another_interface_version_is_not_called(monkeypatch: pytes
     problem = fused.problem()
     assert problem is not None
     assert (
-        f"of version {fused.INTERFACE_VERSION} that match torch, got interface version {fused.INTERFACE_VERSION - 1}"
+        f"of version {fused.INTERFACE_VERSION} that matches torch, got interface version {fused.INTERFACE_VERSION - 1}"
         in problem
     )
 
