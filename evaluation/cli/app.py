@@ -201,7 +201,10 @@ def load_session(model: str, precision: DecodePrecision) -> Session:
     """Load the model. Nothing before this call imports torch."""
     from assistant.decoding.session import Session
 
-    return Session.load(model, precision=precision, may_draft=False)
+    session = Session.load(model, precision=precision, may_draft=False)
+    if session.template_note:
+        note(f"note: {session.template_note}")
+    return session
 
 
 # --- parts of the commands ----------------------------------------------------------------------------------------

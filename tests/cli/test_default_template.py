@@ -13,6 +13,7 @@ from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import SettingsError
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.commands import FINETUNE, invoke
+from tests.support.evaluation_command import evaluation
 from tests.support.marked import CHAT_TEMPLATES, save_both, with_markers
 from tests.support.models import save_tiny, tiny_llama
 
@@ -76,6 +77,8 @@ def test_who_asks_such_a_model_is_told_once(llama: Path) -> None:
     assert json.loads(as_json.stdout)["prompt"].startswith("Below is an instruction")
     chat = ("chat", llama.name, "--plain", "--no-save", "--max-new-tokens", "2")
     assert invoke(*chat, text="Say hi.\nSay bye.\n").output.count(told) == 1
+    answered = evaluation("respond", llama.name, "--data", "rows.json", "--run", "run", "--max-new-tokens", "2")
+    assert (answered.code, answered.err.count(told)) == (0, 1)
     done = invoke("finetune", "rows.json", "-m", llama.name, "-o", "own", "--max-steps", "1", "--template", "alpaca")
     assert done.exit_code == 0, done.output
     assert told not in invoke("chat", "own", *chat[2:], text="Say hi.\n").output  # neither for its base
