@@ -7,7 +7,7 @@
 
 Each measurement is `assistant finetune --plan` in a process of its own, with random weights of the model's shape. They
 are written to a temporary folder and deleted afterwards. The vocabulary is GPT-2's, cut or padded to the model's size,
-because no other is at hand without a network; so a row has the same number of tokens for all models but pocket.
+because others can only be had from a network. So a row has as many tokens for one model as for another, except pocket.
 What needs more than `--memory` is calculated and gets no minutes; `--memory 0` calculates all that was not measured. If
 other programs computed at the same time, the memory is kept and the minutes are not: run the command again. The figures
 go to `data/bases.json`, and the table to `docs/which-base.md`.
@@ -43,8 +43,8 @@ N_ROWS = 1000
 MERGES, VOCAB = "6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"
 """tiktoken's names for its downloads."""
 OPTIONS = {"full": [], "lora": ["--lora", "--learning-rate", "2e-4"]}
-STATE_BYTES = {"full": 16, "lora": 4}
-"""Bytes a weight in float32: with its gradient and AdamW's two moments, or frozen."""
+STATE_BYTES = {"full": 16, "lora": 2}
+"""Bytes a weight: float32 with its gradient and AdamW's two moments, or frozen in bfloat16."""
 OTHER_BYTES = 1.5e9
 """What is needed beside that: the runtime, activations, logits. Measured runs with short rows needed 1.4 GB."""
 OTHERS_LIMIT = 0.1
