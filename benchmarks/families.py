@@ -7,7 +7,7 @@ A folder that does not exist is written first: random weights of SmolLM2-135M's 
 trained on the shipped instructions. Every contender is a process of its own, and contenders take turns. The table shows
 medians of the rounds, with two threads.
 
-Training reads every row once in batches of 8, behind two steps that are not timed (see `finetune.py`). Tokens are those
+Training reads every row once in batches of 8, after two steps that are not timed (see `finetune.py`). Tokens are those
 of the rows. Memory is the peak of the whole process. The Hugging Face loop has float32 weights, bfloat16 autocast,
 AdamW, shuffled batches that are padded on the right, and a head that runs only where the answer is. Decoding is one
 row and 100 new tokens (see `generate.py`). What is not installed (`trl`, llama.cpp) is left out with a message.

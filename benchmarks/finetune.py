@@ -4,7 +4,7 @@
     python benchmarks/finetune.py build/gpt2-124m ../shared/data/book-instruction-data.json
     python benchmarks/finetune.py build/gpt2-124m ../shared/data/book-instruction-data.json --device cuda --batch 64
 
-Each contender is a process of its own that reads every row once, in batches of 8 with AdamW, behind two steps that
+Each contender is a process of its own that reads every row once, in batches of 8 with AdamW, after two steps that
 are not timed. Tokens are those of the rows, however few are computed. The share of the matrix rate is what these
 tokens would take, at 6 operations for each weight and token, of what this machine can do in the dtype in one large
 product. TRL and what it needs must be importable (`pip install trl`); without it, its lines are left out.

@@ -177,7 +177,7 @@ def llama_cpp(model: Path, kind: Quantization, *, ends: bool) -> Answer:
 
 
 def xllamacpp(model: Path, kind: Quantization, *, ends: bool) -> Answer:
-    """llama.cpp as the wheel `xllamacpp` has it, behind its server, one prompt at a time."""
+    """The llama.cpp of the wheel `xllamacpp`. Its server answers one prompt at a time."""
     import httpx
     import xllamacpp as package
 

@@ -223,7 +223,7 @@ class Worker:
     # --- background runs ------------------------------------------------------------------------------------------
 
     def _answer_rows(self, job: RowsJob) -> Event | None:
-        """Answer some rows of a run, and put the rest back into the queue. Return the run's end if there is no rest."""
+        """Answer some rows of a run, and queue the others again. Return the end of the run after the last rows."""
         rows = job.rows[:ROWS_AT_ONCE]
         tuned = self._replies("tuned", rows, job)
         base = self._replies("base", rows, job) if job.with_base and len(tuned) == len(rows) else {}

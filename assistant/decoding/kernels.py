@@ -109,7 +109,7 @@ def pick_kernels(stored: StoredWeight) -> tuple[Kernel, Kernel, Kernel]:
         return (float32_linear,) * 3
     if dtype is torch.int8:
         many = int8_as_bfloat16 if _has_bfloat16_units() else float32_linear
-        # torch 2.13 reads outside rows whose size is no multiple of its vectors, and crashes.
+        # For a row that does not fill whole vectors, torch 2.13 reads after its end, and crashes.
         has_kernel = hasattr(torch, "_weight_int8pack_mm") and stored.weight.shape[1] % 64 == 0
         return int8_weight_only if has_kernel else many, many, many
     many = half_linear if dtype is torch.bfloat16 and _has_bfloat16_units() else float32_linear

@@ -190,7 +190,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: ModelConfig) -
 
 
 def _weights_path(folder: Path) -> Path:
-    """The file with a folder's weights, or their index. Raises CheckpointError if it is no model folder."""
+    """The file with a folder's weights, or their index. Raises CheckpointError if the folder holds no model."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a model folder, got no such folder. Check the path.")
     missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
