@@ -78,8 +78,6 @@ class Commands(TyperGroup):
             note(f"error: {error}")
             code = EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILURE
             raise typer.Exit(code) from error
-        except BrokenPipeError:
-            raise  # nobody reads our output any more; click exits silently
         except OSError as error:
             note(f"error: {describe_os_error(error)}")
             raise typer.Exit(EXIT_FAILURE) from error
@@ -136,17 +134,19 @@ def run_program(app: typer.Typer, name: str) -> NoReturn:
     command continues. Once nobody reads stdout, a command that prints a result there ends as SIGPIPE would end it.
     """
     prepare_streams()
-    _raise_on_signals()
+    request = _raise_on_signals()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some takes 30 ms, and none is needed
     code: object = 0
     try:
-        app(prog_name=name)
-    except SystemExit as ending:
-        code = ending.code
+        try:
+            app(prog_name=name)
+        except SystemExit as ending:
+            # Outside `invoke`, typer takes every signal for Ctrl-C.
+            code = request.exit_code if ending.code == SIGNAL_EXIT + signal.SIGINT else ending.code
+        _ignore_signals()  # in the outer `try`: to free the memory of a command takes time, and a signal may come then
     except KeyboardInterrupt as error:
+        _ignore_signals()
         code = interrupt_exit_code(error)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the handlers that torch runs at exit would show a traceback
     try:
         sys.stdout.flush()
     except SystemExit as ending:
@@ -254,16 +254,19 @@ def interrupt_exit_code(error: KeyboardInterrupt) -> int:
     return SIGNAL_EXIT + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
-def _raise_on_signals() -> None:
+def _raise_on_signals() -> StopRequest:
     """Make every stop signal raise `Interrupted`, so that a command cleans up before it ends.
+
+    Return a request that holds the latest signal.
 
     During an import the process ends at once instead: there is nothing to clean up, and packages turn an exception in
     their import into another one, or swallow it.
     """
-    raised_at = -SAME_REQUEST_S
+    request, raised_at = StopRequest(), -SAME_REQUEST_S
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal raised_at
+        request.number = number
         if _is_importing(frame):
             _write_at_once("Interrupted.\n")
             os._exit(SIGNAL_EXIT + number)
@@ -274,6 +277,13 @@ def _raise_on_signals() -> None:
     for number in STOP_SIGNALS:
         if not _is_ignored(number):
             signal.signal(number, handle)
+    return request
+
+
+def _ignore_signals() -> None:
+    """For the end of the process: the handlers that torch runs at exit would show a traceback."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -200,6 +200,42 @@ def test_a_signal_during_the_import_of_torch_ends_at_once() -> None:
     assert (process.returncode, errors) == (128 + signal.SIGTERM, b"Interrupted.\n")
 
 
+@pytest.mark.parametrize("moment", ["before the command", "after the command"])
+def test_a_signal_outside_the_command_gives_its_own_exit_status(moment: str) -> None:
+    script = f"""
+import os, signal, typer
+from assistant.cli import console
+
+class Early(console.Commands):
+    def make_context(self, *words, **more):
+        if {moment!r} == "before the command":
+            os.kill(os.getpid(), signal.SIGHUP)
+        return super().make_context(*words, **more)
+
+app = typer.Typer(cls=Early)
+set_handler = signal.signal
+
+def late(number, handler):
+    signal.signal = set_handler
+    os.kill(os.getpid(), signal.SIGHUP)
+    return set_handler(number, handler)
+
+@app.command()
+def command():
+    signal.signal = late  # the program calls it after the command
+
+@app.command()
+def other():
+    pass
+
+console.run_program(app, "program")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "command"], capture_output=True, check=False, env=environment()
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGHUP, b"", b"")
+
+
 def test_advice_is_shown_after_many_problems() -> None:
     error = DataError([f"row {number}: too long." for number in range(50)], advice="Shorten the rows.")
     assert str(error).endswith("row 19: too long.\n... and 30 more.\nShorten the rows.")
