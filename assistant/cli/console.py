@@ -241,9 +241,27 @@ def stop_on_signals(message: str, pass_on: Callable[[int], object] | None = None
         elif time.monotonic() - first_at > SAME_REQUEST_S:
             raise Interrupted(number)
 
+    with _handled_by(handle):
+        yield request
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Delay stop signals until the block has ended: for C code that loses or changes an exception of a handler."""
+    held: list[int] = []
+    try:
+        with _handled_by(lambda number, _frame: held.append(number)):
+            yield
+    finally:
+        if held:
+            signal.raise_signal(held[-1])
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS if not _is_ignored(number)}
     try:
-        yield request
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

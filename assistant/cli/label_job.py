@@ -23,7 +23,7 @@ from assistant.classifier.report import (
 )
 from assistant.classifier.scores import MIN_VALIDATION_ROWS, fit_temperature, score
 from assistant.classifier.split import balance_as_book, split_labelled
-from assistant.cli.console import describe_os_error, note
+from assistant.cli.console import describe_os_error, note, signals_held_back
 from assistant.cli.job import Job
 from assistant.dataset.examples import Example
 from assistant.dataset.splits import Splits
@@ -102,7 +102,9 @@ class LabelJob(Job):
         write_atomic(self.output / REPORT_JSON, text)
         write_atomic(self.output / REPORT_MARKDOWN, as_markdown(report, title=self.output.name))
         try:
-            write_atomic(self.output / PICTURE_FILE, draw_confusion(report.scores))
+            with signals_held_back():
+                picture = draw_confusion(report.scores)
+            write_atomic(self.output / PICTURE_FILE, picture)
         except OSError as error:
             note(f"note: no picture of the confusion matrix. {describe_os_error(error)}")
 

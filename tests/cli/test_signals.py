@@ -236,6 +236,30 @@ console.run_program(app, "program")
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGHUP, b"", b"")
 
 
+def test_a_signal_waits_while_a_picture_is_drawn(folder: Path) -> None:
+    """matplotlib's C++ code loses an exception that a handler raises, or makes another one of it."""
+    script = """
+import os, pathlib, signal
+from assistant.cli import app, label_job
+
+def draw_confusion(scores):
+    os.kill(os.getpid(), signal.SIGHUP)
+    pathlib.Path("drawn").touch()
+    return b""
+
+label_job.draw_confusion = draw_confusion
+app.main()
+"""
+    rows = [{"text": f"{label} {number}", "label": label} for number in range(20) for label in ("red", "blue")]
+    Path("texts.json").write_text(json.dumps(rows), encoding="utf-8")
+    words = ("classify", "train", "texts.json", "-m", "base", "-o", "out", "--max-steps", "1", "--batch-size", "2")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, check=False, text=True, env=environment()
+    )
+    assert done.returncode == 128 + signal.SIGHUP, done.stderr
+    assert (folder / "drawn").exists()
+
+
 def test_advice_is_shown_after_many_problems() -> None:
     error = DataError([f"row {number}: too long." for number in range(50)], advice="Shorten the rows.")
     assert str(error).endswith("row 19: too long.\n... and 30 more.\nShorten the rows.")
