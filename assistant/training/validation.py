@@ -10,11 +10,14 @@ from assistant.decoding.engine import generate
 from assistant.exact_match import is_exact
 from assistant.loops import loops
 from assistant.model.checkpoint import Checkpoint
+from assistant.model.config import ModelConfig
 from assistant.settings import GenerationSettings
 from assistant.training.events import Sample
 
 ANSWER_TOKENS = 64
 """Longest answer, in tokens. A longer reference cannot be matched."""
+ANSWER_CACHE_BYTES = 200 * 2**20
+"""For the keys and values of the rows that are answered together. Large models answer fewer rows at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +41,14 @@ def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count
     tokenizer = checkpoint.tokenizer
     prompts = [row.input_ids[: row.prompt_length] for row in chosen]
     settings = GenerationSettings(max_new_tokens=ANSWER_TOKENS)
-    generated = sorted(
-        generate(checkpoint.model, prompts, settings, eos_id=tokenizer.eos_ids), key=lambda answer: answer.index
+    answers = generate(
+        checkpoint.model,
+        prompts,
+        settings,
+        eos_id=tokenizer.eos_ids,
+        batch_size=_rows_at_a_time(checkpoint.config, max(map(len, prompts)) + ANSWER_TOKENS),
     )
+    generated = sorted(answers, key=lambda answer: answer.index)
     samples = [
         Sample(
             instruction=row.example.instruction,
@@ -58,6 +66,12 @@ def answer_rows(checkpoint: Checkpoint, rows: Sequence[EncodedExample], *, count
         exact=_share([is_exact(sample.response, sample.reference) for sample in samples]),
         samples=tuple(samples[:n_samples]),
     )
+
+
+def _rows_at_a_time(config: ModelConfig, n_tokens: int) -> int:
+    """Return how many rows of this length are answered together: the optimizer's memory is needed at the same time."""
+    row_bytes = 2 * 4 * config.n_layer * config.heads.n_kv_head * config.heads.size * n_tokens  # keys, values: float32
+    return max(1, ANSWER_CACHE_BYTES // row_bytes)
 
 
 def _share(flags: Sequence[bool]) -> float:

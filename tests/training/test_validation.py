@@ -44,6 +44,17 @@ def test_answered_rows_are_spread_over_all_rows(byte_tokenizer: Tokenizer, examp
     assert answer_rows(checkpoint, rows[:1], count=9, n_samples=9).n == 1
 
 
+def test_rows_answered_one_at_a_time_get_the_same_answers(
+    byte_tokenizer: Tokenizer, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model does whose keys and values need much memory."""
+    checkpoint = tiny_checkpoint(byte_tokenizer)
+    rows = encode_examples(examples, checkpoint.template, byte_tokenizer, max_length=256).rows
+    together = answer_rows(checkpoint, rows, count=6, n_samples=6)
+    monkeypatch.setattr("assistant.training.validation.ANSWER_CACHE_BYTES", 1)
+    assert answer_rows(checkpoint, rows, count=6, n_samples=6) == together
+
+
 def test_an_answer_that_equals_the_reference_is_exact(byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
     checkpoint = tiny_checkpoint(byte_tokenizer)
     rows = encode_examples(examples, checkpoint.template, byte_tokenizer, max_length=256).rows
