@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from assistant.classifier.label_files import labels_of
 from assistant.dataset.examples import Example
-from assistant.dataset.splits import Splits, data_fingerprint, fill_parts, largest_remainders
+from assistant.dataset.splits import Counts, Quotas, Splits, data_fingerprint, fill_parts, largest_remainders
 from assistant.errors import DataError
 from assistant.settings import LabelSplitSettings
 
@@ -31,7 +31,8 @@ def split_labelled(examples: Sequence[Example], settings: LabelSplitSettings | N
         train, validation = shuffled[:n_train], shuffled[n_train : n_train + n_validation]
         test = shuffled[n_train + n_validation :]
     else:
-        train, test, validation = _split_by_label(examples, settings)
+        labels = [example.output for example in examples]
+        train, test, validation = fill_parts(examples, labels, partial(_quotas, settings=settings), settings.split_seed)
     _check_known_labels(train, (*test, *validation))
     return Splits(
         train=tuple(train),
@@ -65,21 +66,17 @@ def _pandas_sample(n_rows: int, n: int, seed: int) -> list[int]:
     return [int(index) for index in np.random.RandomState(seed).choice(n_rows, size=n, replace=False)]
 
 
-def _split_by_label(
-    examples: Sequence[Example], settings: LabelSplitSettings
-) -> tuple[list[Example], list[Example], list[Example]]:
-    labels = [example.output for example in examples]
-    counts: Counter[str | None] = Counter(labels)
-    quotas = {
-        "test": largest_remainders(counts, int(len(examples) * settings.test_share)),
-        "validation": largest_remainders(counts, int(len(examples) * settings.validation_share)),
-    }
+def _quotas(counts: Counts, *, settings: LabelSplitSettings) -> Quotas:
+    """Return how many rows of every label the test and the validation part get."""
+    n = counts.total()
+    shares = {"test": settings.test_share, "validation": settings.validation_share}
+    quotas = {part: largest_remainders(counts, int(n * share)) for part, share in shares.items()}
     for label, n_rows in counts.items():
         room = n_rows - 1  # train has at least one
-        for part, share in (("test", settings.test_share), ("validation", settings.validation_share)):
+        for part, share in shares.items():
             quotas[part][label] = min(max(quotas[part][label], 1 if share else 0), room)
             room -= quotas[part][label]
-    return fill_parts(examples, labels, quotas, settings.split_seed)
+    return quotas
 
 
 def _check_known_labels(train: Sequence[Example], others: Sequence[Example]) -> None:

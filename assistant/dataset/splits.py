@@ -10,8 +10,9 @@ import json
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from assistant.dataset.examples import Example
 from assistant.errors import SettingsError
@@ -20,6 +21,10 @@ from assistant.settings import SplitMethod, SplitSettings
 DEFAULT_SPLIT_SEED = SplitSettings().split_seed
 DEFAULT_FRACTIONS = SplitSettings().fractions
 """Shares of train, test and validation."""
+Counts = Counter[str | None]
+"""Rows by their kind: a category or a label."""
+Quotas = dict[str, Counts]
+"""For the test and the validation part, the rows of every kind that it still may get."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +63,10 @@ def prompt_key(example: Example) -> tuple[str, ...]:
 
 
 def data_fingerprint(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 (hex) of the texts, categories and groups. File names and row numbers do not affect it."""
+    """Return the SHA-256 (hex) of the texts, categories and groups. File names and row numbers do not affect it.
+
+    With several files, their numbers of rows count as well, because the grouped split goes file by file.
+    """
     rows: list[list[object]] = []
     for example in examples:
         history = [list(exchange) for exchange in example.history]
@@ -69,6 +77,9 @@ def data_fingerprint(examples: Sequence[Example]) -> str:
         if example.rejected is not None:
             row.append({"rejected": example.rejected})
         rows.append(row)
+    files = by_file(examples)
+    if len(files) > 1:
+        rows.append([len(indices) for indices in files])
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
 
 
@@ -83,6 +94,7 @@ def split_examples(
 
     `grouped` shuffles with `seed`. Examples that share a normalised prompt, a group or a row land in the same part, so
     that no test prompt occurs in train. Each part gets every category in proportion, as far as whole groups allow.
+    Files are split one after the other, so a file that is added at the end moves no row of the files before it.
     `book` keeps the order of the file: the first 85 %, the next 10 %, the rest (rasbt/LLMs-from-scratch, ch07). It lets
     equal prompts leak across the parts.
 
@@ -93,8 +105,8 @@ def split_examples(
         raise SettingsError("split: expected grouped or book for instructions, got stratified, which is for labels.")
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise SettingsError(f"split: expected three shares that add up to 1, got {fractions}.")
-    n_train, n_test = int(len(examples) * fractions[0]), int(len(examples) * fractions[1])
     if method == "book":
+        n_train, n_test = int(len(examples) * fractions[0]), int(len(examples) * fractions[1])
         if any(example.history for example in examples):
             raise SettingsError(
                 "split: expected single questions for the book's split, got conversations, which it would cut apart. "
@@ -103,11 +115,8 @@ def split_examples(
         train, test = examples[:n_train], examples[n_train : n_train + n_test]
         validation = examples[n_train + n_test :]
     else:
-        n_validation = min(len(examples) - n_train - n_test, len(examples) - 1)  # A single row goes to train.
         categories = [example.category for example in examples]
-        counts = Counter(categories)
-        quotas = {"test": largest_remainders(counts, n_test), "validation": largest_remainders(counts, n_validation)}
-        train, test, validation = fill_parts(examples, categories, quotas, seed)
+        train, test, validation = fill_parts(examples, categories, partial(_quotas, fractions=fractions), seed)
     return Splits(
         train=tuple(train),
         validation=tuple(validation),
@@ -119,24 +128,58 @@ def split_examples(
     )
 
 
+def _quotas(counts: Counts, *, fractions: tuple[float, float, float]) -> Quotas:
+    """Return how many rows of every category the test and the validation part get."""
+    n = counts.total()
+    n_train, n_test = int(n * fractions[0]), int(n * fractions[1])
+    n_validation = min(n - n_train - n_test, n - 1)  # A single row goes to train.
+    return {"test": largest_remainders(counts, n_test), "validation": largest_remainders(counts, n_validation)}
+
+
 def fill_parts(
-    examples: Sequence[Example], kinds: Sequence[str | None], quotas: dict[str, Counter[str | None]], seed: int
+    examples: Sequence[Example], kinds: Sequence[str | None], quotas_of: Callable[[Counts], Quotas], seed: int
 ) -> tuple[list[Example], list[Example], list[Example]]:
     """Fill test, then validation, with whole groups in a seeded order, up to their quota of every kind of row.
 
-    Returns train, test and validation, each in file order. `quotas` is used up.
+    Returns train, test and validation, each in file order. It goes file by file: `quotas_of` gets the kinds of one
+    file's rows. A row that belongs to rows of an earlier file joins their part; if they are in several parts, test
+    comes before validation, and validation before train.
     """
-    groups = grouped_rows(examples)
-    random.Random(seed).shuffle(groups)
-    indices: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
-    for group in groups:
-        group_counts = Counter(kinds[index] for index in group)
-        part = next((part for part, quota in quotas.items() if group_counts <= quota), "train")
-        indices[part] += group
-        if part in quotas:
-            quotas[part] -= group_counts
-    train, test, validation = ([examples[i] for i in sorted(indices[part])] for part in ("train", "test", "validation"))
+    part_of: dict[int, str] = {}
+    groups = _Groups()
+    for indices in by_file(examples):
+        quotas = quotas_of(Counter(kinds[index] for index in indices))
+        found = groups.add(examples, indices)
+        earlier = groups.parts(part_of)
+        for group in found:
+            if group.root in earlier:
+                _place(group, earlier[group.root], part_of, quotas, kinds)
+        open_groups = [group for group in found if group.root not in earlier]
+        random.Random(seed).shuffle(open_groups)
+        for group in open_groups:
+            counts = Counter(kinds[index] for index in group.indices)
+            part = next((part for part, quota in quotas.items() if counts <= quota), "train")
+            _place(group, part, part_of, quotas, kinds)
+    train, test, validation = (
+        [example for index, example in enumerate(examples) if part_of[index] == part]
+        for part in ("train", "test", "validation")
+    )
     return train, test, validation
+
+
+def _place(group: _Group, part: str, part_of: dict[int, str], quotas: Quotas, kinds: Sequence[str | None]) -> None:
+    """Put a group into a part, and use up the part's quota."""
+    part_of.update(dict.fromkeys(group.indices, part))
+    if part in quotas:
+        quotas[part] -= Counter(kinds[index] for index in group.indices)
+
+
+def by_file(examples: Sequence[Example]) -> list[list[int]]:
+    """Return the indices of the examples of each file, in the order of the files."""
+    files: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        files.setdefault(example.source, []).append(index)
+    return list(files.values())
 
 
 def largest_remainders(counts: Counter[str | None], total: int) -> Counter[str | None]:
@@ -149,26 +192,51 @@ def largest_remainders(counts: Counter[str | None], total: int) -> Counter[str |
     return quotas
 
 
-def grouped_rows(examples: Sequence[Example]) -> list[list[int]]:
-    """Return the indices of examples that belong together: the same prompt, `group`, or row of the same file.
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows of one file that belong together. Groups of several files that belong together have the same root."""
+
+    root: int
+    indices: list[int]
+
+
+class _Groups:
+    """Which examples belong together: the same prompt, `group`, or row of the same file.
 
     A disjoint-set forest, so that chains of such pairs form one group.
     """
-    parents = list(range(len(examples)))
 
-    def find(index: int) -> int:
+    def __init__(self) -> None:
+        self._parents: dict[int, int] = {}
+        self._first_with_key: dict[object, int] = {}
+
+    def add(self, examples: Sequence[Example], indices: Sequence[int]) -> list[_Group]:
+        """Add the examples at these indices, and return their groups, in the order of their first rows."""
+        for index in indices:
+            self._parents[index] = index
+            example = examples[index]
+            row_keys = [(example.source, example.row)] if example.row else []
+            group_keys = [example.group] if example.group is not None else []
+            for key in (prompt_key(example), *row_keys, *group_keys):
+                self._parents[self._root(index)] = self._root(self._first_with_key.setdefault(key, index))
+        groups: dict[int, list[int]] = {}
+        for index in indices:
+            groups.setdefault(self._root(index), []).append(index)
+        return [_Group(root, members) for root, members in groups.items()]
+
+    def parts(self, part_of: Mapping[int, str]) -> dict[int, str]:
+        """Return the part of every root whose examples have parts."""
+        found: dict[int, set[str]] = {}
+        for index, part in part_of.items():
+            found.setdefault(self._root(index), set()).add(part)
+        return {
+            root: next(part for part in ("test", "validation", "train") if part in parts)
+            for root, parts in found.items()
+        }
+
+    def _root(self, index: int) -> int:
+        parents = self._parents
         while parents[index] != index:
             parents[index] = parents[parents[index]]
             index = parents[index]
         return index
-
-    first_with_key: dict[object, int] = {}
-    for index, example in enumerate(examples):
-        row_keys = [(example.source, example.row)] if example.row else []
-        group_keys = [example.group] if example.group is not None else []
-        for key in (prompt_key(example), *row_keys, *group_keys):
-            parents[find(index)] = find(first_with_key.setdefault(key, index))
-    groups: dict[int, list[int]] = {}
-    for index in range(len(examples)):
-        groups.setdefault(find(index), []).append(index)
-    return list(groups.values())

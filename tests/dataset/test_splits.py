@@ -123,3 +123,56 @@ def test_fingerprint_depends_on_groups_and_categories(examples: list[Example]) -
     with_group = [replace(example, group="same") for example in examples]
     with_category = [replace(example, category="same") for example in examples]
     assert len({data_fingerprint(rows) for rows in (examples, with_group, with_category)}) == 3
+
+
+# --- several files ------------------------------------------------------------------------------------------------
+
+
+def file_of(name: str, keys: list[tuple[str, str | None]]) -> list[Example]:
+    """A file's examples, from their prompts and groups."""
+    return [
+        Example(instruction=prompt, output="A.", group=group, source=name, row=number)
+        for number, (prompt, group) in enumerate(keys, start=1)
+    ]
+
+
+KEYS = st.lists(
+    st.tuples(st.sampled_from("abcdefghij"), st.none() | st.sampled_from("stuvwxyz")), min_size=1, max_size=30
+)
+
+
+@given(KEYS, KEYS, KEYS, st.integers(0, 3))
+def test_an_added_file_moves_no_row_of_the_files_before_it(
+    first: list[tuple[str, str | None]],
+    second: list[tuple[str, str | None]],
+    third: list[tuple[str, str | None]],
+    seed: int,
+) -> None:
+    files = [file_of(name, keys) for name, keys in (("1", first), ("2", second), ("3", third))]
+    fractions = (0.4, 0.4, 0.2)
+    two = parts_of(split_examples(files[0] + files[1], seed=seed, fractions=fractions))
+    three = parts_of(split_examples([*files[0], *files[1], *files[2]], seed=seed, fractions=fractions))
+    for before, after in zip(two, three, strict=True):
+        assert list(before) == [example for example in after if example.source != "3"]
+    assert sum(map(len, three)) == sum(map(len, files))
+
+
+def test_a_row_joins_the_part_of_the_rows_of_an_earlier_file_that_it_belongs_to() -> None:
+    rows = file_of("1", [(f"Q{n}", None) for n in range(200)])
+    parts = {part: [row.instruction for row in split_examples(rows).part(part)] for part in ("train", "test")}
+    both = (parts["train"][0], "both"), (parts["test"][0], "both")
+    more = file_of("2", [(prompt, None) for prompt in (*parts["train"][1:50], *parts["test"][1:])] + [*both])
+    splits = split_examples(rows + more)
+    assert {row.instruction for row in splits.test if row.source == "2"} >= set(parts["test"])
+    assert {row.instruction for row in splits.train if row.source == "2"} <= set(parts["train"])
+    # A training row of the first file and a test row of it meet in the second: test comes first.
+    assert [row.instruction for row in splits.test if row.group == "both"] == [prompt for prompt, _ in both]
+
+
+def test_the_fingerprint_of_several_files_depends_on_where_they_end() -> None:
+    keys: list[tuple[str, str | None]] = [(f"Q{n}", None) for n in range(6)]
+    as_one, halves, other = (
+        [row for number, part in enumerate(parts) for row in file_of(str(number), part)]
+        for parts in ([keys], [keys[:3], keys[3:]], [keys[:2], keys[2:]])
+    )
+    assert len({data_fingerprint(rows) for rows in (as_one, halves, other)}) == 3
