@@ -9,8 +9,16 @@ from assistant.errors import PrerequisiteError
 from assistant.hub_cache import KNOWN_MODELS, SHOWN_COMMIT, find_pulled, snapshots, split_name
 
 POCKET = "pocket"
-FREE_FORM = frozenset({"about_itself", "definitions", "greetings", "rhymes", "short_writing", "synonyms"})
-"""Categories of the shipped instructions whose rows have more than one right answer."""
+ROWS = ("instructions.json",)
+"""The shipped rows that the demo trains on and tests with."""
+FREE_FORM = frozenset(
+    {
+        "about_itself", "advice", "conversation", "definitions", "description", "explanation", "feelings", "greetings",
+        "how_to", "jokes", "little_texts", "make_sentence", "not_learnt", "rhymes", "short_list", "short_writing",
+        "small_talk", "synonyms", "thanks", "why", "yes_no",
+    }
+)  # fmt: skip
+"""Categories of the shipped rows with more than one right answer."""
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from assistant.cli.demo import FINETUNE_OPTIONS, closed
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPT
-from assistant.shipped import FREE_FORM, find_model, shipped
+from assistant.shipped import FREE_FORM, ROWS, find_model, shipped
 
-DATA = shipped("instructions.json")
+DATA = [str(shipped(name)) for name in ROWS]
 BASE_TOKENS = "40"
 """Limit of new tokens for the base model, which has not learnt to stop."""
 
@@ -65,14 +65,15 @@ def finetune(base: str, work: Path, seed: int, name: str = "seed") -> str:
     output = work / f"{name}-{seed}-model"
     if not (output / "config.json").exists():
         options = ["--output", str(output), "--seed", str(seed), *FINETUNE_OPTIONS]
-        run("assistant", "finetune", str(DATA), "--model", base, *options, "--overwrite")
+        run("assistant", "finetune", *DATA, "--model", base, *options, "--overwrite")
     return str(output)
 
 
 def evaluate(model: str, folder: Path, *options: str) -> dict[str, Any]:
     """Let a model answer the test rows, and return the report on its answers."""
     if not (folder / "report.json").exists():
-        run("evaluation", "respond", model, "--data", str(DATA), "--run", str(folder), *options)
+        data = [word for path in DATA for word in ("--data", path)]
+        run("evaluation", "respond", model, *data, "--run", str(folder), *options)
         run("evaluation", "score", str(folder))
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return report

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from assistant.classifier.label_files import read_labelled
 from assistant.classifier.split import split_labelled
 from assistant.dataset.check import check_examples
+from assistant.dataset.examples import row_ids
 from assistant.dataset.instructions import Example, read_examples
 from assistant.dataset.splits import Splits, normalise, split_examples
 from assistant.model.checkpoint import load_checkpoint
@@ -25,7 +26,20 @@ from assistant.shipped import FREE_FORM, find_model, shipped
 from data.authoring.instructions import SUBJECT_PATTERNS, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD, PHASES
 from data.authoring.questions import bare
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, MIXES, SECOND, Mix, documents, normalised, questions, write_corpus
+from data.authoring.talk import HERE as TALK
+from data.authoring.talk import WRITTEN, make_conversations
+from data.authoring.talk import make_rows as make_talk
+from data.lexicon.corpus import (
+    DEFAULT_DOCUMENTS,
+    INSTRUCTIONS,
+    MIXES,
+    SECOND,
+    Mix,
+    documents,
+    normalised,
+    questions,
+    write_corpus,
+)
 from data.lexicon.draw import Draw
 from data.lexicon.english import Action, Phrase, expand, with_article
 from data.lexicon.relations import RARE_WORD_COLUMNS, RELATIONS, copying
@@ -49,6 +63,16 @@ def rows() -> list[Example]:
 @pytest.fixture(scope="module")
 def splits(rows: list[Example]) -> Splits:
     return split_examples(rows)
+
+
+@pytest.fixture(scope="module")
+def all_rows() -> list[Example]:
+    return read_examples(*map(shipped, INSTRUCTIONS))
+
+
+@pytest.fixture(scope="module")
+def all_splits(all_rows: list[Example]) -> Splits:
+    return split_examples(all_rows)
 
 
 # --- the lexicon --------------------------------------------------------------------------------------------------
@@ -136,7 +160,7 @@ def test_corpus_depends_only_on_seed_and_mix() -> None:
     assert len(set(hashes)) == 3
 
 
-def test_tables_still_give_the_corpus_of_the_shipped_model(tmp_path: Path) -> None:
+def test_tables_give_the_corpus_whose_hash_is_known(tmp_path: Path) -> None:
     phase = PHASES[-1]
     write_corpus(tmp_path / "corpus.jsonl", seed=phase.seed, count=phase.documents, mix=phase.mix)
     assert hashlib.sha256((tmp_path / "corpus.jsonl").read_bytes()).hexdigest() == phase.digest
@@ -185,9 +209,9 @@ def test_corpus_has_over_ten_million_tokens_in_different_documents() -> None:
     assert mean * DEFAULT_DOCUMENTS > 10_000_000
 
 
-def test_no_instruction_is_in_the_corpus(rows: list[Example]) -> None:
+def test_no_instruction_is_in_the_corpus(all_rows: list[Example]) -> None:
     """Searches whole sentences with code that is independent of the generator."""
-    instructions = {normalise(row.instruction) for row in rows if len(row.instruction.split()) >= 4}
+    instructions = {normalise(row.instruction) for row in all_rows if len(row.instruction.split()) >= 4}
     for text in documents(1, 3_000):
         sentences = re.findall(r'[^.?!\n"]+', text)
         assert not instructions.intersection(normalise(sentence) for sentence in sentences), text
@@ -212,9 +236,10 @@ def test_instruction_set_has_the_documented_size_and_variety(rows: list[Example]
         assert len(written[name]) >= 80
 
 
-def test_data_check_passes(rows: list[Example], splits: Splits) -> None:
-    findings = check_examples(rows, splits)
+def test_data_check_passes(all_rows: list[Example], all_splits: Splits) -> None:
+    findings = check_examples(all_rows, all_splits)
     assert findings.is_clean, findings
+    assert not findings.suspicious
 
 
 def test_shipped_rows_are_the_ones_that_the_tables_make(rows: list[Example]) -> None:
@@ -251,6 +276,55 @@ def test_every_row_has_a_small_group(rows: list[Example]) -> None:
     groups = Counter(row.group for row in rows)
     assert None not in groups
     assert max(groups.values()) <= 12
+
+
+# --- everyday talk ------------------------------------------------------------------------------------------------
+
+
+def test_shipped_talk_is_what_the_tables_make() -> None:
+    made = make_talk()
+    fields = ("instruction", "input", "output", "category", "group")
+    shipped_rows = [row.as_row() for row in read_examples(shipped("talk.json"))]
+    assert shipped_rows == [{name: row[name] for name in fields} for row in made]
+    assert json.loads(shipped("conversations.json").read_text(encoding="utf-8")) == make_conversations(made)
+
+
+def test_talk_has_the_documented_size_and_variety() -> None:
+    rows = read_examples(shipped("talk.json"))
+    categories = Counter(row.category for row in rows)
+    assert len(rows) >= 1_500
+    assert len(categories) >= 12
+    assert min(categories.values()) >= 60
+    written = [row for name in WRITTEN for row in json.loads((TALK / f"{name}.json").read_text(encoding="utf-8"))]
+    assert len(written) >= 600
+    honest = [row for row in rows if row.category == "not_learnt"]
+    assert len(honest) >= 300
+    assert sum(row["category"] == "not_learnt" for row in written) >= len(honest) / 2
+    assert all(re.search(r"\bhave not learnt\b", row.output) for row in honest)
+    assert not [row for row in rows if row.category != "not_learnt" and "have not learnt" in row.output]
+    lower = [row for row in rows if row.instruction == row.instruction.lower()]
+    assert len(lower) > len(rows) / 4  # typed as people type
+
+
+def test_conversations_have_two_to_four_turns() -> None:
+    rows = json.loads(shipped("conversations.json").read_text(encoding="utf-8"))
+    turns = Counter(len(row["messages"]) // 2 for row in rows)
+    assert set(turns) == {2, 3, 4}
+    assert {row["category"] for row in rows} == {"conversation"} <= FREE_FORM
+
+
+def test_closed_test_rows_are_those_of_the_set_before_there_was_talk(all_splits: Splits) -> None:
+    closed = [row for row in all_splits.test if row.category not in FREE_FORM]
+    names = (REPOSITORY / "benchmarks" / "closed_test_rows.txt").read_text(encoding="utf-8").split()
+    assert sorted(row_ids(closed)) == names
+    trained = {normalise(row.output) for row in all_splits.train}
+    assert [row.output for row in closed if normalise(row.output) in trained] == []
+
+
+def test_distress_is_always_trained(all_splits: Splits) -> None:
+    group = "feelings: distress"
+    assert sum(row.group == group for row in all_splits.train) > 8
+    assert not [row for row in (*all_splits.test, *all_splits.validation) if row.group == group]
 
 
 # --- the model ----------------------------------------------------------------------------------------------------
@@ -312,6 +386,9 @@ def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path, own_pro
         subprocess.run(call, cwd=REPOSITORY, check=True, capture_output=True)
         weights.append((tmp_path / name / "made" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+    assert {path.name for path in (tmp_path / "first" / "made").iterdir()} == {
+        path.name for path in shipped("pocket").iterdir()
+    }
 
 
 # --- spam ---------------------------------------------------------------------------------------------------------

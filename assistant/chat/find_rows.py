@@ -20,9 +20,8 @@ from assistant.escape import one_line
 from assistant.files import shown_path
 from assistant.model.config import ModelInfo
 from assistant.model.trained_data import is_own_data, split_as_trained, trained_prompts
-from assistant.shipped import shipped
+from assistant.shipped import ROWS, shipped
 
-SHIPPED_ROWS = "instructions.json"
 MAX_PLACES = 8
 """Places where a model's data are looked for, if there are files of the right names."""
 MAX_BYTES = 1 << 29
@@ -113,8 +112,8 @@ def _places(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, ...]]:
         return
     place = folder.absolute()
     candidates = [tuple(root / name for name in names) for root in (Path(), place, *place.parents)]
-    if all(Path(name).name == SHIPPED_ROWS for name in names):
-        candidates.append((shipped(SHIPPED_ROWS),))
+    if all(Path(name).name in ROWS for name in names):
+        candidates.append(tuple(shipped(Path(name).name) for name in names))
     seen: set[tuple[str, ...]] = set()
     for paths in candidates:
         # os.path: pathlib raises for names with NUL and for folders that may not be entered.

@@ -23,7 +23,7 @@ from assistant.errors import SettingsError
 from assistant.escape import one_line
 from assistant.files import check_can_be_folder, make_folder
 from assistant.settings import FinetuneSettings
-from assistant.shipped import FREE_FORM, POCKET, find_model, shipped
+from assistant.shipped import FREE_FORM, POCKET, ROWS, find_model, shipped
 
 if TYPE_CHECKING:
     from assistant.dataset.instructions import Example
@@ -56,18 +56,18 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     Raises:
         SettingsError: `output` holds files that are not from an earlier demo.
     """
-    base, data, model, run = POCKET, _from_here(shipped("instructions.json")), output / "model", output / "run"
+    base, data, model, run = POCKET, [_from_here(shipped(name)) for name in ROWS], output / "model", output / "run"
     clear_folder(output)
     note(
-        f"The model {base} has read plain English and can only continue it. Fine-tuning on {data.name} teaches it to\n"
-        f"answer; the test asks for facts and words that are in no training row. With a GPT-2 the steps are the same."
+        f"The model {base} has read plain English and can only continue it. Fine-tuning teaches it to answer.\n"
+        f"The test asks for facts and words that are in no training row. With a GPT-2 the steps are the same."
     )
     rows = _shown_rows(data)
     before = _ask_base(rows)
-    finetune = ["assistant", "finetune", str(data), "--model", base, "--output", str(model), *FINETUNE_OPTIONS]
+    finetune = ["assistant", "finetune", *map(str, data), "--model", base, "--output", str(model), *FINETUNE_OPTIONS]
     for step in (
         [*finetune, "--seed", str(seed)],
-        ["evaluation", "respond", str(model), "--data", str(data), "--run", str(run)],
+        ["evaluation", "respond", str(model), *_options("--data", data), "--run", str(run)],
     ):
         if code := _do(step, capture=as_json):
             return code
@@ -118,6 +118,11 @@ def closed(report: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def _options(name: str, values: Sequence[Path]) -> list[str]:
+    """The option with each of the values."""
+    return [word for value in values for word in (name, str(value))]
+
+
 def _from_here(path: Path) -> Path:
     """The path relative to the current folder if it is inside it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -146,13 +151,14 @@ def _do(step: Sequence[str], *, capture: bool) -> int:
 # --- before and after ---------------------------------------------------------------------------------------------
 
 
-def _shown_rows(data: Path) -> list[Example]:
+def _shown_rows(data: Sequence[Path]) -> list[Example]:
     """Test rows to show: the first row of each of six categories with one right answer, spread over their names."""
     from assistant.dataset.instructions import read_examples
     from assistant.dataset.splits import split_examples
 
     firsts: dict[str, Example] = {}
-    for example in split_examples(read_examples(data)).test:
+    examples = [example for path in data for example in read_examples(path)]
+    for example in split_examples(examples).test:
         if example.category is not None and example.category not in FREE_FORM:
             firsts.setdefault(example.category, example)
     names = sorted(firsts)

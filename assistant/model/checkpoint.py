@@ -98,7 +98,7 @@ class Checkpoint:
 
     def as_base(self) -> Checkpoint:
         """The same weights as a base model: without a record of training, and with the default template."""
-        return replace(self, info=None, adapter=None, template=get_template(DEFAULT_TEMPLATE))
+        return replace(self, info=None, adapter=None, trained_prompts=None, template=get_template(DEFAULT_TEMPLATE))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

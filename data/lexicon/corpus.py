@@ -3,7 +3,7 @@
     python -m data.lexicon.corpus --seed 1 --documents 60000 --output corpus.jsonl
 
 A document is a story, a conversation, an explanation, a short everyday text, or a page of sentences about facts and
-words. A document that contains an instruction of the instruction set is discarded.
+words. Some pages are long. A document that contains an instruction of the instruction set is discarded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,15 +22,20 @@ from data.lexicon.english import expand, with_article
 from data.lexicon.relations import DAYS, RELATIONS, scene
 from data.lexicon.tables import Row, pieces, table
 
-INSTRUCTIONS = Path(__file__).parent.parent / "instructions.json"
-DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 80_000
-PAGE_CHARACTERS = (460, 760)
-"""Bounds of the minimum length of a page of sentences. With a vocabulary of 4,096 tokens it fits 256 positions."""
-MAX_CHARACTERS = 1_000
+DATA = Path(__file__).parent.parent
+INSTRUCTIONS = ("instructions.json", "talk.json", "conversations.json")
+"""Files of the rows that the corpus must not contain."""
+DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 90_000
+PAGE_CHARACTERS = {"page": (460, 760), "long page": (1_000, 1_500)}
+"""Bounds of the minimum length of a page of sentences. With a vocabulary of 4,096 tokens, a page fits 256 positions and
+a long page 512."""
+MAX_CHARACTERS = 1_650
 HEADINGS = ("Notes", "Words", "Facts", "A page to read", "Response to a letter", "Instruction book", "Input and output")
 """Some pages have Markdown headings."""
 QUESTION_SHARE = 0.45
 """Share of the facts that become a question with its answer, if the relation has questions."""
+QUESTION_SHARES = {"talk": 0.92, "everyday": 0.6}
+"""The same for the relations that differ."""
 ANSWERED = (
     '"{question}" asked {name}. "{reply}" said {name2}.',
     "{question} {answer}",
@@ -64,27 +69,41 @@ class Mix:
     """Share of the questions with a separate item. If None, all questions of the table are equally likely."""
 
 
-FIRST = Mix(kinds={"page": 75, "stories": 12, "dialogues": 6, "explanations": 4, "texts": 3})
+FIRST = Mix(
+    kinds={
+        "page": 59, "long page": 12, "stories": 9, "dialogues": 5, "explanations": 4, "texts": 2, "talks": 6,
+        "little_texts": 3,
+    },
+)  # fmt: skip
 SECOND = Mix(
-    kinds={"page": 83, "stories": 8, "dialogues": 4, "explanations": 3, "texts": 2},
+    kinds={
+        "page": 66, "long page": 12, "stories": 6, "dialogues": 3, "explanations": 2, "texts": 2, "talks": 6,
+        "little_texts": 3,
+    },
     times={
-        "opposites": 1.8, "synonyms": 1.4, "plurals": 1.2, "past_tense": 1.2, "comparatives": 1.2, "capitals": 1.2,
-        "colours": 1.6, "spelling": 1.4, "comparison": 1.6, "tense": 1.5, "definitions": 1.2, "odd_one_out": 1.2,
-        "animal_young": 0.8, "simile": 0.8, "elements": 0.8, "continents": 0.8, "narrative": 0.5, "animals": 0.7,
+        "opposites": 1.8, "synonyms": 1.5, "plurals": 1.4, "past_tense": 1.2, "comparatives": 1.2, "capitals": 1.2,
+        "colours": 1.5, "spelling": 1.3, "comparison": 1.8, "tense": 1.5, "definitions": 1.2, "odd_one_out": 1.2,
+        "arithmetic": 1.4, "sorting": 1.3, "numbers": 1.5, "facts": 1.3, "grammar": 1.5, "punctuation": 1.5,
+        "question": 1.3, "animal_young": 0.8, "simile": 0.8, "elements": 0.8, "continents": 0.8, "narrative": 0.5,
+        "animals": 0.7,
     },
     named_apart=0.65,
 )  # fmt: skip
 """For the second pass: more of the relations that the first pass taught least (benchmarks/facts.py)."""
 THIRD = Mix(
-    kinds={"page": 90, "stories": 4, "dialogues": 2, "explanations": 2, "texts": 2},
+    kinds={
+        "page": 72, "long page": 12, "stories": 3, "dialogues": 2, "explanations": 2, "texts": 1, "talks": 6,
+        "little_texts": 2,
+    },
     times={
-        "arithmetic": 2.5, "odd_one_out": 2.0, "sorting": 2.0, "numbers": 1.5, "plurals": 1.6, "spelling": 1.6,
-        "facts": 1.5, "units": 1.3, "comparison": 1.3, "tense": 1.4, "punctuation": 1.4, "colours": 1.4, "grammar": 1.3,
-        "classification": 1.2, "animal_young": 0.7, "simile": 0.8, "elements": 0.8, "narrative": 0.3, "animals": 0.5,
+        "arithmetic": 2.5, "odd_one_out": 1.8, "sorting": 2.2, "numbers": 2.0, "plurals": 1.6, "spelling": 1.4,
+        "facts": 1.6, "units": 1.3, "comparison": 2.0, "tense": 1.5, "punctuation": 1.8, "colours": 1.4, "grammar": 1.8,
+        "question": 1.4, "opposites": 1.4, "synonyms": 1.3, "classification": 1.2, "animal_young": 0.7, "simile": 0.8,
+        "elements": 0.8, "narrative": 0.3, "animals": 0.5, "calendar": 1.5,
     },
     named_apart=0.6,
 )  # fmt: skip
-"""For the last, short pass: more of the relations that need computing."""
+"""For the last, short pass: more of the relations that need computing, and of those that are still weak."""
 MIXES = {"first": FIRST, "second": SECOND, "third": THIRD}
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
 
@@ -95,7 +114,7 @@ def documents(seed: int, count: int, mix: Mix = FIRST) -> Iterator[str]:
     kinds, shares = list(mix.kinds), list(mix.kinds.values())
     while len(seen) < count:
         (kind,) = draw.rng.choices(kinds, shares)
-        text = page(draw, mix) if kind == "page" else filled_piece(draw, kind)
+        text = page(draw, mix, kind) if kind in PAGE_CHARACTERS else filled_piece(draw, kind)
         if text in seen or len(text) > MAX_CHARACTERS or not forbidden.isdisjoint(sentences(text)):
             continue
         seen.add(text)
@@ -103,17 +122,17 @@ def documents(seed: int, count: int, mix: Mix = FIRST) -> Iterator[str]:
 
 
 def filled_piece(draw: Draw, kind: str) -> str:
-    """Return a story, dialogue, explanation or short text with its slots filled."""
+    """Return a story, dialogue, explanation, talk or short text with its slots filled."""
     return expand(draw.card(kind, pieces(kind)), scene(draw), draw.rng)
 
 
-def page(draw: Draw, mix: Mix = FIRST) -> str:
+def page(draw: Draw, mix: Mix = FIRST, kind: str = "page") -> str:
     """Return a page of sentences about one to four relations, or about any relations, in one or more paragraphs."""
     names = list(RELATIONS)
     weights = [weight * mix.times.get(name, 1.0) for name, (weight, _) in RELATIONS.items()]
     page_names = draw.rng.choices(names, weights, k=draw.rng.choice([1, 2, 3, 4]))
     mixed = draw.rng.random() < 0.4
-    length = draw.rng.randint(*PAGE_CHARACTERS)
+    length = draw.rng.randint(*PAGE_CHARACTERS[kind])
     text = f"### {draw.rng.choice(HEADINGS)}:\n" if draw.rng.random() < 0.15 else ""
     while len(text) < length:
         relation = draw.rng.choices(names, weights)[0] if mixed else draw.rng.choice(page_names)
@@ -134,7 +153,7 @@ def separator(draw: Draw, text: str, addition: str) -> str:
 
 def fact(draw: Draw, relation: str, mix: Mix = FIRST) -> str:
     """Return one fact of a relation, as a statement or as a question with its answer."""
-    if relation in questions() and draw.rng.random() < QUESTION_SHARE:
+    if relation in questions() and draw.rng.random() < QUESTION_SHARES.get(relation, QUESTION_SHARE):
         frame = question_frame(draw, relation, mix)
     else:
         frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
@@ -154,9 +173,12 @@ def question_frame(draw: Draw, relation: str, mix: Mix) -> str:
         is_apart = draw.rng.random() < mix.named_apart
         rows = [row for row in rows if (row["item"] != "-") == is_apart] or rows
     row = draw.rng.choice(rows)
-    frame = draw.rng.choice(ANSWERED if row["item"] == "-" else ANSWERED_ABOUT)
+    choices: Sequence[str] = ANSWERED if row["item"] == "-" else ANSWERED_ABOUT
+    if relation == "talk":  # As people type, without a mark at the end: the answer begins a line, or follows a name.
+        choices = tuple(choice for choice in choices if "{question} " not in choice)
+    frame = draw.rng.choice(choices)
     if "reply" in frame and ('"' in row["question"] + row["answer"] or not row["answer"].endswith(".")):
-        frame = ANSWERED[1]
+        frame = "{question}\\n{answer}"
     parts = {**row, "reply": row["answer"].removesuffix(".") + ","}
     for name in ("question", "item", "answer", "reply"):
         frame = frame.replace(f"{{{name}}}", parts[name])
@@ -190,8 +212,10 @@ def sentences(text: str) -> set[str]:
 
 def instruction_texts() -> frozenset[str]:
     """Return the normalised instructions with at least four words. The corpus must not contain them."""
-    rows = json.loads(INSTRUCTIONS.read_text(encoding="utf-8"))
-    return frozenset(text for row in rows if len((text := normalised(row["instruction"])).split()) >= 4)
+    rows = [row for name in INSTRUCTIONS for row in json.loads((DATA / name).read_text(encoding="utf-8"))]
+    asked = [row["instruction"] for row in rows if "instruction" in row]
+    asked += [said["content"] for row in rows for said in row.get("messages", ()) if said["role"] == "user"]
+    return frozenset(text for text in map(normalised, asked) if len(text.split()) >= 4)
 
 
 def normalised(text: str) -> str:

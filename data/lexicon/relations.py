@@ -29,6 +29,15 @@ RARE_WORD_COLUMNS = (
     ("nouns", "plural"), ("verbs", "base"), ("countries", "country"), ("elements", "element"),
     ("animals", "animal"), ("adjectives", "adjective"), ("spellings", "correct"), ("opposites", "word"),
 )  # fmt: skip
+EVERYDAY = {
+    "how": ("how to {topic}", "How does one {topic}?"),
+    "why": ("for a reason why {topic}", "Is there a reason why {topic}?"),
+    "what": ("about {topic}", "What should one know about {topic}?"),
+    "describe": ("about the looks of {topic}", "What is there to see in {topic}?"),
+    "yes_no": ("whether {topic}", "Can it be that {topic}?"),
+    "list": ("for some {topic}", "Who knows some {topic}?"),
+}
+"""For each kind of everyday fact, what somebody asks, and the direct question: in other words than the rows."""
 QUANTITIES = (*range(1, 13), 15, 20, 25, 30, 40, 50)
 SIGNS = {"plus": "+", "minus": "-", "times": "x", "divided by": "/"}
 
@@ -134,6 +143,43 @@ def facts(draw: Draw) -> Slots:
     row = dict(draw.row("facts"))
     del row["question"]  # Only the instruction set may ask it.
     return row
+
+
+def everyday(draw: Draw) -> Slots:
+    """A fact of daily life in other words than the answer of the rows, with a question for it."""
+    row = draw.row("everyday")
+    kind, topic = row["kind"], row["topic"]
+    statement, statement2 = draw.rng.sample([row["statement1"], row["statement2"], row["statement3"]], 2)
+    ask, question = EVERYDAY[kind]
+    explained = statement
+    if kind == "yes_no":
+        explained = f"{row['answer'].partition(',')[0]}. {statement}"
+    elif kind == "list" and draw.rng.random() < 0.5:
+        things = draw.rng.sample(split_cell(row["answer"]), 3)
+        explained = f"{capitalised(things[0])}, {things[1]} and {things[2]} are {topic}."
+    return {
+        "ask": ask.format(topic=topic),
+        "everyday_question": question.format(topic=topic),
+        "statement": statement,
+        "statement2": statement2,
+        "explained": explained,
+    }
+
+
+def talk(draw: Draw) -> Slots:
+    """Slots of everyday talk, most of them for questions that a small model cannot answer."""
+    kinds = ("language", "star", "code", "film", "town", "illness", "device", "team", "science")
+    more = ("food", "fruit", "drink", "place", "thing", "colour", "instrument")
+    animals_drawn = draw.rng.sample(table("animals"), 2)
+    country = draw.row("countries")
+    return {
+        **{kind: draw.word(kind) for kind in (*kinds, *more)},
+        "animal": animals_drawn[0]["animal"],
+        "animal2": animals_drawn[1]["animal"],
+        "country": country["country"],
+        "capital": country["capital"],
+        "adjective": draw.row("opposites")["word"],
+    }
 
 
 def jobs(draw: Draw) -> Slots:
@@ -354,7 +400,9 @@ RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
     "simile": (4, simile),
     "rhymes": (5, rhymes),
     "definitions": (6, definitions),
-    "facts": (10, facts),
+    "facts": (12, facts),
+    "everyday": (22, everyday),
+    "talk": (24, talk),
     "jobs": (7, jobs),
     "arithmetic": (18, arithmetic),
     "calendar": (3, calendar),
@@ -365,7 +413,7 @@ RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
     "punctuation": (7, punctuation),
     "grammar": (6, grammar),
     "narrative": (2, narrative),
-    "office": (2, office),
+    "office": (1, office),
 }
 """For each relation: its weight among the sentences, and the function that returns its slots."""
 
@@ -388,6 +436,7 @@ def scene(draw: Draw) -> Slots:
         "name3": person3.name,
         "a_thing": with_article(words["thing"]), "a_fruit": with_article(words["fruit"]), "object": words["thing"],
         "animal": animal["animal"], "a_animal": animal["an_animal"], "young": animal["young"], "home": animal["home"],
+        "a_young": animal["a_young"],
         "animal2": choose_other(draw.rng, [row["animal"] for row in table("animals")], animal["animal"]),
         "job": job["job"], "a_job": job["job_phrase"], "job_does": job["does"], "job_place": job["place"],
         "country": country["country"], "capital": country["capital"], "continent": country["continent"],

@@ -23,6 +23,7 @@ def test_demo_does_the_whole_main_job(
     (tmp_path / "few.json").write_text(dump_rows(few))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(demo, "ROWS", ("few.json",))
     monkeypatch.setattr(demo, "shipped", lambda name: Path("few.json") if name.endswith(".json") else shipped(name))
     monkeypatch.setattr(demo, "FINETUNE_OPTIONS", ("--max-steps", "5"))
     code = demo.run_demo(Path("demo"), seed=1, as_json=True)

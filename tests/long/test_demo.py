@@ -13,7 +13,7 @@ from assistant.decoding.decoder import Decoder
 from assistant.decoding.engine import Engine
 from assistant.model.checkpoint import load_checkpoint
 from assistant.settings import GenerationSettings
-from assistant.shipped import shipped
+from assistant.shipped import ROWS, shipped
 from tests.support.commands import assistant
 from tests.support.runs import weights
 
@@ -39,8 +39,8 @@ def drafts_change_no_word(folder: Path) -> None:
     eos_id, settings = checkpoint.tokenizer.eos_id, GenerationSettings(temperature=0.0, max_new_tokens=64)
     plain = Engine(Decoder(checkpoint.model, plain=True), eos_id=eos_id)
     drafted = Engine(Decoder(checkpoint.model), eos_id=eos_id, draft=Decoder(checkpoint.model, storage="int8"))
-    rows = split_examples(read_examples(shipped("instructions.json"))).test
+    rows = split_examples([row for name in ROWS for row in read_examples(shipped(name))]).test
     for row in rows:
-        prompt = checkpoint.tokenizer.encode(checkpoint.template.render(row.instruction, row.input))
+        prompt = checkpoint.tokenizer.encode(checkpoint.template.render(row.instruction, row.input, row.history))
         first, second = (next(engine.generate([prompt], settings)).token_ids for engine in (plain, drafted))
         assert first == second, row.where
