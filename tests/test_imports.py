@@ -73,7 +73,7 @@ ROOMS: dict[str, str] = {
     "evaluation.__main__": "",
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw relations corpus",
-    "data.authoring": "__init__ questions instructions pocket",
+    "data.authoring": "__init__ questions instructions talk pocket",
 }
 WITHOUT_TORCH = (
     *(

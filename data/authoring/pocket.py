@@ -55,21 +55,21 @@ PHASES = (
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
         options=("--learning-rate", "6e-3", "--warmup-steps", "300"),
-        digest="86dce441e954fb49c7a6e489c8c3ebf3d5318aec9b61d681636a931e15eb6d57",
+        digest="b10b6a2213d1aa4b5922c7b079bbaf4cecb1ee75e32723f9578cd21f2c401e4f",
     ),
     Phase(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
         documents=66_000,
         options=("--learning-rate", "3e-3", "--warmup-steps", "100"),
-        digest="29fa55d96da3855efdc5b771d89a9494032a85b77178dfef37b90dfaf42178bc",
+        digest="d0ea286a54ba6e261c615e26a309fee39b72e18f025bd63713ad73ce990abbc2",
     ),
     Phase(
         mix=THIRD,
         seed=DEFAULT_SEED + 2,
         documents=18_000,
         options=("--learning-rate", "1.2e-3", "--warmup-steps", "50"),
-        digest="703422f4327f03aa504b7703e14d451afc8f37dc56ff1944dba3cf57a0d0665e",
+        digest="4af112adcf85fd7bb6c43659455eca3456aacbbb156b101a8b4a5c186943b738",
     ),
 )
 SEED = 1
