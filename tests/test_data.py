@@ -211,7 +211,7 @@ def test_corpus_has_over_ten_million_tokens_in_different_documents() -> None:
 
 def test_no_instruction_is_in_the_corpus(all_rows: list[Example]) -> None:
     """Searches whole sentences with code that is independent of the generator."""
-    instructions = {normalise(row.instruction) for row in all_rows if len(row.instruction.split()) >= 4}
+    instructions = {text for row in all_rows if len((text := normalise(row.instruction)).split()) >= 4}
     for text in documents(1, 3_000):
         sentences = re.findall(r'[^.?!\n"]+', text)
         assert not instructions.intersection(normalise(sentence) for sentence in sentences), text
