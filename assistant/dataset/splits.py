@@ -141,25 +141,26 @@ def fill_parts(
 ) -> tuple[list[Example], list[Example], list[Example]]:
     """Fill test, then validation, with whole groups in a seeded order, up to their quota of every kind of row.
 
-    Returns train, test and validation, each in file order. It goes file by file: `quotas_of` gets the kinds of one
-    file's rows. A row that belongs to rows of an earlier file joins their part; if they are in several parts, test
-    comes before validation, and validation before train.
+    Returns train, test and validation, each in file order. It goes file by file: `quotas_of` gets the kinds of the rows
+    so far, so many small files get the same shares as one large file. A row that belongs to rows of an earlier file
+    joins their part; if they are in several parts, test comes before validation, and validation before train.
     """
     part_of: dict[int, str] = {}
-    groups = _Groups()
+    groups, kinds_so_far = _Groups(), Counter[str | None]()
+    placed: Quotas = {"test": Counter(), "validation": Counter(), "train": Counter()}
     for indices in by_file(examples):
-        quotas = quotas_of(Counter(kinds[index] for index in indices))
-        found = groups.add(examples, indices)
-        earlier = groups.parts(part_of)
-        for group in found:
-            if group.root in earlier:
-                _place(group, earlier[group.root], part_of, quotas, kinds)
+        kinds_so_far.update(kinds[index] for index in indices)
+        quotas = quotas_of(kinds_so_far)
+        found, earlier = groups.add(examples, indices), groups.parts(part_of)
         open_groups = [group for group in found if group.root not in earlier]
         random.Random(seed).shuffle(open_groups)
-        for group in open_groups:
+        for group in (*(group for group in found if group.root in earlier), *open_groups):
             counts = Counter(kinds[index] for index in group.indices)
-            part = next((part for part, quota in quotas.items() if counts <= quota), "train")
-            _place(group, part, part_of, quotas, kinds)
+            part = earlier.get(group.root) or next(
+                (part for part, quota in quotas.items() if _has_room(placed[part], counts, quota)), "train"
+            )
+            placed[part] += counts
+            part_of.update(dict.fromkeys(group.indices, part))
     train, test, validation = (
         [example for index, example in enumerate(examples) if part_of[index] == part]
         for part in ("train", "test", "validation")
@@ -167,11 +168,9 @@ def fill_parts(
     return train, test, validation
 
 
-def _place(group: _Group, part: str, part_of: dict[int, str], quotas: Quotas, kinds: Sequence[str | None]) -> None:
-    """Put a group into a part, and use up the part's quota."""
-    part_of.update(dict.fromkeys(group.indices, part))
-    if part in quotas:
-        quotas[part] -= Counter(kinds[index] for index in group.indices)
+def _has_room(placed: Counts, added: Counts, quota: Counts) -> bool:
+    """Whether a part may get these rows."""
+    return all(placed[kind] + n <= quota[kind] for kind, n in added.items())
 
 
 def by_file(examples: Sequence[Example]) -> list[list[int]]:

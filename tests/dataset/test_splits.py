@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assistant.classifier.split import split_labelled
 from assistant.dataset.instructions import Example, Exchange, read_examples
 from assistant.dataset.splits import Splits, data_fingerprint, prompt_key, split_examples
 from assistant.errors import SettingsError
@@ -176,3 +177,21 @@ def test_the_fingerprint_of_several_files_depends_on_where_they_end() -> None:
         for parts in ([keys], [keys[:3], keys[3:]], [keys[:2], keys[2:]])
     )
     assert len({data_fingerprint(rows) for rows in (as_one, halves, other)}) == 3
+
+
+@pytest.mark.parametrize("rows_per_file", [1, 3, 25, 200])
+def test_many_small_files_get_the_shares_of_one_large_file(rows_per_file: int) -> None:
+    prompts: list[tuple[str, str | None]] = [(f"Q{n}", None) for n in range(200)]
+    files = [file_of(str(start), prompts[start : start + rows_per_file]) for start in range(0, 200, rows_per_file)]
+    splits = split_examples([row for rows in files for row in rows])
+    n_train, n_validation, n_test = map(len, parts_of(splits))
+    assert n_train + n_validation + n_test == 200
+    assert n_test == 20
+    assert 10 <= n_validation <= 11  # After some files one row more is due than after the last one.
+
+
+def test_many_small_files_of_labelled_texts_get_the_shares_of_one_large_file() -> None:
+    rows = [replace(row, output="ab"[row.row % 2]) for row in file_of("all", [(f"Q{n}", None) for n in range(100)])]
+    one, many = (split_labelled(texts) for texts in (rows, [replace(row, source=str(row.row)) for row in rows]))
+    assert [len(part) for part in parts_of(one)] == [len(part) for part in parts_of(many)]
+    assert {row.output for row in many.test} == {"a", "b"}
