@@ -108,17 +108,18 @@ def pick_kernels(stored: StoredWeight) -> tuple[Kernel, Kernel, Kernel]:
     if stored.weight.device.type != "cpu" or dtype is torch.float32:
         return (float32_linear,) * 3
     if dtype is torch.int8:
-        many = int8_as_bfloat16 if _has_bfloat16_units() else float32_linear
+        many = int8_as_bfloat16 if _has_matrix_units() else float32_linear
         # For a row that does not fill whole vectors, torch 2.13 reads after its end, and crashes.
         has_kernel = hasattr(torch, "_weight_int8pack_mm") and stored.weight.shape[1] % 64 == 0
         return int8_weight_only if has_kernel else many, many, many
-    many = half_linear if dtype is torch.bfloat16 and _has_bfloat16_units() else float32_linear
+    many = half_linear if dtype is torch.bfloat16 and _has_matrix_units() else float32_linear
     return half_linear, many if dtype is torch.bfloat16 else half_linear, many
 
 
 @cache
-def _has_bfloat16_units() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _has_matrix_units() -> bool:
+    """Whether bfloat16 products are faster than float32. AVX512_BF16 alone is slower (benchmarks/RESULTS.md)."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 class DecodeLinear:

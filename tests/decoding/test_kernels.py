@@ -49,7 +49,7 @@ def test_float32_storage_shares_the_weight() -> None:
 def test_every_kernel_is_accurate(
     storage: Storage, bias: bool, has_units: bool, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "_has_bfloat16_units", lambda: has_units)
+    monkeypatch.setattr(kernels, "_has_matrix_units", lambda: has_units)
     (stored,) = random_weights(storage, count=1, bias=bias)
     linear = DecodeLinear(stored, plain=plain)
     for n_rows in (1, 2, FEW_ROWS, FEW_ROWS + 1, 70):

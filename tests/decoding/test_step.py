@@ -139,11 +139,7 @@ def test_the_number_of_threads_changes_nothing(byte_tokenizer: Tokenizer) -> Non
 @pytest.mark.parametrize("storage", step.STORAGES)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_greedy_tokens_of_200_prompts_equal_torchs(storage: Storage, family: str, byte_tokenizer: Tokenizer) -> None:
-    """100 prompts for each family. Where a token differs, torch's two logits are nearly equal.
-
-    In bfloat16 and int8, torch rounds the inputs of a product to bfloat16 on processors without matrix units, and the
-    step in C does not. There 4 to 6 of the 100 prompts meet a near tie.
-    """
+    """100 prompts for each family. Where a token differs, torch's two logits are nearly equal; at most once here."""
     checkpoint = tiny_checkpoint(byte_tokenizer, n_positions=64) if family == "gpt2" else tiny_llama(byte_tokenizer)
     model = random_model(checkpoint.config, seed=4)
     chance = random.Random(2)
@@ -169,7 +165,7 @@ def test_greedy_tokens_of_200_prompts_equal_torchs(storage: Storage, family: str
         with torch.inference_mode():
             (logits,) = in_torch.prefill([PromptChunk(0, ids)], cache, [True])
         assert logits[theirs.token_ids[place]] - logits[ours.token_ids[place]] < NEAR_TIE[storage]
-    assert n_different <= (1 if storage in ("float32", "float16") else 8)
+    assert n_different <= 1
 
 
 def test_a_forked_process_decodes_alone(byte_tokenizer: Tokenizer) -> None:
