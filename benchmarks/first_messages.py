@@ -1,10 +1,11 @@
 """What two models answer to a person's first messages, and what two readers thought of it.
 
     python benchmarks/first_messages.py ask PROMPTS.json --models before=runs/old now=demo/model --output asked.json
-    python benchmarks/first_messages.py count benchmarks/first_messages.json
+    python benchmarks/first_messages.py count asked.json
 
 PROMPTS.json maps a kind of message to its messages. A message is a text, or a list of texts: the person's turns in a
-conversation. `ask` writes every answer. `count` says how often both readers found an answer good.
+conversation. `ask` writes every answer. Then every row gets the verdicts of two readers for each model:
+`"good": {"before": [false, true], "now": [true, true]}`. `count` says how often both found the answer good.
 """
 
 from __future__ import annotations

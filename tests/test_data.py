@@ -306,6 +306,16 @@ def test_talk_has_the_documented_size_and_variety() -> None:
     assert len(lower) > len(rows) / 4  # typed as people type
 
 
+def test_the_page_shows_real_rows_of_talk_and_counts_them() -> None:
+    page = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8").partition("## Everyday talk")[2]
+    shown = dict(re.findall(r"^\| (\w+) \| (\d+) \| .+ \|$", page.partition("## The messages")[0], re.MULTILINE))
+    asked = re.findall(r"^\| (\w+) \| \d+ \| (.+?) \|", page.partition("## The messages")[0], re.MULTILINE)
+    rows = read_examples(shipped("talk.json"))
+    assert shown == {category: str(n) for category, n in Counter(row.category for row in rows).items()}
+    assert set(asked) <= {(row.category, row.instruction) for row in rows}
+    assert f"has {len(rows):,} rows" in page
+
+
 def test_conversations_have_two_to_four_turns() -> None:
     rows = json.loads(shipped("conversations.json").read_text(encoding="utf-8"))
     turns = Counter(len(row["messages"]) // 2 for row in rows)

@@ -157,8 +157,7 @@ def _shown_rows(data: Sequence[Path]) -> list[Example]:
     from assistant.dataset.splits import split_examples
 
     firsts: dict[str, Example] = {}
-    examples = [example for path in data for example in read_examples(path)]
-    for example in split_examples(examples).test:
+    for example in split_examples(read_examples(*data)).test:
         if example.category is not None and example.category not in FREE_FORM:
             firsts.setdefault(example.category, example)
     names = sorted(firsts)

@@ -21,6 +21,7 @@ from data.authoring.questions import CATEGORIES, Question, bare, make_question, 
 from data.lexicon.corpus import normalised
 from data.lexicon.draw import Draw
 from data.lexicon.english import capitalised, expand
+from data.lexicon.tables import read_table
 
 HERE = Path(__file__).parent
 SEED = 7
@@ -166,12 +167,7 @@ class Phrasings:
 @cache
 def table_of_phrasings(*names: str) -> Sequence[dict[str, str]]:
     """Return the rows of phrasings.tsv (polite, complete sentences), casual.tsv (typed in a hurry), or both."""
-    rows: list[dict[str, str]] = []
-    for name in names:
-        header, *lines = (HERE / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
-        columns = [*header.split("\t"), "table"]
-        rows += [dict(zip(columns, [*line.split("\t"), name], strict=True)) for line in lines]
-    return tuple(rows)
+    return tuple(row | {"table": name} for name in names for row in read_table(HERE / f"{name}.tsv"))
 
 
 def prompt_of(row: Mapping[str, str]) -> tuple[str, str]:

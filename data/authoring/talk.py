@@ -1,4 +1,4 @@
-"""Makes the rows of everyday talk and the conversations, which the demo trains on beside the instruction set.
+"""Makes the rows of everyday talk and the conversations, for the next pocket.
 
     python -m data.authoring.talk --rows data/talk.json --conversations data/conversations.json
 
@@ -23,7 +23,7 @@ from assistant.shipped import shipped
 from data.authoring.instructions import prompt_of
 from data.lexicon.draw import Draw
 from data.lexicon.english import capitalised, expand
-from data.lexicon.tables import split_cell, table
+from data.lexicon.tables import read_table, split_cell, table
 
 HERE = Path(__file__).parent / "talk"
 SEED = 11
@@ -67,18 +67,18 @@ def make_rows(seed: int = SEED) -> Rows:
 def _everyday(draw: Draw) -> Iterator[dict[str, str]]:
     """Yield a question about each everyday fact, and two for each list."""
     phrasings = defaultdict(list)
-    for row in _table("phrasings_everyday"):
+    for row in read_table(HERE / "phrasings_everyday.tsv"):
         phrasings[row["category"]].append(row["instruction"])
     facts = table("everyday")
     for fact in (*facts, *(fact for fact in facts if fact["kind"] == "list")):
         category = KINDS[fact["kind"]]
         asked = expand(draw.card(category, phrasings[category]), fact, draw.rng)
         group = f"{fact['kind']}: {fact['topic']}"
-        answer = three_of(fact, draw) if fact["kind"] == "list" else fact["answer"]
+        answer = _three_of(fact, draw) if fact["kind"] == "list" else fact["answer"]
         yield {"instruction": asked, "input": "", "output": answer, "category": category, "group": group}
 
 
-def three_of(fact: Mapping[str, str], draw: Draw) -> str:
+def _three_of(fact: Mapping[str, str], draw: Draw) -> str:
     """Return the answer that names three things of a list."""
     first, second, third = draw.rng.sample(split_cell(fact["answer"]), 3)
     return f"Three {fact['topic']} are {first}, {second} and {third}."
@@ -86,8 +86,8 @@ def three_of(fact: Mapping[str, str], draw: Draw) -> str:
 
 def _not_learnt(draw: Draw) -> Iterator[dict[str, str]]:
     """Yield questions that the model has not learnt to answer, with honest answers."""
-    values = {row["slot"]: split_cell(row["values"]) for row in _table("not_learnt_slots")}
-    for frame in _table("not_learnt"):
+    values = {row["slot"]: split_cell(row["values"]) for row in read_table(HERE / "not_learnt_slots.tsv")}
+    for frame in read_table(HERE / "not_learnt.tsv"):
         for _ in range(ROWS_PER_FRAME):
             slots = {name: draw.card(f"{name} {frame['instruction']}", cards) for name, cards in values.items()}
             asked, answer = (expand(frame[column], slots, draw.rng) for column in ("instruction", "answer"))
@@ -102,12 +102,6 @@ def _not_learnt(draw: Draw) -> Iterator[dict[str, str]]:
                 "category": "not_learnt",
                 "group": f"not_learnt: {slots[first_slot].lower()}",
             }
-
-
-def _table(name: str) -> list[dict[str, str]]:
-    header, *lines = (HERE / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
-    columns = header.split("\t")
-    return [dict(zip(columns, line.split("\t"), strict=True)) for line in lines]
 
 
 # --- conversations ------------------------------------------------------------------------------------------------

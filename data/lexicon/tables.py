@@ -16,12 +16,16 @@ Row = dict[str, str]
 
 @cache
 def table(name: str) -> tuple[Row, ...]:
-    """Return all rows of `name`.tsv.
+    """Return all rows of the lexicon's `name`.tsv. Raises as `read_table`."""
+    return read_table(HERE / f"{name}.tsv")
+
+
+def read_table(path: Path) -> tuple[Row, ...]:
+    """Return all rows of a table.
 
     Raises:
         ValueError: a line has too few or too many cells, or an empty cell. The message names the line.
     """
-    path = HERE / f"{name}.tsv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     columns = header.split("\t")
     rows = []

@@ -39,7 +39,7 @@ def drafts_change_no_word(folder: Path) -> None:
     eos_id, settings = checkpoint.tokenizer.eos_id, GenerationSettings(temperature=0.0, max_new_tokens=64)
     plain = Engine(Decoder(checkpoint.model, plain=True), eos_id=eos_id)
     drafted = Engine(Decoder(checkpoint.model), eos_id=eos_id, draft=Decoder(checkpoint.model, storage="int8"))
-    rows = split_examples([row for name in ROWS for row in read_examples(shipped(name))]).test
+    rows = split_examples(read_examples(*map(shipped, ROWS))).test
     for row in rows:
         prompt = checkpoint.tokenizer.encode(checkpoint.template.render(row.instruction, row.input, row.history))
         first, second = (next(engine.generate([prompt], settings)).token_ids for engine in (plain, drafted))
