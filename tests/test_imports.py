@@ -72,7 +72,7 @@ ROOMS: dict[str, str] = {
     "evaluation.cli": "__init__ people progress reports judge app",
     "evaluation.__main__": "",
     "data": "__init__",
-    "data.lexicon": "__init__ english tables draw relations corpus",
+    "data.lexicon": "__init__ english tables draw clauses relations corpus",
     "data.authoring": "__init__ questions instructions talk pocket",
 }
 WITHOUT_TORCH = (

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from data.lexicon import clauses
 from data.lexicon import relations as rel
+from data.lexicon.clauses import DAYS, MONTHS, Slots
 from data.lexicon.draw import Draw
 from data.lexicon.english import expand, sentence, with_article
-from data.lexicon.relations import DAYS, MONTHS, Slots
 from data.lexicon.tables import clear_others, table
 
 
@@ -223,18 +224,18 @@ def calendar(draw: Draw) -> Question:
 
 
 def active_to_passive(draw: Draw) -> Question:
-    action, tense = rel.transitive(draw), rel.any_tense(draw)
+    action, tense = clauses.transitive(draw), clauses.any_tense(draw)
     return _about("active_to_passive", action.base, sentence(action.clause(tense)), sentence(action.passive(tense)))
 
 
 def statement_to_question(draw: Draw) -> Question:
-    action, tense = rel.any_action(draw), rel.any_tense(draw)
+    action, tense = clauses.any_action(draw), clauses.any_tense(draw)
     base = action.base if action.base != "be" else f"be {action.rest}"
     return _about("statement_to_question", base, sentence(action.clause(tense)), action.question(tense))
 
 
 def tense_change(draw: Draw) -> Question:
-    action = rel.any_action(draw)
+    action = clauses.any_action(draw)
     base = action.base if action.base != "be" else f"be {action.rest}"
     present, past = sentence(action.clause("present")), sentence(action.clause("past"))
     if draw.rng.random() < 0.5:
@@ -243,12 +244,12 @@ def tense_change(draw: Draw) -> Question:
 
 
 def grammar_correction(draw: Draw) -> Question:
-    row = rel.grammar(draw)
+    row = clauses.grammar(draw)
     return _about("grammar_correction", f"grammar: {row['right']}", row["wrong"], row["right"])
 
 
 def punctuation(draw: Draw) -> Question:
-    row = rel.punctuation(draw)
+    row = clauses.punctuation(draw)
     return _about("punctuation", f"punctuation: {row['right']}", row["raw"], row["right"])
 
 

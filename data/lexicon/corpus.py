@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 
 from assistant.files import write_atomic
+from data.lexicon.clauses import DAYS
 from data.lexicon.draw import Draw
 from data.lexicon.english import expand, with_article
-from data.lexicon.relations import DAYS, RELATIONS, scene
+from data.lexicon.relations import RELATIONS, scene
 from data.lexicon.tables import Row, pieces, table
 
 DATA = Path(__file__).parent.parent
