@@ -10,7 +10,7 @@ import json
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -151,16 +151,19 @@ def fill_parts(
     for indices in by_file(examples):
         kinds_so_far.update(kinds[index] for index in indices)
         quotas = quotas_of(kinds_so_far)
-        found, earlier = groups.add(examples, indices), groups.parts(part_of)
-        open_groups = [group for group in found if group.root not in earlier]
+        found = groups.add(examples, indices)
+        open_groups = [group for group in found if not group.parts]
         random.Random(seed).shuffle(open_groups)
-        for group in (*(group for group in found if group.root in earlier), *open_groups):
+        for group in (*(group for group in found if group.parts), *open_groups):
             counts = Counter(kinds[index] for index in group.indices)
-            part = earlier.get(group.root) or next(
-                (part for part, quota in quotas.items() if _has_room(placed[part], counts, quota)), "train"
-            )
+            if group.parts:
+                part = next(part for part in placed if part in group.parts)
+            else:
+                fitting = (part for part, quota in quotas.items() if _has_room(placed[part], counts, quota))
+                part = next(fitting, "train")
             placed[part] += counts
             part_of.update(dict.fromkeys(group.indices, part))
+            group.parts.add(part)
     train, test, validation = (
         [example for index, example in enumerate(examples) if part_of[index] == part]
         for part in ("train", "test", "validation")
@@ -193,10 +196,11 @@ def largest_remainders(counts: Counter[str | None], total: int) -> Counter[str |
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Rows of one file that belong together. Groups of several files that belong together have the same root."""
+    """Rows of one file that belong together."""
 
-    root: int
     indices: list[int]
+    parts: set[str]
+    """The parts that rows of earlier files have with which these belong together. The set is shared with them."""
 
 
 class _Groups:
@@ -207,31 +211,29 @@ class _Groups:
 
     def __init__(self) -> None:
         self._parents: dict[int, int] = {}
+        self._parts: dict[int, set[str]] = {}
+        """For every root, the parts of its rows."""
         self._first_with_key: dict[object, int] = {}
 
     def add(self, examples: Sequence[Example], indices: Sequence[int]) -> list[_Group]:
         """Add the examples at these indices, and return their groups, in the order of their first rows."""
         for index in indices:
-            self._parents[index] = index
+            self._parents[index], self._parts[index] = index, set()
             example = examples[index]
             row_keys = [(example.source, example.row)] if example.row else []
             group_keys = [example.group] if example.group is not None else []
             for key in (prompt_key(example), *row_keys, *group_keys):
-                self._parents[self._root(index)] = self._root(self._first_with_key.setdefault(key, index))
+                self._join(index, self._first_with_key.setdefault(key, index))
         groups: dict[int, list[int]] = {}
         for index in indices:
             groups.setdefault(self._root(index), []).append(index)
-        return [_Group(root, members) for root, members in groups.items()]
+        return [_Group(members, self._parts[root]) for root, members in groups.items()]
 
-    def parts(self, part_of: Mapping[int, str]) -> dict[int, str]:
-        """Return the part of every root whose examples have parts."""
-        found: dict[int, set[str]] = {}
-        for index, part in part_of.items():
-            found.setdefault(self._root(index), set()).add(part)
-        return {
-            root: next(part for part in ("test", "validation", "train") if part in parts)
-            for root, parts in found.items()
-        }
+    def _join(self, index: int, first: int) -> None:
+        root, first_root = self._root(index), self._root(first)
+        if root != first_root:
+            self._parents[root] = first_root
+            self._parts[first_root] |= self._parts.pop(root)
 
     def _root(self, index: int) -> int:
         parents = self._parents
