@@ -261,11 +261,11 @@ def _check(
     Raises:
         ExportError: the file holds something else.
     """
-    from gguf import GGUFReader
+    from assistant.interop.gguf_reader import BoundedReader
 
     try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        reader = BoundedReader(path)
+    except (ValueError, IndexError, KeyError) as error:
         raise _damaged(path, f"a file that cannot be read ({error})") from error
     for key, expected in metadata.items():
         value, field = expected.value, reader.get_field(key)

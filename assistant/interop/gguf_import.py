@@ -40,16 +40,16 @@ def import_gguf(path: Path) -> tuple[Checkpoint, bool]:
     Raises:
         CheckpointError: the file is not whole, or its model, its packing or its tokenizer is not supported.
     """
-    import gguf
+    from assistant.interop.gguf_reader import BoundedReader  # the package gguf takes long to import
 
     where = shown_path(path)
     if not path.is_file():
         found = "a folder, which commands open as it is" if path.is_dir() else "no such file"
         raise CheckpointError(f"{where}: expected a GGUF file, got {found}. Check the path.")
     try:
-        reader = gguf.GGUFReader(path)
+        reader = BoundedReader(path)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
-    except (OSError, ValueError, IndexError, KeyError) as error:
+    except (OSError, ValueError, IndexError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{where}: expected a whole GGUF file, got {error}. Copy it again.") from error
     family = str(metadata.get("general.architecture"))[:40]
     if family not in FAMILIES:

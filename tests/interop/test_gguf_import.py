@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.errors import CheckpointError
+from assistant.interop import gguf_reader
 from assistant.interop.gguf import export_gguf
 from assistant.interop.gguf_import import import_gguf
 from assistant.model.checkpoint import Checkpoint
@@ -132,4 +134,45 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, byte_tokenizer:
     written = (tmp_path / "m.gguf").read_bytes()
     (tmp_path / "m.gguf").write_bytes(written[:-4] + b"\x00\x00\x80\x7f")
     with pytest.raises(CheckpointError, match=r"m\.gguf: expected output_norm.* to be finite, got inf or NaN"):
+        import_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xff\xff\xff\0\0\0\0",  # four thousand million texts in a file of some kilobytes
+        b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    ],
+)
+def test_a_count_that_is_larger_than_the_file_is_refused_at_once(
+    tmp_path: Path, byte_tokenizer: Tokenizer, content: bytes
+) -> None:
+    export_gguf(checkpoint_of("llama", byte_tokenizer), tmp_path / "m.gguf", "f32")
+    key = b"tokenizer.ggml.tokens" + b"\x09\0\0\0" + TEXT
+    before, found, after = (tmp_path / "m.gguf").read_bytes().partition(key)
+    assert found
+    (tmp_path / "m.gguf").write_bytes(before + key + content + after[len(content) :])
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"m\.gguf: expected a whole GGUF file, got .* values at byte"):
+        import_gguf(tmp_path / "m.gguf")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 << 20
+
+
+def test_arrays_in_arrays_without_end_are_refused(tmp_path: Path) -> None:
+    depth, array = 5_000, b"\x09\0\0\0"
+    name = b"general.architecture"
+    head = b"GGUF\3\0\0\0" + bytes(8) + (1).to_bytes(8, "little") + len(name).to_bytes(8, "little") + name
+    (tmp_path / "m.gguf").write_bytes(head + array + (array + (1).to_bytes(8, "little")) * depth)
+    with pytest.raises(CheckpointError, match=r"m\.gguf: expected a whole GGUF file, got maximum recursion depth"):
+        import_gguf(tmp_path / "m.gguf")
+
+
+def test_a_file_with_too_many_values_is_refused(
+    tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_gguf(checkpoint_of("llama", byte_tokenizer), tmp_path / "m.gguf", "f32")
+    monkeypatch.setattr(gguf_reader, "MAX_VALUES", 500)
+    with pytest.raises(CheckpointError, match=r"m\.gguf: expected a whole GGUF file, got more than 500 values"):
         import_gguf(tmp_path / "m.gguf")
