@@ -31,22 +31,16 @@ def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
         whole = _start(path, tmp_path / "whole", urls)
         output, errors = whole.communicate(timeout=300)
         assert whole.returncode == 0, errors
-        n_kills, report = 0, ""
-        while True:
+        for _ in range(N_KILLS):
             process = _start(path, tmp_path / "killed", urls)
-            if n_kills < N_KILLS:
-                try:
-                    process.communicate(timeout=chance.uniform(1.0, 2.5))
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    process.communicate(timeout=60)
-                    n_kills += 1
-                    continue
-            report, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-            break
-    print(f"killed {n_kills} times")
-    assert n_kills == N_KILLS, "the run was over before the last kill: use more rows"
+            time.sleep(chance.uniform(0, 0.1))
+            _wait_for_rows(process, tmp_path / "killed/judgements.jsonl", chance.randrange(N_ROWS // N_KILLS))
+            assert process.poll() is None, "the run was over before it was killed"
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=60)
+        last = _start(path, tmp_path / "killed", urls)
+        report, errors = last.communicate(timeout=300)
+        assert last.returncode == 0, errors
     expected, actual = json.loads(output), json.loads(report)
     expected.pop("run")
     actual.pop("run")
@@ -75,6 +69,17 @@ def test_stopped_run_reports_what_was_judged(tmp_path: Path, number: signal.Sign
     judged = [line for line in read_ledger(ledger).judgements if line.source == "judge"]
     assert report["scored"] == len(judged) >= 19
     assert report["unscored"] == {"not_judged": N_ROWS - len(judged)}
+
+
+def _wait_for_rows(process: subprocess.Popen[str], ledger: Path, count: int) -> None:
+    """Wait until the run has judged `count` rows more, or has ended."""
+
+    def n_lines() -> int:
+        return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
+
+    first = n_lines()
+    while process.poll() is None and n_lines() < first + count:
+        time.sleep(0.005)
 
 
 def _start(path: Path, run: Path, urls: list[str]) -> subprocess.Popen[str]:
