@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
 from unittest.mock import patch
 
 import pytest
@@ -166,6 +168,24 @@ def test_greedy_tokens_of_200_prompts_equal_torchs(storage: Storage, family: str
             (logits,) = in_torch.prefill([PromptChunk(0, ids)], cache, [True])
         assert logits[theirs.token_ids[place]] - logits[ours.token_ids[place]] < NEAR_TIE[storage]
     assert n_different <= 1
+
+
+def test_ctrl_c_in_a_step_ends_the_answer_and_the_next_one_is_whole(byte_tokenizer: Tokenizer) -> None:
+    """Most of the time passes inside the library. Its threads and the kept prefix are usable afterwards."""
+    model = random_model(tiny_checkpoint(byte_tokenizer, n_layer=4, n_embd=256, n_positions=1000).config)
+    engine, chance = Engine(Decoder(model), eos_id=-1), random.Random(1)
+    long, short = (GenerationSettings(max_new_tokens=count, temperature=0.0) for count in (900, 20))
+    expected = next(engine.generate([[5, 6, 7]], short)).token_ids
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in range(10):
+            presser = threading.Timer(chance.uniform(0.001, 0.03), os.kill, (os.getpid(), signal.SIGINT))
+            presser.start()
+            with pytest.raises(KeyboardInterrupt):
+                next(engine.generate([[5, 6, 7]], long))
+            assert next(engine.generate([[5, 6, 7]], short)).token_ids == expected
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_a_forked_process_decodes_alone(byte_tokenizer: Tokenizer) -> None:
