@@ -180,7 +180,7 @@ def test_no_question_of_the_corpus_is_an_instruction() -> None:
     for relation, rows in questions().items():
         for row in rows:
             for _ in range(30):
-                slots = {"name": "Tom", "number": "two", "day": "Monday"} | RELATIONS[relation][1](draw)
+                slots = {"name": "Tom", "name2": "Ann", "number": "two", "day": "Monday"} | RELATIONS[relation][1](draw)
                 asked.add(normalised(expand(row["question"], slots, draw.rng)))
     assert len(asked) > 2_000
     assert not asked & instructions

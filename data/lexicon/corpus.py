@@ -175,7 +175,7 @@ def question_frame(draw: Draw, relation: str, mix: Mix) -> str:
         rows = [row for row in rows if (row["item"] != "-") == is_apart] or rows
     row = draw.rng.choice(rows)
     choices: Sequence[str] = ANSWERED if row["item"] == "-" else ANSWERED_ABOUT
-    if relation == "talk":  # As people type, without a mark at the end: the answer begins a line, or follows a name.
+    if not row["question"].endswith((".", "?", "!")):  # As people type: the answer begins a line, or follows a name.
         choices = tuple(choice for choice in choices if "{question} " not in choice)
     frame = draw.rng.choice(choices)
     if "reply" in frame and ('"' in row["question"] + row["answer"] or not row["answer"].endswith(".")):

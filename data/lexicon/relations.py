@@ -162,15 +162,19 @@ def everyday(draw: Draw) -> Slots:
 
 
 def talk(draw: Draw) -> Slots:
-    """Slots of everyday talk, most of them for questions that a small model cannot answer."""
+    """Slots of everyday talk, and of questions that a small model cannot answer."""
     kinds = ("language", "star", "code", "film", "town", "illness", "device", "team", "science")
     more = ("food", "fruit", "drink", "place", "thing", "colour", "instrument")
-    animals_drawn = draw.rng.sample(table("animals"), 2)
+    words = {kind: draw.word(kind) for kind in (*kinds, *more)}
+    animal, animal2 = (row["animal"] for row in draw.rng.sample(table("animals"), 2))
     country = draw.row("countries")
     return {
-        **{kind: draw.word(kind) for kind in (*kinds, *more)},
-        "animal": animals_drawn[0]["animal"],
-        "animal2": animals_drawn[1]["animal"],
+        **words,
+        "a_thing": with_article(words["thing"]),
+        "animal": animal,
+        "an_animal": with_article(animal),
+        "animal2": animal2,
+        "an_animal2": with_article(animal2),
         "country": country["country"],
         "capital": country["capital"],
         "adjective": draw.row("opposites")["word"],
@@ -297,7 +301,7 @@ RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
     "definitions": (6, definitions),
     "facts": (12, facts),
     "everyday": (22, everyday),
-    "talk": (24, talk),
+    "talk": (36, talk),
     "jobs": (7, jobs),
     "arithmetic": (18, arithmetic),
     "calendar": (3, calendar),
