@@ -30,9 +30,9 @@ from assistant.model.scratch import new_checkpoint
 from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
-SHAPE = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
+SHAPE = GPTConfig(n_layer=6, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
 TRAINING = (
-    *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "8"),
+    *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "16"),
     *("--optimizer", "muon", "--precision", "auto", "--test-share", "0", "--validation-share", "0.002"),
 )
 
@@ -54,22 +54,22 @@ PHASES = (
         mix=FIRST,
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
-        options=("--learning-rate", "6e-3", "--warmup-steps", "300"),
-        digest="b10b6a2213d1aa4b5922c7b079bbaf4cecb1ee75e32723f9578cd21f2c401e4f",
+        options=("--learning-rate", "8e-3", "--warmup-steps", "300"),
+        digest="bc40a49a5200e9df6d4df4ad1ed8f69ba63e1352838cc278dacaa964c5918f8e",
     ),
     Phase(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
         documents=66_000,
-        options=("--learning-rate", "3e-3", "--warmup-steps", "100"),
-        digest="d0ea286a54ba6e261c615e26a309fee39b72e18f025bd63713ad73ce990abbc2",
+        options=("--learning-rate", "4e-3", "--warmup-steps", "100"),
+        digest="4d70def28f7f91c9fb7bd583871ec0006a8e61a062a7486f8915ebcd59a38aa0",
     ),
     Phase(
         mix=THIRD,
         seed=DEFAULT_SEED + 2,
         documents=18_000,
-        options=("--learning-rate", "1.2e-3", "--warmup-steps", "50"),
-        digest="4af112adcf85fd7bb6c43659455eca3456aacbbb156b101a8b4a5c186943b738",
+        options=("--learning-rate", "1.6e-3", "--warmup-steps", "50"),
+        digest="03d9d2bc0dcaef1eaf3d59633e8522259cb5591e638bcf17e2814f04dd52c672",
     ),
 )
 SEED = 1
