@@ -35,6 +35,7 @@ Storage = Literal["float32", "bfloat16", "float16", "int8"]
 DecodePrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 OptimizerName = Literal["adamw", "muon"]
 TrainOn = Literal["response", "all"]
+LossPer = Literal["token", "row"]
 BestBy = Literal["loss", "exact", "ended", "accuracy", "last"]
 Trained = Literal["last-block", "all"]
 Balance = Literal["none", "sampling", "weights"]
@@ -259,6 +260,8 @@ class FinetuneSettings(Settings):
     """Prompt template: alpaca, alpaca-stanford, chatml, llama3, phi3, or text for plain text."""
     train_on: Annotated[TrainOn, DATA] = "response"
     """Tokens that count in the loss: those of the response, or all."""
+    loss_per: Annotated[LossPer, DATA] = "token"
+    """What counts the same in training: every token, or every row, so that long answers do not outweigh short ones."""
     max_length: Annotated[int | None, Field(ge=8), DATA] = None
     """Longest row, in tokens; by default the model's context length."""
     too_long: Annotated[OverlongPolicy, DATA] = "truncate"

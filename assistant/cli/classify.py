@@ -54,6 +54,7 @@ LabelledFiles = Annotated[
         "beta",
         "classifier",
         "learning_rate",
+        "loss_per",
         "optimizer",
         "reading",
         "split",

@@ -15,7 +15,7 @@ DEFAULTS = {"beta": 0.1, "epochs": 1, "batch_size": 4, "learning_rate": 5e-6, "w
 
 
 @derive_options(
-    leave_out={"book", "classifier", "freeze_embeddings", "optimizer", "split", "template", "train_on"},
+    leave_out={"book", "classifier", "freeze_embeddings", "loss_per", "optimizer", "split", "template", "train_on"},
     defaults=DEFAULTS,
 )
 def prefer(

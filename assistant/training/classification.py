@@ -57,6 +57,7 @@ class ClassifierTrainer(Trainer):
         settings = self.settings
         faults = {
             "--beta": settings.beta is not None,
+            "--loss-per": settings.loss_per != "token",
             "--validation-answers": settings.validation_answers > 0,
             "--best-by": settings.best_by in ("exact", "ended"),
             "--template": settings.template != "text",

@@ -25,7 +25,7 @@ from assistant.training.batches import by_length
 from assistant.training.collate import Batch, collate, pad
 from assistant.training.distributed import SINGLE_PROCESS, Ranks
 from assistant.training.events import StepMetrics
-from assistant.training.loss import summed_loss
+from assistant.training.loss import log_probabilities, summed_loss
 from assistant.training.optimizer import build_optimizers, gradient_norm, take_step
 from assistant.training.precision import Picked, pick_precision
 from assistant.training.recipe import make_recipe
@@ -190,6 +190,7 @@ class Trainer:
             group["lr"] = rate
         batches = [[self.train.rows[index] for index in indices] for indices in window]
         rows = [row for batch in batches for row in batch]
+        self.model.train()
         totals = self._accumulate(batches, self.loss_denominator(rows, self.settings.train_on))
         norm = gradient_norm(self.model.parameters())
         if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
@@ -215,7 +216,6 @@ class Trainer:
         Every micro-batch is divided by the denominator of the whole window, so that accumulation and several processes
         give the gradient of one large batch.
         """
-        self.model.train()
         totals = dict.fromkeys(("loss", *self.metric_names), 0.0)
         for batch in batches:
             mine = self.ranks.share(batch)
@@ -274,12 +274,21 @@ class Trainer:
         """Load what `reference_logprobs` returned before the run was resumed."""
 
     def loss_denominator(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> int:
-        """The number of targets. The sums of `loss_sums`, divided by it, are means."""
-        return sum(count_targets(row, train_on) for row in rows)
+        """The number of targets, or of rows if these count the same. `loss_sums`, divided by it, are means."""
+        return len(rows) if self._rows_count_the_same else sum(count_targets(row, train_on) for row in rows)
 
     def loss_sums(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:
         """Sums (float32 scalars) over rows: `loss` in nats, with its graph, and the metrics of `metric_names`."""
-        return {"loss": summed_loss(self.model, self.collate(rows, train_on), self.precision)}
+        batch = self.collate(rows, train_on)
+        if not self._rows_count_the_same:
+            return {"loss": summed_loss(self.model, batch, self.precision)}
+        counts = torch.tensor([max(1, count_targets(row, train_on)) for row in rows], device=self.device)
+        return {"loss": -(log_probabilities(self.model, batch, self.precision) / counts).sum()}
+
+    @property
+    def _rows_count_the_same(self) -> bool:
+        """Only in training: the loss of a validation is always a mean over tokens, so that two runs can be compared."""
+        return self.settings.loss_per == "row" and self.model.training
 
     # --- evaluation and self-check ----------------------------------------------------------------------------------
 

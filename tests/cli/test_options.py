@@ -226,7 +226,16 @@ def fields(model: type[Settings]) -> Iterator[tuple[str, str, object]]:
         (
             "assistant prefer",
             TRAINING,
-            {"--book", "--classifier", "--freeze-embeddings", "--optimizer", "--split", "--train-on", "--template"},
+            {
+                "--book",
+                "--classifier",
+                "--freeze-embeddings",
+                "--loss-per",
+                "--optimizer",
+                "--split",
+                "--train-on",
+                "--template",
+            },
             {f"--{name.replace('_', '-')}": default for name, default in PREFER_DEFAULTS.items()},
         ),
         ("assistant ask", DECODING, set(), {}),

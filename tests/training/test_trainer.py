@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from assistant.dataset.encode import count_targets
 from assistant.dataset.instructions import Example
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
@@ -17,6 +19,7 @@ from assistant.model.checkpoint import load_checkpoint
 from assistant.model.gpt import GPT
 from assistant.model.packing import PackedBatch
 from assistant.settings import FinetuneSettings, TrainOn
+from assistant.training.loss import summed_loss
 from assistant.training.trainer import Trainer
 from tests.support.models import tiny_checkpoint
 from tests.support.runs import FAST, train, weights
@@ -38,6 +41,43 @@ def test_best_by_answers_needs_answers(byte_tokenizer: Tokenizer, examples: list
     settings = FAST.model_copy(update={"best_by": "exact", "validation_answers": 0})
     with pytest.raises(SettingsError, match="--best-by exact: expected answers to choose by"):
         make_trainer(byte_tokenizer, examples, settings)
+
+
+# --- the loss -----------------------------------------------------------------------------------------------------
+
+
+def test_every_row_counts_the_same_if_asked(byte_tokenizer: Tokenizer, examples: list[Example]) -> None:
+    """The gradient is that of the mean over rows of each row's mean loss, in one micro-batch or in three."""
+    long = [replace(row, output=row.output * 9) for row in examples[:7]]
+    settings = FAST.model_copy(update={"loss_per": "row", "max_grad_norm": 0.0})
+    trainer = make_trainer(byte_tokenizer, [*long, *examples[7:]], settings)
+    rows = trainer.train.rows[:6]
+    assert len({count_targets(row, "response") for row in rows}) > 2
+    trainer.model.train()
+    means = [
+        summed_loss(trainer.model, trainer.collate([row], "response")) / count_targets(row, "response") for row in rows
+    ]
+    mean = torch.stack(means).mean()
+    expected = torch.autograd.grad(mean, list(trainer.model.parameters()))
+    for batches in ([rows], [rows[:1], rows[1:3], rows[3:]]):
+        trainer.model.zero_grad()
+        totals = trainer._accumulate(batches, trainer.loss_denominator(rows, "response"))
+        assert totals["loss"] == pytest.approx(mean.item(), rel=1e-5)
+        for weight, gradient in zip(trainer.model.parameters(), expected, strict=True):
+            assert weight.grad is not None
+            assert torch.allclose(weight.grad, gradient, atol=1e-6)
+
+
+def test_a_step_after_a_validation_weighs_rows_as_the_first_step(
+    byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    """A validation is a mean over tokens, and it leaves the model in evaluation mode."""
+    settings = FAST.model_copy(update={"loss_per": "row"})
+    plain, by_row = (make_trainer(byte_tokenizer, examples, given) for given in (FAST, settings))
+    assert by_row.evaluate(by_row.train.rows) == plain.evaluate(plain.train.rows)
+    fresh = make_trainer(byte_tokenizer, examples, settings)
+    _, window = next(fresh.windows(0))
+    assert by_row.train_step(1, window).loss == fresh.train_step(1, window).loss
 
 
 # --- windows and accumulation -------------------------------------------------------------------------------------
