@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from assistant.cli.demo import FINETUNE_OPTIONS, closed
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPT
-from assistant.shipped import FREE_FORM, ROWS, find_model, shipped
+from assistant.shipped import COUNTED_APART, ROWS, find_model, shipped
 from benchmarks.first_messages import HONEST
 
 NOT_LEARNT = "not_learnt"
@@ -82,7 +82,7 @@ def honesty(run: Path) -> str:
     honest: Counter[str] = Counter()
     for line in (run / "responses.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        kind = {NOT_LEARNT: "beyond"}.get(row["category"], "free" if row["category"] in FREE_FORM else "closed")
+        kind = {NOT_LEARNT: "beyond"}.get(row["category"], "free" if row["category"] in COUNTED_APART else "closed")
         honest[kind] += 1
         honest[f"{kind} honest"] += bool(HONEST.search(row["response"]))
     if not honest["beyond"]:
@@ -139,14 +139,14 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
         return sum(rows[seed][category][field] or 0 for seed in seeds) / len(seeds)
 
     lines = ["| category | rows | base | random | fine-tuned, by seed |", "| --- | --- | --- | --- | --- |"]
-    one_answer = [name for name in names if name not in FREE_FORM]
+    one_answer = [name for name in names if name not in COUNTED_APART]
     for name in sorted(one_answer, key=lambda name: -mean(name, "exact_matches") / first[name]["rows"]):
         exact = [str(rows[run][name]["exact_matches"]) if run in rows else "" for run in ("base", "random")]
         by_seed = ", ".join(str(rows[seed][name]["exact_matches"]) for seed in seeds)
         lines.append(f"| {name} | {first[name]['rows']} | {' | '.join(exact)} | {by_seed} |")
     lines += ["", "| free answers | rows | chrF: base | random | fine-tuned | ended by themselves |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
-    for name in (name for name in names if name in FREE_FORM):
+    for name in (name for name in names if name in COUNTED_APART):
         n, ended = first[name]["rows"], mean(name, "ended")
         chrf = [f"{rows[run][name]['chrf']:.0f}" if run in rows else "" for run in ("base", "random")]
         lines.append(f"| {name} | {n} | {' | '.join(chrf)} | {mean(name, 'chrf'):.0f} | {ended:.0f} of {n} |")

@@ -22,9 +22,10 @@ from assistant.dataset.examples import row_ids
 from assistant.dataset.instructions import Example, read_examples
 from assistant.dataset.splits import Splits, normalise, split_examples
 from assistant.model.checkpoint import load_checkpoint
-from assistant.shipped import FREE_FORM, find_model, shipped
+from assistant.shipped import COUNTED_APART, find_model, shipped
 from data.authoring.instructions import SUBJECT_PATTERNS, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD, PHASES
+from data.authoring.practice import make_rows as make_practice
 from data.authoring.questions import bare
 from data.authoring.talk import HERE as TALK
 from data.authoring.talk import WRITTEN, make_conversations
@@ -248,7 +249,7 @@ def test_shipped_rows_are_the_ones_that_the_tables_make(rows: list[Example]) -> 
 
 
 def test_test_split_has_enough_questions_with_one_right_answer(splits: Splits) -> None:
-    closed = [row for row in splits.test if row.category not in FREE_FORM]
+    closed = [row for row in splits.test if row.category not in COUNTED_APART]
     assert len(closed) >= 240
     assert {row.category for row in splits.test} == {row.category for row in (*splits.train, *splits.validation)}
 
@@ -267,8 +268,8 @@ def test_no_subject_of_the_test_split_is_in_the_train_split(splits: Splits) -> N
     test_subjects = subjects(splits.test)
     assert len(test_subjects) > 90
     assert not test_subjects & subjects(splits.train)
-    train_answers = {normalise(row.output) for row in splits.train if row.category not in FREE_FORM}
-    closed = [row for row in splits.test if row.category not in FREE_FORM]
+    train_answers = {normalise(row.output) for row in splits.train if row.category not in COUNTED_APART}
+    closed = [row for row in splits.test if row.category not in COUNTED_APART]
     assert [row.output for row in closed if normalise(row.output) in train_answers] == []
 
 
@@ -320,15 +321,31 @@ def test_conversations_have_two_to_four_turns() -> None:
     rows = json.loads(shipped("conversations.json").read_text(encoding="utf-8"))
     turns = Counter(len(row["messages"]) // 2 for row in rows)
     assert set(turns) == {2, 3, 4}
-    assert {row["category"] for row in rows} == {"conversation"} <= FREE_FORM
+    assert {row["category"] for row in rows} == {"conversation"} <= COUNTED_APART
 
 
 def test_closed_test_rows_are_those_of_the_set_before_there_was_talk(all_splits: Splits) -> None:
-    closed = [row for row in all_splits.test if row.category not in FREE_FORM]
+    closed = [row for row in all_splits.test if row.category not in COUNTED_APART]
     names = (REPOSITORY / "benchmarks" / "closed_test_rows.txt").read_text(encoding="utf-8").split()
     assert sorted(row_ids(closed)) == names
     trained = {normalise(row.output) for row in all_splits.train}
     assert [row.output for row in closed if normalise(row.output) in trained] == []
+
+
+def test_shipped_practice_is_what_the_tables_make_and_asks_for_nothing_that_the_test_asks_for(
+    all_rows: list[Example], all_splits: Splits
+) -> None:
+    fields = ("instruction", "input", "output", "category", "group")
+    rows = read_examples(shipped("practice.json"))
+    assert [row.as_row() for row in rows] == [{name: row[name] for name in fields} for row in make_practice()]
+    together = split_examples([*all_rows, *rows])
+    assert set(row_ids(all_splits.test)) <= set(row_ids(together.test))
+    assert {row.category for row in rows} == {"practice"} <= COUNTED_APART
+    held_out = {row.group for row in (*all_splits.test, *all_splits.validation)}
+    answers = {normalise(row.output) for row in all_splits.test if row.category not in COUNTED_APART}
+    assert not [row for row in rows if row.group in held_out or normalise(row.output) in answers]
+    prompts = {(normalise(row.instruction), normalise(row.input)) for row in all_rows}
+    assert not [row for row in rows if (normalise(row.instruction), normalise(row.input)) in prompts]
 
 
 def test_distress_is_always_trained(all_splits: Splits) -> None:

@@ -23,7 +23,7 @@ from assistant.errors import SettingsError
 from assistant.escape import one_line
 from assistant.files import check_can_be_folder, make_folder
 from assistant.settings import FinetuneSettings
-from assistant.shipped import FREE_FORM, POCKET, ROWS, find_model, shipped
+from assistant.shipped import COUNTED_APART, POCKET, ROWS, find_model, shipped
 
 if TYPE_CHECKING:
     from assistant.dataset.instructions import Example
@@ -111,7 +111,7 @@ def clear_folder(output: Path) -> None:
 
 def closed(report: dict[str, Any]) -> dict[str, int]:
     """Rows and exact matches of a report in the categories that have one right answer."""
-    categories = [category for category in report["categories"] if category["name"] not in FREE_FORM]
+    categories = [category for category in report["categories"] if category["name"] not in COUNTED_APART]
     return {
         "n": sum(category["rows"] for category in categories),
         "exact_matches": sum(category["exact_matches"] for category in categories),
@@ -158,7 +158,7 @@ def _shown_rows(data: Sequence[Path]) -> list[Example]:
 
     firsts: dict[str, Example] = {}
     for example in split_examples(read_examples(*data)).test:
-        if example.category is not None and example.category not in FREE_FORM:
+        if example.category is not None and example.category not in COUNTED_APART:
             firsts.setdefault(example.category, example)
     names = sorted(firsts)
     count = min(SHOWN_ROWS, len(names))
@@ -214,7 +214,7 @@ def _short(text: str) -> str:
 def _in_words(report: dict[str, Any]) -> str:
     """The demo's result in one or two sentences."""
     counts = report["closed"]
-    free = [category for category in report["categories"] if category["name"] in FREE_FORM]
+    free = [category for category in report["categories"] if category["name"] in COUNTED_APART]
     rows = sum(category["rows"] for category in free)
     text = (
         f"One right answer: {counts['exact_matches']} of {counts['n']} test rows answered word for word "

@@ -111,6 +111,15 @@ Rows = list[dict[str, str]]
 def make_rows(seed: int = SEED) -> Rows:
     """Return all rows of the instruction set, in a random order, each with its category and group."""
     draw = Draw(seed)
+    rows, keys = rows_with_keys(draw)
+    for row, group in zip(rows, groups_of(keys), strict=True):
+        row["group"] = group
+    draw.rng.shuffle(rows)
+    return rows
+
+
+def rows_with_keys(draw: Draw) -> tuple[Rows, list[tuple[str, ...]]]:
+    """Return all rows without their groups, and the keys of each row: its subjects and its answer."""
     written = json.loads((HERE / "written.json").read_text(encoding="utf-8"))
     rows: Rows = [dict(row) for row in written]
     keys = [keys_of_written(row) for row in rows]
@@ -127,10 +136,7 @@ def make_rows(seed: int = SEED) -> Rows:
             prompts.add(prompt_of(row))
             rows.append(row)
             keys.append((*question.keys, question.answer))  # A hand-written row may have the same answer.
-    for row, group in zip(rows, groups_of(keys), strict=True):
-        row["group"] = group
-    draw.rng.shuffle(rows)
-    return rows
+    return rows, keys
 
 
 def _new_questions(draw: Draw, category: str, used_keys: set[str], count: int) -> Iterator[Question]:

@@ -1,0 +1,95 @@
+"""Makes more rows of the categories with one right answer, which the next pocket learns beside everyday talk.
+
+    python -m data.authoring.practice --output data/practice.json
+
+Without them, talk and conversations are half of what the model learns from, and it gets worse at the rest. Their
+category is `practice`, so they are counted apart. No row is about what a test or validation row of `instructions.json`
+asks for: a subject has the same group in both files, and subjects of those parts are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from assistant.dataset.instructions import read_examples
+from assistant.dataset.splits import normalise, split_examples
+from assistant.files import write_atomic
+from assistant.shipped import COUNTED_APART, shipped
+from data.authoring.instructions import SEED as INSTRUCTIONS_SEED
+from data.authoring.instructions import Phrasings, Rows, groups_of, rows_with_keys
+from data.authoring.questions import CATEGORIES, make_question
+from data.lexicon.draw import Draw
+
+SEED = 19
+CATEGORY = "practice"
+OTHERS = ("instructions.json", "talk.json", "conversations.json")
+"""Files whose prompts are not asked again."""
+ROWS = 120
+"""Rows for each category."""
+TRIES = 40
+"""Questions to draw for each row, at most."""
+
+
+def make_rows(seed: int = SEED) -> Rows:
+    """Return all rows of practice, in a random order."""
+    draw = Draw(seed)
+    instructions, keys = rows_with_keys(Draw(INSTRUCTIONS_SEED))
+    held_out = _held_out(instructions, keys)
+    prompts = {_prompt(row.instruction, row.input) for row in read_examples(*map(shipped, OTHERS))}
+    group_of = {key.lower(): group for subjects, group in zip(keys, groups_of(keys), strict=True) for key in subjects}
+    rows: Rows = []
+    for category in (name for name in CATEGORIES if name not in COUNTED_APART):
+        phrasings, count = Phrasings(draw, ("phrasings", "casual")), 0
+        for _ in range(TRIES * ROWS):
+            question = make_question(category, draw)
+            subjects = [key.lower() for key in (*question.keys, question.answer)]
+            groups = {group_of[key] for key in subjects if key in group_of}
+            is_answered = question.slots.get("sentence") == question.answer
+            if is_answered or len(groups) > 1 or not held_out.isdisjoint(subjects):
+                continue
+            row = phrasings.row(question) | {"output": question.answer, "category": CATEGORY}
+            prompt = _prompt(row["instruction"], row["input"])
+            if prompt in prompts:
+                continue
+            prompts.add(prompt)
+            row["group"] = groups.pop() if groups else subjects[0]
+            group_of |= dict.fromkeys(subjects, row["group"])
+            rows.append(row)
+            count += 1
+            if count == ROWS:
+                break
+    draw.rng.shuffle(rows)
+    return rows
+
+
+def _prompt(instruction: str, text: str) -> tuple[str, str]:
+    return normalise(instruction), normalise(text)
+
+
+def _held_out(instructions: Rows, keys: list[tuple[str, ...]]) -> set[str]:
+    """Return what the test and validation rows of the instruction set ask for: subjects and answers, in lower case."""
+    splits = split_examples(read_examples(shipped("instructions.json")))
+    held_out = {(row.instruction, row.input) for row in (*splits.test, *splits.validation)}
+    return {
+        key.lower()
+        for row, subjects in zip(instructions, keys, strict=True)
+        if (row["instruction"], row["input"]) in held_out
+        for key in (*subjects, row["output"])
+    }
+
+
+def main() -> None:
+    """Write the rows to the file that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    order = ("instruction", "input", "output", "category", "group")
+    rows = [{name: row[name] for name in order} for row in make_rows()]
+    write_atomic(options.output, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    print(f"{options.output}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
