@@ -26,7 +26,7 @@ SEED = 19
 CATEGORY = "practice"
 OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
-ROWS = 120
+ROWS = 240
 """Rows for each category."""
 TRIES = 40
 """Questions to draw for each row, at most."""
