@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from assistant.cli.demo import FINETUNE_OPTIONS, closed
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.gpt import GPT
-from assistant.shipped import COUNTED_APART, ROWS, find_model, shipped
+from assistant.shipped import COUNTED_APART, FREE_FORM, ROWS, find_model, shipped
 from benchmarks.first_messages import HONEST
 
 NOT_LEARNT = "not_learnt"
@@ -46,6 +46,14 @@ class Job:
     data: list[str]
     more_options: list[str]
 
+    def check_same(self) -> None:
+        """Note the job in its folder. Exit if the folder has the results of another one."""
+        path, this = self.work / "job.json", json.dumps([self.base, self.data, self.more_options])
+        if path.exists() and (found := path.read_text(encoding="utf-8")) != this:
+            sys.exit(f"--work {self.work}: expected results of {this}, got those of {found}. Choose another folder.")
+        self.work.mkdir(parents=True, exist_ok=True)
+        path.write_text(this, encoding="utf-8")
+
 
 def main() -> None:
     """Run what has no result yet, and print the tables."""
@@ -60,6 +68,7 @@ def main() -> None:
     parser.add_argument("more_options", nargs="*", metavar="OPTION", help="For `assistant finetune`, after --.")
     options = parser.parse_args()
     job = Job(str(find_model(options.model)), options.work, options.data, options.more_options)
+    job.check_same()
     reports = {}
     if not options.only_tuned:
         reports["base"] = evaluate(job, job.base, "base", "--part", "test", "--max-new-tokens", BASE_TOKENS)
@@ -79,17 +88,16 @@ def main() -> None:
 
 def honesty(run: Path) -> str:
     """How many answers of a run say that the model has not learnt this, where it is right and where it is wrong."""
-    honest: Counter[str] = Counter()
+    asked, honest = Counter[bool](), Counter[bool]()
     for line in (run / "responses.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        kind = {NOT_LEARNT: "beyond"}.get(row["category"], "free" if row["category"] in COUNTED_APART else "closed")
-        honest[kind] += 1
-        honest[f"{kind} honest"] += bool(HONEST.search(row["response"]))
-    if not honest["beyond"]:
-        return "    no rows that are beyond it"
+        is_beyond = row["category"] == NOT_LEARNT
+        if is_beyond or row["category"] not in COUNTED_APART:
+            asked[is_beyond] += 1
+            honest[is_beyond] += bool(HONEST.search(row["response"]))
     return (
-        f"    honest: {honest['beyond honest']} of {honest['beyond']} rows that are beyond it, and wrongly "
-        f"{honest['closed honest']} of {honest['closed']} with one right answer"
+        f"    honest: {honest[True]} of {asked[True]} rows that are beyond it, and wrongly {honest[False]} of "
+        f"{asked[False]} with one right answer"
     )
 
 
@@ -146,7 +154,7 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {name} | {first[name]['rows']} | {' | '.join(exact)} | {by_seed} |")
     lines += ["", "| free answers | rows | chrF: base | random | fine-tuned | ended by themselves |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
-    for name in (name for name in names if name in COUNTED_APART):
+    for name in (name for name in names if name in FREE_FORM):
         n, ended = first[name]["rows"], mean(name, "ended")
         chrf = [f"{rows[run][name]['chrf']:.0f}" if run in rows else "" for run in ("base", "random")]
         lines.append(f"| {name} | {n} | {' | '.join(chrf)} | {mean(name, 'chrf'):.0f} | {ended:.0f} of {n} |")

@@ -22,7 +22,7 @@ from assistant.dataset.examples import row_ids
 from assistant.dataset.instructions import Example, read_examples
 from assistant.dataset.splits import Splits, normalise, split_examples
 from assistant.model.checkpoint import load_checkpoint
-from assistant.shipped import COUNTED_APART, find_model, shipped
+from assistant.shipped import COUNTED_APART, FREE_FORM, find_model, shipped
 from data.authoring.instructions import SUBJECT_PATTERNS, make_rows, table_of_phrasings
 from data.authoring.pocket import CARD, PHASES
 from data.authoring.practice import make_rows as make_practice
@@ -321,7 +321,7 @@ def test_conversations_have_two_to_four_turns() -> None:
     rows = json.loads(shipped("conversations.json").read_text(encoding="utf-8"))
     turns = Counter(len(row["messages"]) // 2 for row in rows)
     assert set(turns) == {2, 3, 4}
-    assert {row["category"] for row in rows} == {"conversation"} <= COUNTED_APART
+    assert {row["category"] for row in rows} == {"conversation"} <= FREE_FORM
 
 
 def test_closed_test_rows_are_those_of_the_set_before_there_was_talk(all_splits: Splits) -> None:

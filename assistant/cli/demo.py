@@ -23,7 +23,7 @@ from assistant.errors import SettingsError
 from assistant.escape import one_line
 from assistant.files import check_can_be_folder, make_folder
 from assistant.settings import FinetuneSettings
-from assistant.shipped import COUNTED_APART, POCKET, ROWS, find_model, shipped
+from assistant.shipped import COUNTED_APART, FREE_FORM, POCKET, ROWS, find_model, shipped
 
 if TYPE_CHECKING:
     from assistant.dataset.instructions import Example
@@ -214,7 +214,7 @@ def _short(text: str) -> str:
 def _in_words(report: dict[str, Any]) -> str:
     """The demo's result in one or two sentences."""
     counts = report["closed"]
-    free = [category for category in report["categories"] if category["name"] in COUNTED_APART]
+    free = [category for category in report["categories"] if category["name"] in FREE_FORM]
     rows = sum(category["rows"] for category in free)
     text = (
         f"One right answer: {counts['exact_matches']} of {counts['n']} test rows answered word for word "

@@ -22,7 +22,7 @@ from assistant.errors import CheckpointError, SettingsError
 from assistant.files import shown_path
 from assistant.hub_cache import recorded_name
 from assistant.model.checkpoint import load_info
-from assistant.settings import DataSettings, FinetuneSettings, RunSettings, SplitSettings
+from assistant.settings import DataSettings, FinetuneSettings, LossPer, RunSettings, SplitSettings
 from assistant.training.distributed import Ranks, is_main_process, is_multi_process, process_group
 from assistant.training.events import FinetuneResult, SilentObserver
 from assistant.training.finetune import finetune
@@ -177,7 +177,7 @@ def _run_in(
                 base_folder=job.model,
             )
         if ranks.is_main:
-            _plot(job.output)
+            _plot(job.output, job.settings.loss_per)
             for line in describe_result(result, state_is_kept=job.run.keep_state, next_command=job.next_command):
                 note(line)
     return result, request
@@ -204,10 +204,10 @@ def _make_trainer(
     return trainer
 
 
-def _plot(output: Path) -> None:
+def _plot(output: Path, loss_per: LossPer) -> None:
     """Plot the losses. The run is complete without the picture."""
     try:
-        plot_losses(output)
+        plot_losses(output, loss_per=loss_per)
     except OSError as error:
         note(f"note: no picture of the losses. {describe_os_error(error)}")
 

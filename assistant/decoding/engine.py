@@ -99,14 +99,17 @@ class Engine:
     ) -> None:
         """Each of `eos_id`, one id or several, ends a reply. `make_draft` is called when a draft first pays."""
         self.decoder, self.draft, self._make_draft = decoder, draft, make_draft
+        self._n_without_draft = 0
         self.eos_ids = frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
         self.prefix_cache = PrefixCache(decoder.config, device=decoder.device, dtype=decoder.cache_dtype)
         """The last single prompt and its reply, or the prefix that the last batch shared."""
 
-    def draft_after(self, n_tokens: int) -> Decoder | None:
-        """The draft for a reply that has `n_tokens` so far. None if there is none, or it does not pay yet."""
-        if self._make_draft is not None and n_tokens >= FIRST_DRAFTED:
-            self.draft, self._make_draft = self._make_draft(), None
+    def draft_for_next_token(self) -> Decoder | None:
+        """The draft; None if there is none, or none yet. It is made when so many tokens were decoded without one."""
+        if self._make_draft is not None:
+            self._n_without_draft += 1
+            if self._n_without_draft > FIRST_DRAFTED:
+                self.draft, self._make_draft = self._make_draft(), None
         return self.draft
 
     def generate(
@@ -233,7 +236,7 @@ class _GenerateCall:
             while row.stop_reason is None:
                 if self.should_stop():
                     break
-                speculation = speculation or self._new_speculation(len(row.token_ids))
+                speculation = speculation or self._new_speculation()
                 if speculation is None:
                     logits = self.decoder.decode_step(
                         torch.tensor(next_ids, device=self.decoder.device), prefix_cache.cache
@@ -267,8 +270,8 @@ class _GenerateCall:
         force(token_id, self.settings, row.state)
         self._add([row], logits.float().cpu(), [token_id])
 
-    def _new_speculation(self, n_tokens: int) -> Speculation | None:
-        engine, draft = self.engine, self.engine.draft_after(n_tokens)
+    def _new_speculation(self) -> Speculation | None:
+        engine, draft = self.engine, self.engine.draft_for_next_token()
         if draft is None:
             return None
         return Speculation(engine.decoder, draft, engine.prefix_cache, eos_ids=engine.eos_ids)

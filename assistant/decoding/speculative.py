@@ -16,12 +16,12 @@ from assistant.decoding.decoder import Decoder, PrefixCache, PromptChunk
 from assistant.decoding.sampling import RowState, sample
 from assistant.settings import GenerationSettings
 
-MIN_PROPOSED, MAX_PROPOSED = 4, 16
+MIN_PROPOSED, MAX_PROPOSED = 8, 16
 MIN_WEIGHT_BYTES = 64 * 2**20
 """Use a draft only for at least this many bytes of weights. Smaller weights stay in the processor's caches, so reading
 them does not take most of the time."""
 FIRST_DRAFTED = 24
-"""Make the draft once a reply has so many tokens. A shorter reply would take less time than making it."""
+"""Make the draft after so many tokens of one or more replies. Fewer would take less time than making it."""
 
 
 class Speculation:
@@ -33,7 +33,7 @@ class Speculation:
 
     def __init__(self, decoder: Decoder, draft: Decoder, prefix_cache: PrefixCache, *, eos_ids: frozenset[int]) -> None:
         self._decoder, self._draft, self._prefix_cache, self._eos_ids = decoder, draft, prefix_cache, eos_ids
-        self._n_to_propose = MAX_PROPOSED // 2
+        self._n_to_propose = MAX_PROPOSED
 
     def propose(
         self,

@@ -30,8 +30,11 @@ LEVELS = ("plain C", "x86-64-v3", "x86-64-v4", "x86-64-v4 and AMX")
 STORAGES: tuple[Storage, ...] = ("float32", "bfloat16", "float16", "int8")
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "", "silu")
 """Two names for each activation in the library."""
-FEW_TOKENS = 16
-"""At most as many tokens are computed in C where it has no matrix units, and in float32: torch is faster with more."""
+FEW_TOKENS = (16, 16, 96)
+"""For each level without matrix units: at most as many tokens are computed in C. Torch is faster with more; with 96,
+they are about equal (benchmarks/RESULTS.md). Only the last level was measured."""
+ROOM = 16
+"""The scratch memory grows in steps of as many tokens."""
 PROBE_TOKENS = 20
 TOLERANCE = 4e-3
 """Largest error of the check, as a share of the largest logit."""
@@ -163,7 +166,7 @@ class Step:
 
     def takes(self, n_tokens: int) -> bool:
         """Whether so many tokens are computed faster here than by torch."""
-        return n_tokens <= FEW_TOKENS or self.takes_all
+        return self.takes_all or n_tokens <= FEW_TOKENS[self._level]
 
     def run(
         self,
@@ -183,7 +186,7 @@ class Step:
         """
         call, n_tokens, n_chosen = self._call, len(ids), len(chosen)
         threads = 1 if _Forked.is_child else torch.get_num_threads()
-        needed = (-(-n_tokens // FEW_TOKENS) * FEW_TOKENS, cache.slots, threads)
+        needed = (-(-n_tokens // ROOM) * ROOM, cache.slots, threads)
         if any(size > room for size, room in zip(needed, self._room, strict=True)):
             self._room = tuple(map(max, needed, self._room))
             call.capacity = self._room[0]

@@ -50,7 +50,10 @@ def import_gguf(path: Path) -> tuple[Checkpoint, bool]:
         reader = BoundedReader(path)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (OSError, ValueError, IndexError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{where}: expected a whole GGUF file, got {error}. Copy it again.") from error
+        found = "arrays inside arrays without end" if isinstance(error, RecursionError) else error
+        raise CheckpointError(
+            f"{where}: expected a whole GGUF file, got {found}. Copy it again, or use another model."
+        ) from error
     family = str(metadata.get("general.architecture"))[:40]
     if family not in FAMILIES:
         raise CheckpointError(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguf import GGUFReader
+from gguf import GGUFReader, ReaderField
 from numpy.typing import DTypeLike, NDArray
 
-MAX_VALUES = 1 << 22
-"""Values in a file that is read. A value takes half a kilobyte of memory. Llama 3's vocabulary has a million."""
+MAX_VALUES = 1 << 21
+"""Values in a file that is read. A value takes half a kilobyte of memory. A file of Llama 3 has a million."""
 
 
 class BoundedReader(GGUFReader):
@@ -34,3 +34,10 @@ class BoundedReader(GGUFReader):
         if self.values > MAX_VALUES:
             raise ValueError(f"more than {MAX_VALUES:,} values")
         return value
+
+    def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
+        for field in fields:
+            offset = int(field.parts[-1][0])
+            if offset > len(self.data):  # The package's sum of two offsets would start again from zero.
+                raise ValueError(f"a tensor at byte {offset} of {len(self.data)}")
+        super()._build_tensors(start_offs, fields)

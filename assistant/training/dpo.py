@@ -38,14 +38,14 @@ class PreferenceTrainer(Trainer):
         settings = self.settings
         if settings.beta is None:
             raise SettingsError("--beta: expected a number above 0 to learn preferences, got none. Give one.")
-        others = {
-            "--book": settings.book,
-            f"--train-on {settings.train_on}": settings.train_on != "response",
-            f"--loss-per {settings.loss_per}": settings.loss_per != "token",
-        }
-        given = [option for option, is_given in others.items() if is_given]
-        if given:
-            raise SettingsError(f"--beta: expected to learn from responses only, got {given[0]} too. Leave one out.")
+        if settings.book or settings.train_on != "response":
+            given = "--book" if settings.book else f"--train-on {settings.train_on}"
+            raise SettingsError(f"--beta: expected to learn from responses only, got {given} too. Leave one out.")
+        if settings.loss_per != "token":
+            raise SettingsError(
+                f"--beta: expected the loss of preferences, which is per pair, got --loss-per {settings.loss_per}. "
+                f"Leave one out."
+            )
         super()._check_settings()
         self.beta = settings.beta
 

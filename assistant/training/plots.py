@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from assistant.files import write_atomic
+from assistant.settings import LossPer
 from assistant.training.events import VALIDATION_FILE
 from assistant.training.run_folder import METRICS_FILE, PLOT_FILE, read_records
 
 
-def plot_losses(folder: Path) -> Path | None:
+def plot_losses(folder: Path, *, loss_per: LossPer = "token") -> Path | None:
     """Draw `loss.png` from a run's records: training loss per step, its running mean, and the validation losses.
+
+    `loss_per` is what counts the same in the training loss.
 
     Returns:
         The path, or None if no step was recorded.
@@ -24,12 +27,13 @@ def plot_losses(folder: Path) -> Path | None:
     if not steps:
         return None
     unit, validated = _words(steps[0])
+    trained = "training, mean over rows" if loss_per == "row" else "training"
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
-    axes.plot(numbers, losses, color="#9db8d2", linewidth=0.8, label="training, each step")
+    axes.plot(numbers, losses, color="#9db8d2", linewidth=0.8, label=f"{trained}, each step")
     if len(losses) >= 20:
-        axes.plot(numbers, _running_mean(losses, len(losses) // 10), color="#1f5f99", label="training, running mean")
+        axes.plot(numbers, _running_mean(losses, len(losses) // 10), color="#1f5f99", label=f"{trained}, running mean")
     if validations:
         axes.plot(
             [record["step"] for record in validations],

@@ -190,8 +190,7 @@ class Trainer:
             group["lr"] = rate
         batches = [[self.train.rows[index] for index in indices] for indices in window]
         rows = [row for batch in batches for row in batch]
-        self.model.train()
-        totals = self._accumulate(batches, self.loss_denominator(rows, self.settings.train_on))
+        totals = self._accumulate(batches)
         norm = gradient_norm(self.model.parameters())
         if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
             raise AssistantError(
@@ -210,12 +209,14 @@ class Trainer:
             **totals,
         )
 
-    def _accumulate(self, batches: Sequence[Sequence[EncodedExample]], denominator: int) -> dict[str, float]:
+    def _accumulate(self, batches: Sequence[Sequence[EncodedExample]]) -> dict[str, float]:
         """Accumulate the gradients of some micro-batches over all processes. Returns their mean loss and metrics.
 
         Every micro-batch is divided by the denominator of the whole window, so that accumulation and several processes
         give the gradient of one large batch.
         """
+        self.model.train()
+        denominator = self.loss_denominator([row for batch in batches for row in batch], self.settings.train_on)
         totals = dict.fromkeys(("loss", *self.metric_names), 0.0)
         for batch in batches:
             mine = self.ranks.share(batch)
@@ -274,11 +275,14 @@ class Trainer:
         """Load what `reference_logprobs` returned before the run was resumed."""
 
     def loss_denominator(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> int:
-        """The number of targets, or of rows if these count the same. `loss_sums`, divided by it, are means."""
+        """The number of targets; in training with `--loss-per row` that of rows. It makes means of `loss_sums`."""
         return len(rows) if self._rows_count_the_same else sum(count_targets(row, train_on) for row in rows)
 
     def loss_sums(self, rows: Sequence[EncodedExample], train_on: TrainOn) -> dict[str, torch.Tensor]:
-        """Sums (float32 scalars) over rows: `loss` in nats, with its graph, and the metrics of `metric_names`."""
+        """Sums (float32 scalars) over rows: `loss` in nats, with its graph, and the metrics of `metric_names`.
+
+        In training with `--loss-per row`, the loss of a row is the mean over its targets.
+        """
         batch = self.collate(rows, train_on)
         if not self._rows_count_the_same:
             return {"loss": summed_loss(self.model, batch, self.precision)}
@@ -287,7 +291,7 @@ class Trainer:
 
     @property
     def _rows_count_the_same(self) -> bool:
-        """Only in training: the loss of a validation is always a mean over tokens, so that two runs can be compared."""
+        """Only in training. The loss of a validation is always a mean over tokens, so that two runs can be compared."""
         return self.settings.loss_per == "row" and self.model.training
 
     # --- evaluation and self-check ----------------------------------------------------------------------------------

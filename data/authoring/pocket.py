@@ -55,21 +55,21 @@ PHASES = (
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
         options=("--learning-rate", "8e-3", "--warmup-steps", "300"),
-        digest="bc40a49a5200e9df6d4df4ad1ed8f69ba63e1352838cc278dacaa964c5918f8e",
+        digest="39d820a02975f4dc996d3bdb7261a4a62985789ccfece7693ccbf89de9fc9282",
     ),
     Phase(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
         documents=66_000,
         options=("--learning-rate", "4e-3", "--warmup-steps", "100"),
-        digest="4d70def28f7f91c9fb7bd583871ec0006a8e61a062a7486f8915ebcd59a38aa0",
+        digest="0b8bb07f40ecae5a5d50c9ff60188bd7cc87338668ba3279a50ba8a5408c51a5",
     ),
     Phase(
         mix=THIRD,
         seed=DEFAULT_SEED + 2,
         documents=18_000,
         options=("--learning-rate", "1.6e-3", "--warmup-steps", "50"),
-        digest="03d9d2bc0dcaef1eaf3d59633e8522259cb5591e638bcf17e2814f04dd52c672",
+        digest="88f3d98f22db4453251aa09ce9fc50c91632e79866a7b3a4f7fc063e480f4ce8",
     ),
 )
 SEED = 1

@@ -10,7 +10,10 @@ asks for: a subject has the same group in both files, and subjects of those part
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from assistant.dataset.instructions import read_examples
@@ -28,40 +31,63 @@ OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
 ROWS = 240
 """Rows for each category."""
-TRIES = 40
-"""Questions to draw for each row, at most."""
+TRIES = 2_000
+"""Questions to draw for a row, at most."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the rows so far ask, in lower case."""
+
+    prompts: set[tuple[str, str]]
+    held_out: set[str]
+    """Subjects and answers of the test and validation rows of the instruction set."""
+    group_of: dict[str, str]
+    """The group of each subject and answer."""
 
 
 def make_rows(seed: int = SEED) -> Rows:
     """Return all rows of practice, in a random order."""
-    draw = Draw(seed)
-    instructions, keys = rows_with_keys(Draw(INSTRUCTIONS_SEED))
-    held_out = _held_out(instructions, keys)
-    prompts = {_prompt(row.instruction, row.input) for row in read_examples(*map(shipped, OTHERS))}
-    group_of = {key.lower(): group for subjects, group in zip(keys, groups_of(keys), strict=True) for key in subjects}
-    rows: Rows = []
-    for category in (name for name in CATEGORIES if name not in COUNTED_APART):
-        phrasings, count = Phrasings(draw, ("phrasings", "casual")), 0
-        for _ in range(TRIES * ROWS):
-            question = make_question(category, draw)
-            subjects = [key.lower() for key in (*question.keys, question.answer)]
-            groups = {group_of[key] for key in subjects if key in group_of}
-            is_answered = question.slots.get("sentence") == question.answer
-            if is_answered or len(groups) > 1 or not held_out.isdisjoint(subjects):
-                continue
-            row = phrasings.row(question) | {"output": question.answer, "category": CATEGORY}
-            prompt = _prompt(row["instruction"], row["input"])
-            if prompt in prompts:
-                continue
-            prompts.add(prompt)
-            row["group"] = groups.pop() if groups else subjects[0]
-            group_of |= dict.fromkeys(subjects, row["group"])
-            rows.append(row)
-            count += 1
-            if count == ROWS:
-                break
+    draw, instructions_draw = Draw(seed), Draw(INSTRUCTIONS_SEED)
+    instructions, keys = rows_with_keys(instructions_draw)
+    known = Known(
+        prompts={_prompt(row.instruction, row.input) for row in read_examples(*map(shipped, OTHERS))},
+        held_out=_held_out(instructions, keys),
+        group_of={
+            key.lower(): group for subjects, group in zip(keys, groups_of(keys), strict=True) for key in subjects
+        },
+    )
+    categories = (name for name in CATEGORIES if name not in COUNTED_APART)
+    rows = [row for name in categories for row in itertools.islice(_rows_of(name, draw, known), ROWS)]
     draw.rng.shuffle(rows)
     return rows
+
+
+def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]]:
+    """Yield new rows of a category, and add their prompts and subjects to what is known.
+
+    Raises:
+        RuntimeError: none of `TRIES` questions in a row was new.
+    """
+    phrasings, tries = Phrasings(draw, ("phrasings", "casual")), 0
+    while tries < TRIES:
+        tries += 1
+        question = make_question(category, draw)
+        subjects = [key.lower() for key in (*question.keys, question.answer)]
+        groups = {known.group_of[key] for key in subjects if key in known.group_of}
+        is_answered = question.slots.get("sentence") == question.answer
+        if is_answered or len(groups) > 1 or not known.held_out.isdisjoint(subjects):
+            continue
+        row = phrasings.row(question) | {"output": question.answer, "category": CATEGORY}
+        prompt = _prompt(row["instruction"], row["input"])
+        if prompt in known.prompts:
+            continue
+        row["group"] = groups.pop() if groups else subjects[0]
+        known.prompts.add(prompt)
+        known.group_of.update(dict.fromkeys(subjects, row["group"]))
+        tries = 0
+        yield row
+    raise RuntimeError(f"practice of {category}: expected {ROWS} rows, got fewer. Add phrasings or facts.")
 
 
 def _prompt(instruction: str, text: str) -> tuple[str, str]:
@@ -69,7 +95,7 @@ def _prompt(instruction: str, text: str) -> tuple[str, str]:
 
 
 def _held_out(instructions: Rows, keys: list[tuple[str, ...]]) -> set[str]:
-    """Return what the test and validation rows of the instruction set ask for: subjects and answers, in lower case."""
+    """Return the subjects and the answers of the test and validation rows of the instruction set, in lower case."""
     splits = split_examples(read_examples(shipped("instructions.json")))
     held_out = {(row.instruction, row.input) for row in (*splits.test, *splits.validation)}
     return {

@@ -19,7 +19,7 @@ from pathlib import Path
 from assistant.files import write_atomic
 from data.lexicon.clauses import DAYS
 from data.lexicon.draw import Draw
-from data.lexicon.english import expand, with_article
+from data.lexicon.english import choose, expand, with_article
 from data.lexicon.relations import RELATIONS, scene
 from data.lexicon.tables import Row, pieces, table
 
@@ -174,13 +174,14 @@ def question_frame(draw: Draw, relation: str, mix: Mix) -> str:
         is_apart = draw.rng.random() < mix.named_apart
         rows = [row for row in rows if (row["item"] != "-") == is_apart] or rows
     row = draw.rng.choice(rows)
+    question = choose(row["question"], draw.rng)
     choices: Sequence[str] = ANSWERED if row["item"] == "-" else ANSWERED_ABOUT
-    if not row["question"].endswith((".", "?", "!")):  # As people type: the answer begins a line, or follows a name.
+    if not question.endswith((".", "?", "!")):  # As people type: the answer begins a line, or follows a name.
         choices = tuple(choice for choice in choices if "{question} " not in choice)
     frame = draw.rng.choice(choices)
-    if "reply" in frame and ('"' in row["question"] + row["answer"] or not row["answer"].endswith(".")):
+    if "reply" in frame and ('"' in question + row["answer"] or not row["answer"].endswith(".")):
         frame = "{question}\\n{answer}"
-    parts = {**row, "reply": row["answer"].removesuffix(".") + ","}
+    parts = {**row, "question": question, "reply": row["answer"].removesuffix(".") + ","}
     for name in ("question", "item", "answer", "reply"):
         frame = frame.replace(f"{{{name}}}", parts[name])
     return frame

@@ -26,13 +26,19 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def choose(template: str, rng: random.Random) -> str:
+    """Choose from each `[one|of|these]` of a template."""
+    return _ALTERNATIVES.sub(lambda match: rng.choice(match[1].split("|")), template)
+
+
 def expand(template: str, slots: Mapping[str, str], rng: random.Random) -> str:
     """Fill a template. First choose from each `[one|of|these]`, then fill each `{slot}` or `{^slot}`.
 
     `{^slot}` capitalises the value. `\\n` becomes a line end. Values are never treated as templates.
     """
-    chosen = _ALTERNATIVES.sub(lambda match: rng.choice(match[1].split("|")), template)
-    filled = _SLOT.sub(lambda match: capitalised(slots[match[2]]) if match[1] else slots[match[2]], chosen)
+    filled = _SLOT.sub(
+        lambda match: capitalised(slots[match[2]]) if match[1] else slots[match[2]], choose(template, rng)
+    )
     return filled.replace("\\n", "\n").strip()
 
 

@@ -83,27 +83,41 @@ def test_a_draft_ends_at_limits_when_on_token_ends_the_row_and_when_cancelled(mo
 
 
 def test_small_models_get_no_draft(model: GPT) -> None:
-    assert build_engine(model, eos_id=256).draft_after(100) is None
+    engine = build_engine(model, eos_id=256)
+    assert all(engine.draft_for_next_token() is None for _ in range(2 * FIRST_DRAFTED))
 
 
 @requires_step
-def test_auto_makes_its_draft_once_a_reply_is_long_enough(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_makes_its_draft_after_some_tokens(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the logits that verify are those of single steps, bit for bit, so no token and no log-probability differs."""
     monkeypatch.setattr("assistant.decoding.speculative.MIN_WEIGHT_BYTES", 0)
     settings = GREEDY.model_copy(update={"logprobs": 2, "max_new_tokens": 40})
     for prompt in random_prompts(40, 20, seed=3):
         engine = build_engine(model, eos_id=-1)
         (short,) = engine.generate([prompt], GenerationSettings(max_new_tokens=FIRST_DRAFTED))
-        assert engine.draft_after(0) is None
+        assert engine.draft is None
         engine.prefix_cache.clear()
         (found,) = engine.generate([prompt], settings)
-        draft = engine.draft_after(0)
-        assert draft is not None
-        assert draft.storage == "int8"
+        assert engine.draft is not None
+        assert engine.draft.storage == "int8"
         engine.prefix_cache.clear()
         (again,) = engine.generate([prompt], settings)  # with the draft from the first token on
         (expected,) = build_engine(model, eos_id=-1, precision="float32").generate([prompt], settings)
         assert short.token_ids == expected.token_ids[:FIRST_DRAFTED]
         assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
         assert (again.token_ids, again.logprobs) == (expected.token_ids, expected.logprobs)
-    assert build_engine(model, eos_id=-1, may_draft=False).draft_after(100) is None
+    engine = build_engine(model, eos_id=-1, may_draft=False)
+    assert all(engine.draft_for_next_token() is None for _ in range(2 * FIRST_DRAFTED))
+
+
+@requires_step
+def test_short_replies_together_make_the_draft(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant.decoding.speculative.MIN_WEIGHT_BYTES", 0)
+    engine, settings = build_engine(model, eos_id=-1), GenerationSettings(max_new_tokens=10)
+    has_draft = []
+    for prompt in random_prompts(4, 20, seed=3):
+        (found,) = engine.generate([prompt], settings)
+        (expected,) = build_engine(model, eos_id=-1, precision="float32").generate([prompt], settings)
+        assert found.token_ids == expected.token_ids
+        has_draft.append(engine.draft is not None)
+    assert has_draft == [False, False, True, True]

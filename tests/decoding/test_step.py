@@ -177,12 +177,16 @@ def test_ctrl_c_in_a_step_ends_the_answer_and_the_next_one_is_whole(byte_tokeniz
     long, short = (GenerationSettings(max_new_tokens=count, temperature=0.0) for count in (900, 20))
     expected = next(engine.generate([[5, 6, 7]], short)).token_ids
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def press_in_a_long_answer() -> None:
+        presser = threading.Timer(chance.uniform(0.001, 0.03), os.kill, (os.getpid(), signal.SIGINT))
+        presser.start()
+        next(engine.generate([[5, 6, 7]], long))
+
     try:
         for _ in range(10):
-            presser = threading.Timer(chance.uniform(0.001, 0.03), os.kill, (os.getpid(), signal.SIGINT))
-            presser.start()
             with pytest.raises(KeyboardInterrupt):
-                next(engine.generate([[5, 6, 7]], long))
+                press_in_a_long_answer()
             assert next(engine.generate([[5, 6, 7]], short)).token_ids == expected
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -165,7 +165,7 @@ def test_arrays_in_arrays_without_end_are_refused(tmp_path: Path) -> None:
     name = b"general.architecture"
     head = b"GGUF\3\0\0\0" + bytes(8) + (1).to_bytes(8, "little") + len(name).to_bytes(8, "little") + name
     (tmp_path / "m.gguf").write_bytes(head + array + (array + (1).to_bytes(8, "little")) * depth)
-    with pytest.raises(CheckpointError, match=r"m\.gguf: expected a whole GGUF file, got maximum recursion depth"):
+    with pytest.raises(CheckpointError, match="expected a whole GGUF file, got arrays inside arrays without end"):
         import_gguf(tmp_path / "m.gguf")
 
 

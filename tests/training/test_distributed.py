@@ -42,12 +42,13 @@ def test_every_row_is_in_one_share() -> None:
 
 
 @pytest.mark.timeout(300)  # up to four starts, and each is slow on a busy machine
-@pytest.mark.parametrize("options", [(), ("--shard",)])
+@pytest.mark.parametrize(("options", "loss_per"), [((), "row"), (("--shard",), "token")])
 def test_two_processes_give_the_losses_of_one_and_resume_to_the_same_weights(
-    folder: Path, options: tuple[str, ...]
+    folder: Path, options: tuple[str, ...], loss_per: str
 ) -> None:
-    assert invoke(*RUN, "-o", "one").exit_code == 0
-    process = start_two(*RUN, *options, "-o", "two", "--json", torchrun=not options)
+    run = (*RUN, "--loss-per", loss_per)
+    assert invoke(*run, "-o", "one").exit_code == 0
+    process = start_two(*run, *options, "-o", "two", "--json", torchrun=not options)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert json.loads(output)["steps"] == STEPS
@@ -61,18 +62,18 @@ def test_two_processes_give_the_losses_of_one_and_resume_to_the_same_weights(
     states = [load_checkpoint(folder / name / "last").model.state_dict() for name in ("one", "two")]
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-3) for name in states[0])
 
-    process = start_two(*RUN, *options, "-o", "parts", "--save-every", "0")
+    process = start_two(*run, *options, "-o", "parts", "--save-every", "0")
     wait_for_steps(folder / "parts" / "metrics.jsonl", 4, process)
     kill_with_children(process)
-    refused = invoke(*RUN, *options, "-o", "parts", "--resume")
+    refused = invoke(*run, *options, "-o", "parts", "--resume")
     assert refused.exit_code == 2
     assert "expected to resume with the same number of processes, 2, got 1" in refused.stderr
     if options:
-        process = start_two(*RUN, "-o", "parts", "--resume")
+        process = start_two(*run, "-o", "parts", "--resume")
         _, errors = process.communicate(timeout=60)
         assert process.returncode != 0
         assert "expected to resume with --shard" in errors
-    process = start_two(*RUN, *options, "-o", "parts", "--resume")
+    process = start_two(*run, *options, "-o", "parts", "--resume")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     for name in (".", "last"):
