@@ -38,7 +38,7 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.classifier": "__init__ label_files split scores report picture model_folder inference label_rows review",
     "assistant.interop": (
-        "__init__ modelfile gguf_tokenizer gguf_tensors gguf gguf_import ollama book_classifier book_names pth "
+        "__init__ modelfile gguf_tokenizer gguf_tensors gguf_reader gguf gguf_import ollama book_classifier book_names pth "
         "transfer repository hub inventory known"
     ),
     "assistant.chat": (
@@ -73,7 +73,7 @@ ROOMS: dict[str, str] = {
     "evaluation.__main__": "",
     "data": "__init__",
     "data.lexicon": "__init__ english tables draw clauses relations corpus",
-    "data.authoring": "__init__ questions instructions talk pocket",
+    "data.authoring": "__init__ questions instructions practice talk pocket",
 }
 WITHOUT_TORCH = (
     *(

@@ -50,7 +50,7 @@ def import_gguf(path: Path) -> tuple[Checkpoint, bool]:
         reader = BoundedReader(path)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (OSError, ValueError, IndexError, KeyError, RecursionError) as error:
-        found = "arrays inside arrays without end" if isinstance(error, RecursionError) else error
+        found = "arrays inside arrays without end" if isinstance(error, RecursionError) else str(error)
         raise CheckpointError(
             f"{where}: expected a whole GGUF file, got {found}. Copy it again, or use another model."
         ) from error

@@ -95,11 +95,11 @@ def test_auto_makes_its_draft_after_some_tokens(model: GPT, monkeypatch: pytest.
     for prompt in random_prompts(40, 20, seed=3):
         engine = build_engine(model, eos_id=-1)
         (short,) = engine.generate([prompt], GenerationSettings(max_new_tokens=FIRST_DRAFTED))
-        assert engine.draft is None
+        drafts = [engine.draft]
         engine.prefix_cache.clear()
         (found,) = engine.generate([prompt], settings)
-        assert engine.draft is not None
-        assert engine.draft.storage == "int8"
+        drafts.append(engine.draft)
+        assert [draft and draft.storage for draft in drafts] == [None, "int8"]
         engine.prefix_cache.clear()
         (again,) = engine.generate([prompt], settings)  # with the draft from the first token on
         (expected,) = build_engine(model, eos_id=-1, precision="float32").generate([prompt], settings)
