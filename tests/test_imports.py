@@ -38,8 +38,8 @@ ROOMS: dict[str, str] = {
     ),
     "assistant.classifier": "__init__ label_files split scores report picture model_folder inference label_rows review",
     "assistant.interop": (
-        "__init__ modelfile gguf_tokenizer gguf_tensors gguf_reader gguf gguf_import ollama book_classifier book_names pth "
-        "transfer repository hub inventory known"
+        "__init__ modelfile gguf_tokenizer gguf_tensors gguf_reader gguf gguf_import ollama book_classifier book_names "
+        "pth transfer repository hub inventory known"
     ),
     "assistant.chat": (
         "__init__ records conversation events commands conversation_file inputs store markdown_text export words "
