@@ -105,7 +105,7 @@ class Engine:
         """The last single prompt and its reply, or the prefix that the last batch shared."""
 
     def draft_for_next_token(self) -> Decoder | None:
-        """The draft; None if there is none, or none yet. It is made when so many tokens were decoded without one."""
+        """The draft; None if there is none, or none yet. It is made after FIRST_DRAFTED tokens without one."""
         if self._make_draft is not None:
             self._n_without_draft += 1
             if self._n_without_draft > FIRST_DRAFTED:
