@@ -26,8 +26,7 @@ def plot_losses(folder: Path, *, loss_per: LossPer = "token") -> Path | None:
     validations = read_records(folder / VALIDATION_FILE)
     if not steps:
         return None
-    unit, validated = _words(steps[0])
-    trained = "training, mean over rows" if loss_per == "row" else "training"
+    unit, trained, validated = _words(steps[0], loss_per)
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
@@ -63,13 +62,14 @@ def plot_losses(folder: Path, *, loss_per: LossPer = "token") -> Path | None:
     return path
 
 
-def _words(record: dict[str, Any]) -> tuple[str, str]:
-    """The names of a run's loss and of its validation loss, from one of its records."""
+def _words(record: dict[str, Any], loss_per: LossPer) -> tuple[str, str, str]:
+    """The names of a run's loss, of its training and of its validation, from one of its records."""
     if "margin" in record:
-        return "DPO loss (nats per pair)", "validation"
+        return "DPO loss (nats per pair)", "training", "validation"
     if "accuracy" in record:
-        return "cross-entropy (nats per text)", "validation"
-    return "cross-entropy (nats per token)", "validation, responses only"
+        return "cross-entropy (nats per text)", "training", "validation"
+    trained = "training, mean over rows" if loss_per == "row" else "training"
+    return "cross-entropy (nats per token)", trained, "validation, responses only"
 
 
 def _running_mean(values: list[float], width: int) -> list[float]:

@@ -29,7 +29,15 @@ def test_losses_are_drawn_as_png(tmp_path: Path, metrics: dict[str, float]) -> N
     [({}, "nats per token"), ({"margin": 0.5}, "nats per pair"), ({"accuracy": 0.5}, "nats per text")],
 )
 def test_the_unit_is_that_of_the_run(metrics: dict[str, float], unit: str) -> None:
-    assert unit in _words({"step": 1, "loss": 2.0, **metrics})[0]
+    assert unit in _words({"step": 1, "loss": 2.0, **metrics}, "token")[0]
+
+
+def test_a_training_loss_that_is_a_mean_over_rows_says_so(tmp_path: Path) -> None:
+    """The validation loss beside it is a mean over tokens."""
+    record = {"step": 1, "loss": 2.0}
+    assert [_words(record, loss_per)[1] for loss_per in ("token", "row")] == ["training", "training, mean over rows"]
+    write_records(tmp_path / "metrics.jsonl", [record])
+    assert plot_losses(tmp_path, loss_per="row") == tmp_path / "loss.png"
 
 
 def test_a_run_without_steps_has_no_plot(tmp_path: Path) -> None:
