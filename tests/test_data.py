@@ -344,6 +344,20 @@ def test_shipped_practice_is_what_the_tables_make_and_asks_for_nothing_that_the_
     held_out = {row.group for row in (*all_splits.test, *all_splits.validation)}
     answers = {normalise(row.output) for row in all_splits.test if row.category not in COUNTED_APART}
     assert not [row for row in rows if row.group in held_out or normalise(row.output) in answers]
+    tested, practised = (
+        {
+            (category, bare(word))
+            for row in part
+            for category in ONE_WORD_CATEGORIES
+            if row.category in (category, "practice")
+            and (match := re.fullmatch(SUBJECT_PATTERNS[category], row.output))
+            for word in match.groupdict().values()
+        }
+        for part in (all_splits.test, rows)
+    )
+    assert len(tested) > 90
+    assert len(practised) > 900
+    assert not tested & practised
     prompts = {(normalise(row.instruction), normalise(row.input)) for row in all_rows}
     assert not [row for row in rows if (normalise(row.instruction), normalise(row.input)) in prompts]
 

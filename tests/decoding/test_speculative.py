@@ -7,7 +7,8 @@ import torch
 
 from assistant.decoding.decoder import Decoder
 from assistant.decoding.engine import Engine, build_engine
-from assistant.decoding.speculative import FIRST_DRAFTED
+from assistant.decoding.speculative import FIRST_DRAFTED, MAX_PROPOSED
+from assistant.decoding.step import FEW_TOKENS
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings
 from tests.support.generation import GREEDY, SAMPLED, CountingDecoder, common_tokens, generate_all, random_prompts
@@ -108,6 +109,11 @@ def test_auto_makes_its_draft_after_some_tokens(model: GPT, monkeypatch: pytest.
         assert (again.token_ids, again.logprobs) == (expected.token_ids, expected.logprobs)
     engine = build_engine(model, eos_id=-1, may_draft=False)
     assert all(engine.draft_for_next_token() is None for _ in range(2 * FIRST_DRAFTED))
+
+
+def test_what_is_verified_is_computed_in_c_at_every_level() -> None:
+    """Else its logits would not be those of single steps, bit for bit."""
+    assert min(FEW_TOKENS) >= MAX_PROPOSED
 
 
 @requires_step

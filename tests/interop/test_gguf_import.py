@@ -160,6 +160,24 @@ def test_a_count_that_is_larger_than_the_file_is_refused_at_once(
     assert peak < 50 << 20
 
 
+@pytest.mark.parametrize("offset", [2**64 - 64, 2**63, 10**9])
+def test_a_tensor_outside_the_file_is_refused(tmp_path: Path, byte_tokenizer: Tokenizer, offset: int) -> None:
+    """The package adds offsets in 64 bits, so 2^64 - 64 would be 64 bytes before the first tensor."""
+    export_gguf(checkpoint_of("llama", byte_tokenizer), tmp_path / "m.gguf", "f32")
+    name = b"blk.1.attn_norm.weight"
+    before, found, after = (tmp_path / "m.gguf").read_bytes().partition(name)
+    n_dimensions = int.from_bytes(after[:4], "little")
+    place = 4 + 8 * n_dimensions + 4
+    assert found
+    assert int.from_bytes(after[place : place + 8], "little") < len(after)
+    changed = after[:place] + offset.to_bytes(8, "little") + after[place + 8 :]
+    (tmp_path / "m.gguf").write_bytes(before + name + changed)
+    with pytest.raises(
+        CheckpointError, match=rf"m\.gguf: expected a whole GGUF file, got a tensor at byte {offset} of"
+    ):
+        import_gguf(tmp_path / "m.gguf")
+
+
 def test_arrays_in_arrays_without_end_are_refused(tmp_path: Path) -> None:
     depth, array = 5_000, b"\x09\0\0\0"
     name = b"general.architecture"

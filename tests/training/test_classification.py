@@ -393,6 +393,7 @@ def test_empty_texts_and_a_single_label_are_refused(byte_tokenizer: Tokenizer, l
         ({"best_by": "exact"}, "--best-by"),
         ({"template": "alpaca"}, "--template"),
         ({"beta": 0.1}, "--beta"),
+        ({"loss_per": "row"}, "--loss-per"),
     ],
 )
 def test_settings_of_other_runs_are_refused(

@@ -247,6 +247,7 @@ def test_rows_with_one_answer_are_refused(byte_tokenizer: Tokenizer, examples: l
     [
         ({"train_on": "all"}, "--beta: expected to learn from responses only, got --train-on all too"),
         ({"book": True}, "--beta: expected to learn from responses only, got --book too"),
+        ({"loss_per": "row"}, "--beta: expected the loss of preferences, which is per pair, got --loss-per row"),
         ({"beta": None}, "--beta: expected a number above 0"),
     ],
 )
