@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from assistant.files import write_atomic
 from data.authoring.questions import CATEGORIES, Question, bare, make_question, pair_key, sum_key
 from data.lexicon.corpus import normalised
 from data.lexicon.draw import Draw
@@ -201,15 +202,19 @@ def groups_of(keys: Sequence[tuple[str, ...]]) -> list[str]:
     return [find(row_keys[0].lower()) for row_keys in keys]
 
 
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write rows as JSON, with their fields in one order, and say how many they are."""
+    order = ("instruction", "input", "output", "category", "group")
+    ordered = [{name: row[name] for name in order} for row in rows]
+    write_atomic(path, json.dumps(ordered, ensure_ascii=False, indent=1) + "\n")
+    print(f"{path}: {len(rows)} rows")
+
+
 def main() -> None:
     """Write the instruction set to the file that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
-    order = ("instruction", "input", "output", "category", "group")
-    rows = [{name: row[name] for name in order} for row in make_rows()]
-    options.output.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print(f"{options.output}: {len(rows)} rows")
+    write_rows(parser.parse_args().output, make_rows())
 
 
 if __name__ == "__main__":

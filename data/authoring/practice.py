@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import normalise, split_examples
-from assistant.files import write_atomic
 from assistant.shipped import COUNTED_APART, shipped
 from data.authoring.instructions import SEED as INSTRUCTIONS_SEED
-from data.authoring.instructions import Phrasings, Rows, groups_of, rows_with_keys
+from data.authoring.instructions import Phrasings, Rows, groups_of, rows_with_keys, write_rows
 from data.authoring.questions import CATEGORIES, make_question
 from data.lexicon.draw import Draw
 
@@ -110,11 +108,7 @@ def main() -> None:
     """Write the rows to the file that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
-    order = ("instruction", "input", "output", "category", "group")
-    rows = [{name: row[name] for name in order} for row in make_rows()]
-    write_atomic(options.output, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    print(f"{options.output}: {len(rows)} rows")
+    write_rows(parser.parse_args().output, make_rows())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import normalise, split_examples
 from assistant.files import write_atomic
 from assistant.shipped import shipped
-from data.authoring.instructions import prompt_of
+from data.authoring.instructions import Rows, prompt_of, write_rows
 from data.lexicon.draw import Draw
 from data.lexicon.english import capitalised, expand
 from data.lexicon.tables import read_table, split_cell, table
@@ -43,7 +43,6 @@ ROWS_PER_FRAME = 5
 DISTRESS = ("so bad", "nothing wrong", "feel like that")
 """Words of the answers to people in need. Their rows share a group that is too large for a test part, so the model
 learns them all."""
-Rows = list[dict[str, str]]
 
 
 def make_rows(seed: int = SEED) -> Rows:
@@ -144,10 +143,10 @@ def main() -> None:
     options = parser.parse_args()
     rows = make_rows()
     conversations = make_conversations(rows)
-    write_atomic(options.rows, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    write_rows(options.rows, rows)
     lines = ",\n".join(f" {json.dumps(conversation, ensure_ascii=False)}" for conversation in conversations)
     write_atomic(options.conversations, f"[\n{lines}\n]\n")
-    print(f"{options.rows}: {len(rows)} rows. {options.conversations}: {len(conversations)} conversations")
+    print(f"{options.conversations}: {len(conversations)} conversations")
 
 
 if __name__ == "__main__":
