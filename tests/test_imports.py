@@ -30,7 +30,8 @@ ROOMS: dict[str, str] = {
         "templates checkpoint heads scratch"
     ),
     "assistant.decoding": (
-        "__init__ reply kernels step decoder continuations sampling inspection speculative engine stop_strings session"
+        "__init__ reply kernels step decoder continuations sampling generated inspection speculative engine "
+        "stop_strings session"
     ),
     "assistant.training": (
         "__init__ malloc distributed precision sharding batches recipe collate loss optimizer events run_folder "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,8 +20,8 @@ from assistant.dataset.context import check_prompt_length
 from assistant.decoding import speculative
 from assistant.decoding.continuations import score_continuations
 from assistant.decoding.decoder import Cache, Decoder, PrefixCache, PromptChunk, common_prefix_length
-from assistant.decoding.reply import StopReason, TokenLogprobs
-from assistant.decoding.sampling import RowState, force, new_row_state, sample, token_logprobs
+from assistant.decoding.generated import Generated, Row
+from assistant.decoding.sampling import force, new_row_state, sample, token_logprobs
 from assistant.decoding.speculative import FIRST_DRAFTED, Speculation
 from assistant.model.gpt import GPT
 from assistant.settings import DecodePrecision, GenerationSettings
@@ -36,34 +35,6 @@ PREFILL_CHUNK = 256
 SINGLE_PROMPT_CHUNK = 96
 """Maximum tokens of one prefill of a single prompt. Larger chunks are a tenth faster, but need more memory than a fifth
 of the cache (benchmarks/RESULTS.md)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Generated:
-    """The new tokens of one prompt, without EOS, and why they end."""
-
-    index: int
-    """Index of the prompt."""
-    token_ids: tuple[int, ...]
-    stop_reason: StopReason
-    seconds: float
-    """Wall-clock seconds since the row started."""
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    """One entry for each of `token_ids`, and one more if EOS came; without texts. None if they were not requested."""
-
-
-@dataclass(kw_only=True, slots=True)
-class _Row:
-    """A prompt, and the tokens generated for it so far."""
-
-    index: int
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    state: RowState
-    started: float
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    stop_reason: StopReason | None = None
 
 
 def generate(
@@ -160,8 +131,8 @@ class _GenerateCall:
         self.continuations: Sequence[Sequence[int]] = ()
         self.on_scored: OnScored | None = None
 
-    def _start_row(self, index: int, prompt: Sequence[int]) -> _Row:
-        return _Row(
+    def _start_row(self, index: int, prompt: Sequence[int]) -> Row:
+        return Row(
             index=index,
             prompt=tuple(prompt),
             max_new_tokens=min(self.settings.max_new_tokens, self.decoder.config.context_length - len(prompt)),
@@ -169,7 +140,7 @@ class _GenerateCall:
             started=time.perf_counter(),
         )
 
-    def _result(self, row: _Row) -> Generated:
+    def _result(self, row: Row) -> Generated:
         assert row.stop_reason is not None
         return Generated(
             index=row.index,
@@ -179,14 +150,14 @@ class _GenerateCall:
             logprobs=None if self.settings.logprobs is None else tuple(row.logprobs),
         )
 
-    def _sample(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
+    def _sample(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
         """Sample the next token of every row from logits (B, V), and set the stop reason of rows that it ends."""
         logits = logits.float().cpu()
         next_ids = sample(logits, self.settings, [row.state for row in rows])
         self._add(rows, logits, next_ids)
         return next_ids
 
-    def _add(self, rows: Sequence[_Row], logits: Tensor, next_ids: Sequence[int]) -> None:
+    def _add(self, rows: Sequence[Row], logits: Tensor, next_ids: Sequence[int]) -> None:
         """Add the next token of every row, chosen by logits (B, V) on the CPU; set the reason of rows that it ends."""
         if self.settings.logprobs is not None:
             for row, logprobs in zip(rows, token_logprobs(logits, next_ids, self.settings.logprobs), strict=True):
@@ -208,7 +179,7 @@ class _GenerateCall:
             n_given = len(self.continuations[index]) - 1
         return min(len(prompt) + max(self.settings.max_new_tokens, n_given), context_length)
 
-    def _score(self, rows: Sequence[_Row], logits: Tensor, cache: Cache, first_row: int) -> None:
+    def _score(self, rows: Sequence[Row], logits: Tensor, cache: Cache, first_row: int) -> None:
         """Report the log-probabilities of the given continuations of rows that stand in the cache from `first_row`."""
         if self.on_scored is None:
             return
@@ -248,7 +219,7 @@ class _GenerateCall:
         row.stop_reason = row.stop_reason or "cancelled"
         return self._result(row)
 
-    def _force(self, row: _Row, logits: Tensor, forced_ids: Sequence[int]) -> list[int]:
+    def _force(self, row: Row, logits: Tensor, forced_ids: Sequence[int]) -> list[int]:
         """Begin the row with given tokens; logits (1, V) follow its prompt. Returns the last, as `_sample` does."""
         self._force_one(row, logits, forced_ids[0])
         prefix_cache, last = self.engine.prefix_cache, len(forced_ids) - 1
@@ -266,7 +237,7 @@ class _GenerateCall:
                     self._force_one(row, logits[place : place + 1], token_id)
         return [forced_ids[-1]]
 
-    def _force_one(self, row: _Row, logits: Tensor, token_id: int) -> None:
+    def _force_one(self, row: Row, logits: Tensor, token_id: int) -> None:
         force(token_id, self.settings, row.state)
         self._add([row], logits.float().cpu(), [token_id])
 
@@ -276,7 +247,7 @@ class _GenerateCall:
             return None
         return Speculation(engine.decoder, draft, engine.prefix_cache, eos_ids=engine.eos_ids)
 
-    def _prefill_prompt(self, row: _Row, start: int) -> Tensor | None:
+    def _prefill_prompt(self, row: Row, start: int) -> Tensor | None:
         """Prefill the prompt from position `start`; return the logits (1, V) after it, or None if cancelled."""
         logits = None
         for first in range(start, len(row.prompt), SINGLE_PROMPT_CHUNK):
@@ -288,7 +259,7 @@ class _GenerateCall:
             self.engine.prefix_cache.append(token_ids)
         return logits
 
-    def _speculate(self, row: _Row, next_id: int, speculation: Speculation) -> list[int]:
+    def _speculate(self, row: Row, next_id: int, speculation: Speculation) -> list[int]:
         """Add one or more tokens to the row. `next_id` is the row's last token, which is not in the cache yet.
 
         Returns the last sampled token in a list, as `_sample` does.
@@ -317,7 +288,7 @@ class _GenerateCall:
         decoder, n_rows = self.decoder, min(batch_size, len(prompts))
         cache = Cache(decoder.config, rows=n_rows, slots=slots, device=decoder.device, dtype=decoder.cache_dtype)
         waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
-        rows: list[_Row] = []
+        rows: list[Row] = []
         next_ids: list[int] = []
         while rows or waiting:
             if self.should_stop():
@@ -351,7 +322,7 @@ class _GenerateCall:
             self.engine.prefix_cache.append(token_ids)
         return n_shared
 
-    def _prefill_rows(self, rows: Sequence[_Row], n_shared: int, first_row: int, cache: Cache) -> Tensor:
+    def _prefill_rows(self, rows: Sequence[Row], n_shared: int, first_row: int, cache: Cache) -> Tensor:
         """Copy the shared prefix into new rows and prefill the rest of their prompts; return the logits (B, V).
 
         The rows are stored in the cache from `first_row` on.
@@ -385,7 +356,7 @@ class _GenerateCall:
         flush()
         return torch.cat(logits)
 
-    def _remove_finished(self, rows: list[_Row], next_ids: list[int], cache: Cache) -> Iterator[Generated]:
+    def _remove_finished(self, rows: list[Row], next_ids: list[int], cache: Cache) -> Iterator[Generated]:
         """Yield the rows that have ended and remove them; the last row of the batch moves into each free place."""
         for index in reversed(range(len(rows))):
             if rows[index].stop_reason is None:

@@ -16,7 +16,8 @@ from assistant.dataset.context import check_prompt_length, count_forgotten
 from assistant.dataset.encode import encode_pieces, for_template
 from assistant.dataset.instructions import Example, Exchange
 from assistant.decoding import inspection
-from assistant.decoding.engine import Generated, OnScored, build_engine
+from assistant.decoding.engine import OnScored, build_engine
+from assistant.decoding.generated import Generated
 from assistant.decoding.reply import InspectedToken, Reply, TokenLogprobs
 from assistant.decoding.stop_strings import ReplyText
 from assistant.device import pick_device

@@ -14,7 +14,8 @@ from torch import Tensor
 from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import split_examples
 from assistant.decoding.decoder import Decoder
-from assistant.decoding.engine import Engine, Generated, build_engine, generate
+from assistant.decoding.engine import Engine, build_engine, generate
+from assistant.decoding.generated import Generated
 from assistant.errors import ContextError
 from assistant.model.checkpoint import load_checkpoint
 from assistant.model.gpt import GPT

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from assistant.decoding.decoder import Cache, Decoder, PromptChunk
-from assistant.decoding.engine import Generated, generate
+from assistant.decoding.engine import generate
+from assistant.decoding.generated import Generated
 from assistant.model.gpt import GPT
 from assistant.settings import GenerationSettings
 
