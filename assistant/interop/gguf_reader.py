@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguf import GGUFReader, ReaderField
+import numpy as np
+from gguf import GGUFReader, GGUFValueType, ReaderField
 from numpy.typing import DTypeLike, NDArray
 
 MAX_VALUES = 1 << 21
@@ -34,6 +35,13 @@ class BoundedReader(GGUFReader):
         if self.values > MAX_VALUES:
             raise ValueError(f"more than {MAX_VALUES:,} values")
         return value
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type == GGUFValueType.ARRAY:
+            length = int(self._get(orig_offs + 4, np.uint64)[0])  # after the type of the items
+            if self.values + length > MAX_VALUES:
+                raise ValueError(f"an array of {length:,} values")
+        return super()._get_field_parts(orig_offs, raw_type)
 
     def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
         for field in fields:
