@@ -1,7 +1,7 @@
 """The package `gguf`'s reader of GGUF files, which also refuses a file whose counts are larger than the file.
 
 The package itself reads empty values after the end of a file, as often as a damaged count says: without an end, and
-with 20 GB of memory after five minutes.
+with 6 GB of memory after a minute.
 """
 
 from __future__ import annotations

@@ -154,9 +154,7 @@ def test_a_count_that_is_larger_than_the_file_is_refused_at_once(
     assert found
     (tmp_path / "m.gguf").write_bytes(before + key + content + after[len(content) :])
     tracemalloc.start()
-    with pytest.raises(
-        CheckpointError, match=r"m\.gguf: expected a whole GGUF file, got .* values"
-    ):
+    with pytest.raises(CheckpointError, match=r"m\.gguf: expected a whole GGUF file, got .* values"):
         import_gguf(tmp_path / "m.gguf")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
