@@ -27,7 +27,7 @@ from assistant.files import write_atomic
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.config import GPTConfig
 from assistant.model.scratch import new_checkpoint
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
 SHAPE = GPTConfig(n_layer=6, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
@@ -55,21 +55,14 @@ PHASES = (
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
         options=("--learning-rate", "8e-3", "--warmup-steps", "300"),
-        digest="39d820a02975f4dc996d3bdb7261a4a62985789ccfece7693ccbf89de9fc9282",
+        digest="9068299a36c3b3960d7e93165f77c7ef3c406ee917a1634351ddb00ae15f53b8",
     ),
     Phase(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
-        documents=66_000,
-        options=("--learning-rate", "4e-3", "--warmup-steps", "100"),
-        digest="0b8bb07f40ecae5a5d50c9ff60188bd7cc87338668ba3279a50ba8a5408c51a5",
-    ),
-    Phase(
-        mix=THIRD,
-        seed=DEFAULT_SEED + 2,
         documents=18_000,
         options=("--learning-rate", "1.6e-3", "--warmup-steps", "50"),
-        digest="88f3d98f22db4453251aa09ce9fc50c91632e79866a7b3a4f7fc063e480f4ce8",
+        digest="01eb487bc788d1561b5757f7486167e2921401cca03fc7adbd4e7012be1616e1",
     ),
 )
 SEED = 1
