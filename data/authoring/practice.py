@@ -1,10 +1,15 @@
-"""Makes more rows of the categories with one right answer, which the next pocket learns beside everyday talk.
+"""Makes more rows for fine-tuning: of the categories with one right answer, and of everyday talk.
 
     python -m data.authoring.practice --output data/practice.json
 
-Without them, talk and conversations are half of what the model learns from, and it gets worse at the rest. Their
-category is `practice`, so they are counted apart. No row is about what a test or validation row of `instructions.json`
-asks for: a subject has the same group in both files, and subjects of those parts are left out.
+Without the first kind, talk and conversations are half of what the model learns from, and it gets worse at the rest. No
+row is about what a test or validation row of `instructions.json` asks for: a subject has the same group in both files,
+and subjects of those parts are left out.
+
+The second kind asks the questions of the pretraining corpus, so that the model learns to answer what it has read. No
+row has the prompt or the answer of a test or validation row of `talk.json`.
+
+Their category is `practice`, so they are counted apart.
 """
 
 from __future__ import annotations
@@ -21,14 +26,16 @@ from assistant.shipped import COUNTED_APART, shipped
 from data.authoring.instructions import SEED as INSTRUCTIONS_SEED
 from data.authoring.instructions import Phrasings, Rows, groups_of, rows_with_keys, write_rows
 from data.authoring.questions import CATEGORIES, make_question
+from data.lexicon.corpus import questions, slots_of
 from data.lexicon.draw import Draw
+from data.lexicon.english import expand
 
 SEED = 19
 CATEGORY = "practice"
 OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
 ROWS = 240
-"""Rows for each category."""
+"""Rows for each category with one right answer."""
 TRIES = 2_000
 """Questions to draw for a row, at most."""
 
@@ -57,6 +64,7 @@ def make_rows(seed: int = SEED) -> Rows:
     )
     categories = (name for name in CATEGORIES if name not in COUNTED_APART)
     rows = [row for name in categories for row in itertools.islice(_rows_of(name, draw, known), ROWS)]
+    rows += _talk(draw, known)
     draw.rng.shuffle(rows)
     return rows
 
@@ -86,6 +94,20 @@ def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]
         tries = 0
         yield row
     raise RuntimeError(f"practice of {category}: expected {ROWS} rows, got fewer. Add phrasings or facts.")
+
+
+def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
+    """Yield a row for each question of everyday talk in the corpus, and add their prompts to what is known."""
+    splits = split_examples(read_examples(shipped("talk.json")))
+    held_out = {normalise(row.output) for row in (*splits.test, *splits.validation)}
+    for question in questions()["talk"]:
+        slots = slots_of("talk", draw)
+        asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
+        prompt = _prompt(asked, "")
+        if prompt not in known.prompts and normalise(answer) not in held_out:
+            known.prompts.add(prompt)
+            group = f"talk: {question['question']}"
+            yield {"instruction": asked, "input": "", "output": answer, "category": CATEGORY, "group": group}
 
 
 def _prompt(instruction: str, text: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from assistant.files import write_atomic
-from data.lexicon.clauses import DAYS
+from data.lexicon.clauses import DAYS, Slots
 from data.lexicon.draw import Draw
 from data.lexicon.english import choose, expand, with_article
 from data.lexicon.relations import RELATIONS, scene
@@ -152,13 +152,18 @@ def fact(draw: Draw, relation: str, mix: Mix = FIRST) -> str:
         frame = question_frame(draw, relation, mix)
     else:
         frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
+    return expand(frame, slots_of(relation, draw), draw.rng)
+
+
+def slots_of(relation: str, draw: Draw) -> Slots:
+    """Return what can fill the slots of a relation's frames and questions: its own words, and people, days, numbers."""
     person, person2, person3 = draw.people(3)
     common = {
         "name": person.name, "he": person.he, "him": person.him, "his": person.his,
         "name2": person2.name, "he2": person2.he, "name3": person3.name,
         "day": draw.rng.choice(DAYS), "number": draw.word("number"), "a_thing": with_article(draw.word("thing")),
     }  # fmt: skip
-    return expand(frame, common | RELATIONS[relation][1](draw), draw.rng)
+    return common | RELATIONS[relation][1](draw)
 
 
 def question_frame(draw: Draw, relation: str, mix: Mix) -> str:
