@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,21 +98,26 @@ def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]
 
 
 def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
-    """Yield a row for each question of everyday talk in the corpus, and add their prompts to what is known."""
+    """Yield a row for each question of everyday talk in the corpus. No two prompts have the same words."""
     splits = split_examples(read_examples(shipped("talk.json")))
     held_out = {normalise(row.output) for row in (*splits.test, *splits.validation)}
+    taken = {_words(f"{instruction} {text}") for instruction, text in known.prompts}
     for question in questions()["talk"]:
         slots = slots_of("talk", draw)
         asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
-        prompt = _prompt(asked, "")
-        if prompt not in known.prompts and normalise(answer) not in held_out:
-            known.prompts.add(prompt)
+        words = _words(asked)
+        if words and words not in taken and normalise(answer) not in held_out:
+            taken.add(words)
             group = f"talk: {question['question']}"
             yield {"instruction": asked, "input": "", "output": answer, "category": CATEGORY, "group": group}
 
 
 def _prompt(instruction: str, text: str) -> tuple[str, str]:
     return normalise(instruction), normalise(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
 
 
 def _held_out(instructions: Rows, keys: list[tuple[str, ...]]) -> set[str]:
