@@ -25,8 +25,8 @@ from assistant.dataset.instructions import read_examples
 from assistant.dataset.splits import normalise, split_examples
 from assistant.shipped import COUNTED_APART, shipped
 from data.authoring.instructions import SEED as INSTRUCTIONS_SEED
-from data.authoring.instructions import Phrasings, Rows, groups_of, rows_with_keys, write_rows
-from data.authoring.questions import CATEGORIES, make_question
+from data.authoring.instructions import SUBJECT_PATTERNS, Phrasings, Rows, groups_of, rows_with_keys, write_rows
+from data.authoring.questions import CATEGORIES, bare, make_question
 from data.lexicon.corpus import questions, slots_of
 from data.lexicon.draw import Draw
 from data.lexicon.english import expand
@@ -100,13 +100,13 @@ def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]
 def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
     """Yield a row for each question of everyday talk in the corpus. No two prompts have the same words."""
     splits = split_examples(read_examples(shipped("talk.json")))
-    held_out = {normalise(row.output) for row in (*splits.test, *splits.validation)}
+    held_out = known.held_out | {normalise(row.output) for row in (*splits.test, *splits.validation)}
     taken = {_words(f"{instruction} {text}") for instruction, text in known.prompts}
     for question in questions()["talk"]:
         slots = slots_of("talk", draw)
         asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
-        words = _words(asked)
-        if words and words not in taken and normalise(answer) not in held_out:
+        words, says = _words(asked), {normalise(answer), *_subjects(answer)}
+        if words and words not in taken and says.isdisjoint(held_out):
             taken.add(words)
             group = f"talk: {question['question']}"
             yield {"instruction": asked, "input": "", "output": answer, "category": CATEGORY, "group": group}
@@ -118,6 +118,12 @@ def _prompt(instruction: str, text: str) -> tuple[str, str]:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.lower()))
+
+
+def _subjects(answer: str) -> set[str]:
+    """What an answer is about, if it has the form of a category with one right answer."""
+    matches = (re.fullmatch(pattern, answer) for pattern in SUBJECT_PATTERNS.values())
+    return {bare(word).lower() for match in matches if match for word in match.groupdict().values()}
 
 
 def _held_out(instructions: Rows, keys: list[tuple[str, ...]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Makes the rows of everyday talk and the conversations, for the next pocket.
+"""Makes the rows of everyday talk and the conversations.
 
     python -m data.authoring.talk --rows data/talk.json --conversations data/conversations.json
 
