@@ -9,7 +9,7 @@ from assistant.errors import PrerequisiteError
 from assistant.hub_cache import KNOWN_MODELS, SHOWN_COMMIT, find_pulled, snapshots, split_name
 
 POCKET = "pocket"
-ROWS = ("instructions.json",)
+ROWS = ("instructions.json", "talk.json", "conversations.json", "practice.json")
 """The shipped rows that the demo trains on and tests with."""
 FREE_FORM = frozenset(
     {
