@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 MARKER = "MADE_BY_DEMO.txt"
 # float32 on every machine, so that the answers do not depend on which dtype is fast there.
 PRECISION = ("--precision", "float32")
-FINETUNE_OPTIONS = ("--epochs", "2", "--learning-rate", "1e-4", "--batch-size", "4", "--freeze-embeddings", *PRECISION)
+FINETUNE_OPTIONS = (
+    *("--epochs", "2", "--learning-rate", "2.5e-4", "--batch-size", "16"),
+    *("--loss-per", "row", "--freeze-embeddings", *PRECISION),
+)
 SHOWN_ROWS = 6
 SHOWN_TOKENS = 40
 SHOWN_CHARACTERS = 100

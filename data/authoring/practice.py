@@ -35,7 +35,7 @@ SEED = 19
 CATEGORY = "practice"
 OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
-ROWS = 240
+ROWS = 60
 """Rows for each category with one right answer."""
 TRIES = 2_000
 """Questions to draw for a row, at most."""
