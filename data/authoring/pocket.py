@@ -27,7 +27,7 @@ from assistant.files import write_atomic
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.config import GPTConfig
 from assistant.model.scratch import new_checkpoint
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, Mix, write_corpus
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
 SHAPE = GPTConfig(n_layer=6, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
@@ -63,6 +63,13 @@ PHASES = (
         documents=18_000,
         options=("--learning-rate", "1.6e-3", "--warmup-steps", "50"),
         digest="01eb487bc788d1561b5757f7486167e2921401cca03fc7adbd4e7012be1616e1",
+    ),
+    Phase(
+        mix=THIRD,
+        seed=DEFAULT_SEED + 2,
+        documents=39_000,
+        options=("--learning-rate", "4e-3", "--warmup-steps", "50"),
+        digest="02fcb9198533cf4ff9cf76aa3fb6c4cb654fda9c632da8c421ad0ec0f0ad17a3",
     ),
 )
 SEED = 1

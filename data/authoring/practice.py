@@ -37,6 +37,8 @@ OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
 ROWS = 60
 """Rows for each category with one right answer."""
+TALK = ("talk", "chat", "beyond")
+"""Relations of the corpus whose questions are asked again."""
 TRIES = 2_000
 """Questions to draw for a row, at most."""
 
@@ -98,20 +100,19 @@ def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]
 
 
 def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
-    """Yield a row for each question of everyday talk in the corpus. No two prompts have the same words."""
-    # The demo splits talk.json after instructions.json, and so in another way. To be mended together with the next
-    # pocket, because it changes the rows, and with them what the card has measured.
-    splits = split_examples(read_examples(shipped("talk.json")))
+    """Yield a row for each question of talk in the corpus. No two prompts have the same words."""
+    splits = split_examples(read_examples(*map(shipped, OTHERS)))
     held_out = known.held_out | {normalise(row.output) for row in (*splits.test, *splits.validation)}
     taken = {_words(f"{instruction} {text}") for instruction, text in known.prompts}
-    for question in questions()["talk"]:
-        slots = slots_of("talk", draw)
-        asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
-        words, says = _words(asked), {normalise(answer), *_subjects(answer)}
-        if words and words not in taken and says.isdisjoint(held_out):
-            taken.add(words)
-            group = f"talk: {question['question']}"
-            yield {"instruction": asked, "input": "", "output": answer, "category": CATEGORY, "group": group}
+    for relation in TALK:
+        for question in questions()[relation]:
+            slots = slots_of(relation, draw)
+            asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
+            words, says = _words(asked), {normalise(answer), *_subjects(answer)}
+            if words and words not in taken and says.isdisjoint(held_out):
+                taken.add(words)
+                group = f"talk: {question['answer']}"
+                yield {"instruction": asked, "input": "", "output": answer, "category": CATEGORY, "group": group}
 
 
 def _prompt(instruction: str, text: str) -> tuple[str, str]:

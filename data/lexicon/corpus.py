@@ -35,7 +35,7 @@ HEADINGS = ("Notes", "Words", "Facts", "A page to read", "Response to a letter",
 """Some pages have Markdown headings."""
 QUESTION_SHARE = 0.45
 """Share of the facts that become a question with its answer, if the relation has questions."""
-QUESTION_SHARES = {"talk": 0.92, "everyday": 0.6}
+QUESTION_SHARES = {"talk": 0.92, "everyday": 0.6, "chat": 1.0, "beyond": 1.0}
 """The same for the relations that differ."""
 ANSWERED = (
     '"{question}" asked {name}. "{reply}" said {name2}.',
@@ -56,6 +56,9 @@ ANSWERED_ABOUT = (
     "{item}\\n{question} {answer}",
 )
 """Frames for a question, the item that it is about, and its answer."""
+SHEET = "### Question:\\n{question}\\n\\n### Answer:\\n{answer}"
+SHEET_ABOUT = "### Question:\\n{question}\\n\\n### Text:\\n{item}\\n\\n### Answer:\\n{answer}"
+"""The same with headings, for a mix with a `sheet_share`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,12 @@ class Mix:
     """Share of each kind of document, in percent."""
     times: Mapping[str, float] = field(default_factory=dict)
     """Factors for the weights of some relations in `RELATIONS`."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of relations that no other mix contains."""
+    question_factor: float = 1.0
+    """Factor for the share of the facts that become a question."""
+    sheet_share: float = 0.0
+    """Share of the questions with headings."""
     named_apart: float | None = None
     """Share of the questions with a separate item. If None, all questions of the table are equally likely."""
 
@@ -99,7 +108,22 @@ SECOND = Mix(
     named_apart=0.6,
 )  # fmt: skip
 """For the last, short pass: more of the relations that need computing, and of those that are still weak."""
-MIXES = {"first": FIRST, "second": SECOND}
+THIRD = Mix(
+    kinds={"page": 80, "long page": 9, "talks": 7, "little_texts": 2, "dialogues": 1, "explanations": 1},
+    times={
+        "synonyms": 3.0, "animal_young": 2.0, "jobs": 2.0, "simile": 2.0, "colours": 3.0, "elements": 2.0, "facts": 2.0,
+        "odd_one_out": 2.0, "arithmetic": 1.8, "calendar": 3.0, "opposites": 1.2, "plurals": 1.3, "past_tense": 1.3,
+        "capitals": 1.3, "continents": 1.3, "units": 1.3, "comparison": 1.3, "sorting": 1.3, "numbers": 1.3,
+        "rhymes": 0.6, "everyday": 1.2, "copying": 1.2, "question": 1.3, "tense": 1.3, "punctuation": 1.6,
+        "grammar": 1.8, "narrative": 0.0, "office": 0.5, "animals": 0.5,
+    },
+    weights={"chat": 110.0, "beyond": 36.0},
+    named_apart=0.6,
+    question_factor=1.4,
+    sheet_share=0.45,
+)  # fmt: skip
+"""More of what the first two passes taught least, and what people type to an assistant. Many questions have headings."""
+MIXES = {"first": FIRST, "second": SECOND, "third": THIRD}
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
 
 
@@ -124,7 +148,7 @@ def filled_piece(draw: Draw, kind: str) -> str:
 def page(draw: Draw, mix: Mix = FIRST, kind: str = "page") -> str:
     """Return a page of sentences about one to four relations, or about any relations, in one or more paragraphs."""
     names = list(RELATIONS)
-    weights = [weight * mix.times.get(name, 1.0) for name, (weight, _) in RELATIONS.items()]
+    weights = [mix.weights.get(name, weight * mix.times.get(name, 1.0)) for name, (weight, _) in RELATIONS.items()]
     page_names = draw.rng.choices(names, weights, k=draw.rng.choice([1, 2, 3, 4]))
     mixed = draw.rng.random() < 0.4
     length = draw.rng.randint(*PAGE_CHARACTERS[kind])
@@ -133,6 +157,8 @@ def page(draw: Draw, mix: Mix = FIRST, kind: str = "page") -> str:
         relation = draw.rng.choices(names, weights)[0] if mixed else draw.rng.choice(page_names)
         addition = fact(draw, relation, mix)
         text += separator(draw, text, addition) + addition
+        if addition.startswith(SHEET[:4]):  # Nothing follows an answer on its line.
+            text += "\n"
     return text.strip()
 
 
@@ -148,7 +174,8 @@ def separator(draw: Draw, text: str, addition: str) -> str:
 
 def fact(draw: Draw, relation: str, mix: Mix = FIRST) -> str:
     """Return one fact of a relation, as a statement or as a question with its answer."""
-    if relation in questions() and draw.rng.random() < QUESTION_SHARES.get(relation, QUESTION_SHARE):
+    share = min(1.0, mix.question_factor * QUESTION_SHARES.get(relation, QUESTION_SHARE))
+    if relation in questions() and draw.rng.random() < share:
         frame = question_frame(draw, relation, mix)
     else:
         frame = draw.rng.choices(frames()[relation][0], frames()[relation][1])[0]
@@ -177,6 +204,8 @@ def question_frame(draw: Draw, relation: str, mix: Mix) -> str:
     choices: Sequence[str] = ANSWERED if row["item"] == "-" else ANSWERED_ABOUT
     if not question.endswith((".", "?", "!")):  # As people type: the answer begins a line, or follows a name.
         choices = tuple(choice for choice in choices if "{question} " not in choice)
+    if mix.sheet_share and draw.rng.random() < mix.sheet_share:
+        choices = (SHEET if row["item"] == "-" else SHEET_ABOUT,)
     frame = draw.rng.choice(choices)
     if "reply" in frame and ('"' in question + row["answer"] or not row["answer"].endswith(".")):
         frame = "{question}\\n{answer}"
@@ -192,6 +221,8 @@ def questions() -> dict[str, list[Row]]:
     questions_of: dict[str, list[Row]] = {}
     for row in table("questions"):
         questions_of.setdefault(row["relation"], []).append(row)
+    for relation in ("chat", "beyond"):
+        questions_of[relation] = [{**row, "item": "-"} for row in table(relation)]
     return questions_of
 
 

@@ -36,6 +36,6 @@ class Draw:
         """Return `count` different people."""
         return [Person(**row) for row in self.rng.sample(table("names"), count)]
 
-    def word(self, kind: str) -> str:
+    def word(self, kind: str, table_name: str = "words") -> str:
         """Return a random word of one kind."""
-        return self.rng.choice(words(kind))
+        return self.rng.choice(words(kind, table_name))

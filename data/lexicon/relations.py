@@ -33,6 +33,11 @@ EVERYDAY = {
     "list": ("for some {topic}", "Who knows some {topic}?"),
 }
 """For each kind of everyday fact, what somebody asks, and the direct question: in other words than the rows."""
+UNKNOWN_KINDS = (
+    "person", "film", "place", "code", "science", "maths", "medicine", "language", "product", "event", "phrase", "made",
+    "can",
+)  # fmt: skip
+"""Kinds of words in unknown.tsv. The last one is what the model can do."""
 QUANTITIES = (*range(1, 13), 15, 20, 25, 30, 40, 50)
 SIGNS = {"plus": "+", "minus": "-", "times": "x", "divided by": "/"}
 
@@ -181,6 +186,17 @@ def talk(draw: Draw) -> Slots:
     }
 
 
+def chat(draw: Draw) -> Slots:
+    """Slots of what people type to an assistant: none of its own."""
+    return {}
+
+
+def beyond(draw: Draw) -> Slots:
+    """Slots of questions about names and terms that no text explains, and one thing that the model can do."""
+    words = {kind: draw.word(kind, "unknown") for kind in UNKNOWN_KINDS}
+    return words | {"big": f"{draw.rng.randint(1_000, 99_999):,}", "big2": str(draw.rng.randint(120, 9_999))}
+
+
 def jobs(draw: Draw) -> Slots:
     row = draw.row("jobs")
     return {"job": row["job_phrase"], "does": row["does"], "place": row["place"]}
@@ -313,8 +329,11 @@ RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
     "grammar": (6, clauses.grammar),
     "narrative": (2, clauses.narrative),
     "office": (1, office),
+    "chat": (0, chat),
+    "beyond": (0, beyond),
 }
-"""For each relation: its weight among the sentences, and the function that returns its slots."""
+"""For each relation: its weight among the sentences, and the function that returns its slots. Only a mix that names a
+weight of its own contains the last two."""
 
 
 def scene(draw: Draw) -> Slots:

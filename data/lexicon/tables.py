@@ -45,9 +45,9 @@ def pieces(name: str) -> tuple[str, ...]:
 
 
 @cache
-def words(kind: str) -> tuple[str, ...]:
-    """Return all words of one kind in words.tsv."""
-    return tuple(row["word"] for row in table("words") if row["kind"] == kind)
+def words(kind: str, name: str = "words") -> tuple[str, ...]:
+    """Return all words of one kind in a table with the columns `kind` and `word`."""
+    return tuple(row["word"] for row in table(name) if row["kind"] == kind)
 
 
 @cache
