@@ -25,7 +25,7 @@ from assistant.decoding.session import Session
 from assistant.files import write_atomic
 from assistant.settings import GenerationSettings
 
-HONEST = re.compile(r"\bhave not learnt\b")
+HONEST = re.compile(r"\bhave (?:not|never) learnt\b")
 SETTINGS = GenerationSettings(max_new_tokens=64)
 """Greedy, as the chat starts."""
 

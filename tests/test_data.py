@@ -343,7 +343,8 @@ def test_shipped_practice_is_what_the_tables_make_and_asks_for_nothing_that_the_
     assert [row.as_row() for row in rows] == [{name: row[name] for name in fields} for row in make_practice()]
     together = split_examples([*all_rows, *rows])
     assert set(row_ids(all_splits.test)) <= set(row_ids(together.test))
-    assert {row.category for row in rows} == {"practice"} <= COUNTED_APART
+    assert {row.category for row in rows} == {"practice", "practice_talk"} <= COUNTED_APART
+    assert not {row.category for row in together.test} & {"practice", "practice_talk"}
     held_out = {row.group for row in (*all_splits.test, *all_splits.validation)}
     answers = {normalise(row.output) for row in all_splits.test if row.category not in COUNTED_APART}
     assert not [row for row in rows if row.group in held_out or normalise(row.output) in answers]
@@ -352,7 +353,7 @@ def test_shipped_practice_is_what_the_tables_make_and_asks_for_nothing_that_the_
             (category, bare(word))
             for row in part
             for category in ONE_WORD_CATEGORIES
-            if row.category in (category, "practice")
+            if row.category in (category, "practice", "practice_talk")
             and (match := re.fullmatch(SUBJECT_PATTERNS[category], row.output))
             for word in match.groupdict().values()
         }

@@ -32,7 +32,7 @@ MARKER = "MADE_BY_DEMO.txt"
 # float32 on every machine, so that the answers do not depend on which dtype is fast there.
 PRECISION = ("--precision", "float32")
 FINETUNE_OPTIONS = (
-    *("--epochs", "2", "--learning-rate", "2.5e-4", "--batch-size", "16"),
+    *("--epochs", "1", "--learning-rate", "1.5e-4", "--batch-size", "16"),
     *("--loss-per", "row", "--freeze-embeddings", *PRECISION),
 )
 SHOWN_ROWS = 6

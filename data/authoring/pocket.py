@@ -27,7 +27,7 @@ from assistant.files import write_atomic
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.config import GPTConfig
 from assistant.model.scratch import new_checkpoint
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, FOURTH, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
 SHAPE = GPTConfig(n_layer=6, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
@@ -70,6 +70,13 @@ PHASES = (
         documents=39_000,
         options=("--learning-rate", "4e-3", "--warmup-steps", "50"),
         digest="02fcb9198533cf4ff9cf76aa3fb6c4cb654fda9c632da8c421ad0ec0f0ad17a3",
+    ),
+    Phase(
+        mix=FOURTH,
+        seed=DEFAULT_SEED + 3,
+        documents=7_200,
+        options=("--learning-rate", "1.3e-3", "--warmup-steps", "30"),
+        digest="2d7daad3770651ecaf406f2c49e071204837669057919f32f3a5b6c0fe391aae",
     ),
 )
 SEED = 1

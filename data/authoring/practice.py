@@ -7,9 +7,9 @@ row is about what a test or validation row of `instructions.json` asks for: a su
 and subjects of those parts are left out.
 
 The second kind asks the questions of the pretraining corpus, so that the model learns to answer what it has read. No
-row has the prompt of a row of the other files. An answer can be that of a test row of talk: "Good night! Sleep well."
+row has the prompt of a row of the other files, or the answer of one of their test and validation rows.
 
-Their category is `practice`, so they are counted apart.
+Their categories are `practice` and `practice_talk`, so they are counted apart.
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ from data.lexicon.english import expand
 
 SEED = 19
 CATEGORY = "practice"
+TALK_CATEGORY = "practice_talk"
+GROUP = "practice"
+"""One group for all rows about other subjects than those of the instruction set. It is too large for a test part, so
+all rows are trained. The other files test what they teach."""
 OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
-ROWS = 60
+ROWS = 290
 """Rows for each category with one right answer."""
 TALK = ("talk", "chat", "beyond")
 """Relations of the corpus whose questions are asked again."""
@@ -91,12 +95,11 @@ def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]
         prompt = _prompt(row["instruction"], row["input"])
         if prompt in known.prompts:
             continue
-        row["group"] = groups.pop() if groups else subjects[0]
+        row["group"] = groups.pop() if groups else GROUP
         known.prompts.add(prompt)
-        known.group_of.update(dict.fromkeys(subjects, row["group"]))
         tries = 0
         yield row
-    raise RuntimeError(f"practice of {category}: expected {ROWS} rows, got fewer. Add phrasings or facts.")
+    raise RuntimeError(f"practice of {category}: expected more rows. Add phrasings or facts.")
 
 
 def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
@@ -111,8 +114,10 @@ def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
             words, says = _words(asked), {normalise(answer), *_subjects(answer)}
             if words and words not in taken and says.isdisjoint(held_out):
                 taken.add(words)
-                group = f"talk: {question['answer']}"
-                yield {"instruction": asked, "input": "", "output": answer, "category": CATEGORY, "group": group}
+                yield {
+                    "instruction": asked, "input": "", "output": answer,
+                    "category": TALK_CATEGORY, "group": GROUP,
+                }  # fmt: skip
 
 
 def _prompt(instruction: str, text: str) -> tuple[str, str]:
