@@ -406,7 +406,7 @@ def test_pocket_gives_the_same_logits_in_transformers() -> None:
 def test_making_a_small_pocket_twice_gives_the_same_bits(tmp_path: Path, own_processes: bool) -> None:
     """Runs all stages: corpus, tokenizer, some pretraining, model folder.
 
-    Each making is a process. Its three runs of `assistant finetune` are processes of their own only in the long test.
+    Each making is a process. Its runs of `assistant finetune` are processes of their own only in the long test.
     """
     program = (
         "import sys; from data.authoring import pocket; from assistant.model.config import GPTConfig\n"

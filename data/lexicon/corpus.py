@@ -107,7 +107,7 @@ SECOND = Mix(
     },
     named_apart=0.6,
 )  # fmt: skip
-"""For the last, short pass: more of the relations that need computing, and of those that are still weak."""
+"""For a short pass: more of the relations that need computing, and of those that are still weak."""
 THIRD = Mix(
     kinds={"page": 80, "long page": 9, "talks": 7, "little_texts": 2, "dialogues": 1, "explanations": 1},
     times={

@@ -105,7 +105,8 @@ def _expected_digit(content: str, top: Sequence[tuple[str, float]]) -> Verdict:
             weights[int(digit)] += math.exp(min(logprob, 0.0))
     share = min(math.fsum(weights), 1.0)
     if share > 0:
-        score = math.fsum(digit * weight for digit, weight in enumerate(weights)) / math.fsum(weights)
+        mean = math.fsum(digit * weight for digit, weight in enumerate(weights)) / math.fsum(weights)
+        score = min(mean, float(MAX_SCORE))  # The quotient can be a rounding error above 5.
     else:
         score = float(_whole_number(_read_json(content), MAX_SCORE, "one digit"))
     doubt = None

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evaluation.judging.verdict import MAX_SCORE, Form, VerdictError, parse_verdict, question_key
@@ -132,6 +132,7 @@ def test_other_digit_is_refused(content: str) -> None:
         parse_verdict(content, "digit")
 
 
+@example([("5", -0.00390625)])
 @given(st.lists(st.tuples(st.sampled_from(["0", "5", " 5", "6", "45", "４", "The", ""]), st.floats())))
 def test_hostile_probabilities_give_a_score_of_the_scale(top: list[tuple[str, float]]) -> None:
     verdict = parse_verdict("3", "digit", top=top)
