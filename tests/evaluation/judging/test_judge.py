@@ -294,7 +294,7 @@ FAILURES: dict[str, tuple[list[Scripted], str]] = {
 
 @pytest.mark.parametrize(("behaviours", "reason"), FAILURES.values(), ids=FAILURES)
 def test_every_failure_gives_the_row_a_reason(double: OllamaDouble, behaviours: list[Scripted], reason: str) -> None:
-    attempts = ask(double, *behaviours, silence_timeout_s=0.2, first_byte_timeout_s=0.2)
+    attempts = ask(double, *behaviours, silence_timeout_s=0.5, first_byte_timeout_s=0.5)
     assert len(double.chat()) == len(behaviours) == len(attempts)
     assert attempts[-1].unscored == reason
     assert attempts[-1].final == (reason in FINAL)
@@ -319,7 +319,7 @@ RECOVERIES: dict[str, list[Scripted]] = {
 
 @pytest.mark.parametrize("behaviours", RECOVERIES.values(), ids=RECOVERIES)
 def test_row_gets_a_score_after_transient_failures(double: OllamaDouble, behaviours: list[Scripted]) -> None:
-    attempts = ask(double, *behaviours, verdict(4), silence_timeout_s=0.2, first_byte_timeout_s=0.2)
+    attempts = ask(double, *behaviours, verdict(4), silence_timeout_s=0.5, first_byte_timeout_s=0.5)
     assert attempts[-1].score == 4
     assert len(attempts) == len(behaviours) + 1
     assert not any(attempt.final for attempt in attempts[:-1])
