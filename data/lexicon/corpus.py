@@ -122,7 +122,8 @@ THIRD = Mix(
     question_factor=1.4,
     sheet_share=0.45,
 )  # fmt: skip
-"""More of what the first two passes taught least, and what people type to an assistant. Many questions have headings."""
+"""More of what the first two passes taught least, and what people type to an assistant. Many questions have
+headings."""
 FOURTH = Mix(
     kinds={"page": 90, "long page": 8, "talks": 2},
     times={
@@ -130,7 +131,8 @@ FOURTH = Mix(
         "capitals": 2.5, "facts": 3.0, "units": 3.0, "tense": 2.0, "question": 2.0, "punctuation": 2.5, "grammar": 3.0,
         "odd_one_out": 3.0, "sorting": 2.5, "past_tense": 2.0, "jobs": 1.5, "synonyms": 2.0, "calendar": 5.0,
         "copying": 1.2, "classification": 1.2, "continents": 1.3, "animal_young": 0.8, "simile": 0.5,
-        "definitions": 0.5, "rhymes": 0.5, "everyday": 0.7, "talk": 0.5, "narrative": 0.0, "office": 0.0, "animals": 0.0,
+        "definitions": 0.5, "rhymes": 0.5, "everyday": 0.7, "talk": 0.5, "narrative": 0.0, "office": 0.0,
+        "animals": 0.0,
     },
     weights={"chat": 42.0, "beyond": 12.0},
     named_apart=0.6,

@@ -186,7 +186,7 @@ def talk(draw: Draw) -> Slots:
     }
 
 
-def chat(draw: Draw) -> Slots:
+def chat(_draw: Draw) -> Slots:
     """Slots of what people type to an assistant: none of its own."""
     return {}
 
