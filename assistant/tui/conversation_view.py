@@ -45,8 +45,6 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._widgets: dict[Item, Widget] = {}
         self._start, self._end = 0, 0
         self._is_moving = False
-        self._brought: Widget | None = None
-        """What was brought into view since the window last began to grow."""
         self._changing = asyncio.Lock()
         """The screen changes the window in its queue, and scrolling in this widget's queue, both with pauses."""
 
@@ -90,7 +88,6 @@ class ConversationView(VerticalScroll, can_focus=False):
             self.call_after_refresh(self._bring_into_view, widget)
 
     def _bring_into_view(self, widget: Widget) -> None:
-        self._brought = widget
         is_last = self.items and widget is self._widgets.get(self.items[-1])
         self.anchor() if is_last else self.scroll_to_widget(widget, animate=False)
 
@@ -138,7 +135,6 @@ class ConversationView(VerticalScroll, can_focus=False):
             if (start, end) == (self._start, self._end) or self._start == self._end:  # the window changed meanwhile
                 self._is_moving = False
                 return
-            self._brought = None
             edge = self._widgets[self.items[self._start if is_up else self._end - 1]]
             y_before = edge.virtual_region.y
             with self.app.batch_update():
@@ -152,9 +148,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         self.call_after_refresh(self._restore, edge, y_before)
 
     def _restore(self, widget: Widget, y_before: int) -> None:
-        if self._brought is not None and self._brought.is_attached:  # a turn was selected meanwhile
-            self._bring_into_view(self._brought)
-        elif widget.is_attached:  # else the window changed meanwhile
+        if widget.is_attached:  # else the window changed meanwhile
             moved = widget.virtual_region.y - y_before
             self.scroll_to(y=self.scroll_y + moved, animate=False, immediate=True)
         self._is_moving = False
