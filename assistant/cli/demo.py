@@ -62,7 +62,8 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
     base, data, model, run = POCKET, [_from_here(shipped(name)) for name in ROWS], output / "model", output / "run"
     clear_folder(output)
     note(
-        f"The model {base} has read plain English and continues any text. Fine-tuning teaches it to answer and to stop.\n"
+        f"The model {base} has read plain English and continues any text. "
+        f"Fine-tuning teaches it to answer and to stop.\n"
         f"The test asks for facts and words that are in no training row. With a GPT-2 the steps are the same."
     )
     rows = _shown_rows(data)
