@@ -45,6 +45,10 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._widgets: dict[Item, Widget] = {}
         self._start, self._end = 0, 0
         self._is_moving = False
+        self._wanted: Item | None = None
+        """What will be brought onto the screen after the next refresh."""
+        self._placed: Item | None = None
+        """What the screen was moved to since the window last began to grow."""
         self._changing = asyncio.Lock()
         """The screen changes the window in its queue, and scrolling in this widget's queue, both with pauses."""
 
@@ -84,12 +88,27 @@ class ConversationView(VerticalScroll, can_focus=False):
                 place = self.items.index(item)
                 start = max(0, min(place - AT_FIRST // 2, len(self.items) - AT_FIRST))
                 await self._show_window(start, min(len(self.items), start + AT_FIRST))
-        if (widget := self._widgets.get(item)) is not None:
-            self.call_after_refresh(self._bring_into_view, widget)
+        self._wanted = item
+        self.call_after_refresh(self._show_wanted)
 
-    def _bring_into_view(self, widget: Widget) -> None:
-        is_last = self.items and widget is self._widgets.get(self.items[-1])
-        self.anchor() if is_last else self.scroll_to_widget(widget, animate=False)
+    def _show_wanted(self) -> None:
+        item, self._wanted = self._wanted, None
+        if item is not None:  # else the screen went to the end meanwhile, or has shown it
+            self._place(item)
+
+    def _place(self, item: Item) -> None:
+        """Move the screen to an item, if it has a widget. At the last item, follow new text."""
+        if self.items and item == self.items[-1]:
+            self.anchor()
+        elif (widget := self._widgets.get(item)) is not None:
+            self._placed = item
+            self.scroll_to_widget(widget, animate=False)
+
+    def anchor(self, anchor: bool = True) -> None:
+        """Go to the end and follow new text there, or with `anchor=False` stop following."""
+        self._wanted = None  # what was wanted before would take the screen away from the end
+        self._placed = self.items[-1] if anchor and self.items else None
+        super().anchor(anchor)
 
     def scroll_pages(self, pages: int) -> None:
         """Scroll down by `pages`, or up if negative. At the bottom, follow new text again."""
@@ -135,6 +154,7 @@ class ConversationView(VerticalScroll, can_focus=False):
             if (start, end) == (self._start, self._end) or self._start == self._end:  # the window changed meanwhile
                 self._is_moving = False
                 return
+            self._placed = None
             edge = self._widgets[self.items[self._start if is_up else self._end - 1]]
             y_before = edge.virtual_region.y
             with self.app.batch_update():
@@ -148,10 +168,12 @@ class ConversationView(VerticalScroll, can_focus=False):
         self.call_after_refresh(self._restore, edge, y_before)
 
     def _restore(self, widget: Widget, y_before: int) -> None:
-        if widget.is_attached:  # else the window changed meanwhile
+        self._is_moving = False
+        if self._placed is not None:  # the screen was moved meanwhile, perhaps before the layout
+            self._place(self._placed)
+        elif widget.is_attached:  # else the window changed meanwhile
             moved = widget.virtual_region.y - y_before
             self.scroll_to(y=self.scroll_y + moved, animate=False, immediate=True)
-        self._is_moving = False
 
     async def _drop_first(self, count: int) -> None:
         for item in self.items[self._start : self._start + max(0, count)]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 from textual.widget import Widget
@@ -142,6 +143,18 @@ async def test_a_far_item_is_shown() -> None:
             assert widget is not None
             assert app.view.region.contains_region(widget.region)
             assert len(app.mounted()) <= MOUNTED
+
+
+@pytest.mark.parametrize("number", [5, 1969, 1981, 1985, 1990])
+@async_test
+async def test_a_new_item_is_shown_also_while_another_one_is_on_its_way_to_the_screen(number: int) -> None:
+    async with open_view(2000) as (app, pilot):
+        app.view.scroll_to(y=app.view.scroll_y - 8, animate=False, immediate=True)
+        await app.view.show(Item("turn", number))
+        await app.view.add(Item("turn", 2000))
+        await settle(pilot)
+        assert app.mounted()[-1] == 2000
+        assert app.view.is_vertical_scroll_end
 
 
 @async_test
