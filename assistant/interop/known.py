@@ -38,7 +38,7 @@ class KnownModel:
 
 
 KNOWN = (
-    KnownModel(POCKET, 5_918_720, "Apache-2.0", 512),
+    KnownModel(POCKET, 4_339_200, "Apache-2.0", 512),
     KnownModel("gpt2", 124_439_808, "MIT", 1024),
     KnownModel("gpt2-medium", 354_823_168, "MIT", 1024),
     KnownModel("gpt2-large", 774_030_080, "MIT", 1024),

@@ -204,8 +204,8 @@ def groups_of(keys: Sequence[tuple[str, ...]]) -> list[str]:
 
 def write_rows(path: Path, rows: Rows) -> None:
     """Write rows as JSON, with their fields in one order, and say how many they are."""
-    order = ("instruction", "input", "output", "category", "group")
-    ordered = [{name: row[name] for name in order} for row in rows]
+    order = ("instruction", "input", "output", "history", "category", "group")
+    ordered = [{name: row[name] for name in order if name in row} for row in rows]
     write_atomic(path, json.dumps(ordered, ensure_ascii=False, indent=1) + "\n")
     print(f"{path}: {len(rows)} rows")
 

@@ -27,10 +27,10 @@ from assistant.files import write_atomic
 from assistant.model.checkpoint import load_checkpoint, save_checkpoint
 from assistant.model.config import GPTConfig
 from assistant.model.scratch import new_checkpoint
-from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, FOURTH, SECOND, THIRD, Mix, write_corpus
+from data.lexicon.corpus import DEFAULT_DOCUMENTS, DEFAULT_SEED, FIRST, SECOND, THIRD, Mix, write_corpus
 
 CARD = Path(__file__).parent / "model_card.md"
-SHAPE = GPTConfig(n_layer=6, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
+SHAPE = GPTConfig(n_layer=4, n_head=4, n_embd=256, n_positions=512, vocab_size=4096)
 TRAINING = (
     *("--template", TEXT_TEMPLATE, "--train-on", "all", "--epochs", "1", "--batch-size", "16"),
     *("--optimizer", "muon", "--precision", "auto", "--test-share", "0", "--validation-share", "0.002"),
@@ -55,28 +55,21 @@ PHASES = (
         seed=DEFAULT_SEED,
         documents=DEFAULT_DOCUMENTS,
         options=("--learning-rate", "8e-3", "--warmup-steps", "300"),
-        digest="9068299a36c3b3960d7e93165f77c7ef3c406ee917a1634351ddb00ae15f53b8",
+        digest="776a5287153856c6758a030c23ac1d9c3927249deb38761203be8e527f0809bf",
     ),
     Phase(
         mix=SECOND,
         seed=DEFAULT_SEED + 1,
-        documents=18_000,
-        options=("--learning-rate", "1.6e-3", "--warmup-steps", "50"),
-        digest="01eb487bc788d1561b5757f7486167e2921401cca03fc7adbd4e7012be1616e1",
+        documents=28_000,
+        options=("--learning-rate", "2.5e-3", "--warmup-steps", "50"),
+        digest="fa94e521ee5f5de43d6007524b11a2061cfb5964a2161763ec476400433f4b61",
     ),
     Phase(
         mix=THIRD,
         seed=DEFAULT_SEED + 2,
-        documents=39_000,
-        options=("--learning-rate", "4e-3", "--warmup-steps", "50"),
-        digest="02fcb9198533cf4ff9cf76aa3fb6c4cb654fda9c632da8c421ad0ec0f0ad17a3",
-    ),
-    Phase(
-        mix=FOURTH,
-        seed=DEFAULT_SEED + 3,
-        documents=7_200,
-        options=("--learning-rate", "1.3e-3", "--warmup-steps", "30"),
-        digest="2d7daad3770651ecaf406f2c49e071204837669057919f32f3a5b6c0fe391aae",
+        documents=15_000,
+        options=("--learning-rate", "1.2e-3", "--warmup-steps", "30"),
+        digest="eea7a3378ea2a2985a2fa38e82961f331049f3c624465ef89d1b2273d5f26c7d",
     ),
 )
 SEED = 1

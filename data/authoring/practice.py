@@ -41,8 +41,12 @@ OTHERS = ("instructions.json", "talk.json", "conversations.json")
 """Files whose prompts are not asked again."""
 ROWS = 290
 """Rows for each category with one right answer."""
-TALK = ("talk", "chat", "beyond")
+JOINED_SHARE = 0.2
+"""Share of the rows that become the first turn of another row's conversation."""
+TALK = ("talk", "chat", "beyond", "messages")
 """Relations of the corpus whose questions are asked again."""
+WORDINGS = {"messages": 2}
+"""Rows for each question of a relation, if there are more than one."""
 TRIES = 2_000
 """Questions to draw for a row, at most."""
 
@@ -73,7 +77,23 @@ def make_rows(seed: int = SEED) -> Rows:
     rows = [row for name in categories for row in itertools.islice(_rows_of(name, draw, known), ROWS)]
     rows += _talk(draw, known)
     draw.rng.shuffle(rows)
-    return rows
+    return _joined(rows)
+
+
+def _joined(rows: Rows) -> Rows:
+    """Make conversations of two turns about different things: some rows become the first turns of others.
+
+    Without them, all conversations that the model learns from have a second turn that leans on the first one.
+    """
+    can_open = [row for row in rows if row["group"] == GROUP and not row["input"]]
+    openers = can_open[: int(JOINED_SHARE * len(rows))]
+    opening = {id(row) for row in openers}
+    others = [row for row in rows if id(row) not in opening]
+    later = [
+        row | {"history": [[opener["instruction"], opener["output"]]]}
+        for opener, row in zip(openers, others, strict=False)
+    ]
+    return later + others[len(openers) :]
 
 
 def _rows_of(category: str, draw: Draw, known: Known) -> Iterator[dict[str, str]]:
@@ -107,17 +127,22 @@ def _talk(draw: Draw, known: Known) -> Iterator[dict[str, str]]:
     splits = split_examples(read_examples(*map(shipped, OTHERS)))
     held_out = known.held_out | {normalise(row.output) for row in (*splits.test, *splits.validation)}
     taken = {_words(f"{instruction} {text}") for instruction, text in known.prompts}
-    for relation in TALK:
-        for question in questions()[relation]:
-            slots = slots_of(relation, draw)
-            asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
-            words, says = _words(asked), {normalise(answer), *_subjects(answer)}
-            if words and words not in taken and says.isdisjoint(held_out):
-                taken.add(words)
-                yield {
-                    "instruction": asked, "input": "", "output": answer,
-                    "category": TALK_CATEGORY, "group": GROUP,
-                }  # fmt: skip
+    asked_for = [
+        (relation, question)
+        for relation in TALK
+        for question in questions()[relation]
+        for _ in range(WORDINGS.get(relation, 1))
+    ]
+    for relation, question in asked_for:
+        slots = slots_of(relation, draw)
+        asked, answer = (expand(question[column], slots, draw.rng) for column in ("question", "answer"))
+        words, says = _words(asked), {normalise(answer), *_subjects(answer)}
+        if words and words not in taken and says.isdisjoint(held_out):
+            taken.add(words)
+            yield {
+                "instruction": asked, "input": "", "output": answer,
+                "category": TALK_CATEGORY, "group": GROUP,
+            }  # fmt: skip
 
 
 def _prompt(instruction: str, text: str) -> tuple[str, str]:

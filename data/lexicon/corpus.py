@@ -26,7 +26,7 @@ from data.lexicon.tables import Row, pieces, table
 DATA = Path(__file__).parent.parent
 INSTRUCTIONS = ("instructions.json", "talk.json", "conversations.json")
 """Files of the rows that the corpus must not contain."""
-DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 104_000
+DEFAULT_SEED, DEFAULT_DOCUMENTS = 1, 205_000
 PAGE_CHARACTERS = {"page": (460, 760), "long page": (1_000, 1_500)}
 """Bounds of the minimum length of a page of sentences. With a vocabulary of 4,096 tokens, a page fits 256 positions and
 a long page 512."""
@@ -35,7 +35,7 @@ HEADINGS = ("Notes", "Words", "Facts", "A page to read", "Response to a letter",
 """Some pages have Markdown headings."""
 QUESTION_SHARE = 0.45
 """Share of the facts that become a question with its answer, if the relation has questions."""
-QUESTION_SHARES = {"talk": 0.92, "everyday": 0.6, "chat": 1.0, "beyond": 1.0}
+QUESTION_SHARES = {"talk": 0.92, "everyday": 0.6, "chat": 1.0, "beyond": 1.0, "messages": 1.0}
 """The same for the relations that differ."""
 ANSWERED = (
     '"{question}" asked {name}. "{reply}" said {name2}.',
@@ -81,66 +81,54 @@ class Mix:
 
 FIRST = Mix(
     kinds={
-        "page": 63, "long page": 12, "stories": 7, "dialogues": 4, "explanations": 3, "texts": 2, "talks": 6,
+        "page": 68, "long page": 11, "stories": 4, "dialogues": 3, "explanations": 2, "texts": 2, "talks": 7,
         "little_texts": 3,
     },
     times={
-        "opposites": 1.8, "synonyms": 1.5, "plurals": 1.4, "past_tense": 1.2, "comparatives": 1.2, "capitals": 1.2,
-        "colours": 1.5, "spelling": 1.3, "comparison": 1.8, "tense": 1.5, "definitions": 1.2, "odd_one_out": 1.2,
-        "arithmetic": 1.4, "sorting": 1.3, "numbers": 1.5, "facts": 1.3, "grammar": 1.5, "punctuation": 1.5,
-        "question": 1.3, "animal_young": 0.8, "simile": 0.8, "elements": 0.8, "continents": 0.8, "narrative": 0.5,
-        "animals": 0.7,
+        "opposites": 2.5, "synonyms": 3.0, "plurals": 2.0, "past_tense": 1.6, "comparatives": 1.6, "capitals": 1.8,
+        "colours": 2.5, "spelling": 1.8, "comparison": 2.5, "tense": 1.6, "definitions": 1.2, "odd_one_out": 1.8,
+        "arithmetic": 2.2, "sorting": 1.6, "numbers": 1.5, "facts": 2.0, "grammar": 2.0, "punctuation": 1.8,
+        "question": 1.5, "animal_young": 1.4, "simile": 1.3, "jobs": 1.6, "calendar": 2.0, "units": 1.6,
+        "narrative": 0.3, "animals": 0.5, "office": 0.5,
     },
+    weights={"chat": 70.0, "beyond": 24.0},
     named_apart=0.65,
+    question_factor=1.15,
+    sheet_share=0.3,
 )  # fmt: skip
-"""More of the relations that an earlier pretraining taught least (benchmarks/facts.py)."""
+"""What the model should know, and what people type to an assistant."""
 SECOND = Mix(
-    kinds={
-        "page": 72, "long page": 12, "stories": 3, "dialogues": 2, "explanations": 2, "texts": 1, "talks": 6,
-        "little_texts": 2,
-    },
+    kinds={"page": 88, "long page": 8, "talks": 4},
     times={
-        "arithmetic": 2.5, "odd_one_out": 1.8, "sorting": 2.2, "numbers": 2.0, "plurals": 1.6, "spelling": 1.4,
-        "facts": 1.6, "units": 1.3, "comparison": 2.0, "tense": 1.5, "punctuation": 1.8, "colours": 1.4, "grammar": 1.8,
-        "question": 1.4, "opposites": 1.4, "synonyms": 1.3, "classification": 1.2, "animal_young": 0.7, "simile": 0.8,
-        "elements": 0.8, "narrative": 0.3, "animals": 0.5, "calendar": 1.5,
-    },
-    named_apart=0.6,
-)  # fmt: skip
-"""For a short pass: more of the relations that need computing, and of those that are still weak."""
-THIRD = Mix(
-    kinds={"page": 80, "long page": 9, "talks": 7, "little_texts": 2, "dialogues": 1, "explanations": 1},
-    times={
-        "synonyms": 3.0, "animal_young": 2.0, "jobs": 2.0, "simile": 2.0, "colours": 3.0, "elements": 2.0, "facts": 2.0,
-        "odd_one_out": 2.0, "arithmetic": 1.8, "calendar": 3.0, "opposites": 1.2, "plurals": 1.3, "past_tense": 1.3,
-        "capitals": 1.3, "continents": 1.3, "units": 1.3, "comparison": 1.3, "sorting": 1.3, "numbers": 1.3,
-        "rhymes": 0.6, "everyday": 1.2, "copying": 1.2, "question": 1.3, "tense": 1.3, "punctuation": 1.6,
-        "grammar": 1.8, "narrative": 0.0, "office": 0.5, "animals": 0.5,
-    },
-    weights={"chat": 110.0, "beyond": 36.0},
-    named_apart=0.6,
-    question_factor=1.4,
-    sheet_share=0.45,
-)  # fmt: skip
-"""More of what the first two passes taught least, and what people type to an assistant. Many questions have
-headings."""
-FOURTH = Mix(
-    kinds={"page": 90, "long page": 8, "talks": 2},
-    times={
-        "opposites": 5.5, "comparison": 4.5, "spelling": 3.5, "arithmetic": 4.0, "plurals": 3.0, "comparatives": 2.5,
+        "opposites": 4.0, "comparison": 4.0, "spelling": 2.5, "arithmetic": 4.0, "plurals": 3.0, "comparatives": 2.5,
         "capitals": 2.5, "facts": 3.0, "units": 3.0, "tense": 2.0, "question": 2.0, "punctuation": 2.5, "grammar": 3.0,
-        "odd_one_out": 3.0, "sorting": 2.5, "past_tense": 2.0, "jobs": 1.5, "synonyms": 2.0, "calendar": 5.0,
-        "copying": 1.2, "classification": 1.2, "continents": 1.3, "animal_young": 0.8, "simile": 0.5,
-        "definitions": 0.5, "rhymes": 0.5, "everyday": 0.7, "talk": 0.5, "narrative": 0.0, "office": 0.0,
-        "animals": 0.0,
+        "odd_one_out": 3.0, "sorting": 2.5, "past_tense": 2.0, "jobs": 1.8, "synonyms": 3.0, "calendar": 5.0,
+        "colours": 2.0, "copying": 1.2, "classification": 1.2, "continents": 1.3, "rhymes": 0.6,
+        "definitions": 0.7, "talk": 0.7, "narrative": 0.0, "office": 0.0, "animals": 0.0,
     },
-    weights={"chat": 42.0, "beyond": 12.0},
+    weights={"chat": 50.0, "beyond": 20.0, "messages": 110.0},
     named_apart=0.6,
     question_factor=1.2,
     sheet_share=0.3,
 )  # fmt: skip
-"""For the last, short pass: what the third pass made worse again."""
-MIXES = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
+"""For the last, short pass: more of the relations that need computing and of those that are still weak, and more messages
+to an assistant."""
+THIRD = Mix(
+    kinds={"page": 92, "long page": 6, "talks": 2},
+    times={
+        "opposites": 3.0, "comparison": 4.5, "spelling": 3.0, "arithmetic": 7.0, "plurals": 3.5, "comparatives": 3.5,
+        "capitals": 1.5, "continents": 2.5, "facts": 3.0, "units": 3.0, "tense": 3.0, "question": 3.0,
+        "punctuation": 5.0, "grammar": 4.0, "odd_one_out": 4.0, "sorting": 5.0, "past_tense": 2.0, "jobs": 3.0,
+        "synonyms": 1.5, "calendar": 8.0, "colours": 2.0, "copying": 2.0, "classification": 3.0, "rhymes": 0.5,
+        "definitions": 0.5, "talk": 0.3, "everyday": 0.5, "narrative": 0.0, "office": 0.0, "animals": 0.0,
+    },
+    weights={"chat": 25.0, "beyond": 10.0, "messages": 45.0},
+    named_apart=0.6,
+    question_factor=1.6,
+    sheet_share=0.5,
+)  # fmt: skip
+"""For a last, short pass at a low rate: more of what needs computing, most of it as questions."""
+MIXES = {"first": FIRST, "second": SECOND, "third": THIRD}
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"']?\s+|\n+|\"")
 
 
@@ -238,7 +226,7 @@ def questions() -> dict[str, list[Row]]:
     questions_of: dict[str, list[Row]] = {}
     for row in table("questions"):
         questions_of.setdefault(row["relation"], []).append(row)
-    for relation in ("chat", "beyond"):
+    for relation in ("chat", "beyond", "messages"):
         questions_of[relation] = [{**row, "item": "-"} for row in table(relation)]
     return questions_of
 

@@ -331,9 +331,10 @@ RELATIONS: Mapping[str, tuple[float, Callable[[Draw], Slots]]] = {
     "office": (1, office),
     "chat": (0, chat),
     "beyond": (0, beyond),
+    "messages": (0, chat),
 }
 """For each relation: its weight among the sentences, and the function that returns its slots. Only a mix that names a
-weight of its own contains the last two."""
+weight of its own contains the last three."""
 
 
 def scene(draw: Draw) -> Slots:
