@@ -111,8 +111,8 @@ SECOND = Mix(
     question_factor=1.2,
     sheet_share=0.3,
 )  # fmt: skip
-"""For the last, short pass: more of the relations that need computing and of those that are still weak, and more messages
-to an assistant."""
+"""For a short pass: more of the relations that need computing and of those that are still weak, and more messages to an
+assistant."""
 THIRD = Mix(
     kinds={"page": 92, "long page": 6, "talks": 2},
     times={
