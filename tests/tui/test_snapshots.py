@@ -162,7 +162,7 @@ def test_narrow(snap_compare: Compare) -> None:
     async def write(chat: ChatDriver) -> None:
         await chat.press(*"and 2")
         view = chat.screen.query_one("#conversation")
-        await chat.until(lambda: "45/256 tokens" in chat.visible() and view.is_vertical_scroll_end)
+        await chat.until(lambda: "49/256 tokens" in chat.visible() and view.is_vertical_scroll_end)
         await chat.until(lambda: "ended by itself" in chat.visible())
 
     assert snap_compare(make_app(session), terminal_size=(40, 12), run_before=steps("Name three colours.", write))
