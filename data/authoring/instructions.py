@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from assistant.files import write_atomic
 from data.authoring.questions import CATEGORIES, Question, bare, make_question, pair_key, sum_key
@@ -106,7 +107,7 @@ def keys_of_written(row: Mapping[str, str]) -> tuple[str, ...]:
 
 # --- making the set -----------------------------------------------------------------------------------------------
 
-Rows = list[dict[str, str]]
+Rows = list[dict[str, Any]]
 
 
 def make_rows(seed: int = SEED) -> Rows:
