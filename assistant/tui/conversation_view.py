@@ -20,6 +20,8 @@ AT_FIRST = 20
 """Widgets when a conversation opens, and how many more are made at its edge."""
 EDGE_ROWS = 3
 """Rows from the top or bottom at which more widgets are made."""
+LAYOUTS = 5
+"""Refreshes to wait for the layout of a new widget, at most."""
 
 
 class Item(NamedTuple):
@@ -91,9 +93,15 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._wanted = item
         self.call_after_refresh(self._show_wanted)
 
-    def _show_wanted(self) -> None:
-        item, self._wanted = self._wanted, None
-        if item is not None:  # else the screen went to the end meanwhile, or has shown it
+    def _show_wanted(self, tries: int = LAYOUTS) -> None:
+        item = self._wanted
+        if item is None:  # the screen went to the end meanwhile, or has shown it
+            return
+        widget = self._widgets.get(item)
+        if widget is not None and not widget.virtual_region and tries:
+            self.call_after_refresh(self._show_wanted, tries - 1)  # the refresh came before the layout
+        else:
+            self._wanted = None
             self._place(item)
 
     def _place(self, item: Item) -> None:
@@ -102,7 +110,8 @@ class ConversationView(VerticalScroll, can_focus=False):
             self.anchor()
         elif (widget := self._widgets.get(item)) is not None:
             self._placed = item
-            self.scroll_to_widget(widget, animate=False)
+            # Not immediate, it could come after a later move, and undo it.
+            self.scroll_to_widget(widget, animate=False, immediate=True)
 
     def anchor(self, anchor: bool = True) -> None:
         """Go to the end and follow new text there, or with `anchor=False` stop following."""

@@ -9,6 +9,8 @@ and subjects of those parts are left out.
 The second kind asks the questions of the pretraining corpus, so that the model learns to answer what it has read. No
 row has the prompt of a row of the other files, or the answer of one of their test and validation rows.
 
+Some rows of both kinds have an earlier turn about something else.
+
 Their categories are `practice` and `practice_talk`, so they are counted apart.
 """
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from textual.app import App, ComposeResult
@@ -145,16 +146,39 @@ async def test_a_far_item_is_shown() -> None:
             assert len(app.mounted()) <= MOUNTED
 
 
-@pytest.mark.parametrize("number", [5, 1969, 1981, 1985, 1990])
+@pytest.mark.parametrize("earlier", [15, 25, 1990])
 @async_test
-async def test_a_new_item_is_shown_also_while_another_one_is_on_its_way_to_the_screen(number: int) -> None:
+async def test_a_new_item_is_shown_at_whatever_moment_it_comes_after_a_move(earlier: int) -> None:
     async with open_view(2000) as (app, pilot):
-        app.view.scroll_to(y=app.view.scroll_y - 8, animate=False, immediate=True)
-        await app.view.show(Item("turn", number))
-        await app.view.add(Item("turn", 2000))
+        for number in range(2000, 2040):
+            await app.view.show(Item("turn", number - earlier))
+            for _ in range(number - 2000):  # the moves are made in some 30 ms, in several steps
+                await asyncio.sleep(0.001)
+            await app.view.add(Item("turn", number))
+            await settle(pilot)
+            assert app.mounted()[-1] == number
+            assert app.view.is_vertical_scroll_end, f"after {number - 2000} ms"
+
+
+@async_test
+async def test_an_item_that_is_shown_while_the_window_grows_stays_on_the_screen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_view(2000) as (app, pilot):
+        late: list[Callable[[], object]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(app.view, "call_after_refresh", lambda callback, *args: late.append(partial(callback, *args)))
+            app.view.scroll_to(y=0, animate=False, immediate=True)
+            while not late:  # the window has grown, and its place is not restored yet
+                await pilot.pause()
+            await app.view.show(Item("turn", 1970))
+        restore, show = late
+        show()
+        restore()
         await settle(pilot)
-        assert app.mounted()[-1] == 2000
-        assert app.view.is_vertical_scroll_end
+        widget = app.view.widget(Item("turn", 1970))
+        assert widget is not None
+        assert app.view.region.contains_region(widget.region)
 
 
 @async_test
