@@ -161,6 +161,23 @@ async def test_a_new_item_is_shown_at_whatever_moment_it_comes_after_a_move(earl
 
 
 @async_test
+async def test_an_item_is_shown_when_it_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_view(2000) as (app, pilot):
+
+        def before_the_layout(callback: Callable[..., object], *args: object) -> None:
+            monkeypatch.undo()
+            callback(*args)
+
+        monkeypatch.setattr(app.view, "call_after_refresh", before_the_layout)
+        with app.batch_update():  # so nothing has a layout yet
+            await app.view.show(Item("turn", 3))
+        await settle(pilot)
+        widget = app.view.widget(Item("turn", 3))
+        assert widget is not None
+        assert app.view.region.contains_region(widget.region)
+
+
+@async_test
 async def test_an_item_that_is_shown_while_the_window_grows_stays_on_the_screen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
