@@ -6,7 +6,7 @@
 # make test-oracles  install and run comparisons with packages that are too large for every day
 # make setup         make the virtual environment only
 # make pictures      draw the pictures in docs/pictures again, from the demo's model and a classifier
-# make pocket        pretrain pocket again from nothing, into data/pocket (about two hours on two cores; resumes)
+# make pocket        pretrain pocket again from nothing, into data/pocket (150 minutes on two cores; resumes)
 #
 # Everything is installed into .venv, in the versions of constraints.txt. Only Python 3.11+ and make are needed.
 
