@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,15 +67,16 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
         f"Fine-tuning teaches it to answer and to stop.\n"
         f"The test asks for facts and words that are in no training row. With a GPT-2 the steps are the same."
     )
-    rows = _shown_rows(data)
-    before = _ask_base(rows)
     finetune = ["assistant", "finetune", *map(str, data), "--model", base, "--output", str(model), *FINETUNE_OPTIONS]
-    for step in (
-        [*finetune, "--seed", str(seed)],
-        ["evaluation", "respond", str(model), *_options("--data", data), "--run", str(run)],
-    ):
-        if code := _do(step, capture=as_json):
-            return code
+    with ThreadPoolExecutor(1) as beside:  # the base answers while the first step reads its data
+        asked = beside.submit(_ask_base, data)
+        for step in (
+            [*finetune, "--seed", str(seed)],
+            ["evaluation", "respond", str(model), *_options("--data", data), "--run", str(run)],
+        ):
+            if code := _do(step, capture=as_json):
+                return code
+    rows, before = asked.result()
     after = _answers(run, rows)
     _show_both(rows, before, after)
     if code := _do(["evaluation", "score", str(run)], capture=as_json):
@@ -169,13 +171,15 @@ def _shown_rows(data: Sequence[Path]) -> list[Example]:
     return [firsts[names[index * len(names) // count]] for index in range(count)]
 
 
-def _ask_base(rows: Sequence[Example]) -> list[str]:
+def _ask_base(data: Sequence[Path]) -> tuple[list[Example], list[str]]:
+    """The rows to show, and the base model's answers to them."""
     from assistant.decoding.session import Session
     from assistant.settings import GenerationSettings
 
+    rows = _shown_rows(data)
     session = Session.load(find_model(POCKET))
     settings = GenerationSettings(max_new_tokens=SHOWN_TOKENS)
-    return [session.reply(row.instruction, input=row.input, settings=settings).response for row in rows]
+    return rows, [session.reply(row.instruction, input=row.input, settings=settings).response for row in rows]
 
 
 def _answers(run: Path, rows: Sequence[Example]) -> list[str]:

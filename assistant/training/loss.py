@@ -16,8 +16,8 @@ from assistant.model.linear import has_copies
 from assistant.model.packing import IGNORE_INDEX, PackedBatch
 from assistant.training.collate import Batch, PaddedBatch
 
-UPCAST_ROWS = 8
-"""Rows of logits that a processor upcasts at a time."""
+UPCAST_ROWS, UPCAST_LOGITS = 8, 2**18
+"""Rows of logits that a processor upcasts at a time; more if the vocabulary is so small that they hold fewer logits."""
 
 
 def summed_loss(model: GPT, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
@@ -95,8 +95,9 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         """logits (K, V), targets (K,) int64 -> (K,) float32 nats."""
         ctx.save_for_backward(logits, targets)
-        losses, upcast, scores = torch.empty(len(logits)), *torch.empty(2, UPCAST_ROWS, logits.shape[1])
-        parts = (torch.split(tensor, UPCAST_ROWS) for tensor in (logits, targets, losses))
+        losses, n_rows = torch.empty(len(logits)), _upcast_rows(logits)
+        upcast, scores = torch.empty(2, n_rows, logits.shape[1])
+        parts = (torch.split(tensor, n_rows) for tensor in (logits, targets, losses))
         for part, ids, out in zip(*parts, strict=True):
             # Into the same memory: glibc finds another place for each new tensor of this size, 40 MB in all.
             torch.log_softmax(upcast[: len(part)].copy_(part), dim=1, out=scores[: len(part)])
@@ -107,12 +108,17 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # The logits are the largest tensor of a step, and nothing else needs them.
         logits, targets = ctx.saved_tensors
-        parts = (torch.split(tensor, UPCAST_ROWS) for tensor in (logits, targets, gradient))
+        parts = (torch.split(tensor, _upcast_rows(logits)) for tensor in (logits, targets, gradient))
         for part, ids, factors in zip(*parts, strict=True):
             probabilities = part.float().softmax(dim=1)
             probabilities[torch.arange(len(probabilities)), ids] -= 1
             part.copy_(probabilities.mul_(factors[:, None]))
         return logits, None
+
+
+def _upcast_rows(logits: Tensor) -> int:
+    """How many rows of logits (K, V) to upcast at a time."""
+    return max(UPCAST_ROWS, UPCAST_LOGITS // logits.shape[1])
 
 
 def _one_hot_rows(rows: Tensor, n_rows: int) -> Tensor:

@@ -13,14 +13,19 @@ from assistant.dataset.instructions import Example
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model.packing import PaddedRows
 from assistant.settings import TrainOn
+from assistant.training import loss as loss_module
 from assistant.training.collate import collate, pad
-from assistant.training.loss import log_probabilities, summed_loss
+from assistant.training.loss import UPCAST_LOGITS, log_probabilities, summed_loss
 from tests.support.models import requires_loops, tiny_checkpoint
 from tests.support.rows import BYTE_EOS, make_row, plain_log_probability, random_ids
 
 
+@pytest.mark.parametrize("upcast_logits", [UPCAST_LOGITS, 0], ids=["at once", "in parts"])
 @pytest.mark.parametrize("train_on", ["response", "all"])
-def test_summed_loss_equals_cross_entropy_over_all_positions(byte_tokenizer: Tokenizer, train_on: TrainOn) -> None:
+def test_summed_loss_equals_cross_entropy_over_all_positions(
+    byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, train_on: TrainOn, upcast_logits: int
+) -> None:
+    monkeypatch.setattr(loss_module, "UPCAST_LOGITS", upcast_logits)
     model = tiny_checkpoint(byte_tokenizer).model
     rows = []
     for length in (12, 30, 7):
