@@ -32,10 +32,12 @@ SETTINGS = GenerationSettings(max_new_tokens=64)
 
 def answers(session: Session, turns: list[str]) -> list[str]:
     """Return the answers to the turns of one conversation. The model gets the history if it was trained with any."""
-    has_learnt_conversations = session.info is not None and session.info.conversation_rows > 0
+    info = session.info
+    has_learnt_conversations = info is not None and info.conversation_rows > 0
+    most = (info.history_length if info is not None else 0) or len(turns)
     history: list[Exchange] = []
     for turn in turns:
-        reply = session.reply(turn, history=history if has_learnt_conversations else (), settings=SETTINGS)
+        reply = session.reply(turn, history=history[-most:] if has_learnt_conversations else (), settings=SETTINGS)
         history.append(Exchange(turn, reply.response))
     return [exchange.assistant for exchange in history]
 

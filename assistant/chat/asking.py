@@ -122,6 +122,15 @@ class Asking:
             return card is not None and bool(card.template.markers)
         return card.info.conversation_rows > 0
 
+    @property
+    def history_length(self) -> int | None:
+        """The most earlier turns that the model gets, if it has learnt conversations: with more it would do worse.
+
+        None if that is not known: then it gets as many as fit.
+        """
+        card = self.card("tuned")
+        return None if card is None or card.info is None else card.info.history_length or None
+
     def is_written(self, number: int) -> bool:
         """Whether an answer of this turn is being written, or waits to be."""
         return any(key.turn == number for key in self.open_answers)
@@ -136,7 +145,13 @@ class Asking:
         if turn.question.row is not None:
             row = self._rows.get(turn.question.row)
             return () if row is None else row.example.history
-        return self.conversation.history(turn.number) if self.has_learnt_conversations else ()
+        return self.history_before(turn.number)
+
+    def history_before(self, number: int) -> tuple[Exchange, ...]:
+        """Return the exchanges that the model reads before a question of the person, which is turn `number`."""
+        if not self.has_learnt_conversations:
+            return ()
+        return self.conversation.history(number)[-(self.history_length or 0) :]  # -0 takes all
 
     def newest(self) -> Turn | None:
         """Return the newest turn."""

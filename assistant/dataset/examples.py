@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,3 +114,9 @@ def row_ids(examples: Sequence[Example]) -> list[str]:
         ids.append(hashlib.sha256(f"{text} {n_before[text]}".encode()).hexdigest()[:16])
         n_before[text] += 1
     return ids
+
+
+def usual_history(examples: Iterable[Example]) -> int:
+    """The most earlier turns of an example, leaving out the longest in each hundred that have some. 0 if none has."""
+    lengths = sorted(len(example.history) for example in examples if example.history)
+    return lengths[-1 - len(lengths) // 100] if lengths else 0

@@ -273,6 +273,9 @@ class ModelInfo(BaseModel):
     conversation_rows: int = 0
     """Training rows with a history, those of the base model's own training included. Without any, a model has learnt to
     answer single questions only."""
+    history_length: int = 0
+    """Earlier turns that it has learnt to read: all but one in a hundred of these rows have at most as many. 0 if it
+    read none, or if an older version trained it."""
     metrics: dict[str, float | int | None]
     versions: dict[str, str]
 

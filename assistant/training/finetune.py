@@ -20,6 +20,7 @@ from pathlib import Path
 
 from assistant import __version__
 from assistant.dataset.encode import count_targets, sequences
+from assistant.dataset.examples import usual_history
 from assistant.dataset.trained_prompts import PromptHashes, prompt_hashes
 from assistant.errors import AssistantError
 from assistant.model import fused
@@ -114,6 +115,7 @@ class _Run:
             settings=trainer.settings,
             base_model=trainer.checkpoint.name,
             conversation_rows=_count_conversations(trainer),
+            history_length=_history_length(trainer),
             processes=self.ranks.world_size,
             shards=self.ranks.shards,
             precision=trainer.precision_name,
@@ -347,6 +349,7 @@ class _Run:
             split_fractions=splits.fractions,
             rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
             conversation_rows=state.conversation_rows,
+            history_length=state.history_length,
             metrics={
                 "step": state.step,
                 "total_steps": self.trainer.total_steps,
@@ -370,3 +373,9 @@ def _count_conversations(trainer: Trainer) -> int:
     before = trainer.checkpoint.info
     n_before = 0 if before is None else before.conversation_rows
     return n_before + sum(bool(example.history) for example in trainer.splits.train)
+
+
+def _history_length(trainer: Trainer) -> int:
+    """Earlier turns that the model learns to read, or that the model it starts from has learnt to read."""
+    before = trainer.checkpoint.info
+    return max(0 if before is None else before.history_length, usual_history(trainer.splits.train))

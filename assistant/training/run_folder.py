@@ -56,7 +56,8 @@ class RunState(Frozen):
     base_digest: str | None = None
     """Path and weights of the base model, as in `ModelInfo`. None in a state of an older version."""
     conversation_rows: int = 0
-    """As in `ModelInfo`."""
+    history_length: int = 0
+    """Both as in `ModelInfo`."""
     processes: int = 1
     shards: bool = False
     precision: Picked | None = None

@@ -179,7 +179,9 @@ class ConversationScreen(Screen[None]):
                 self._tallied = shown
                 self._tally.show(tally(chat.conversation), same_answers_in_a_row(chat.conversation) or "")
             if (model := chat.card("tuned")) is not None:
-                self._welcome.show_history(is_base=model.info is None, is_seen=chat.has_learnt_conversations)
+                self._welcome.show_history(
+                    is_base=model.info is None, is_seen=chat.has_learnt_conversations, most=chat.history_length
+                )
             for number, run in chat.runs.items():
                 run_card = self._view.widget(Item(RUN, number))
                 if run.has_ended and isinstance(run_card, RunCard):
@@ -204,11 +206,10 @@ class ConversationScreen(Screen[None]):
             return None
         if self._prompt_layout is None:
             self._prompt_layout = PromptLayout(card)
-        history = chat.conversation.history(len(chat.conversation.turns)) if chat.has_learnt_conversations else ()
         return self._prompt_layout.lay_out(
             self._prompt.instruction,
             input=self._prompt.input,
-            history=history,
+            history=chat.history_before(len(chat.conversation.turns)),
             max_new_tokens=chat.settings.generation.max_new_tokens,
         )
 

@@ -19,6 +19,7 @@ SHOWN = 3
 SINGLE = "It was trained on single questions, so it does not see your earlier messages."
 BASE = "It is a base model, which was not trained to answer. It does not see your earlier messages."
 CONVERSATIONS = "It was trained on conversations, so it sees your earlier messages."
+SHORT = "It was trained on short conversations, so it sees only your last {}."
 
 
 class SuggestionLine(Static):
@@ -67,7 +68,8 @@ class Welcome(Vertical):
             yield Static(words, classes="hint", markup=False)
         yield self._history
 
-    def show_history(self, *, is_base: bool, is_seen: bool) -> None:
-        """Say whether the model sees earlier messages, as soon as that is known."""
-        self._history.update(CONVERSATIONS if is_seen else BASE if is_base else SINGLE)
+    def show_history(self, *, is_base: bool, is_seen: bool, most: int | None) -> None:
+        """Say whether the model sees earlier messages, at `most` how many, as soon as that is known."""
+        short = SHORT.format("message and its answer" if most == 1 else f"{most} messages and their answers")
+        self._history.update((CONVERSATIONS if most is None else short) if is_seen else BASE if is_base else SINGLE)
         self._history.display = True

@@ -16,6 +16,7 @@ from assistant.decoding.reply import Reply
 from assistant.errors import DataError
 from assistant.settings import GenerationSettings
 from tests.support.chat_front import ChatBench, RecordingFile, open_bench
+from tests.support.chat_rows import info_of
 from tests.support.scripted_session import ScriptedSession, TokenSession
 
 SAMPLED = GenerationSettings(temperature=1.0, max_new_tokens=4096)
@@ -230,6 +231,16 @@ def test_history_goes_only_to_a_model_that_learnt_conversations(monkeypatch: pyt
     chat.correct(0, "better")
     ask(bench, "three")
     assert [tuple(exchange) for exchange in session.histories[-1]] == [("one", "better"), ("two", "ok")]
+
+
+def test_a_model_gets_no_more_earlier_turns_than_it_has_learnt_to_read() -> None:
+    for length, expected in (0, ["one", "two", "three", "four"]), (1, ["four"]), (2, ["three", "four"]):
+        session = ScriptedSession("ok")
+        session.info = info_of("f", conversation_rows=3, history_length=length)
+        bench = open_bench(session)
+        ask(bench, "one", "two", "three", "four", "five")
+        assert [exchange.user for exchange in session.histories[-1]] == expected
+        assert [exchange.user for exchange in session.histories[0]] == []
 
 
 def test_a_failed_answer_is_explained_and_its_question_given_back() -> None:

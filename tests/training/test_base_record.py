@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.dataset.examples import Example, Exchange
+from assistant.dataset.examples import Example, Exchange, usual_history
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model.checkpoint import load_checkpoint, load_info
@@ -77,6 +77,30 @@ def test_conversations_of_all_trainings_count(
     assert info_of(tmp_path / "second").conversation_rows == expected
     train(byte_tokenizer, talks, tmp_path / "third", SHORT, base=load_checkpoint(tmp_path / "second"))
     assert info_of(tmp_path / "third").conversation_rows == 2 * expected
+
+
+def test_a_model_keeps_the_history_that_its_base_has_learnt_to_read(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    lengths = [0, 2, 1]
+    talks = [
+        replace(example, history=(Exchange("Hi", "Hello"),) * lengths[number % 3])
+        for number, example in enumerate(examples)
+    ]
+    train(byte_tokenizer, talks, tmp_path / "first", SHORT)
+    assert info_of(tmp_path / "first").history_length == 2
+    train(byte_tokenizer, examples, tmp_path / "second", SHORT, base=load_checkpoint(tmp_path / "first"))
+    assert info_of(tmp_path / "second").history_length == 2
+
+
+def test_the_longest_history_in_a_hundred_is_not_usual(examples: list[Example]) -> None:
+    def rows(*lengths: int) -> list[Example]:
+        return [replace(examples[0], history=(Exchange("Hi", "Hello"),) * length) for length in lengths]
+
+    assert usual_history(rows()) == usual_history(rows(0, 0)) == 0
+    assert usual_history(rows(0, 1, 3, 2)) == 3
+    assert usual_history(rows(*[0] * 900, *[1] * 60, *[2] * 39, 7)) == 2
+    assert usual_history(rows(*[0] * 900, *[1] * 60, *[2] * 38, 7, 7)) == 7
 
 
 def test_a_digest_covers_all_shards_and_nothing_else(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:

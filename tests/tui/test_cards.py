@@ -7,7 +7,7 @@ from assistant.chat.tally import tally
 from assistant.dataset.prompts import get_template
 from assistant.tui.cards import run_content
 from assistant.tui.tally_bar import tally_content
-from assistant.tui.welcome import BASE, CONVERSATIONS, SHOWN, SINGLE
+from assistant.tui.welcome import BASE, CONVERSATIONS, SHORT, SHOWN, SINGLE
 from tests.support.chat_driver import async_test, open_chat
 from tests.support.chat_rows import info_of, run_of, run_row
 from tests.support.scripted_session import ScriptedSession
@@ -54,6 +54,8 @@ async def test_the_welcome_says_what_the_model_sees_of_earlier_messages() -> Non
         (None, "chatml", CONVERSATIONS),
         (info_of("f"), "chatml", SINGLE),
         (info_of("f", conversation_rows=3), "alpaca", CONVERSATIONS),
+        (info_of("f", conversation_rows=3, history_length=1), "alpaca", SHORT.format("message and its answer")),
+        (info_of("f", conversation_rows=3, history_length=2), "alpaca", SHORT.format("2 messages and their answers")),
     ]:
         session = ScriptedSession("ok")
         session.info, session.template = info, get_template(template)
