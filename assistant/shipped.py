@@ -50,9 +50,10 @@ def find_model(name: str | Path) -> Path:
         return pulled
     parts = None if os.path.lexists(path) else split_name(text)
     if parts and (parts[0] in KNOWN_MODELS.values() or _may_be_repository(parts[0])):
-        so_far = _pulled_so_far(*parts)
+        so_far, is_known = _pulled_so_far(*parts), parts[0] in KNOWN_MODELS.values()
+        here = "" if is_known else "`assistant models` lists what is here. If it is on the Hugging Face Hub, run"
         raise PrerequisiteError(
-            f"model {text}: expected a folder or a pulled model, got {so_far}. Run: assistant pull {text}"
+            f"model {text}: expected a folder or a pulled model, got {so_far}. {here or 'Run'}: assistant pull {text}"
         )
     return path
 

@@ -56,8 +56,9 @@ COMMANDS: tuple[CommandSpec, ...] = (
     CommandSpec("where", "show where the conversations are kept"),
 )
 _BY_NAME = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
-_BARE = dict.fromkeys(("quit", "exit", "bye", ":q", ":q!", ":wq", "quit()", "exit()"), "quit") | {"help": "help"}
-"""Words that people type to leave a program, or to learn how, and the command that does it."""
+_BARE = dict.fromkeys(("quit", "exit", ":q", ":q!", ":wq", "quit()", "exit()"), "quit") | {"help": "help"}
+"""Words that people type to leave a program, or to learn how, and the command that does it. `bye` is not among them: a
+model that has learnt small talk answers it."""
 
 
 @dataclass(frozen=True, slots=True)

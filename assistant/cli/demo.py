@@ -91,12 +91,20 @@ def run_demo(output: Path, *, seed: int, as_json: bool) -> int:
         ]
         print_json({"model": str(model), "run": str(run), "shown": shown, "report": report})
     note(
-        f"\nNext, type one of these:\n"
+        f"\nNext, type one of these:\n{_activation()}"
         f"  assistant chat {shlex.quote(str(model))}\n"
         f'  assistant ask {shlex.quote(str(model))} "What is the opposite of brave?"\n'
         f"  evaluation score {shlex.quote(str(run))} --judge llama3.1      (with `ollama serve` running)"
     )
     return 0
+
+
+def _activation() -> str:
+    """The command that puts the others on the path, as a line, if they are not there."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("assistant") or not script.is_file():
+        return ""
+    return f"  source {shlex.quote(str(_from_here(script)))}      (once: then the shell finds the commands)\n"
 
 
 def clear_folder(output: Path) -> None:

@@ -41,7 +41,8 @@ async def submit(screen: ChatScreen, instruction: str, input: str) -> None:
         case Command():
             await _other(screen, parsed)
         case Unknown() | Unclear():
-            screen.give_back(instruction, input)
+            # A word left in the field would become the beginning of the next message.
+            screen.give_back("" if isinstance(parsed, Unclear) else instruction, input)
             screen.show_notice(parsed.problem)
 
 

@@ -60,5 +60,5 @@ def _notes_on_judge(report: Report, ledger: Ledger) -> list[str]:
     if report.judge and report.judge.digest == UNVERIFIED:
         notes.append("The server names no digest of the judge, so nobody can check that it stayed the same model.")
     if report.judge is None and ledger.newest_judge is None:
-        notes.append("No judge was asked, so correct paraphrases count as wrong.")
+        notes.append("No judge has scored the answers, so correct paraphrases count as wrong.")
     return notes

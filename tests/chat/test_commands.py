@@ -72,6 +72,11 @@ def test_a_bare_word_is_asked_about_once(word: str) -> None:
     assert parse_line("/quit", first.word) == Command("quit")
 
 
+def test_a_goodbye_is_a_message() -> None:
+    assert parse_line("bye") == Text("bye")
+    assert parse_line("/bye") == Command("quit")
+
+
 def test_an_unknown_command_is_a_sentence_with_the_list() -> None:
     found = parse_line("/hepl")
     assert isinstance(found, Unknown)

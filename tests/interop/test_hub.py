@@ -463,7 +463,7 @@ def test_paths_stay_paths(cache: Path) -> None:
     Path("runs").mkdir()
     for name in ("other", "runs/mine", "./gpt2", "/nowhere/gpt2", "a" * 5000, "a b", ""):
         assert find_model(name) == Path(name)
-    with pytest.raises(PrerequisiteError, match="Run: assistant pull me/mine"):
+    with pytest.raises(PrerequisiteError, match="run: assistant pull me/mine"):
         find_model("me/mine")
 
 

@@ -280,9 +280,9 @@ async def test_a_bare_quit_asks_once() -> None:
     session = ScriptedSession("ok")
     async with open_chat(session) as chat:
         await chat.send("quit")
-        assert chat.prompt.instruction == "quit"
+        assert chat.prompt.instruction == ""
         assert chat.notice == "quit: type it again to send it to the model. /quit leaves the chat."
-        await chat.press("enter")
+        await chat.send("quit")
         await chat.until(lambda: session.instructions == ["quit"] and chat.idle)
         await chat.send("/quit")
         await asyncio.sleep(0)

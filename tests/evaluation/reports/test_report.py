@@ -35,7 +35,7 @@ def test_score_without_a_judge_is_the_rate_of_exact_matches(tmp_path: Path) -> N
     assert report.interval == pytest.approx((0.63, 80.59), abs=0.01)  # Clopper and Pearson for 1 of 4
     assert report.unscored == {}
     assert report.judge is None
-    assert report.notes == ("No judge was asked, so correct paraphrases count as wrong.",)
+    assert report.notes == ("No judge has scored the answers, so correct paraphrases count as wrong.",)
 
 
 def test_book_responses_have_the_published_figures(tmp_path: Path) -> None:
