@@ -57,6 +57,8 @@ class ConversationScreen(Screen[None]):
         self._shown_variants: dict[int, int] = {}
         self._is_markdown = False
         self._wide: str | None = None
+        self._written: set[int] = set()
+        """Turns with an answer that was being written when the screen was drawn last."""
         self._prompt_layout: PromptLayout | None = None
         self._problems: list[tuple[str, str]] = []
         self._inputs_problem = ""
@@ -90,7 +92,7 @@ class ConversationScreen(Screen[None]):
 
     async def _open_conversation(self) -> None:
         assert self.chat is not None
-        self.selected, self._shown_variants = None, {}
+        self.selected, self._shown_variants, self._written = None, {}, set()
         await self._view.open(items_of(self.chat.conversation))
         if note := other_model(self.chat.conversation, self.setup.opened.model):
             self.show_notice(note)
@@ -123,6 +125,7 @@ class ConversationScreen(Screen[None]):
                 await view.append(key, text)
         for number in news.changed - set(news.added):
             await self._draw_turn(number)
+        self._show_ended(chat)
         for row in news.rows:
             card = self._view.widget(Item(RUN, row.run))
             if isinstance(card, RunCard):
@@ -134,6 +137,14 @@ class ConversationScreen(Screen[None]):
             self._show_state()
         elif news.texts:
             self._show_foot()
+
+    def _show_ended(self, chat: Chat) -> None:
+        """Show two answers from their beginning when both have ended: the shorter one may have left the screen."""
+        written = {key.turn for key in chat.open_answers}
+        ended, self._written = self._written - written, written
+        for turn in chat.conversation.turns if ended else ():
+            if turn.number in ended and all(turn.answers.values()):
+                self._view.show_beginning(Item(TURN, turn.number))
 
     def _make(self, item: Item) -> Widget:
         """Make the widget of an item, as it is now."""

@@ -119,6 +119,17 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._placed = self.items[-1] if anchor and self.items else None
         super().anchor(anchor)
 
+    def show_beginning(self, item: Item) -> None:
+        """Show the beginning of the last item after the next refresh, if the screen is at the end of it."""
+        self.call_after_refresh(self._show_beginning, item)
+
+    def _show_beginning(self, item: Item) -> None:
+        widget = self._widgets.get(item)
+        is_at_end = self.items[-1:] == [item] and self.is_anchored and self.scroll_y >= self.max_scroll_y
+        if widget is not None and is_at_end and widget.virtual_region.height > self.scrollable_content_region.height:
+            self.anchor(False)
+            self.scroll_to_widget(widget, top=True, animate=False, immediate=True)
+
     def scroll_pages(self, pages: int) -> None:
         """Scroll down by `pages`, or up if negative. At the bottom, follow new text again."""
         target = self.scroll_y + pages * self.scrollable_content_region.height

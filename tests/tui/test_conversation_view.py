@@ -18,6 +18,7 @@ from assistant.tui.conversation_view import MOUNTED, ConversationView, Item
 from assistant.tui.turn_view import TurnView
 from tests.support.chat_driver import async_test, open_chat
 from tests.support.chat_rows import answered, asked
+from tests.support.scripted_session import ScriptedSession
 
 
 class Host(App[None]):
@@ -216,3 +217,39 @@ async def test_a_long_conversation_opens_with_few_turns() -> None:
         await chat.until(lambda: "Hello." in chat.visible() and chat.idle)
         assert turns()[-1] == 2000
         assert len(turns()) <= MOUNTED
+
+
+LONG = [f"line {number}\n\n" for number in range(40)]
+
+
+@async_test
+@pytest.mark.parametrize("reads_the_end", [True, False])
+async def test_two_answers_are_shown_from_their_beginning_when_both_have_ended(reads_the_end: bool) -> None:
+    base = ScriptedSession(*LONG, hold_at=39)
+    async with open_chat(ScriptedSession("short"), base, every_piece=True) as chat:
+        view = chat.screen.query_one(ConversationView)
+        await chat.press("ctrl+b")
+        await chat.send("hi")
+        await chat.until(lambda: view.max_scroll_y > 40 and view.scroll_y == view.max_scroll_y)
+        if not reads_the_end:
+            view.scroll_to(y=10, animate=False, immediate=True)
+        base.gate.set()
+        await chat.until_idle()
+        turn = chat.screen.query_one(TurnView)
+        expected = turn.virtual_region.y if reads_the_end else 10
+        await chat.until(lambda: view.scroll_y == expected)
+        await chat.send("again")  # follows the newest answer again
+        await chat.until(lambda: len(chat.screen.query(TurnView)) == 2)
+        await chat.until_idle()
+        assert view.scroll_y > expected
+
+
+@async_test
+async def test_one_long_answer_is_followed_to_its_end() -> None:
+    async with open_chat(ScriptedSession(*LONG)) as chat:
+        view = chat.screen.query_one(ConversationView)
+        await chat.send("hi")
+        await chat.until_idle()
+        await chat.until(lambda: view.max_scroll_y > 0)
+        await settle(chat.pilot)
+        assert view.scroll_y == view.max_scroll_y
