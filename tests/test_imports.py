@@ -61,8 +61,8 @@ ROOMS: dict[str, str] = {
     "evaluation": "__init__ figures next_command",
     "evaluation.answers": "__init__ bits folder metrics records files response_facts responses",
     "evaluation.judging": (
-        "__init__ control_tokens repeatability verdict judgement calls hosts ledger rubric controls pairwise "
-        "rubric_files judge_options settled transport ollama_client openai_client judge trust check_findings "
+        "__init__ control_tokens event_loop repeatability verdict judgement calls hosts ledger rubric controls "
+        "pairwise rubric_files judge_options settled transport ollama_client openai_client judge trust check_findings "
         "verdict_cache work pair_judge judge_check pair_runs scoring row_outcome"
     ),
     "evaluation.people": "__init__ agreement labels label_screen pairs",

@@ -154,7 +154,13 @@ def run_program(app: typer.Typer, name: str) -> NoReturn:
     except OSError as error:
         note(f"error: {describe_os_error(error)}")
         code = code or EXIT_FAILURE
-    sys.exit(code if isinstance(code, int) else EXIT_FAILURE)
+    code = code if isinstance(code, int) else EXIT_FAILURE
+    if code > SIGNAL_EXIT:
+        # At once: after an interruption, threads of C++ code may still run, and the usual end then aborts the process.
+        with suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ Verdicts on control items and pairs are shared with all runs, so `score` does no
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 from collections import Counter
@@ -24,6 +23,7 @@ from evaluation.answers.folder import ResponseRecord
 from evaluation.answers.records import make_record
 from evaluation.judging.check_findings import JudgeCheck, PairFindings, conclude
 from evaluation.judging.controls import KIND_OF, ControlItem, control_items
+from evaluation.judging.event_loop import run_until_stopped
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Asked, BaseJudge, Judge
 from evaluation.judging.judgement import JudgeSettings
@@ -94,7 +94,7 @@ def check(
             f"Name other files with --data."
         )
     work = _Check(records, items, settings, method, repeats, verdicts or Verdicts(), on_step)
-    return asyncio.run(work.run(on_start))
+    return run_until_stopped(work.run(on_start))
 
 
 def _records(examples: Sequence[Example]) -> list[ResponseRecord]:

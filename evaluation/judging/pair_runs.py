@@ -8,7 +8,6 @@ responses to a row, only the first counts. Does not print.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from assistant.jsonl import AppendOnly
 from assistant.settings import Frozen
 from evaluation.answers.folder import AnswersFolder, ResponseRecord, read_answers
+from evaluation.judging.event_loop import run_until_stopped
 from evaluation.judging.hosts import Host
 from evaluation.judging.judgement import JudgeIdentity, JudgeSettings
 from evaluation.judging.ledger import JudgeLine, Judgement, read_ledger
@@ -110,7 +110,7 @@ def compare_pairwise(
                 for other in others
             ]
 
-    return asyncio.run(work())
+    return run_until_stopped(work())
 
 
 async def _compare(

@@ -11,7 +11,6 @@ the mean.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -27,6 +26,7 @@ from assistant.jsonl import AppendOnly, read_lines
 from evaluation.answers.folder import AnswersFolder, ResponseRecord
 from evaluation.answers.metrics import Metrics, measure
 from evaluation.judging.controls import ITEMS_PER_KIND, control_items
+from evaluation.judging.event_loop import run_until_stopped
 from evaluation.judging.hosts import Host
 from evaluation.judging.judge import Judge
 from evaluation.judging.judgement import Attempt, JudgeIdentity, JudgeSettings, Reason
@@ -176,7 +176,7 @@ def judge_answers(
                 await judging.ask_all(tasks if asking.n_questions is None else _sample(tasks, asking.n_questions))
                 run.faults = [str(host.fault) for host in hosts if host.fault is not None]
 
-    asyncio.run(work())
+    run_until_stopped(work())
     return run
 
 

@@ -236,6 +236,32 @@ console.run_program(app, "program")
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGHUP, b"", b"")
 
 
+def test_after_an_interruption_the_process_ends_at_once() -> None:
+    """The usual end waits for C++ code of torch, which at times aborts the process while its threads run."""
+    script = """
+import atexit, os, signal, typer
+from assistant.cli import console
+
+app = typer.Typer(cls=console.Commands)
+
+@app.command()
+def command():
+    atexit.register(os.abort)
+    print("a result")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+@app.command()
+def other():
+    pass
+
+console.run_program(app, "program")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "command"], capture_output=True, check=False, env=environment()
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, b"a result\n", b"Interrupted.\n")
+
+
 def test_a_signal_waits_while_a_picture_is_drawn(folder: Path) -> None:
     """matplotlib's C++ code loses an exception that a handler raises, or makes another one of it."""
     script = """
