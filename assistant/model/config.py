@@ -275,7 +275,7 @@ class ModelInfo(BaseModel):
     answer single questions only."""
     history_length: int = 0
     """Earlier turns that it has learnt to read: all but one in a hundred of these rows have at most as many. 0 if it
-    read none, or if an older version trained it."""
+    read none, or if nobody knows: an older version trained it, or it began as a chat model of somebody else."""
     metrics: dict[str, float | int | None]
     versions: dict[str, str]
 

@@ -10,7 +10,7 @@ import math
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from enum import IntEnum
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from assistant import __version__
 from assistant.dataset.encode import count_targets, sequences
-from assistant.dataset.examples import usual_history
+from assistant.dataset.examples import Example, usual_history
 from assistant.dataset.trained_prompts import PromptHashes, prompt_hashes
 from assistant.errors import AssistantError
 from assistant.model import fused
@@ -115,7 +115,7 @@ class _Run:
             settings=trainer.settings,
             base_model=trainer.checkpoint.name,
             conversation_rows=_count_conversations(trainer),
-            history_length=_history_length(trainer),
+            history_length=history_length(trainer.checkpoint, splits.train),
             processes=self.ranks.world_size,
             shards=self.ranks.shards,
             precision=trainer.precision_name,
@@ -375,7 +375,11 @@ def _count_conversations(trainer: Trainer) -> int:
     return n_before + sum(bool(example.history) for example in trainer.splits.train)
 
 
-def _history_length(trainer: Trainer) -> int:
-    """Earlier turns that the model learns to read, or that the model it starts from has learnt to read."""
-    before = trainer.checkpoint.info
-    return max(0 if before is None else before.history_length, usual_history(trainer.splits.train))
+def history_length(checkpoint: Checkpoint, examples: Iterable[Example]) -> int:
+    """Earlier turns that a model has learnt to read after it was trained on these examples. 0 if that is not known."""
+    before = checkpoint.info
+    if before is None:
+        is_known, n_before = not checkpoint.template.markers, 0  # somebody else trained a chat model to chat
+    else:
+        is_known, n_before = before.history_length > 0 or not before.conversation_rows, before.history_length
+    return max(n_before, usual_history(examples)) if is_known else 0

@@ -14,9 +14,7 @@ Result = TypeVar("Result")
 
 SAME_REQUEST_S = 1.0
 """Signals within this time are one request: a terminal and a parent process may both send one."""
-STOPPING = tuple(
-    number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
-)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_until_stopped(work: Coroutine[Any, Any, Result]) -> Result:

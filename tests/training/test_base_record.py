@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from assistant.dataset.examples import Example, Exchange, usual_history
+from assistant.dataset.prompts import get_template
 from assistant.dataset.splits import split_examples
 from assistant.dataset.tokenizer import Tokenizer
 from assistant.model.checkpoint import load_checkpoint, load_info
 from assistant.model.config import ModelInfo
 from assistant.model.digest import weights_digest
 from assistant.settings import LoraSettings
-from tests.support.models import save_tiny
+from assistant.training.finetune import history_length
+from tests.support.models import save_tiny, tiny_checkpoint
 from tests.support.runs import FAST, train, weights
 
 SHORT = FAST.model_copy(update={"max_steps": 2, "validation_answers": 0, "validate_every": 2})
@@ -91,6 +93,26 @@ def test_a_model_keeps_the_history_that_its_base_has_learnt_to_read(
     assert info_of(tmp_path / "first").history_length == 2
     train(byte_tokenizer, examples, tmp_path / "second", SHORT, base=load_checkpoint(tmp_path / "first"))
     assert info_of(tmp_path / "second").history_length == 2
+
+
+def test_what_a_chat_model_of_somebody_else_has_read_is_not_known(
+    byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    talks = [replace(example, history=(Exchange("Hi", "Hello"),)) for example in examples]
+    base = tiny_checkpoint(byte_tokenizer)
+    chat_model = replace(base, template=get_template("chatml"))
+    assert (history_length(base, talks), history_length(base, examples), history_length(chat_model, talks)) == (1, 0, 0)
+
+
+def test_what_a_model_of_an_older_version_has_read_is_not_known(
+    tmp_path: Path, byte_tokenizer: Tokenizer, examples: list[Example]
+) -> None:
+    talks = [replace(example, history=(Exchange("Hi", "Hello"),)) for example in examples]
+    train(byte_tokenizer, talks, tmp_path / "older", SHORT)
+    older = load_checkpoint(tmp_path / "older")
+    assert older.info is not None
+    older = replace(older, info=older.info.model_copy(update={"history_length": 0}))
+    assert history_length(older, talks) == 0
 
 
 def test_the_longest_history_in_a_hundred_is_not_usual(examples: list[Example]) -> None:
