@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 # module named before it in its room.
 ROOMS: dict[str, str] = {
     "assistant": (
-        "__init__ errors escape files device settings hub_cache shipped jsonl exact_match loops statistics "
+        "__init__ errors signals escape files device settings hub_cache shipped jsonl exact_match loops statistics "
         "paired_statistics sequential_statistics label_statistics ollama_server"
     ),
     "assistant.dataset": (

@@ -27,14 +27,11 @@ from typer.core import TyperGroup
 
 from assistant.errors import AssistantError, SettingsError
 from assistant.escape import displayable
+from assistant.signals import SAME_REQUEST_S, STOP_SIGNALS
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 SIGNAL_EXIT = 128
 """Added to a signal's number, as shells do, for the exit status of a command that it ended."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a job scheduler or `kill`, and a terminal that closes. They all ask a command to save and end."""
-SAME_REQUEST_S = 1.0
-"""Signals within this time are one request: shells, `timeout` and torchrun deliver the same one twice."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -156,7 +153,8 @@ def run_program(app: typer.Typer, name: str) -> NoReturn:
         code = code or EXIT_FAILURE
     code = code if isinstance(code, int) else EXIT_FAILURE
     if code > SIGNAL_EXIT:
-        # At once: after an interruption, threads of C++ code may still run, and the usual end then aborts the process.
+        # At once. The usual end, after a training run was interrupted, aborted the process in one of sixty tries:
+        # "terminate called without an active exception".
         with suppress(OSError):
             sys.stderr.flush()
         os._exit(code)

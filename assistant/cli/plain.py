@@ -35,10 +35,11 @@ from assistant.chat.events import AnswerFinished, Event, ModelFailed
 from assistant.chat.front import Advice
 from assistant.chat.growth import read_growth
 from assistant.chat.setup import ChatSetup
-from assistant.cli.console import EXIT_FAILURE, SAME_REQUEST_S, interrupt_exit_code, note
+from assistant.cli.console import EXIT_FAILURE, interrupt_exit_code, note
 from assistant.cli.plain_front import INDENT, PlainFront, tally_words
 from assistant.errors import AssistantError
 from assistant.escape import one_line
+from assistant.signals import SAME_REQUEST_S
 
 ADVICE = Advice(
     set_temperature="/settings temperature 0.7 sets one.",

@@ -10,25 +10,23 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+from assistant.signals import SAME_REQUEST_S, STOP_SIGNALS
 
-SAME_REQUEST_S = 1.0
-"""Signals within this time are one request: a terminal and a parent process may both send one."""
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Result = TypeVar("Result")
 
 
 def run_until_stopped(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine as `asyncio.run` does. At a signal, cancel it, and call the signal's handler when it has ended.
 
     A handler that raises inside of a task leaves the other tasks as they are, and asyncio prints its exception with a
-    traceback. Who sends a second signal has its handler called at once.
+    traceback. At a second signal, its handler is called at once.
 
     Raises:
         KeyboardInterrupt: a signal came and its handler raised nothing else.
     """
     if threading.current_thread() is not threading.main_thread():  # signals go to the main thread alone
         return asyncio.run(work)
-    handlers = {number: handler for number in STOPPING if callable(handler := signal.getsignal(number))}
+    handlers = {number: handler for number in STOP_SIGNALS if callable(handler := signal.getsignal(number))}
     received: list[int] = []
     first_at = 0.0
     task: asyncio.Task[Any] | None = None
@@ -58,7 +56,9 @@ def run_until_stopped(work: Coroutine[Any, Any, Result]) -> Result:
         signal.signal(number, handle)
     try:
         result = asyncio.run(main())
-    except asyncio.CancelledError:
+    except KeyboardInterrupt:  # of a second signal
+        raise
+    except BaseException:  # the cancellation, or what failed while the tasks ended
         if not received:
             raise
     finally:

@@ -64,6 +64,24 @@ def test_a_signal_ends_every_task_and_is_raised_afterwards(
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
+def test_a_signal_counts_also_if_a_task_fails_at_its_end(number: signal.Signals) -> None:
+    async def fails() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            raise OSError("no room on the disk")
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            await asyncio.sleep(0.01)
+            signal.raise_signal(number)
+            await asyncio.sleep(10)
+
+    with pytest.raises(Stopped):
+        run_until_stopped(work())
+
+
 def test_a_second_signal_does_not_wait(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loop, "SAME_REQUEST_S", 0.0)
     reached: list[str] = []
