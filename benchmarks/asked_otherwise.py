@@ -1,4 +1,4 @@
-"""The test rows with one right answer, asked in other letters and after other questions.
+"""The test rows with one right answer, asked in other cases of letters and after other questions.
 
     python benchmarks/asked_otherwise.py demo/model
 
@@ -29,9 +29,9 @@ SETTINGS = GenerationSettings(max_new_tokens=64)
 """Greedy, as the chat starts."""
 LETTERS: dict[str, Callable[[str], str]] = {
     "as in the file": str,
-    "first letter small": lambda text: text[:1].lower() + text[1:],
-    "small letters, no mark at the end": lambda text: text.lower().rstrip(".?!"),
-    "capital letters": str.upper,
+    "first letter in lower case": lambda text: text[:1].lower() + text[1:],
+    "lower case, no mark at the end": lambda text: text.lower().rstrip(".?!"),
+    "upper case": str.upper,
 }
 TURNS = (1, 2, 3, 4, 6)
 
@@ -62,7 +62,7 @@ def main() -> None:
         show(name, [replace(row, instruction=change(row.instruction), input=change(row.input)) for row in closed])
     for count in TURNS:
         draw = random.Random(1)
-        show(f"after {count} other turns", [after_turns(row, draw.choices(single, k=count)) for row in closed])
+        show(f"after other turns: {count}", [after_turns(row, draw.choices(single, k=count)) for row in closed])
 
 
 if __name__ == "__main__":
